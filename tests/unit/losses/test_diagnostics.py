@@ -1,0 +1,114 @@
+import math
+
+import mpmath
+import pytest
+import torch
+
+from vespo_openrlhf.losses import (
+    POLICY_LOSS_NAMES,
+    LossInputs,
+    get_policy_loss,
+    split_log_weight,
+    summarise,
+)
+
+
+def per_sequence(log_w, advantage, num_tokens=None, **more):
+    tensors = {"log_w": log_w, "advantage": advantage, **more}
+    tensors["num_tokens"] = num_tokens or [3.0] * len(log_w)
+    return {name: torch.tensor(values) for name, values in tensors.items()}
+
+
+def test_by_hand():
+    summary = summarise(
+        per_sequence(
+            log_w=[0.0, math.log(3.0), -1.0, 99.0],
+            advantage=[1.0, -1.0, 0.0, 1.0],
+            num_tokens=[3.0, 1.0, 5.0, 0.0],  # the last has no action token: left out
+            phi=[1.0, 0.5, 0.001, 7.0],
+        )
+    )
+    log_3, w = math.log(3), [1, 3, math.exp(-1)]
+    by_hand = {
+        "num_positive": 1,
+        "num_negative": 1,
+        "num_zero": 1,
+        "log_w_mean": (log_3 - 1) / 3,
+        "log_w_max": log_3,
+        "log_w_std": math.sqrt((log_3**2 + 1) / 3 - ((log_3 - 1) / 3) ** 2),
+        "log_w_abs_mean": (log_3 + 1) / 3,
+        "log_w_p05": -0.9,  # linear between -1 and 0
+        "log_w_p50": 0.0,
+        "log_w_p95": 0.9 * log_3,
+        "ess_ratio": sum(w) ** 2 / sum(x * x for x in w) / 3,
+        "phi_mean": 1.501 / 3,
+        "phi_max": 1.0,
+        "phi_mean_positive": 1.0,
+        "phi_mean_negative": 0.5,
+        "phi_small_share": 1 / 3,
+    }
+    assert set(summary) == set(by_hand)
+    for name, value in by_hand.items():
+        assert summary[name].item() == pytest.approx(value, rel=1e-6, abs=1e-7), name
+        assert summary[name].dtype == torch.float32
+        assert summary[name].dim() == 0
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.1, 3.0, 200.0])
+@pytest.mark.parametrize("shift", [-200.0, 0.0, 200.0])
+def test_effective_sample_size_to_fifty_digits(scale, shift):
+    generator = torch.Generator().manual_seed(0)
+    log_w = (scale * (2 * torch.rand(64, generator=generator) - 1) + shift).clamp(-200, 200)
+    with mpmath.workdps(50):
+        w = [mpmath.exp(mpmath.mpf(x)) for x in log_w.tolist()]
+        exact = mpmath.fsum(w) ** 2 / mpmath.fsum(x * x for x in w) / 64
+    ess = summarise(per_sequence(log_w.tolist(), [1.0] * 64))["ess_ratio"].item()
+    assert ess == pytest.approx(float(exact), rel=1e-6)
+    assert ess <= 1 + 1e-6
+
+
+def test_no_sequence_at_all():
+    summary = summarise(per_sequence([0.0], [1.0], num_tokens=[0.0], phi=[1.0]))
+    assert {name for name, value in summary.items() if not value.isnan()} == {
+        "num_positive", "num_negative", "num_zero",
+    }  # fmt: skip
+    assert summary["num_positive"] == 0
+
+
+def test_one_sequence():
+    summary = summarise(per_sequence([0.5], [-1.0]))
+    assert summary["log_w_std"] == 0
+    assert summary["ess_ratio"] == pytest.approx(1)
+    assert "phi_mean" not in summary
+
+
+@pytest.mark.parametrize("name", POLICY_LOSS_NAMES)
+def test_metrics_of_micro_batches_concatenate_to_those_of_the_batch(random_inputs, name):
+    """A per-sequence metric of a sequence is its own, whatever it was batched with."""
+    parts = [get_policy_loss(name)(random_inputs(seed))[1] for seed in range(3)]
+    per_sequence = {
+        key: torch.cat([part[key] for part in parts])
+        for key, value in parts[0].items()
+        if value.dim() == 1
+    }
+    summary = summarise(per_sequence)
+    assert per_sequence["num_tokens"].shape == (18,)
+    counts = summary["num_positive"] + summary["num_negative"] + summary["num_zero"]
+    assert counts == 15  # one fully masked row in each batch
+    assert all(value.isfinite() for value in summary.values())
+    assert not any(metric.requires_grad for part in parts for metric in part.values())
+
+
+def test_log_weight_splits_into_update_and_before(random_inputs):
+    inputs = random_inputs(0)
+    parts = split_log_weight(inputs)
+    _, metrics = get_policy_loss("vespo")(inputs)
+    torch.testing.assert_close(parts["log_w_update"] + parts["log_w_before"], metrics["log_w"])
+    _, metrics = get_policy_loss("vespo", anchor="old")(inputs)
+    torch.testing.assert_close(parts["log_w_update"], metrics["log_w"])
+
+
+def test_log_weight_split_needs_both_anchors():
+    one = torch.zeros(1, 1)
+    assert split_log_weight(LossInputs(one, one, one, one)) == {}
+    assert split_log_weight(LossInputs(one, None, one, one, one)) == {}

@@ -1,0 +1,114 @@
+import math
+
+import mpmath
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vespo_openrlhf.losses import KernelCoefficients, kernel_bound, vespo_kernel
+
+mpmath.mp.dps = 50
+SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
+
+
+def exact(log_w: float, c1: float, c2: float) -> mpmath.mpf:
+    log_w, c1, c2 = mpmath.mpf(log_w), mpmath.mpf(c1), mpmath.mpf(c2)
+    return mpmath.exp(c1 * log_w + c2 * (1 - mpmath.exp(log_w)))
+
+
+def assert_equals_exact(phi, truth):
+    assert math.isfinite(phi)
+    if truth >= SMALLEST_NORMAL:
+        assert abs(phi - truth) <= 1e-6 * truth
+    else:
+        assert 0 <= phi <= 1.01 * SMALLEST_NORMAL
+
+
+@pytest.mark.parametrize(
+    "coefficients", [(2, 3, 3, 2), (3, 2, 3, 2), (1, 0.1, 7.3, 12.9), (2.1, 3.3, 1, 1)]
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equals_fifty_digits(coefficients, dtype):
+    generator = torch.Generator().manual_seed(0)
+
+    def uniform(low, high, n=400):
+        return low + (high - low) * torch.rand(n, generator=generator, dtype=torch.float64)
+
+    near_one = torch.tensor([0.0, 1e-30, -1e-30, 1e-7, -1e-7, 1e-3, 3.0, 200, -200, 88.8, 1e-45])
+    log_w = torch.cat([uniform(-200, 200), uniform(-50, 5), uniform(-1e-3, 1e-3), near_one])
+    log_w = log_w.to(dtype)
+    advantages = torch.randn(log_w.shape, generator=generator)
+    phi = vespo_kernel(log_w, advantages, *coefficients)
+    assert phi.dtype == dtype
+    for value, x, advantage in zip(phi.tolist(), log_w.tolist(), advantages.tolist(), strict=True):
+        c1, c2 = coefficients[:2] if advantage >= 0 else coefficients[2:]
+        assert_equals_exact(value, exact(x, c1, c2))
+
+
+def test_defaults_by_hand():
+    w = torch.tensor([1.4, 1.4, 1.0, 0.5])
+    phi = vespo_kernel(w.log(), torch.tensor([1.0, -1.0, 0.0, 0.0]))
+    by_hand = [1.4**2 * math.exp(-1.2), 1.4**3 * math.exp(-0.8), 1.0, 0.25 * math.exp(1.5)]
+    torch.testing.assert_close(phi, torch.tensor(by_hand))
+
+
+def test_infinite_weights_have_no_say():
+    phi = vespo_kernel(torch.tensor([torch.inf, -torch.inf, 1e30]), torch.ones(3))
+    assert phi.tolist() == [0, 0, 0]
+
+
+c1s = st.floats(1, 10)
+c2s = st.floats(0.05, 10)
+
+
+@given(st.floats(-200, 200, width=32), c1s, c2s, c1s, c2s, st.sampled_from([-1.0, 0.0, 1.0]))
+def test_bounded(log_w, c1_pos, c2_pos, c1_neg, c2_neg, advantage):
+    phi = vespo_kernel(
+        torch.tensor([log_w]), torch.tensor([advantage]), c1_pos, c2_pos, c1_neg, c2_neg
+    ).item()
+    bound = kernel_bound(*((c1_pos, c2_pos) if advantage >= 0 else (c1_neg, c2_neg)))
+    assert 0 <= phi <= bound * (1 + 1e-6)
+
+
+@given(c1s, c2s)
+def test_bound_is_reached_at_c1_over_c2(c1, c2):
+    peak = torch.tensor([c1 / c2], dtype=torch.float64).log()
+    phi = vespo_kernel(peak, torch.ones(1), c1, c2).item()
+    assert phi == pytest.approx(kernel_bound(c1, c2), rel=1e-12)
+
+
+@given(c1s, c2s, c1s, c2s, st.floats(-5, 5))
+def test_one_on_policy(c1_pos, c2_pos, c1_neg, c2_neg, advantage):
+    phi = vespo_kernel(torch.zeros(1), torch.tensor([advantage]), c1_pos, c2_pos, c1_neg, c2_neg)
+    assert phi.item() == 1.0  # exactly: on-policy VESPO is REINFORCE
+
+
+@settings(max_examples=20)
+@given(st.floats(-5, 5, width=32))
+def test_no_gradient(log_w):
+    log_w = torch.tensor([log_w], requires_grad=True)
+    assert not vespo_kernel(log_w, torch.ones(1)).requires_grad
+
+
+def test_published_bounds():
+    assert kernel_bound(2, 3) == pytest.approx(1.208, abs=5e-4)
+    assert kernel_bound(3, 2) == pytest.approx(1.242, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("c1_pos", 0.99),
+        ("c1_neg", 0.0),
+        ("c2_pos", 0.0),
+        ("c2_neg", -1.0),
+        ("c1_pos", math.nan),
+        ("c2_neg", math.inf),
+    ],
+)
+def test_coefficients_out_of_range_name_the_flag(name, value):
+    with pytest.raises(ValueError, match=rf"--vespo\.{name} must be .*{value}"):
+        KernelCoefficients(**{name: value})
+    with pytest.raises(ValueError, match=rf"--vespo\.{name}"):
+        vespo_kernel(torch.zeros(1), torch.zeros(1), **{name: value})

@@ -1,0 +1,241 @@
+"""The VESPO loss against a 50-digit evaluation of its formula, and its stated properties."""
+
+import dataclasses
+import math
+
+import mpmath
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vespo_openrlhf.losses import LossInputs, get_policy_loss
+
+mpmath.mp.dps = 50
+SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
+LARGEST = torch.finfo(torch.float32).max
+VESPO = get_policy_loss("vespo")
+
+
+def exact(inputs, mode="token-mean"):
+    """Loss and (B, A) gradient with every operation at 50 digits."""
+    mp = mpmath.mpf
+    mask = inputs.action_mask.bool().tolist()
+    log_probs, rollout, advantages = (
+        t.detach().double().tolist()
+        for t in (inputs.log_probs, inputs.rollout_log_probs, inputs.advantages)
+    )
+    lengths = [sum(row) for row in mask]
+    total = inputs.batch_num_tokens or sum(lengths) or 1
+    sequences = inputs.global_batch_size or sum(n > 0 for n in lengths) or 1
+    loss, gradient = mp(0), []
+    for i, row in enumerate(mask):
+        action = [t for t, on in enumerate(row) if on]
+        log_w = mpmath.fsum(mp(log_probs[i][t]) - mp(rollout[i][t]) for t in action)
+        positive = mpmath.fsum(mp(advantages[i][t]) for t in action) >= 0
+        c1, c2 = (2, 3) if positive else (3, 2)
+        phi = mpmath.exp(c1 * log_w + c2 * (1 - mpmath.exp(log_w)))
+        scale = 1 / mp(total) if mode == "token-mean" else 1 / (mp(sequences) * max(lengths[i], 1))
+        coefficient = -phi * inputs.dp_size * scale
+        gradient.append([coefficient * mp(advantages[i][t]) if on else mp(0) for t, on in
+                         enumerate(row)])  # fmt: skip
+        loss += mpmath.fsum(gradient[i][t] * mp(log_probs[i][t]) for t in action)
+    return loss, gradient
+
+
+def assert_close(value, truth, rtol=1e-6):
+    assert math.isfinite(value)
+    if SMALLEST_NORMAL <= abs(truth) <= LARGEST:
+        assert abs(value - truth) <= rtol * abs(truth), (value, truth)
+    else:
+        assert abs(value) <= 1.01 * SMALLEST_NORMAL
+
+
+def check(inputs, mode="token-mean", gradient_rtol=1e-6):
+    loss, gradient = exact(inputs, mode)
+    got, _ = get_policy_loss("vespo", loss_agg_mode=mode)(inputs)
+    got.backward()
+    assert got.dtype == torch.float32
+    assert_close(got.item(), loss)
+    assert inputs.log_probs.grad.dtype == inputs.log_probs.dtype
+    for got_row, row in zip(inputs.log_probs.grad.tolist(), gradient, strict=True):
+        for got_entry, entry in zip(got_row, row, strict=True):
+            if entry == 0:
+                assert got_entry == 0
+            else:
+                assert_close(got_entry, entry, gradient_rtol)
+
+
+def random_batch(generator, batch, tokens, dtype=torch.float32):
+    """log W of every size: on-policy, around 1, deep in phi's tail, +-200; any sign of A."""
+
+    def rand(*shape):
+        return torch.rand(*shape, generator=generator)
+
+    def pick(options):
+        return options[int(torch.randint(len(options), (), generator=generator))]
+
+    log_w = torch.stack([
+        pick([0.0, 1e-4, -1e-4, 200.0, -200.0, float(4 * rand(())), float(-48 * rand(()))])
+        * torch.ones(()) for _ in range(batch)
+    ])  # fmt: skip
+    log_probs = -3 * rand(batch, tokens) - 1e-3
+    mask = rand(batch, tokens) < pick([0.3, 0.9, 1.0])
+    lengths = mask.sum(-1).clamp(min=1)
+    wobble = pick([0.0, 0.01, 1.0]) * (rand(batch, tokens) - 0.5)
+    rollout = log_probs - (log_w / lengths).unsqueeze(-1) + wobble
+    sign = pick([1.0, -1.0, None, 0.0])
+    advantages = torch.randn(batch, 1, generator=generator)
+    if sign is not None:
+        advantages = advantages.abs() * sign
+    advantages = advantages.expand(batch, tokens).contiguous()
+    if pick([True, False, False]):  # an advantage per token, as from GAE
+        advantages = advantages + 0.1 * (rand(batch, tokens) - 0.5)
+    log_probs = log_probs.to(dtype).requires_grad_()
+    return LossInputs(log_probs, None, advantages.to(dtype), mask, rollout.to(dtype))
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_equals_fifty_digits(seed):
+    """1,200 batches, some 4,800 sequences."""
+    generator = torch.Generator().manual_seed(seed)
+    for i in range(150):
+        batch, tokens = (int(torch.randint(1, n, (), generator=generator)) for n in (8, 14))
+        inputs = random_batch(generator, batch, tokens)
+        if i % 3 == 0:
+            inputs = dataclasses.replace(
+                inputs, dp_size=2, batch_num_tokens=97.25, global_batch_size=12.5
+            )
+        check(inputs, "seq-mean-token-mean" if i % 2 else "token-mean")
+
+
+@pytest.mark.parametrize("log_w", [0.0, 1e-5, 2.5, -40.0, 3.9, 200.0, -200.0])
+@pytest.mark.parametrize("advantage", [1.5, -1.5, 0.0])
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_extreme_weights(log_w, advantage, tokens):
+    log_probs = torch.full((2, tokens), -0.75)
+    rollout = log_probs - log_w / tokens
+    mask = torch.ones(2, tokens)
+    mask[1] = 0  # a fully masked row beside it
+    advantages = torch.full((2, tokens), advantage)
+    check(LossInputs(log_probs.requires_grad_(), None, advantages, mask, rollout))
+
+
+@pytest.mark.parametrize("advantage", [1.0, -1.0])
+def test_long_sequences(advantage):
+    generator = torch.Generator().manual_seed(3)
+    log_probs = -2 * torch.rand(2, 65_536, generator=generator)
+    rollout = log_probs + 0.01 * torch.randn(2, 65_536, generator=generator)
+    advantages = torch.full_like(log_probs, advantage)
+    mask = torch.ones_like(log_probs)
+    mask[1, 40_000:] = 0
+    check(LossInputs(log_probs.requires_grad_(), None, advantages, mask, rollout))
+
+
+def test_half_precision_inputs():
+    """The value is exact for what bf16 holds; the gradient is rounded once, to bf16's 8 bits."""
+    generator = torch.Generator().manual_seed(4)
+    for _ in range(60):
+        check(random_batch(generator, 4, 9, torch.bfloat16), gradient_rtol=2**-8)
+
+
+def test_nothing_to_learn_from_is_a_zero_loss():
+    log_probs = torch.full((2, 3), -1.0, requires_grad=True)
+    garbage = torch.full((2, 3), torch.nan)
+    loss, metrics = VESPO(LossInputs(log_probs, None, garbage, torch.zeros(2, 3), garbage))
+    loss.backward()
+    assert loss.item() == 0
+    assert (log_probs.grad == 0).all()
+    assert metrics["phi"].tolist() == [1.0, 1.0]
+    assert metrics["num_tokens"].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("mode", ["token-mean", "seq-mean-token-mean"])
+def test_on_policy_is_reinforce_to_the_bit(random_inputs, mode):
+    inputs = random_inputs(5)
+    inputs = dataclasses.replace(inputs, rollout_log_probs=inputs.log_probs.detach().clone())
+    results = []
+    for name in ("vespo", "reinforce"):
+        loss, _ = get_policy_loss(name, loss_agg_mode=mode)(inputs)
+        (gradient,) = torch.autograd.grad(loss, inputs.log_probs)
+        results.append((loss, gradient))
+    assert torch.equal(results[0][0], results[1][0])
+    assert torch.equal(results[0][1], results[1][1])
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(-3, 3, width=32), st.floats(-2, 2, width=32), st.integers(1, 6))
+def test_no_gradient_flows_through_phi(log_w, advantage, tokens):
+    """The gradient is -phi A / N for every token: phi's own derivative would add to it."""
+    log_probs = torch.full((1, tokens), -1.0, requires_grad=True)
+    rollout = torch.full((1, tokens), -1.0 - log_w / tokens)
+    advantages = torch.full((1, tokens), advantage)
+    loss, metrics = VESPO(LossInputs(log_probs, None, advantages, torch.ones(1, tokens), rollout))
+    loss.backward()
+    assert not any(metric.requires_grad for metric in metrics.values())
+    expected = (-metrics["phi"] * advantage / tokens).expand(1, tokens)
+    torch.testing.assert_close(log_probs.grad, expected, rtol=1e-6, atol=1e-45)
+
+
+def test_gradient_is_scaled_by_what_follows():
+    log_probs = torch.full((1, 2), -1.0, requires_grad=True)
+    inputs = LossInputs(log_probs, None, torch.ones(1, 2), torch.ones(1, 2), log_probs.detach())
+    loss, _ = VESPO(inputs)
+    (3 * loss + log_probs.sum()).backward()
+    assert log_probs.grad.tolist() == [[-0.5, -0.5]]
+
+
+def test_by_hand():
+    """pi/mu = 2 and 0.7: W = 1.4."""
+    log_probs = torch.tensor([[0.5, 0.35]]).log().requires_grad_()
+    rollout = torch.tensor([[0.25, 0.5]]).log()
+    for advantage, phi in ((2.0, 1.4**2 * math.exp(-1.2)), (-2.0, 1.4**3 * math.exp(-0.8))):
+        advantages = torch.full((1, 2), advantage)
+        inputs = LossInputs(log_probs, None, advantages, torch.ones(1, 2), rollout)
+        loss, metrics = VESPO(inputs)
+        (gradient,) = torch.autograd.grad(loss, log_probs)
+        expected = -phi * advantage * math.log(0.5 * 0.35) / 2
+        torch.testing.assert_close(loss, torch.tensor(expected))
+        torch.testing.assert_close(gradient, torch.full((1, 2), -phi * advantage / 2))
+        torch.testing.assert_close(metrics["log_w"], torch.tensor([math.log(1.4)]))
+        torch.testing.assert_close(metrics["phi"], torch.tensor([phi]))
+        assert metrics["advantage"].tolist() == [advantage]
+        assert metrics["num_tokens"].tolist() == [2.0]
+
+
+def test_ablations():
+    """log W = 4 over 4 tokens: 2 after 1/sqrt(T), 1 after 1/T; and one kernel for both signs."""
+    log_probs = torch.full((1, 4), -1.0)
+    rollout = torch.full((1, 4), -2.0)
+    inputs = LossInputs(log_probs, None, -torch.ones(1, 4), torch.ones(1, 4), rollout)
+    for normalisation, log_w in (("none", 4.0), ("sqrt", 2.0), ("full", 1.0)):
+        _, metrics = get_policy_loss("vespo", length_normalisation=normalisation)(inputs)
+        phi = math.exp(3 * log_w + 2 * (1 - math.exp(log_w)))
+        torch.testing.assert_close(metrics["phi"], torch.tensor([phi]))
+        assert metrics["log_w"].tolist() == [4.0]  # the metric is the weight itself
+    _, metrics = get_policy_loss("vespo", c1_neg=2.0, c2_neg=3.0, length_normalisation="full")(
+        inputs
+    )
+    torch.testing.assert_close(metrics["phi"], torch.tensor([math.exp(2 + 3 * (1 - math.e))]))
+
+
+def test_anchor(random_inputs):
+    inputs = random_inputs(6)
+    as_rollout = dataclasses.replace(inputs, rollout_log_probs=inputs.old_log_probs)
+    assert get_policy_loss("vespo", anchor="old")(inputs)[0] == VESPO(as_rollout)[0]
+    assert VESPO(inputs)[0] != VESPO(as_rollout)[0]
+    with pytest.raises(ValueError, match=r"--algo\.advantage\.is_correction_level token"):
+        VESPO(dataclasses.replace(inputs, rollout_log_probs=None))
+    # Nothing is asked of the trainer's own recomputation.
+    VESPO(dataclasses.replace(inputs, old_log_probs=None))
+
+
+def test_options_out_of_range_stop_before_the_run():
+    with pytest.raises(ValueError, match=r"--vespo\.c1_pos must be at least 1"):
+        get_policy_loss("vespo", c1_pos=0.5)
+    with pytest.raises(ValueError, match="length_normalisation"):
+        get_policy_loss("vespo", length_normalisation="half")
+    with pytest.raises(ValueError, match="anchor"):
+        get_policy_loss("vespo", anchor="reference")
+    with pytest.raises(ValueError, match="loss_agg_mode"):
+        get_policy_loss("vespo", loss_agg_mode="sum")

@@ -1,0 +1,117 @@
+"""What a run says about its importance weights.
+
+Losses return detached tensors that stay on the device; nothing here is called per micro-batch
+but `sequence_metrics`. `summarise` is for the end of an optimizer step, over all its sequences.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .inputs import LossInputs
+from .ratios import sequence_advantage, sequence_log_weight
+
+Metrics = dict[str, Tensor]
+
+# Below this the sequence has practically no say in the gradient.
+SMALL_PHI = 0.01
+_QUANTILES = (0.05, 0.50, 0.95)
+
+
+def sequence_metrics(
+    inputs: LossInputs,
+    *,
+    log_w: Tensor | None = None,
+    phi: Tensor | None = None,
+    advantage: Tensor | None = None,
+) -> Metrics:
+    """The (B,) float32 metrics every loss returns: advantage, num_tokens, and what it knows.
+
+    Args:
+        inputs: the micro-batch.
+        log_w: (B,) log of the sequence's importance weight, where the loss has an anchor.
+        phi: (B,) coefficient of the sequence, where the loss has one.
+        advantage: (B,) sequence advantages, where the loss computed them already.
+    """
+    if advantage is None:
+        advantage = sequence_advantage(inputs)
+    metrics = {"advantage": advantage, "num_tokens": inputs.num_tokens, "log_w": log_w, "phi": phi}
+    return {name: m.detach().float() for name, m in metrics.items() if m is not None}
+
+
+def split_log_weight(inputs: LossInputs) -> Metrics:
+    """log W = log_w_update + log_w_before, (B,) float32 each, where the batch carries both anchors.
+
+    `log_w_update` (current against old) is the drift since the trainer last recomputed, within
+    the batch's own updates; `log_w_before` (old against rollout) is lag and engine mismatch
+    together: only samples at lag 0 show the mismatch alone. Empty where a tensor is missing.
+    """
+    if inputs.old_log_probs is None or inputs.rollout_log_probs is None:
+        return {}
+    update = sequence_log_weight(inputs, "old")
+    before = sequence_log_weight(inputs, "rollout") - update
+    return {"log_w_update": update.float(), "log_w_before": before.float()}
+
+
+@torch.no_grad()
+def summarise(per_sequence: Mapping[str, Tensor]) -> Metrics:
+    """Scalars that describe one optimizer step's sequences.
+
+    Args:
+        per_sequence: (N,) tensors under the names of `sequence_metrics`, each the concatenation
+            over the step's micro-batches. `advantage` and `num_tokens` are needed; `log_w` and
+            `phi` are summarised where they are present; other names are left alone.
+
+    Returns:
+        0-dim float32 tensors on the same device. Sequences without action tokens are left out.
+        A mean over no sequence is nan.
+
+        - num_positive, num_negative, num_zero: sequences by the sign of the advantage.
+        - log_w_mean, _max, _std (population), _abs_mean, _p05, _p50, _p95: nats.
+        - ess_ratio: effective sample size (sum W)^2 / sum W^2 over the number of sequences, in
+          (0, 1]; from log W, so that |log W| = 200 does not overflow.
+        - phi_mean, phi_max, phi_mean_positive, phi_mean_negative, phi_small_share (phi < 0.01).
+    """
+    present = per_sequence["num_tokens"] > 0
+    advantage = per_sequence["advantage"][present]
+    positive, negative = advantage > 0, advantage < 0
+    summary: Metrics = {
+        "num_positive": positive.sum(),
+        "num_negative": negative.sum(),
+        "num_zero": (advantage == 0).sum(),
+    }
+    if "log_w" in per_sequence:
+        summary |= _summarise_log_weight(per_sequence["log_w"][present].double())
+    if "phi" in per_sequence:
+        phi = per_sequence["phi"][present]
+        summary |= {
+            "phi_mean": phi.mean(),
+            "phi_max": phi.max() if phi.numel() else phi.new_tensor(torch.nan),
+            "phi_mean_positive": phi[positive].mean(),
+            "phi_mean_negative": phi[negative].mean(),
+            "phi_small_share": (phi < SMALL_PHI).float().mean(),
+        }
+    return {name: value.float() for name, value in summary.items()}
+
+
+def _summarise_log_weight(log_w: Tensor) -> Metrics:
+    names = ["log_w_p05", "log_w_p50", "log_w_p95"]
+    if not log_w.numel():  # max and quantile refuse an empty tensor
+        nan = log_w.new_tensor(torch.nan)
+        return dict.fromkeys(["log_w_max", *names, "log_w_mean", "log_w_std"], nan) | {
+            "log_w_abs_mean": nan,
+            "ess_ratio": nan,
+        }
+    quantiles = torch.quantile(log_w, log_w.new_tensor(_QUANTILES))
+    log_ess = 2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0)
+    return {
+        "log_w_mean": log_w.mean(),
+        "log_w_max": log_w.max(),
+        "log_w_std": log_w.std(correction=0),
+        "log_w_abs_mean": log_w.abs().mean(),
+        "ess_ratio": log_ess.exp() / log_w.numel(),
+        **dict(zip(names, quantiles.unbind(), strict=True)),
+    }

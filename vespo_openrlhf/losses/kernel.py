@@ -1,0 +1,91 @@
+"""VESPO's kernel phi(W): how much a sequence with importance weight W counts in the gradient.
+
+arXiv 2602.10693: phi(W) = W^c1 exp(c2 (1 - W)), phi(1) = 1, with one (c1, c2) for advantages
+>= 0 and another for advantages < 0.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import astuple, dataclass, fields
+
+import torch
+from torch import Tensor
+
+# exp(700) is still finite in float64; exp(c2 * (1 - exp(700))) is 0 for any c2 worth the name.
+# Without the bound, log W = inf would give inf - inf.
+_MAX_LOG_W = 700.0
+
+
+@dataclass(frozen=True)
+class KernelCoefficients:
+    """The four exponents of phi, checked. Defaults: the paper's.
+
+    Raises:
+        ValueError: a coefficient is not finite, c1 < 1 (the second moment E_mu[phi^2] is then
+            infinite) or c2 <= 0 (phi is then unbounded). The message names the flag.
+    """
+
+    c1_pos: float = 2.0
+    c2_pos: float = 3.0
+    c1_neg: float = 3.0
+    c2_neg: float = 2.0
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not math.isfinite(value):
+                raise ValueError(f"--vespo.{field.name} must be finite, got {value}")
+            if field.name.startswith("c1") and value < 1:
+                raise ValueError(
+                    f"--vespo.{field.name} must be at least 1, got {value}: below it the weights "
+                    "have no finite second moment"
+                )
+            if field.name.startswith("c2") and value <= 0:
+                raise ValueError(
+                    f"--vespo.{field.name} must be positive, got {value}: it is what holds back "
+                    "large importance weights"
+                )
+
+
+@torch.no_grad()
+def vespo_kernel(
+    log_w: Tensor,
+    advantages: Tensor,
+    c1_pos: float = 2.0,
+    c2_pos: float = 3.0,
+    c1_neg: float = 3.0,
+    c2_neg: float = 2.0,
+) -> Tensor:
+    """phi(W) = exp(c1 log W + c2 (1 - W)), the paper's kernel, from log W.
+
+    Finite for every log W, infinite ones included, and within 1e-6 of the true value wherever
+    that is a normal float32. It never carries a gradient: phi is a coefficient.
+
+    Args:
+        log_w: (B,) log importance weights, in nats.
+        advantages: (B,) sequence advantages; only the sign is used, and 0 counts as positive.
+        c1_pos, c2_pos: exponents where the advantage is >= 0.
+        c1_neg, c2_neg: exponents where it is < 0.
+
+    Returns:
+        (B,) phi, float64 for a float64 `log_w`, else float32.
+
+    Raises:
+        ValueError: a coefficient out of range, see `KernelCoefficients`.
+    """
+    c1_pos, c2_pos, c1_neg, c2_neg = astuple(KernelCoefficients(c1_pos, c2_pos, c1_neg, c2_neg))
+    # The exponent reaches about 90 in magnitude before phi leaves float32: float32 arithmetic
+    # would round it by 1e-5, which is then phi's relative error. (B,) numbers in float64 are free.
+    log_w64 = log_w.double().clamp(max=_MAX_LOG_W)
+    positive = advantages >= 0
+    c1 = torch.full_like(log_w64, c1_neg).masked_fill_(positive, c1_pos)
+    c2 = torch.full_like(log_w64, c2_neg).masked_fill_(positive, c2_pos)
+    # expm1 keeps the digits of W - 1 near W = 1, where exp(log_w) - 1 cancels.
+    phi = torch.exp(c1 * log_w64 - c2 * torch.expm1(log_w64))
+    return phi if log_w.dtype == torch.float64 else phi.float()
+
+
+def kernel_bound(c1: float, c2: float) -> float:
+    """The maximum of phi over all W >= 0: (c1/c2)^c1 exp(c2 - c1), reached at W = c1/c2."""
+    return math.exp(c1 * math.log(c1 / c2) + c2 - c1)

@@ -1,0 +1,53 @@
+"""The VESPO loss: arXiv 2602.10693."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from .diagnostics import Metrics, sequence_metrics
+from .inputs import LossInputs
+from .kernel import vespo_kernel
+from .ratios import normalise_log_weight, sequence_advantage, sequence_log_weight
+from .weighted import weighted_log_prob_loss
+
+
+def vespo_loss(
+    inputs: LossInputs,
+    *,
+    c1_pos: float = 2.0,
+    c2_pos: float = 3.0,
+    c1_neg: float = 3.0,
+    c2_neg: float = 2.0,
+    length_normalisation: str = "none",
+    anchor: str = "rollout",
+    loss_agg_mode: str = "token-mean",
+) -> tuple[Tensor, Metrics]:
+    """VESPO: -phi(W) A log pi summed over action tokens, phi(W) = W^c1 exp(c2 (1 - W)) constant.
+
+    The gradient is the paper's E_mu[phi(W) A grad log pi]. W is the sequence's product of pi/mu;
+    anchored on the rollout log-probs it holds the lag and the engine's mismatch at once, so no
+    separate correction for the mismatch may be multiplied in.
+
+    Args:
+        inputs: the micro-batch.
+        c1_pos, c2_pos: the kernel's exponents where A >= 0. c1 >= 1 and c2 > 0.
+        c1_neg, c2_neg: the same where A < 0. Ablations: (2, 3) or (3, 2) for both signs.
+        length_normalisation: "none", or the ablations "sqrt" (log W / sqrt(T)) and "full"
+            (log W / T).
+        anchor: what stands for the behaviour policy: "rollout" (the engine's log-probs), or
+            "old" (the trainer's recomputation, blind to lag in asynchronous training).
+        loss_agg_mode: see `aggregate`; the paper's runs use "token-mean".
+
+    Returns:
+        0-dim loss and metrics: per sequence `log_w` (never normalised), `phi`, `advantage`,
+        `num_tokens`.
+
+    Raises:
+        ValueError: an option out of range, or the anchor's log-probs are not in the batch.
+    """
+    log_w = sequence_log_weight(inputs, anchor)
+    advantage = sequence_advantage(inputs)
+    normalised = normalise_log_weight(log_w, inputs.num_tokens, length_normalisation)
+    phi = vespo_kernel(normalised, advantage, c1_pos, c2_pos, c1_neg, c2_neg)
+    loss = weighted_log_prob_loss(inputs, phi, loss_agg_mode)
+    return loss, sequence_metrics(inputs, log_w=log_w, phi=phi, advantage=advantage)

@@ -1,0 +1,170 @@
+"""Losses of the form -c A log pi with a constant coefficient c: the gradient is c A grad log pi.
+
+VESPO is one (in vespo.py); here are what they share, and the rivals: reinforce, tis, topr, cispo.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .diagnostics import Metrics, sequence_metrics
+from .inputs import LossInputs, masked_mean, sequence_scale, zero_masked
+from .ratios import (
+    capped_weight,
+    sequence_advantage,
+    sequence_log_weight,
+    token_log_ratio,
+    token_ratio,
+)
+
+
+class _KnownGradient(torch.autograd.Function):
+    """A scalar whose gradient with respect to log_probs was computed along with it.
+
+    The coefficient is constant, so autograd has nothing to find out: this saves its (B, A)
+    temporaries, and rounds the gradient once, from float64.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, log_probs: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        ctx.save_for_backward(gradient)
+        return value
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        (gradient,) = ctx.saved_tensors
+        return gradient * grad_output.to(gradient.dtype), None, None
+
+
+def weighted_log_prob_loss(inputs: LossInputs, weight: Tensor, mode: str) -> Tensor:
+    """-sum of weight * A * log pi over the action tokens, normalised like every other loss.
+
+    Args:
+        inputs: the micro-batch. All sums are float64: terms of both signs nearly cancel, and a
+            float32 sum would keep the rounding of the large ones.
+        weight: (B,) per sequence or (B, A) per token, >= 0, a constant: detached here.
+        mode: see `aggregate`.
+
+    Returns:
+        0-dim float32 loss; its gradient reaches log_probs alone, in the dtype of log_probs.
+    """
+    mask = inputs.mask
+    weight = weight.detach()
+    with torch.no_grad():
+        signal = zero_masked(inputs.advantages, mask).double()
+        scale = -sequence_scale(inputs, mode)
+        if weight.dim() == 2:
+            signal *= zero_masked(weight, mask)
+        else:
+            scale = scale * weight
+        log_probs = zero_masked(inputs.log_probs, mask).double()
+        value = (scale * torch.linalg.vecdot(signal, log_probs)).sum()
+        del log_probs  # (B, A) float64: gone before the gradient needs room
+        gradient = signal.mul_(scale.unsqueeze(-1)).to(inputs.log_probs.dtype)
+    loss: Tensor = _KnownGradient.apply(inputs.log_probs, value.float(), gradient)
+    return loss
+
+
+def reinforce_loss(
+    inputs: LossInputs, *, loss_agg_mode: str = "token-mean"
+) -> tuple[Tensor, Metrics]:
+    """REINFORCE without any off-policy correction: -A log pi (Williams, 1992).
+
+    The control of every comparison: what staleness does when nothing is done about it. It reads
+    no behaviour log-probs; where the batch carries the engine's, log W is reported.
+    """
+    weight = torch.ones_like(inputs.log_probs[:, 0], dtype=torch.float64)
+    log_w = None
+    if inputs.rollout_log_probs is not None:
+        log_w = sequence_log_weight(inputs, "rollout")
+    loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
+    return loss, sequence_metrics(inputs, log_w=log_w)
+
+
+def tis_loss(
+    inputs: LossInputs,
+    *,
+    level: str = "token",
+    cap: float = 2.0,
+    anchor: str = "rollout",
+    loss_agg_mode: str = "token-mean",
+) -> tuple[Tensor, Metrics]:
+    """REINFORCE with truncated importance sampling: -min(w, cap) A log pi, the weight constant.
+
+    Truncation is Ionides (2008), "Truncated importance sampling". With level "token", w is each
+    token's pi/mu and 2 is the cap of Yao et al. (2025), "Your efficient RL framework secretly
+    brings you off-policy RL training", here on the whole ratio, lag and engine mismatch alike.
+    With level "sequence", w is the product over the sequence: unbiased but for the cap. Their
+    correction as a factor on PPO is `ppo` with anchor="old" and tis="clip".
+
+    Raises:
+        ValueError: unknown level, cap not positive, or see `anchor_log_probs`.
+    """
+    if not cap > 0:
+        raise ValueError(f"tis: cap must be positive, got {cap}")
+    log_w = sequence_log_weight(inputs, anchor)
+    if level == "sequence":
+        weight = capped_weight(log_w, cap)
+        present = inputs.num_tokens > 0
+        clip_ratio = (present & (log_w > math.log(cap))).sum() / present.sum().clamp(min=1)
+    elif level == "token":
+        ratio = token_ratio(token_log_ratio(inputs, anchor).detach())
+        weight = ratio.clamp(max=cap)
+        clip_ratio = masked_mean((ratio > cap).float(), inputs.mask)
+    else:
+        raise ValueError(f"tis: level must be token or sequence, got {level!r}")
+    loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
+    return loss, sequence_metrics(inputs, log_w=log_w) | {"clip_ratio": clip_ratio}
+
+
+def cispo_loss(
+    inputs: LossInputs,
+    *,
+    weight_low: float = 0.0,
+    weight_high: float = 5.0,
+    anchor: str = "rollout",
+    loss_agg_mode: str = "token-mean",
+) -> tuple[Tensor, Metrics]:
+    """CISPO: -clip(r, low, high) A log pi per token, the clipped ratio r = pi/mu a constant.
+
+    MiniMax-M1, arXiv 2506.13585, eq. 4-5: the weight is clipped, not the update, so no token
+    loses its gradient. Bounds here are on the ratio itself (their 1 - eps_low and 1 + eps_high).
+    M1 leaves the lower bound out and tunes the upper one; 5 is what TRL recommends for it, after
+    ScaleRL (arXiv 2510.13786).
+
+    Raises:
+        ValueError: not 0 <= weight_low <= 1 <= weight_high, or see `anchor_log_probs`.
+    """
+    if not 0 <= weight_low <= 1 <= weight_high:
+        raise ValueError(
+            "cispo: 0 <= weight_low <= 1 <= weight_high is needed, got "
+            f"{weight_low} and {weight_high}"
+        )
+    ratio = token_ratio(token_log_ratio(inputs, anchor).detach())
+    weight = ratio.clamp(weight_low, weight_high)
+    loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
+    metrics = sequence_metrics(inputs, log_w=sequence_log_weight(inputs, anchor))
+    return loss, metrics | {"clip_ratio": masked_mean((weight != ratio).float(), inputs.mask)}
+
+
+def topr_loss(
+    inputs: LossInputs, *, anchor: str = "rollout", loss_agg_mode: str = "token-mean"
+) -> tuple[Tensor, Metrics]:
+    """TOPR, tapered off-policy REINFORCE: weight 1 where A >= 0, min(W, 1) where A < 0.
+
+    Le Roux et al., arXiv 2503.14286, the canonical form: positive samples are learned without a
+    weight, negative ones fade as the policy leaves them. W is the sequence's product of ratios.
+
+    Raises:
+        ValueError: see `anchor_log_probs`.
+    """
+    log_w = sequence_log_weight(inputs, anchor)
+    weight = torch.where(sequence_advantage(inputs) >= 0, 1.0, capped_weight(log_w, 1.0))
+    loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
+    return loss, sequence_metrics(inputs, log_w=log_w)
