@@ -1,0 +1,33 @@
+"""The whole stack without a GPU. Inert where CUDA is available.
+
+OpenRLHF takes a CUDA device for granted in a few dozen places. This package answers in their
+stead with the CPU, in float32 on both sides, so that the same OpenRLHF, Ray, vLLM and DeepSpeed
+run on a laptop. `install()` registers one patch per upstream module; each is applied right after
+that module is imported, in every process of ours: the driver, Ray's workers (through the worker
+set-up hook) and vLLM's engine processes (through the plugin entry point).
+"""
+
+import functools
+import os
+
+#: Set to 1 to run on the CPU although a GPU is there (`quickstart.sh --cpu` does).
+FORCE_VARIABLE = "VESPO_CPU"
+
+
+@functools.cache
+def is_active() -> bool:
+    """Whether this process runs on the CPU stack: no CUDA device, or `VESPO_CPU=1`."""
+    if os.environ.get(FORCE_VARIABLE) == "1":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        return True
+    import torch
+
+    return not torch.cuda.is_available()
+
+
+def install() -> None:
+    """Put the CPU patches in place; nothing at all where CUDA is available. Idempotent."""
+    if is_active():
+        from vespo_openrlhf.cpu import patches
+
+        patches.register()

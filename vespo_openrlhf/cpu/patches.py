@@ -1,0 +1,152 @@
+"""What has to change upstream for the CPU: one function per module, applied after its import.
+
+Every entry of `PATCHES` names the module and the assumption that does not hold on a CPU. A patch
+changes that assumption and nothing else. The versions they were written for are in
+requirements-cpu.txt; `tests/integration/test_cpu_patches.py` holds each against the installed one.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from typing import Any
+
+import wrapt
+
+from vespo_openrlhf.cpu import flash_attention
+
+
+def _torch(torch: Any) -> None:
+    """Some 40 lines of OpenRLHF ask torch.cuda for the device; it is the CPU."""
+    cpu = torch.device("cpu")
+    torch.cuda.current_device = lambda: cpu
+    for name in ("set_device", "synchronize", "empty_cache", "current_stream"):
+        setattr(torch.cuda, name, lambda *args, **kwargs: None)
+
+
+def _openrlhf_utils(module: Any) -> None:
+    """`--ds.param_dtype` knows bf16 and fp16 only; most CPUs emulate both, slowly."""
+    import torch
+
+    upstream = module.convert_to_torch_dtype
+
+    def convert_to_torch_dtype(param_dtype: str) -> torch.dtype:
+        return torch.float32 if param_dtype == "fp32" else upstream(param_dtype)
+
+    module.convert_to_torch_dtype = convert_to_torch_dtype
+
+
+def _openrlhf_distributed(module: Any) -> None:
+    """Weights reach the engines over NCCL; without GPUs over gloo."""
+    from vespo_openrlhf.cpu.weight_sync import GlooBroadcastGroup
+
+    def stateless_init_process_group(
+        master_address: str, master_port: int, rank: int, world_size: int, device: Any
+    ) -> GlooBroadcastGroup:
+        return GlooBroadcastGroup(master_address, master_port, rank, world_size)
+
+    module.stateless_init_process_group = stateless_init_process_group
+
+
+def _openrlhf_deepspeed(module: Any) -> None:
+    """The device mesh and the moving average name "cuda" outright."""
+    upstream_mesh = module.init_device_mesh
+    module.init_device_mesh = lambda _device, *args, **kwargs: upstream_mesh("cpu", *args, **kwargs)
+
+    strategy = module.DeepspeedStrategy
+    upstream_average = strategy.moving_average
+
+    def moving_average(self: Any, model: Any, model_ema: Any, beta: float, device: str) -> None:
+        upstream_average(self, model, model_ema, beta, "cpu")
+
+    strategy.moving_average = moving_average
+
+
+def _openrlhf_replay_buffer(module: Any) -> None:
+    """The buffer builds `cuda:{index}` for the device it loads samples to."""
+    import torch
+
+    buffer = module.NaiveReplayBuffer
+    upstream = buffer.__init__
+
+    @functools.wraps(upstream)
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:  # noqa: N807
+        answer = torch.cuda.current_device
+        torch.cuda.current_device = lambda: 0  # "cuda:0" parses; the line below corrects it
+        try:
+            upstream(self, *args, **kwargs)
+        finally:
+            torch.cuda.current_device = answer
+        self.target_device = torch.device("cpu")
+
+    buffer.__init__ = __init__
+
+
+def _openrlhf_worker(module: Any) -> None:
+    """vLLM's worker receives each weight into a tensor that it makes on "cuda"."""
+    from vespo_openrlhf.cpu.weight_sync import receive_weight
+
+    module.WorkerWrap.update_weight = receive_weight
+
+
+def _openrlhf_engine(module: Any) -> None:
+    """bfloat16 is written into the engines' arguments; an engine here is float32."""
+    from vespo_openrlhf.cpu.engine import float32_engine
+
+    module.RolloutRayActor = float32_engine(module.RolloutRayActor)
+
+
+def _deepspeed_engine(module: Any) -> None:
+    """In float32 without ZeRO, DeepSpeed clips the gradient but forgets its norm (reports 0)."""
+    from torch.nn.utils import clip_grad_norm_, get_total_norm
+
+    def clip_fp32_gradients(self: Any) -> None:
+        self._global_grad_norm = clip_grad_norm_(
+            self.module.parameters(), max_norm=self.gradient_clipping()
+        )
+
+    engine = module.DeepSpeedEngine
+    engine.clip_fp32_gradients = clip_fp32_gradients
+    upstream_step = engine._take_model_step
+
+    @functools.wraps(upstream_step)
+    def _take_model_step(self: Any, *args: Any, **kwargs: Any) -> None:
+        if not self.gradient_clipping() > 0.0:  # nothing will be clipped: measure here
+            gradients = [p.grad for p in self.module.parameters() if p.grad is not None]
+            self._global_grad_norm = get_total_norm(gradients)
+        upstream_step(self, *args, **kwargs)
+
+    engine._take_model_step = _take_model_step
+
+
+def _vllm_linear(module: Any) -> None:
+    """vLLM repacks linear weights for oneDNN and drops the originals, which updates need."""
+    import torch
+
+    def dispatch_cpu_unquantized_gemm(layer: Any, remove_weight: bool) -> None:
+        layer.cpu_linear = torch.nn.functional.linear
+
+    module.dispatch_cpu_unquantized_gemm = dispatch_cpu_unquantized_gemm
+
+
+PATCHES: dict[str, Callable[[Any], None]] = {
+    "torch": _torch,
+    "openrlhf.utils.utils": _openrlhf_utils,
+    "openrlhf.utils.distributed_util": _openrlhf_distributed,
+    "openrlhf.utils.deepspeed.deepspeed": _openrlhf_deepspeed,
+    "openrlhf.trainer.ppo_utils.replay_buffer": _openrlhf_replay_buffer,
+    "openrlhf.trainer.ray.vllm_worker_wrap": _openrlhf_worker,
+    "openrlhf.trainer.ray.vllm_engine": _openrlhf_engine,
+    "deepspeed.runtime.engine": _deepspeed_engine,
+    "vllm.model_executor.layers.utils": _vllm_linear,
+}
+
+
+@functools.cache
+def register() -> None:
+    """Arm every patch; one that is already too late is applied at once."""
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    flash_attention.provide()
+    for module, patch in PATCHES.items():
+        wrapt.register_post_import_hook(patch, module)
