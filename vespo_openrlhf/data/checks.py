@@ -1,0 +1,148 @@
+"""Checks of a run's model, reward and prompts, made before Ray starts.
+
+Each raises ValueError with the flag to change. Heavy libraries are imported where they are used.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+_HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+_SHOWN = 3
+
+
+def check_model(path: str | None) -> None:
+    """A local folder must hold a model and a tokenizer; anything else must be a hub id we can read.
+
+    Raises:
+        ValueError: neither is the case.
+    """
+    if not path:
+        raise ValueError("--actor.model_name_or_path is missing: a model folder or a hub id")
+    folder = Path(path)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ValueError(f"--actor.model_name_or_path {path} holds no config.json")
+        if not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab*")):
+            raise ValueError(f"--actor.model_name_or_path {path} holds no tokenizer")
+        return
+    if path.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(path):
+        raise ValueError(f"--actor.model_name_or_path {path}: there is no such folder")
+    from transformers import AutoConfig
+
+    try:
+        AutoConfig.from_pretrained(path)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"--actor.model_name_or_path {path} is neither a folder here nor a model that can be "
+            f"read from the hub: {reason}"
+        ) from error
+
+
+def load_reward(path: str) -> dict[str, Any]:
+    """The names a reward file defines, loaded as OpenRLHF loads it.
+
+    Raises:
+        ValueError: there is no such file, it does not import, or it defines no `reward_func`.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"--reward.remote_url {path}: there is no such file")
+    spec = importlib.util.spec_from_file_location("vespo_reward_under_check", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"--reward.remote_url {path} does not import: {error!r}") from error
+    if not callable(getattr(module, "reward_func", None)):
+        raise ValueError(
+            f"--reward.remote_url {path} defines no reward_func(queries, prompts, labels)"
+        )
+    return vars(module)
+
+
+def check_prompts(
+    dataset: str | None,
+    *,
+    input_key: str,
+    label_key: str | None,
+    split: str,
+    label_problem: Callable[[str], str | None] | None = None,
+) -> None:
+    """Every part of `--data.prompt_dataset` that is a local file must be usable.
+
+    Hub datasets and folders are left to OpenRLHF's loader: looking into them would download them.
+
+    Args:
+        dataset: comma-separated paths, as OpenRLHF takes them.
+        input_key: column of the prompt.
+        label_key: column of the gold answer, or None.
+        split: the split that OpenRLHF will take.
+        label_problem: tells why a label cannot be rewarded, None where it can.
+
+    Raises:
+        ValueError: missing file, wrong columns, no rows, or labels that cannot be rewarded
+            (counted, the first three shown).
+    """
+    if not dataset:
+        raise ValueError("--data.prompt_dataset is missing: a JSONL or Parquet file, or a hub id")
+    for part in (p.strip() for p in dataset.split(",")):
+        suffix = Path(part).suffix.lower()
+        if suffix not in (".json", ".jsonl", ".csv", ".parquet", ".arrow"):
+            continue
+        if not Path(part).is_file():
+            raise ValueError(f"--data.prompt_dataset {part}: there is no such file")
+        rows = _load(part, suffix, split)
+        _check_columns(part, rows.column_names, input_key, label_key)
+        if len(rows) == 0:
+            raise ValueError(f"--data.prompt_dataset {part} holds no rows")
+        if label_key is not None and label_problem is not None:
+            _check_labels(part, rows[label_key], label_key, label_problem)
+
+
+def _load(path: str, suffix: str, split: str) -> Any:
+    from datasets import load_dataset
+
+    if Path(path).stat().st_size == 0:
+        raise ValueError(f"--data.prompt_dataset {path} is empty")
+    kind = {".jsonl": "json"}.get(suffix, suffix.lstrip("."))
+    try:
+        parts = load_dataset(kind, data_files=path)
+    except Exception as error:
+        cause = error.__cause__ or error
+        raise ValueError(f"--data.prompt_dataset {path} cannot be read: {cause}") from error
+    if split not in parts:
+        raise ValueError(
+            f"--data.prompt_split {split}: a single file has only the split {', '.join(parts)}"
+        )
+    return parts[split]
+
+
+def _check_columns(path: str, columns: list[str], input_key: str, label_key: str | None) -> None:
+    for flag, key in (("--data.input_key", input_key), ("--data.label_key", label_key)):
+        if key is not None and key not in columns:
+            raise ValueError(
+                f"{flag} {key}: {path} has no such column; it has {', '.join(columns)}"
+            )
+
+
+def _check_labels(
+    path: str, labels: Iterable[Any], key: str, label_problem: Callable[[str], str | None]
+) -> None:
+    problems = []
+    for row, label in enumerate(labels):
+        problem = label_problem(label)
+        if problem is not None:
+            problems.append(f"row {row}: {label!r} ({problem})")
+    if problems:
+        shown = "; ".join(problems[:_SHOWN])
+        raise ValueError(
+            f"{len(problems)} of the labels in {path} (--data.label_key {key}) can never be "
+            f"rewarded: {shown}. Remove or mend these rows"
+        )
