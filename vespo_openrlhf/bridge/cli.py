@@ -41,8 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         from vespo_openrlhf.bridge import plug
 
         seams.check_seams()
-        plug.install()
-        with _extended_parser(), mock.patch.object(sys, "argv", [_UPSTREAM, *arguments]):
+        with (
+            plug.in_place(),
+            _extended_parser(),
+            mock.patch.object(sys, "argv", [_UPSTREAM, *arguments]),
+        ):
             runpy.run_module(_UPSTREAM, run_name="__main__")
     except (UsageError, seams.SeamError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import ray
 from openrlhf.trainer import ppo_trainer, ppo_trainer_async
@@ -14,11 +17,15 @@ from vespo_openrlhf.bridge.trainer import AsyncTrainer, SyncTrainer
 from vespo_openrlhf.cpu import settings as cpu_settings
 
 
-def install() -> None:
-    """Exchange the policy actor and the trainers, before OpenRLHF's module imports them by name."""
-    ppo_actor.PolicyModelActor = ray.remote(num_gpus=1)(PolicyActor)
-    ppo_trainer.PPOTrainer = ray.remote(SyncTrainer)
-    ppo_trainer_async.PPOTrainerAsync = ray.remote(AsyncTrainer)
+@contextlib.contextmanager
+def in_place() -> Iterator[None]:
+    """Our policy actor and trainers under OpenRLHF's names, from which its command line imports."""
+    with (
+        mock.patch.object(ppo_actor, "PolicyModelActor", ray.remote(num_gpus=1)(PolicyActor)),
+        mock.patch.object(ppo_trainer, "PPOTrainer", ray.remote(SyncTrainer)),
+        mock.patch.object(ppo_trainer_async, "PPOTrainerAsync", ray.remote(AsyncTrainer)),
+    ):
+        yield
 
 
 def start_ray_on_cpu(flags: dict[str, Any]) -> None:

@@ -61,17 +61,17 @@ def check(flags: dict[str, Any]) -> None:
     if uses_our_loss(flags) and build_loss(flags).needs_rollout_log_probs:
         _check_rollout_distribution(flags)
     checks.check_model(flags["actor.model_name_or_path"])
-    label_problem = None
+    label_problems = None
     reward = flags["reward.remote_url"]
     if reward is not None and reward.endswith(".py"):
         flags["reward.remote_url"] = os.path.abspath(reward)
-        label_problem = checks.load_reward(reward).get("label_problem")
+        label_problems = checks.load_reward(reward).get("label_problems")
     checks.check_prompts(
         flags["data.prompt_dataset"],
         input_key=flags["data.input_key"],
         label_key=flags["data.label_key"],
         split=flags["data.prompt_split"],
-        label_problem=label_problem,
+        label_problems=label_problems,
     )
 
 

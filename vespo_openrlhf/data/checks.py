@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+#: A reward file may define `label_problems(labels)`: per label, why it can never be rewarded, or
+#: None where it can. Then a run on labels that cannot be rewarded does not start.
+LabelProblems = Callable[[Sequence[Any]], Sequence[str | None]]
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SHOWN = 3
@@ -73,7 +77,7 @@ def check_prompts(
     input_key: str,
     label_key: str | None,
     split: str,
-    label_problem: Callable[[str], str | None] | None = None,
+    label_problems: LabelProblems | None = None,
 ) -> None:
     """Every part of `--data.prompt_dataset` that is a local file must be usable.
 
@@ -84,7 +88,7 @@ def check_prompts(
         input_key: column of the prompt.
         label_key: column of the gold answer, or None.
         split: the split that OpenRLHF will take.
-        label_problem: tells why a label cannot be rewarded, None where it can.
+        label_problems: what the reward file has to say of labels, see `LabelProblems`.
 
     Raises:
         ValueError: missing file, wrong columns, no rows, or labels that cannot be rewarded
@@ -102,8 +106,8 @@ def check_prompts(
         _check_columns(part, rows.column_names, input_key, label_key)
         if len(rows) == 0:
             raise ValueError(f"--data.prompt_dataset {part} holds no rows")
-        if label_key is not None and label_problem is not None:
-            _check_labels(part, rows[label_key], label_key, label_problem)
+        if label_key is not None and label_problems is not None:
+            _check_labels(part, rows[label_key], label_key, label_problems)
 
 
 def _load(path: str, suffix: str, split: str) -> Any:
@@ -133,13 +137,13 @@ def _check_columns(path: str, columns: list[str], input_key: str, label_key: str
 
 
 def _check_labels(
-    path: str, labels: Iterable[Any], key: str, label_problem: Callable[[str], str | None]
+    path: str, labels: Sequence[Any], key: str, label_problems: LabelProblems
 ) -> None:
-    problems = []
-    for row, label in enumerate(labels):
-        problem = label_problem(label)
-        if problem is not None:
-            problems.append(f"row {row}: {label!r} ({problem})")
+    problems = [
+        f"row {row}: {label!r} ({problem})"
+        for row, (label, problem) in enumerate(zip(labels, label_problems(labels), strict=True))
+        if problem is not None
+    ]
     if problems:
         shown = "; ".join(problems[:_SHOWN])
         raise ValueError(

@@ -1,0 +1,141 @@
+"""Bad input stops with one clear message before Ray starts. In process, on the real OpenRLHF."""
+
+import importlib.metadata
+import json
+from pathlib import Path
+
+import pytest
+import ray
+
+from vespo_openrlhf.bridge import seams
+from vespo_openrlhf.bridge.cli import main
+from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
+from vespo_openrlhf.embedded.model import build_model
+from vespo_openrlhf.embedded.tokenizer import build_tokenizer
+
+REWARD = Path(__file__).parents[2] / "reward" / "math_reward.py"
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Flags of a run that would start, with an untrained model."""
+    folder = tmp_path_factory.mktemp("run")
+    tokenizer = build_tokenizer()
+    build_model(tokenizer).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    write_jsonl(folder / "train.jsonl", split_problems(0, [8])[0])
+    return {
+        "actor.model_name_or_path": str(folder / "model"),
+        "data.prompt_dataset": str(folder / "train.jsonl"),
+        "data.input_key": "prompt",
+        "data.label_key": "label",
+        "reward.remote_url": str(REWARD),
+        "actor.policy_loss_type": "vespo",
+        "algo.advantage.estimator": "group_norm",
+    }
+
+
+def refused(flags: dict[str, str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The one-line message of a run that must not start."""
+    arguments = [part for name, value in flags.items() for part in (f"--{name}", value)]
+    assert main(arguments) == 2
+    assert not ray.is_initialized()
+    message = capsys.readouterr().err.strip().splitlines()[-1]
+    assert message.startswith("python -m vespo_openrlhf.train: error: ")
+    return message
+
+
+def rows(path: Path, *lines: dict) -> str:
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return str(path)
+
+
+def test_an_unknown_flag_is_refused_with_the_nearest(good: dict, capsys) -> None:
+    message = refused(good | {"vespo.c1_po": "3"}, capsys)
+    assert "unrecognized arguments: --vespo.c1_po" in message
+    assert "did you mean --vespo.c1_pos?" in message
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"actor.model_name_or_path": "/nowhere/model"}, "there is no such folder"),
+        ({"data.input_key": "question"}, "has no such column; it has prompt, label"),
+        ({"vespo.c1_neg": "0.5"}, "--vespo.c1_neg must be at least 1"),
+        ({"vespo.c2_pos": "0"}, "--vespo.c2_pos must be positive"),
+        ({"rollout.top_p": "0.9"}, "set --rollout.top_p 1.0"),
+        ({"actor.policy_loss_type": "vespa"}, "unknown policy loss 'vespa'"),
+        ({"reward.remote_url": "/nowhere/reward.py"}, "there is no such file"),
+        ({"rollout.batch_size": "many"}, "invalid int value"),
+    ],
+)
+def test_bad_values_are_refused(good: dict, capsys, changes: dict, expected: str) -> None:
+    assert expected in refused(good | changes, capsys)
+
+
+def test_an_empty_dataset_is_refused(good: dict, capsys, tmp_path: Path) -> None:
+    empty = rows(tmp_path / "empty.jsonl")
+    assert "is empty" in refused(good | {"data.prompt_dataset": empty}, capsys)
+
+
+def test_labels_that_cannot_be_rewarded_are_counted_and_shown(
+    good: dict, capsys, tmp_path: Path
+) -> None:
+    data = rows(
+        tmp_path / "labels.jsonl",
+        {"prompt": "1+1=", "label": "2"},
+        *({"prompt": "1+1=", "label": label} for label in ("", " ", "\\frac{1", "")),
+    )
+    message = refused(good | {"data.prompt_dataset": data}, capsys)
+    assert "4 of the labels" in message
+    assert "row 1" in message
+    assert "row 3" in message
+    assert "row 4" not in message
+
+
+def test_another_openrlhf_is_refused_by_its_version(
+    good: dict, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    upstream = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda n: "0.12.0" if n == "openrlhf" else upstream(n)
+    )
+    message = refused(good, capsys)
+    assert "OpenRLHF 0.12.0 is installed" in message
+    assert "pip install openrlhf==0.11.2" in message
+
+
+def test_a_missing_vllm_is_named(good: dict, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    upstream = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n, *rest: None if n == "vllm" else upstream(n, *rest)
+    )
+    assert "vLLM is not installed" in refused(good, capsys)
+
+
+def test_help_lists_openrlhfs_flags_and_ours(capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--help"])
+    assert stopped.value.code == 0
+    text = capsys.readouterr().out
+    for flag in ("--train.async_enable", "--vespo.c1_pos", "--run.dir"):
+        assert flag in text
+
+
+@pytest.mark.parametrize("seam", seams.SEAMS, ids=lambda seam: seam.name)
+def test_every_seam_is_where_we_look_for_it(seam: seams.Seam) -> None:
+    seam.check()
+
+
+def test_a_seam_that_moved_is_named(good: dict, capsys, monkeypatch: pytest.MonkeyPatch) -> None:
+    from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
+
+    def training_step(self):  # as in OpenRLHF before 0.11.2: four results
+        loss, clip_ratio, ppo_kl, vllm_kl = self.actor_loss_fn(1)
+        return loss, clip_ratio, ppo_kl, vllm_kl
+
+    monkeypatch.setattr(ActorPPOTrainer, "training_step", training_step)
+    message = refused(good, capsys)
+    assert "policy loss: ActorPPOTrainer.actor_loss_fn" in message
+    assert "the loss returns 4 values, not 5" in message
+    assert "openrlhf==0.11.2" in message

@@ -1,0 +1,139 @@
+"""Flags made consistent, and what is refused, without OpenRLHF."""
+
+import pytest
+
+from vespo_openrlhf import cpu
+from vespo_openrlhf.bridge import settings
+from vespo_openrlhf.bridge.settings import resolve
+from vespo_openrlhf.cpu import settings as cpu_settings
+
+# OpenRLHF 0.11.2's defaults, as far as these settings read them.
+DEFAULTS = {
+    "actor.policy_loss_type": "vespo",
+    "actor.loss_agg_mode": "token-mean",
+    "algo.advantage.is_correction_level": "off",
+    "vespo.c1_pos": 2.0,
+    "vespo.c2_pos": 3.0,
+    "vespo.c1_neg": 3.0,
+    "vespo.c2_neg": 2.0,
+    "rollout.top_p": 1.0,
+    "rollout.temperature": 1.0,
+    "run.dir": None,
+    "ckpt.output_dir": "./ckpt",
+    "ckpt.path": "./ckpt/checkpoints_ppo_ray",
+    "logger.tensorboard_dir": None,
+    "ds.param_dtype": "bf16",
+    "ds.attn_implementation": "flash_attention_2",
+    "ds.zero_stage": 2,
+    "ds.adam_offload": False,
+    "ds.packing_samples": False,
+    "ds.ring_attn_size": 1,
+    "ds.tensor_parallel_size": 1,
+    "ds.load_in_4bit": False,
+    "ds.use_liger_kernel": False,
+    "ds.enable_sleep": False,
+    "train.dynamic_batch_enable": False,
+    "train.colocate_all": False,
+    "train.colocate_actor_ref": False,
+    "train.async_enable": True,
+    "vllm.enforce_eager": False,
+    "vllm.sync_backend": "nccl",
+    "vllm.tensor_parallel_size": 1,
+    "vllm.enable_sleep": False,
+    "vllm.num_engines": 2,
+    "actor.num_nodes": 1,
+    "actor.num_gpus_per_node": 1,
+    "ref.num_nodes": 1,
+    "ref.num_gpus_per_node": 8,
+    "critic.num_nodes": 1,
+    "critic.num_gpus_per_node": 8,
+    "reward.num_nodes": 1,
+    "reward.num_gpus_per_node": 8,
+    "reward.remote_url": "reward.py",
+    "algo.kl.init_coef": 0.0,
+    "algo.advantage.estimator": "group_norm",
+}
+
+
+@pytest.fixture
+def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "is_active", lambda: False)
+
+
+@pytest.fixture
+def on_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu, "is_active", lambda: True)
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_a_loss_on_rollout_log_probs_asks_the_engine_for_them_and_says_so() -> None:
+    flags = dict(DEFAULTS)
+    notes = resolve(flags)
+    assert flags["algo.advantage.is_correction_level"] == "token"
+    assert len(notes) == 1
+    assert "--algo.advantage.is_correction_level off -> token" in notes[0]
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("name", ["ppo", "gspo"])
+def test_openrlhfs_own_losses_are_left_alone_on_a_gpu(name: str) -> None:
+    flags = DEFAULTS | {"actor.policy_loss_type": name}
+    before = dict(flags)
+    assert resolve(flags) == []
+    assert flags == before
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_a_run_folder_takes_what_openrlhf_writes(tmp_path) -> None:
+    flags = DEFAULTS | {"run.dir": str(tmp_path), "ckpt.path": "/elsewhere"}
+    resolve(flags)
+    assert flags["ckpt.output_dir"] == str(tmp_path / "model")
+    assert flags["logger.tensorboard_dir"] == str(tmp_path / "tensorboard")
+    assert flags["ckpt.path"] == "/elsewhere"
+
+
+@pytest.mark.usefixtures("on_cpu")
+def test_every_change_for_the_cpu_is_announced() -> None:
+    flags = dict(DEFAULTS)
+    notes = "\n".join(resolve(flags))
+    for flag, value in {"ds.param_dtype": "fp32", "ds.zero_stage": 0}.items():
+        assert flags[flag] == value
+        assert f"--{flag} {DEFAULTS[flag]} -> {value}" in notes
+    assert "vllm.tensor_parallel_size" not in notes
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("ds.packing_samples", True), ("vllm.tensor_parallel_size", 2), ("ds.load_in_4bit", True)],
+)
+def test_what_a_cpu_cannot_do_is_refused(flag: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"--{flag} is not available on a CPU"):
+        cpu_settings.adapt(DEFAULTS | {flag: value})
+
+
+@pytest.mark.parametrize(
+    ("changes", "gpus"),
+    [
+        ({}, 3),  # one trainer, two engines
+        ({"algo.kl.init_coef": 0.01}, 11),
+        ({"reward.remote_url": None}, 11),
+        ({"train.colocate_all": True, "train.async_enable": False, "vllm.num_engines": 1}, 1),
+    ],
+)
+def test_logical_gpus_are_those_the_placement_groups_ask_for(changes: dict, gpus: int) -> None:
+    assert cpu_settings.logical_gpus(DEFAULTS | changes) == gpus
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"vespo.c1_pos": 0.5}, r"--vespo\.c1_pos must be at least 1"),
+        ({"vespo.c2_neg": 0.0}, r"--vespo\.c2_neg must be positive"),
+        ({"rollout.top_p": 0.9}, r"set --rollout\.top_p 1\.0"),
+        ({"rollout.temperature": 0.0}, r"--rollout\.temperature is 0"),
+        ({"actor.policy_loss_type": "vesop"}, "unknown policy loss 'vesop'. Known: vespo"),
+    ],
+)
+def test_what_would_bias_the_weight_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings.check(DEFAULTS | changes)
