@@ -1,0 +1,107 @@
+"""`python -m vespo_openrlhf.embedded --out DIR`: build the embedded model and its data."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from vespo_openrlhf.embedded.build import build
+from vespo_openrlhf.embedded.settings import Settings, WarmStart
+
+DESCRIPTION = """\
+Build what the quickstart trains: a tiny Qwen3 and an addition data set. About a minute on two
+CPU cores; no GPU, no download. Writes
+
+  DIR/model          Hugging Face folder: float32 weights, tokenizer with chat template
+  DIR/train.jsonl    one problem a line: prompt, label, datasource, solution
+  DIR/heldout.jsonl  the same; shares no problem with train.jsonl
+  DIR/manifest.json  the settings, the accuracy of the model, a hash of every file
+
+A prompt is `347+586=`, a solution one line a column from the ones up, then the boxed sum:
+
+  7+6=13
+  4+8+1=13
+  3+5+1=9
+  \\boxed{933}
+
+The model is warmed up on solutions of which most are by a student who forgets to carry (no
+`+1`, and so a wrong sum: every problem has a carry). It adds columns well and mostly forgets to
+carry; training it with rewards for right sums teaches it to. Same settings, same files; run
+again, it finds them and does nothing.
+"""
+
+EXAMPLES = """\
+examples:
+  python -m vespo_openrlhf.embedded --out runs/embedded
+  python -m vespo_openrlhf.embedded --out runs/seed1 --seed 1
+  python -m vespo_openrlhf.embedded --out runs/hard --forget-share 0.9   # right is rare
+"""
+
+
+def default(settings: type[Any], name: str) -> Any:
+    """The default that the dataclass `settings` gives its field `name`."""
+    return next(field.default for field in fields(settings) if field.name == name)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build, and print the accuracy of the warm start.
+
+    Args:
+        arguments: of the command line; those of the process if None.
+
+    Returns:
+        0, or 2 for settings or a folder that cannot be built, with the reason on standard error.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m vespo_openrlhf.embedded",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+    def option(flag: str, settings: type[Any], name: str, text: str, **more: Any) -> None:
+        value = default(settings, name)
+        parser.add_argument(
+            flag, dest=name, type=type(value), default=value, help=f"{text} (default {value})"
+        )
+
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to build in")
+    option("--seed", Settings, "seed", "of problems, weights and demonstrations")
+    option("--train-problems", Settings, "train_problems", "rows of train.jsonl")
+    option("--heldout-problems", Settings, "heldout_problems", "rows of heldout.jsonl")
+    option("--steps", WarmStart, "steps", "supervised steps of the warm start")
+    option(
+        "--forget-share",
+        WarmStart,
+        "forget_share",
+        "share of demonstrations without the carry, 0 to 1; about what is left of 1 is the "
+        "accuracy of the warm start when it samples",
+    )
+    parser.add_argument("--force", action="store_true", help="build even if it is there already")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    options = parser.parse_args(arguments)
+    try:
+        settings = Settings(
+            seed=options.seed,
+            train_problems=options.train_problems,
+            heldout_problems=options.heldout_problems,
+            warm_start=WarmStart(steps=options.steps, forget_share=options.forget_share),
+        )
+        report = build(options.out, settings, progress=not options.quiet, force=options.force)
+    except (ValueError, OSError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    print(f"{'built' if report.built else 'found, nothing to do'}: {options.out}")
+    print(
+        f"held-out accuracy of the warm start: {report.sampled:.3f} sampled at temperature 1, "
+        f"{report.greedy:.3f} greedy"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,223 @@
+"""A tiny Qwen3 and its warm start: supervised steps on a mixture of right and wrong procedures.
+
+A pretrained model has read right and wrong solutions alike, and samples both. Ours is made the
+same way: a share of its demonstrations is written by the student who forgets to carry. It
+learns to add columns well and which of the two students to follow hardly at all, so both its
+sampled and its greedy accuracy are low, and there is a procedure for reinforcement learning to
+find rather than only noise for it to quieten.
+
+Shapes: B = sequences, T = tokens of a sequence (prompt and response), padded at the end.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from tqdm import tqdm
+from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+
+from vespo_openrlhf.embedded.arithmetic import Problem, boxed_answer, worked_solution
+from vespo_openrlhf.embedded.settings import MAX_LENGTH, MAX_RESPONSE_TOKENS, WarmStart
+from vespo_openrlhf.embedded.tokenizer import chat_text
+
+# Labels that the loss passes over: the prompt and the padding.
+IGNORED = -100
+
+# Fixed rather than taken from the machine: the order of a float32 sum depends on it. One, because
+# operators this small gain little from a second thread, and threads that wait for one another
+# hundreds of times a step are slowed many times over as soon as another process wants a core.
+THREADS = 1
+
+
+@contextmanager
+def reproducible(seed: int) -> Iterator[None]:
+    """Fixed seed, thread count and kernels within; the caller's own state back at the end."""
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        torch.set_num_threads(THREADS)
+        torch.use_deterministic_algorithms(True)
+        try:
+            yield
+        finally:
+            torch.use_deterministic_algorithms(deterministic)
+            torch.set_num_threads(threads)
+
+
+def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
+    """A Qwen3 of about 0.34 million parameters in float32, with random weights.
+
+    The size of a head is one that vLLM's CPU attention has a kernel for.
+    """
+    config = Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=32,
+        max_position_embeddings=MAX_LENGTH,
+        tie_word_embeddings=True,
+        attention_dropout=0.0,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        dtype="float32",
+    )
+    config._attn_implementation = "sdpa"
+    model = Qwen3ForCausalLM(config)
+    model.generation_config = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return model
+
+
+def demonstrations(
+    tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem], forget_share: float, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """One demonstration a problem, each by one student or the other.
+
+    Args:
+        tokenizer: encodes the chat text and the solution as one text, as a verifier sees them.
+        problems: what to demonstrate, N of them.
+        forget_share: the chance that the forgetful student writes a demonstration.
+        seed: decides who writes which.
+
+    Returns:
+        input ids and labels, both (N, T) int64; labels are `IGNORED` on prompt and padding.
+    """
+    rng = random.Random(f"demonstrations-{seed}")
+    prompts = [chat_text(tokenizer, problem.prompt) for problem in problems]
+    texts = [
+        prompt
+        + worked_solution(problem, forget_carry=rng.random() < forget_share)
+        + str(tokenizer.eos_token)
+        for prompt, problem in zip(prompts, problems, strict=True)
+    ]
+    prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
+    batch = tokenizer(
+        texts, add_special_tokens=False, padding=True, padding_side="right", return_tensors="pt"
+    )
+    ids_NT = batch["input_ids"]
+    labels_NT = ids_NT.masked_fill(batch["attention_mask"] == 0, IGNORED)
+    for row, prompt in zip(labels_NT, prompt_ids, strict=True):
+        row[: len(prompt)] = IGNORED
+    return ids_NT, labels_NT
+
+
+def warm_start(
+    model: Qwen3ForCausalLM,
+    ids_NT: torch.Tensor,
+    labels_NT: torch.Tensor,
+    settings: WarmStart,
+    *,
+    progress: bool = True,
+) -> None:
+    """Train `model` in place: one pass, `settings.batch_size` rows a step, in the order given.
+
+    The learning rate rises over the first tenth of the steps and then falls to zero, so that the
+    last weights are settled and the sampled accuracy differs little from seed to seed.
+
+    Args:
+        model: changed in place.
+        ids_NT: (N, T) int64, N at least `steps * batch_size`.
+        labels_NT: (N, T) int64, `IGNORED` where there is nothing to learn.
+        settings: steps, batch size and learning rate.
+        progress: show a progress bar on standard error.
+
+    Raises:
+        ValueError: if there are too few rows.
+    """
+    needed = settings.steps * settings.batch_size
+    if len(ids_NT) < needed:
+        raise ValueError(f"the warm start needs {needed} demonstrations, not {len(ids_NT)}")
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.peak_lr, betas=(0.9, 0.95), weight_decay=0.01
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        max_lr=settings.peak_lr,
+        total_steps=settings.steps + 1,
+        pct_start=0.1,
+        cycle_momentum=False,
+    )
+    model.train()
+    bar = tqdm(
+        range(settings.steps),
+        desc="warm start",
+        unit="step",
+        disable=not progress,
+        # In a log file every refresh is a line of its own.
+        mininterval=0.2 if sys.stderr.isatty() else 10.0,
+    )
+    for step in bar:
+        rows = slice(step * settings.batch_size, (step + 1) * settings.batch_size)
+        # The output layer is spared the third of the tokens that is prompt and padding.
+        hidden_BTD = model.model(ids_NT[rows, :-1]).last_hidden_state
+        targets_BT = labels_NT[rows, 1:]
+        learnt = targets_BT != IGNORED
+        loss = torch.nn.functional.cross_entropy(
+            model.lm_head(hidden_BTD[learnt]), targets_BT[learnt]
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 10 == 0:
+            bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+    model.eval()
+
+
+@torch.no_grad()
+def accuracy(
+    model: Qwen3ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    problems: Sequence[Problem],
+    *,
+    samples: int = 1,
+    greedy: bool = False,
+) -> float:
+    """Share of responses whose boxed answer is the label, of `samples` responses a problem.
+
+    Args:
+        model: generates with its key-value cache, all problems in one batch.
+        tokenizer: of the model.
+        problems: at least one.
+        samples: responses a problem, at temperature 1 from the whole distribution; 1 if greedy.
+        greedy: take the likeliest token instead of sampling.
+
+    Raises:
+        ValueError: if there is no problem or no sample to measure on.
+    """
+    if not problems or samples < 1:
+        raise ValueError("accuracy needs at least one problem and one sample a problem")
+    prompts = [chat_text(tokenizer, problem.prompt) for problem in problems]
+    batch = tokenizer(
+        prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
+    )
+    # top_k and top_p spelled out: transformers truncates to the 50 likeliest by default.
+    how = {"do_sample": False} if greedy else {"do_sample": True, "temperature": 1.0, "top_k": 0}
+    right = 0
+    for _ in range(1 if greedy else samples):
+        ids = model.generate(
+            input_ids=batch["input_ids"],
+            attention_mask=batch["attention_mask"],
+            max_new_tokens=MAX_RESPONSE_TOKENS,
+            **how,
+        )
+        responses = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :])
+        right += sum(
+            boxed_answer(response) == problem.label
+            for response, problem in zip(responses, problems, strict=True)
+        )
+    return right / (len(problems) * (1 if greedy else samples))
