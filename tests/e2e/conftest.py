@@ -1,0 +1,133 @@
+"""Runs of the whole stack: OpenRLHF, Ray, vLLM and DeepSpeed in processes of their own."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
+from vespo_openrlhf.embedded.model import build_model, reproducible
+from vespo_openrlhf.embedded.tokenizer import build_tokenizer
+
+HERE = Path(__file__).parent
+MARK = "VESPO_TEST_RUN"
+TIMEOUT_S = 300
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training run."""
+
+    folder: Path
+    output: str
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        lines = (self.folder / "metrics.jsonl").read_text().splitlines()
+        return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an untrained model and its prompts: enough for everything but accuracy."""
+    folder = tmp_path_factory.mktemp("untrained")
+    tokenizer = build_tokenizer()
+    with reproducible(0):
+        build_model(tokenizer).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    write_jsonl(folder / "train.jsonl", split_problems(0, [256])[0])
+    return folder
+
+
+def training_command(data: Path, folder: Path, **flags: Any) -> list[str]:
+    """`python -m vespo_openrlhf.train` on small batches; names as `actor__adam__lr`."""
+    settings = {
+        "actor.model_name_or_path": data / "model",
+        "data.prompt_dataset": data / "train.jsonl",
+        "data.input_key": "prompt",
+        "data.label_key": "label",
+        "data.apply_chat_template": True,
+        "data.max_len": 64,
+        "rollout.max_new_tokens": 32,
+        # An untrained model is never right; this reward still tells its samples apart.
+        "reward.remote_url": HERE / "even_digits_reward.py",
+        "actor.policy_loss_type": "vespo",
+        "algo.advantage.estimator": "group_norm",
+        "algo.kl.init_coef": 0,
+        "rollout.batch_size": 16,
+        "rollout.n_samples_per_prompt": 4,
+        "rollout.micro_batch_size": 16,
+        "train.batch_size": 16,
+        "train.micro_batch_size": 16,
+        "actor.num_gpus_per_node": 1,
+        "vllm.num_engines": 1,
+        "actor.adam.lr": "1e-3",
+        "actor.lr_scheduler": "constant",
+        "actor.lr_warmup_ratio": 0,
+        "run.dir": folder,
+    } | {name.replace("__", "."): value for name, value in flags.items()}
+    arguments = []
+    for flag, value in settings.items():
+        if value is not False:
+            arguments += [f"--{flag}"] if value is True else [f"--{flag}", str(value)]
+    return [sys.executable, "-m", "vespo_openrlhf.train", *arguments]
+
+
+@pytest.fixture(scope="session")
+def command(untrained: Path) -> Callable[..., list[str]]:
+    """`training_command` on the untrained model: `command(folder, **flags)`."""
+    return functools.partial(training_command, untrained)
+
+
+@pytest.fixture(scope="session")
+def train(
+    command: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Run]:
+    """Trains to the end and hands over the run; fails with the end of its output."""
+
+    def run(environment: dict[str, str] | None = None, **flags: Any) -> Run:
+        folder = tmp_path_factory.mktemp("train")
+        finished = subprocess.run(
+            command(folder, **flags),
+            env=os.environ | (environment or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=TIMEOUT_S,
+            check=False,
+        )
+        assert finished.returncode == 0, finished.stdout[-6000:]
+        return Run(folder, finished.stdout)
+
+    return run
+
+
+@pytest.fixture
+def marked() -> Iterator[tuple[dict[str, str], Callable[[], list[psutil.Process]]]]:
+    """An environment, and the live processes that were started in it; none is left behind."""
+    mark = uuid.uuid4().hex
+
+    def alive() -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == mark:
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return [p for p in found if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+
+    yield {**os.environ, MARK: mark}, alive
+    for process in alive():
+        process.kill()

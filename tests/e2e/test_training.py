@@ -1,0 +1,130 @@
+"""Synchronous, asynchronous and partial-rollout training on the real stack."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+HERE = Path(__file__).parent
+BATCHES = 4
+UPDATES_PER_BATCH = 4
+Run = Any  # conftest's
+
+
+@pytest.fixture(scope="module")
+def captured(train: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """Every loss call of a synchronous run, one per optimizer update."""
+    folder = tmp_path_factory.mktemp("captured")
+    run = train(
+        environment={"VESPO_TEST_CAPTURE": str(folder)},
+        actor__policy_loss_type=f"{HERE / 'capturing_loss.py'}:capture",
+        data__max_samples=16 * 2,
+    )
+    assert "policy loss in place: capture" in run.output
+    return [torch.load(path) for path in sorted(folder.iterdir())]
+
+
+@pytest.fixture(scope="module")
+def synchronous(train: Callable[..., Run]) -> Run:
+    return train(data__max_samples=16 * BATCHES)
+
+
+@pytest.fixture(scope="module")
+def asynchronous(train: Callable[..., Run]) -> Run:
+    return train(data__max_samples=16 * BATCHES, train__async_enable=True)
+
+
+@pytest.fixture(scope="module")
+def partial_rollout(train: Callable[..., Run]) -> Run:
+    return train(
+        data__max_samples=16 * BATCHES,
+        train__async_enable=True,
+        train__partial_rollout_enable=True,
+    )
+
+
+def test_the_loss_in_the_worker_is_the_formula_in_float64(captured: list[dict]) -> None:
+    assert len(captured) == 2 * UPDATES_PER_BATCH
+    for call in captured:
+        mask = call["action_mask"].bool()
+
+        def double(name: str, call: dict = call, mask: torch.Tensor = mask) -> torch.Tensor:
+            return torch.where(mask, call[name].double(), 0.0)
+
+        log_w = (double("log_probs") - double("rollout_log_probs")).sum(-1)
+        advantage = double("advantages").sum(-1) / mask.sum(-1)
+        c1 = torch.where(advantage >= 0, 2.0, 3.0)
+        c2 = torch.where(advantage >= 0, 3.0, 2.0)
+        phi = torch.exp(c1 * log_w + c2 * (1 - torch.exp(log_w)))
+        coefficient = -phi[:, None] * double("advantages") / call["batch_num_tokens"].double()
+        loss = (coefficient * double("log_probs")).sum()
+        torch.testing.assert_close(call["loss"].double(), loss, rtol=1e-5, atol=1e-9)
+        expected = torch.where(mask, coefficient, 0.0)
+        torch.testing.assert_close(call["gradient"].double(), expected, rtol=1e-5, atol=1e-12)
+
+
+def test_engine_and_trainer_agree_on_a_sample_at_lag_0(captured: list[dict]) -> None:
+    first = captured[0]  # before the first update: both sides hold the same weights
+    mask = first["action_mask"].bool()
+    difference = (first["log_probs"] - first["rollout_log_probs"])[mask].abs()
+    assert difference.max() < 1e-5
+
+
+@pytest.mark.parametrize("mode", ["synchronous", "asynchronous", "partial_rollout"])
+def test_a_run_trains_and_leaves_what_it_promises(
+    mode: str, request: pytest.FixtureRequest
+) -> None:
+    run: Run = request.getfixturevalue(mode)
+    assert "policy loss in place: vespo" in run.output
+    metrics = run.metrics
+    assert [line["step"] for line in metrics] == list(range(1, BATCHES + 1))
+    for line in metrics:
+        assert line["actor_grad_norm"] > 0
+        assert line["vespo/log_w_abs_mean"] > 0
+        assert 0 < line["vespo/ess_ratio"] <= 1
+        assert 0 < line["vespo/phi_mean"] <= line["vespo/phi_max"] <= math.exp(1)
+        signs = ("positive", "negative", "zero")
+        assert sum(line[f"vespo/num_{sign}"] for sign in signs) == 64
+    config = json.loads((run.folder / "config.json").read_text())
+    assert config["algo.advantage.is_correction_level"] == "token"
+    assert (run.folder / "model" / "model.safetensors").is_file()
+
+
+def test_metrics_arrive_in_tensorboard_too(synchronous: Run) -> None:
+    (events,) = (synchronous.folder / "tensorboard").rglob("events*")
+    accumulator = EventAccumulator(str(events)).Reload()
+    for name in ("log_w_mean", "log_w_max", "log_w_std", "phi_mean", "phi_max", "ess_ratio"):
+        logged = [event.value for event in accumulator.Scalars(f"train/vespo/{name}")]
+        assert logged == pytest.approx([line[f"vespo/{name}"] for line in synchronous.metrics])
+
+
+def test_training_moves_the_weights_the_engine_samples_with(synchronous: Run) -> None:
+    rewards = [line["rollout/reward_mean"] for line in synchronous.metrics]
+    assert rewards[-1] > rewards[0]
+
+
+def test_the_first_batch_of_a_synchronous_run_has_no_lag_but_its_own_updates(
+    synchronous: Run, asynchronous: Run
+) -> None:
+    """An asynchronous batch is one batch old when it is used, and log W shows it."""
+
+    def drift(run: Run) -> float:
+        later = run.metrics[1:]  # both runs' first batch is sampled with the first weights
+        return sum(line["vespo/log_w_abs_mean"] for line in later) / len(later)
+
+    assert drift(asynchronous) > drift(synchronous)
+
+
+def test_the_model_that_is_saved_loads(asynchronous: Run) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(asynchronous.folder / "model")
+    assert model.dtype == torch.float32
+    assert AutoTokenizer.from_pretrained(asynchronous.folder / "model").chat_template
