@@ -1,0 +1,55 @@
+"""`python -m vespo_openrlhf.quickstart`: what `scripts/quickstart.sh` runs after installing."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from vespo_openrlhf import cpu
+from vespo_openrlhf.quickstart.pipeline import Plan, execute
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Returns the exit status: 0, 1 where a step failed or did not help, 130 if interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="scripts/quickstart.sh",
+        description="Build a tiny model and its data, train it with VESPO on OpenRLHF, Ray, vLLM "
+        "and DeepSpeed, and evaluate it before and after.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    parser.add_argument("--cpu", action="store_true", help="the CPU stack even if there is a GPU")
+    parser.add_argument("--seed", type=int, default=0, help="of model, data and training")
+    parser.add_argument(
+        "--batches", type=int, default=Plan.batches, help="rollout batches to train for"
+    )
+    parser.add_argument(
+        "--out", type=Path, help="folder for everything (default: runs/quickstart-seed{SEED})"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.cpu:
+        os.environ[cpu.FORCE_VARIABLE] = "1"
+    out = arguments.out or Path("runs") / f"quickstart-seed{arguments.seed}"
+    for ending in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(ending, _interrupt)
+    try:
+        return execute(Plan(out.resolve(), seed=arguments.seed, batches=arguments.batches))
+    except (RuntimeError, ValueError) as error:
+        print(f"\nFAILED: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\ninterrupted; everything that was started has been stopped", file=sys.stderr)
+        return 130
+
+
+def _interrupt(number: int, frame: object) -> NoReturn:
+    """Let every `with` and `finally` on the stack stop what it started."""
+    raise KeyboardInterrupt
+
+
+if __name__ == "__main__":
+    sys.exit(main())

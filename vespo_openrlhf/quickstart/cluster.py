@@ -1,0 +1,133 @@
+"""A Ray cluster on this machine that leaves nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+import uuid
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+# Every process of the cluster inherits this variable, so ours are told from anybody else's.
+_MARK = "VESPO_LOCAL_CLUSTER"
+_START_TIMEOUT_S = 90.0
+_STOP_GRACE_S = 10.0
+_PR_SET_PDEATHSIG = 1
+
+
+class LocalCluster:
+    """A context manager around `ray start --head`, dashboard and all other ports on loopback.
+
+    Args:
+        num_gpus: GPUs to offer; logical ones on the CPU stack.
+        num_cpus: logical CPUs to offer.
+        environment: added to the environment of every process of the cluster.
+        log: file that takes the output of `ray start`.
+
+    Raises:
+        RuntimeError: Ray did not come up in time; the message holds the end of its output.
+    """
+
+    def __init__(
+        self, num_gpus: int, num_cpus: int, environment: dict[str, str], log: Path
+    ) -> None:
+        self._num_gpus = num_gpus
+        self._num_cpus = num_cpus
+        self._mark = uuid.uuid4().hex
+        self._environment = {**os.environ, **environment, _MARK: self._mark}
+        self._log = log
+        self.dashboard = f"http://127.0.0.1:{_free_port()}"
+
+    def __enter__(self) -> LocalCluster:
+        # Ray puts sockets below this folder, and their paths may only have some 100 characters.
+        self._folder = tempfile.mkdtemp(prefix="vespo-ray-")
+        command = [
+            *ray_command(),
+            *("start", "--head", "--block", "--disable-usage-stats"),
+            *("--node-ip-address", "127.0.0.1", "--port", str(_free_port())),
+            *("--dashboard-host", "127.0.0.1"),
+            *("--dashboard-port", self.dashboard.rpartition(":")[2]),
+            *("--num-gpus", str(self._num_gpus), "--num-cpus", str(self._num_cpus)),
+            *("--temp-dir", self._folder),
+        ]
+        try:
+            with open(self._log, "wb") as output:
+                self._head = subprocess.Popen(
+                    command,
+                    env=self._environment,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,  # Ctrl-C reaches us, and we stop Ray in order
+                    preexec_fn=_die_with_parent,
+                )
+            self._wait_until_up()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exception: Any) -> None:
+        self.stop()
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For processes that talk to this cluster: they count as its own and are stopped too."""
+        return self._environment
+
+    def stop(self) -> None:
+        """End every process of the cluster, gently first, and remove its temporary files."""
+        for end in (psutil.Process.terminate, psutil.Process.kill):
+            processes = self._processes()
+            for process in processes:
+                with contextlib.suppress(psutil.Error):
+                    end(process)
+            psutil.wait_procs(processes, timeout=_STOP_GRACE_S)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _processes(self) -> list[psutil.Process]:
+        mine = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.environ().get(_MARK) == self._mark and process.pid != os.getpid():
+                    mine.append(process)
+        return mine
+
+    def _wait_until_up(self) -> None:
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while time.monotonic() < deadline and self._head.poll() is None:
+            with contextlib.suppress(urllib.error.URLError, OSError):
+                urllib.request.urlopen(f"{self.dashboard}/api/version", timeout=5).close()
+                return
+            time.sleep(0.3)
+        tail = self._log.read_text(errors="replace")[-2000:]
+        raise RuntimeError(f"Ray did not start within {_START_TIMEOUT_S:.0f} s:\n{tail}")
+
+
+def ray_command() -> list[str]:
+    """Ray's command line, of the interpreter that runs us."""
+    return [sys.executable, "-m", "ray.scripts.scripts"]
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _die_with_parent() -> None:
+    """If we are killed outright, `ray start --block` is told, and takes its processes along."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

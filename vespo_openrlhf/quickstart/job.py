@@ -1,0 +1,89 @@
+"""Submits the training job to a cluster and shows how far it is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from vespo_openrlhf.quickstart.cluster import LocalCluster, ray_command
+
+_POLL_S = 0.5
+_TAIL_LINES = 40
+
+
+def run_job(
+    cluster: LocalCluster,
+    arguments: Sequence[str],
+    *,
+    log: Path,
+    metrics: Path,
+    total_steps: int,
+) -> None:
+    """`ray job submit -- python -m vespo_openrlhf.train ...`, followed to its end.
+
+    Args:
+        cluster: where to submit to.
+        arguments: of `vespo_openrlhf.train`.
+        log: file that takes the job's output.
+        metrics: the run's `metrics.jsonl`, which is read along for the progress bar.
+        total_steps: rollout batches the run will take.
+
+    Raises:
+        RuntimeError: the job failed; the message holds the end of its log.
+    """
+    entrypoint = [sys.executable, "-m", "vespo_openrlhf.train", *arguments]
+    command = [*ray_command(), "job", "submit", "--address", cluster.dashboard, "--"]
+    with open(log, "wb") as output:
+        job = subprocess.Popen(
+            [*command, *entrypoint],
+            env=cluster.environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            _show_progress(job, metrics, total_steps)
+        finally:
+            if job.poll() is None:  # interrupted: the cluster ends the job itself when it stops
+                job.terminate()
+                job.wait()
+    if job.returncode != 0:
+        tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
+        raise RuntimeError(f"the training job failed; the end of {log}:\n{tail}")
+
+
+def _show_progress(job: subprocess.Popen[bytes], metrics: Path, total_steps: int) -> None:
+    with tqdm(total=total_steps, desc="training", unit="batch", dynamic_ncols=True) as bar:
+        bar.set_postfix_str("starting Ray workers, vLLM and DeepSpeed")
+        lines = _follow(metrics, job)
+        for line in lines:
+            if line["kind"] != "train":
+                continue
+            bar.update(line["step"] - bar.n)
+            bar.set_postfix_str(
+                f"reward {line['rollout/reward_mean']:.2f}, "
+                f"|log W| {line['vespo/log_w_abs_mean']:.3f}, "
+                f"ESS {line['vespo/ess_ratio']:.2f}"
+            )
+
+
+def _follow(path: Path, job: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
+    """Every line of `path` as it is written, until the job has ended and all was read."""
+    position = 0
+    while True:
+        ended = job.poll() is not None
+        if path.exists():
+            with open(path, encoding="utf-8") as file:
+                file.seek(position)
+                while (line := file.readline()).endswith("\n"):
+                    position = file.tell()
+                    yield json.loads(line)
+        if ended:
+            return
+        time.sleep(_POLL_S)

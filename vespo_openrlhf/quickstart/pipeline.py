@@ -1,0 +1,231 @@
+"""The quickstart's steps: build, evaluate, train, evaluate, report. Done ones are skipped."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vespo_openrlhf import cpu
+from vespo_openrlhf.quickstart.cluster import LocalCluster
+from vespo_openrlhf.quickstart.job import run_job
+from vespo_openrlhf.quickstart.plot import plot_run, read_metrics
+
+PROMPTS_PER_BATCH = 64
+SAMPLES_PER_PROMPT = 8
+UPDATES_PER_BATCH = 8
+MAX_PROMPT_TOKENS = 24
+MAX_RESPONSE_TOKENS = 40
+EVAL_REPEATS = 4
+
+_REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run and where. Every step writes below `out` and is skipped where it has finished.
+
+    Raises:
+        ValueError: there is nothing to train for.
+    """
+
+    out: Path
+    seed: int = 0
+    batches: int = 24
+
+    def __post_init__(self) -> None:
+        if self.batches < 1:
+            raise ValueError(f"--batches must be at least 1, got {self.batches}")
+
+    @property
+    def built(self) -> Path:
+        return self.out / "embedded"
+
+    @property
+    def run_dir(self) -> Path:
+        return self.out / "run"
+
+    @property
+    def picture(self) -> Path:
+        return self.out / "training.png"
+
+
+def execute(plan: Plan) -> int:
+    """Every step, then the table.
+
+    Returns:
+        The exit status: 0, or 1 if training did not raise the held-out accuracy.
+
+    Raises:
+        RuntimeError: a step failed; the message holds the end of its log.
+    """
+    started = time.monotonic()
+    plan.out.mkdir(parents=True, exist_ok=True)
+    with _step("1/4 build the tiny model and its data"):
+        _build(plan)
+    with _step("2/4 evaluate the model before training"):
+        before = _evaluate(plan, plan.built / "model", plan.out / "before")
+    with _step("3/4 train with VESPO: asynchronous, partial rollout, through ray job submit"):
+        _train(plan)
+    with _step("4/4 evaluate the trained model"):
+        after = _evaluate(plan, plan.run_dir / "model", plan.out / "after")
+    plot_run(read_metrics(plan.run_dir / "metrics.jsonl"), plan.picture)
+    _print_table(plan, before, after, time.monotonic() - started)
+    return _verdict(before, after)
+
+
+@contextmanager
+def _step(title: str) -> Iterator[None]:
+    started = time.monotonic()
+    print(f"\n== {title}", flush=True)
+    yield
+    print(f"   {time.monotonic() - started:.0f} s", flush=True)
+
+
+def _build(plan: Plan) -> None:
+    arguments = ["--out", str(plan.built), "--seed", str(plan.seed)]
+    subprocess.run([sys.executable, "-m", "vespo_openrlhf.embedded", *arguments], check=True)
+
+
+def _evaluate(plan: Plan, model: Path, out: Path) -> dict[str, Any]:
+    summary = out / "summary.json"
+    if not summary.is_file():
+        options: dict[str, Any] = {
+            "model": model,
+            "problems": plan.built / "heldout.jsonl",
+            "out": out,
+            "repeats": EVAL_REPEATS,
+            "max-tokens": MAX_RESPONSE_TOKENS,
+            "seed": plan.seed,
+        }
+        _run_logged(
+            ["-m", "eval", "run", *(f"--{name}={value}" for name, value in options.items())],
+            log=plan.out / f"{out.name}.log",
+        )
+    result: dict[str, Any] = json.loads(summary.read_text())
+    print(f"   sampled {_percent(result['sampled'])}, greedy {_percent(result['greedy'])}")
+    return result
+
+
+def _run_logged(arguments: list[str], log: Path) -> None:
+    with open(log, "wb") as output:
+        process = subprocess.run(
+            [sys.executable, *arguments], cwd=_REPOSITORY, stdout=output, stderr=subprocess.STDOUT
+        )
+    if process.returncode != 0:
+        tail = log.read_text(errors="replace")[-3000:]
+        raise RuntimeError(f"{' '.join(arguments[:3])} failed; the end of {log}:\n{tail}")
+
+
+def training_flags(plan: Plan) -> list[str]:
+    """The arguments of `vespo_openrlhf.train`, as a user would write them for a real model."""
+    batch = PROMPTS_PER_BATCH * SAMPLES_PER_PROMPT
+    flags: dict[str, Any] = {
+        # model, data, reward
+        "actor.model_name_or_path": plan.built / "model",
+        "data.prompt_dataset": plan.built / "train.jsonl",
+        "data.input_key": "prompt",
+        "data.label_key": "label",
+        "data.apply_chat_template": True,
+        "data.max_samples": PROMPTS_PER_BATCH * plan.batches,
+        "data.max_len": MAX_PROMPT_TOKENS + MAX_RESPONSE_TOKENS,
+        "rollout.max_new_tokens": MAX_RESPONSE_TOKENS,
+        "reward.remote_url": _REPOSITORY / "reward" / "math_reward.py",
+        # the loss
+        "actor.policy_loss_type": "vespo",
+        "algo.advantage.estimator": "group_norm",
+        "algo.kl.init_coef": 0,
+        # off-policy: N = 8 updates per rollout batch, generated while the last one trains
+        "train.async_enable": True,
+        "train.partial_rollout_enable": True,
+        "rollout.batch_size": PROMPTS_PER_BATCH,
+        "rollout.n_samples_per_prompt": SAMPLES_PER_PROMPT,
+        "train.batch_size": batch // UPDATES_PER_BATCH,
+        "train.micro_batch_size": batch // UPDATES_PER_BATCH,
+        "rollout.micro_batch_size": batch // UPDATES_PER_BATCH,
+        # optimizer
+        "actor.adam.lr": "1e-4",
+        "actor.lr_scheduler": "cosine_with_min_lr",
+        # where it runs, what it leaves
+        "actor.num_gpus_per_node": 1,
+        "vllm.num_engines": 1,
+        "train.seed": plan.seed,
+        "run.dir": plan.run_dir,
+    }
+    arguments = []
+    for flag, value in flags.items():
+        arguments += [f"--{flag}"] if value is True else [f"--{flag}", str(value)]
+    return arguments
+
+
+def _train(plan: Plan) -> None:
+    finished = plan.run_dir / "finished"
+    if finished.exists():
+        print("   found, nothing to do")
+        return
+    shutil.rmtree(plan.run_dir, ignore_errors=True)
+    plan.run_dir.mkdir(parents=True)
+    log = plan.run_dir / "job.log"
+    print(f"   log: {log}")
+    with LocalCluster(
+        # One for the trainer, one for the engine. On the CPU stack they are logical.
+        num_gpus=2,
+        # Logical as well: every actor reserves one, and a small machine must not wait for cores.
+        num_cpus=max(8, os.cpu_count() or 1),
+        environment=_environment(),
+        log=plan.out / "ray.log",
+    ) as cluster:
+        print(f"   Ray dashboard: {cluster.dashboard}")
+        run_job(
+            cluster,
+            training_flags(plan),
+            log=log,
+            metrics=plan.run_dir / "metrics.jsonl",
+            total_steps=plan.batches,
+        )
+    finished.touch()
+
+
+def _environment() -> dict[str, str]:
+    if not cpu.is_active():
+        return {}
+    from vespo_openrlhf.cpu import settings
+
+    return settings.environment()
+
+
+def _percent(mean: dict[str, float]) -> str:
+    return f"{100 * mean['accuracy']:.1f} ± {100 * mean['standard_error']:.1f} %"
+
+
+def _print_table(plan: Plan, before: dict[str, Any], after: dict[str, Any], seconds: float) -> None:
+    width = 18
+    print(f"\n{'held-out accuracy':<26}{'before':>{width}}{'after':>{width}}")
+    for name, title in (("sampled", f"sampled (avg@{EVAL_REPEATS}, T=1)"), ("greedy", "greedy")):
+        print(f"{title:<26}{_percent(before[name]):>{width}}{_percent(after[name]):>{width}}")
+    print(
+        f"\n{plan.batches} rollout batches, {plan.batches * UPDATES_PER_BATCH} updates, "
+        f"seed {plan.seed}; {seconds:.0f} s in all"
+    )
+    print(f"run folder: {plan.run_dir}\npicture:    {plan.picture}")
+
+
+def _verdict(before: dict[str, Any], after: dict[str, Any]) -> int:
+    gain = after["sampled"]["accuracy"] - before["sampled"]["accuracy"]
+    error = sum(mean["sampled"]["standard_error"] ** 2 for mean in (before, after)) ** 0.5
+    if gain > 2 * error:
+        return 0
+    print(
+        f"\nFAILED: training did not raise the accuracy (gain {100 * gain:.1f} points, standard "
+        f"error {100 * error:.1f}). Look at the picture and the job's log above.",
+        file=sys.stderr,
+    )
+    return 1
