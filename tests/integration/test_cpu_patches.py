@@ -1,0 +1,142 @@
+"""Each patch of the CPU stack, held against the installed upstream."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+import torch
+
+from vespo_openrlhf import cpu
+from vespo_openrlhf.cpu.flash_attention import _FUNCTIONS
+from vespo_openrlhf.cpu.weight_sync import GlooBroadcastGroup
+
+HERE = Path(__file__).parent
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="inert where CUDA is there")
+
+
+def run_fresh(code: str, *arguments: str, environment: dict[str, str] | None = None) -> str:
+    """The output of `code` in an interpreter of its own."""
+    finished = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        env=os.environ | (environment or {}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr
+    return finished.stdout
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def test_nothing_at_all_happens_where_cuda_is_available() -> None:
+    """A stand-in for a GPU machine: torch says that there is CUDA."""
+    output = run_fresh(
+        """
+        import sys, torch
+        torch.cuda.is_available = lambda: True
+        before = torch.cuda.current_device
+        from vespo_openrlhf import cpu
+        cpu.install()
+        print(cpu.is_active(), torch.cuda.current_device is before)
+        print("vespo_openrlhf.cpu.patches" in sys.modules, "flash_attn" in sys.modules)
+        """
+    )
+    assert output.split() == ["False", "True", "False", "False"]
+
+
+def test_the_cpu_can_be_forced_where_there_is_a_gpu() -> None:
+    code = """
+        import os, torch
+        from vespo_openrlhf import cpu
+        print(cpu.is_active(), repr(os.environ["CUDA_VISIBLE_DEVICES"]))
+        """
+    assert run_fresh(code, environment={cpu.FORCE_VARIABLE: "1"}).split() == ["True", "''"]
+
+
+def test_torchs_cuda_calls_answer_with_the_cpu() -> None:
+    cpu.install()
+    assert torch.zeros(1, device=torch.cuda.current_device()).device.type == "cpu"
+    assert torch.cuda.synchronize() is None
+    assert torch.cuda.empty_cache() is None
+
+
+def test_openrlhf_takes_float32_and_still_refuses_nonsense() -> None:
+    cpu.install()
+    from openrlhf.models import actor  # noqa: F401  (imports the function by name)
+    from openrlhf.utils.utils import convert_to_torch_dtype
+
+    assert convert_to_torch_dtype("fp32") == torch.float32
+    assert convert_to_torch_dtype("bf16") == torch.bfloat16
+    with pytest.raises(ValueError, match="Invalid param_dtype"):
+        convert_to_torch_dtype("int7")
+
+
+def test_openrlhfs_replay_buffer_lands_on_the_cpu() -> None:
+    cpu.install()
+    from openrlhf.trainer.ppo_utils import NaiveReplayBuffer
+
+    assert NaiveReplayBuffer(4).target_device == torch.device("cpu")
+
+
+def test_flash_attention_imports_and_says_what_to_do_when_called() -> None:
+    cpu.install()
+    from openrlhf.models import ring_attn_utils
+
+    assert "flash_attn.bert_padding" in _FUNCTIONS
+    with pytest.raises(RuntimeError, match=r"leave out --ds\.packing_samples"):
+        ring_attn_utils.unpad_input(None, None)
+
+
+@pytest.mark.parametrize("clipping", ["0.1", "0"])
+def test_the_gradient_norm_is_the_true_one_before_clipping(clipping: str) -> None:
+    port = str(free_port())
+    rank = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+    finished = subprocess.run(
+        [sys.executable, str(HERE / "deepspeed_gradient_norm.py"), clipping],
+        env=os.environ | rank | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    (line,) = [line for line in finished.stdout.splitlines() if line.startswith("norms")]
+    reported, true = map(float, line.split()[1:])
+    assert reported == pytest.approx(true, rel=1e-5)
+    assert reported > 0.1
+
+
+def test_a_weight_crosses_from_trainer_to_engine_over_gloo() -> None:
+    port = free_port()
+    engine = subprocess.Popen(
+        [sys.executable, str(HERE / "weight_receiver.py"), str(port)],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    weight = torch.arange(6.0).reshape(3, 2).T  # not contiguous, as a sliced parameter may be
+    GlooBroadcastGroup("127.0.0.1", port, rank=0, world_size=2).broadcast(weight, src=0)
+    output, _ = engine.communicate(timeout=60)
+    assert json.loads(output) == {"layer.weight": weight.tolist()}
+
+
+def test_vllm_keeps_the_weights_that_an_update_needs() -> None:
+    cpu.install()
+    from vllm.model_executor.layers import utils
+
+    layer = torch.nn.Linear(4, 3)
+    utils.dispatch_cpu_unquantized_gemm(layer, remove_weight=True)
+    assert layer.weight.shape == (3, 4)
+    torch.testing.assert_close(
+        layer.cpu_linear(torch.ones(1, 4), layer.weight, layer.bias), layer(torch.ones(1, 4))
+    )
