@@ -1,0 +1,174 @@
+"""``verify`` and ``label_problem``: the verifier as everyone calls it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from reward import client
+from reward.extract import extract, is_placeholder
+from reward.judge import MAX_CHARS, UndecidedError, judge, undecided
+from reward.labels import parse_label
+from reward.normalize import normalize
+from reward.verdict import Verdict
+from reward.words import choice
+
+logger = logging.getLogger(__name__)
+
+# Longer ones are left to the workers, so that no caller's thread holds the GIL for long.
+_CALLER_CHARS = 2_000
+_THREADS = 8
+
+# OpenRLHF runs a thread per sample beside its event loop. A call takes the GIL for a
+# millisecond at worst; two at a time keep the loop from waiting behind dozens.
+_turns = threading.Semaphore(2)
+
+
+def _after_fork() -> None:
+    global _turns
+    _turns = threading.Semaphore(2)  # its holders were threads of the parent
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def verify(
+    response: str,
+    gold: str | Sequence[str],
+    *,
+    timeout_s: float = 5.0,
+    prompt: str = "",
+    require_box: bool = True,
+) -> Verdict:
+    """Judge a response to a mathematical problem against its gold.
+
+    Never raises on any two strings and never hangs; safe from any thread, process or actor.
+
+    Args:
+        response: what the model wrote, special tokens and thinking included.
+        gold: the right answer, or several of which any is right.
+        timeout_s: seconds a comparison may run before its process is killed. Waiting for a free
+            worker is not counted; it is bounded by thirty seconds, then ``overloaded``.
+        prompt: what the model was asked; boxes copied from there are no answers.
+        require_box: False also takes what follows the last "answer:" where no box stands.
+
+    Returns:
+        The verdict; its reason is one of :data:`reward.REASONS`.
+
+    Raises:
+        ValueError: a ``timeout_s`` that is no limit.
+    """
+    if not 0 < timeout_s <= 600:
+        raise ValueError(f"timeout_s must be between 0 and 600 seconds, not {timeout_s}")
+    try:
+        return _verify(response, gold, timeout_s, prompt, require_box)
+    except Exception:  # a fault of ours must cost one sample, not the training run
+        logger.exception("an answer could not be judged; it counts as not right")
+        return Verdict(False, None, "unparsable")
+
+
+def _verify(
+    response: str, gold: str | Sequence[str], timeout_s: float, prompt: str, require_box: bool
+) -> Verdict:
+    golds = tuple(g.strip() for g in ((gold,) if isinstance(gold, str) else gold))
+    golds = tuple(_unbox(g) for g in golds if g and not _empty(g))
+    if not golds:
+        return Verdict(False, None, "empty_gold")
+    with _turns:
+        found = extract(response, prompt=prompt, require_box=require_box)
+        if not found.answers:
+            return Verdict(False, None, found.reason)
+        reason = _in_caller(golds, found.answers)
+    if reason is None:
+        try:
+            reason = str(client.call("compare", golds, found.answers, timeout_s=timeout_s))
+        except client.FailedError as failure:
+            reason = str(failure)
+    return Verdict(reason == "correct", ", ".join(found.answers), reason)
+
+
+def _in_caller(golds: tuple[str, ...], answers: tuple[str, ...]) -> str | None:
+    """The reason, where strings and exact numbers decide; None where a worker must."""
+    size = sum(map(len, answers))
+    if size > MAX_CHARS:
+        return "unparsable"
+    if size + sum(map(len, golds)) <= _CALLER_CHARS:
+        with contextlib.suppress(UndecidedError):
+            return judge(golds, answers, undecided)
+    return None
+
+
+def _empty(gold: str) -> bool:
+    """Whether nothing of a gold is left once boxes and delimiters are taken off."""
+    return "\\{" not in gold and not gold.replace("\\boxed", "").strip(" {}$\\()[]\t\r\n.,")
+
+
+def _unbox(gold: str) -> str:
+    r"""A gold that stands in ``\boxed{}`` is what stands in it."""
+    if "\\boxed" in gold or "\\fbox" in gold:
+        found = extract(gold)
+        if len(found.answers) == 1:
+            return found.answers[0]
+    return gold
+
+
+def label_problem(label: object) -> str | None:
+    """Why a label cannot be used as a gold, or None where it can.
+
+    Plain numbers are answered at once; the rest is parsed in the worker processes.
+
+    Args:
+        label: as the dataset's label column yields it: a plain answer or a JSON object with
+            ``answer``, ``alternatives``, ``source`` and ``type``.
+    """
+    if _plain_number(label):
+        return None
+    try:
+        parsed = parse_label(label)
+    except ValueError as error:
+        return str(error)
+    golds = [gold for gold in parsed.golds if not _empty(gold)]
+    if not golds:
+        return "empty"
+    for gold in golds:
+        if parsed.type == "math" and (problem := _gold_problem(_unbox(gold))):
+            return problem
+        if parsed.type == "choice" and choice(normalize(gold)) is None:
+            return f"not the letter of a choice: {gold[:80]!r}"
+    return None
+
+
+def _plain_number(label: object) -> bool:
+    if isinstance(label, int) and not isinstance(label, bool):
+        return True
+    if not isinstance(label, str) or len(label) > 40 or not label.isascii():
+        return False
+    return label.removeprefix("-").replace(".", "", 1).isdigit()
+
+
+def _gold_problem(gold: str) -> str | None:
+    if _plain_number(gold):
+        return None
+    if is_placeholder(gold):
+        return f"a placeholder, which no answer matches: {gold[:80]!r}"
+    if len(gold) > MAX_CHARS:
+        return f"{len(gold)} characters long"
+    try:
+        bad = client.call("unreadable", gold, timeout_s=5.0)
+    except client.FailedError as failure:
+        return f"could not be checked: {failure}"
+    return f"not parsable, so only the same text matches it: {gold[:80]!r}" if bad else None
+
+
+def label_problems(labels: Iterable[object]) -> list[str | None]:
+    """:func:`label_problem` for a whole dataset: each different label once, several at a time."""
+    rows = list(labels)
+    keys = [None if _plain_number(label) else repr(label) for label in rows]
+    unique = {key: label for key, label in zip(keys, rows, strict=True) if key is not None}
+    with ThreadPoolExecutor(_THREADS) as threads:
+        found = dict(zip(unique, threads.map(label_problem, unique.values()), strict=True))
+    return [None if key is None else found[key] for key in keys]

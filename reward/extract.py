@@ -1,0 +1,228 @@
+"""From a response to the answer it commits to: turns, thinking, boxes, listings.
+
+The rules, in order:
+
+1. Special tokens are stripped. What follows the first end of a turn was not said by the
+   model in its turn and is cut off.
+2. Only what follows the last ``</think>`` counts; an open ``<think>`` means no answer.
+3. The last complete ``\\boxed{}``, ``\\fbox{}`` or ``\\boxed 7`` is the answer. Empty boxes,
+   placeholders and boxes copied from the prompt are passed over.
+4. Boxes before it that are joined to it by nothing but separators, "and", "or", list
+   markers or "x =" are one listing with it.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from reward.quantity import UNITS
+
+MAX_BOXES = 32
+MAX_ANSWER_CHARS = 20_000
+_ECHO_CONTEXT = 24
+
+_TURN_END = re.compile(
+    r"<\|(?:im_end|endoftext|eot_id|eom_id|end_of_text|end|return|eos)\|>"
+    r"|<\|[^<>|\s]{0,20}(?:im_start|start_header|user|system|human|assistant|turn)[^<>|\s]{0,20}\|>"
+    r"|</s>|<eos>|<end_of_turn>|<start_of_turn>|\[/?INST\]"
+    r"|<｜(?:end▁of▁sentence|User|Assistant)｜>"
+    r"|\n[ \t]*(?:(?:#{1,4}[ \t]*|\*\*)?(?:Human|User)(?:\*\*)?[ \t]*:|#{2,4}[ \t]*Instruction)"
+)
+_SPECIAL = re.compile(r"<\|[^<>|\s]{1,40}\|>|<｜[^<>｜]{1,40}｜>|</?s>|<(?:bos|eos|pad|unk)>")
+_LEAD = re.compile(
+    r"(?:\s*(?:(?:<\|(?:im_start|start_header_id)\|>|<start_of_turn>)\s*(?:assistant|model)(?=\s|<)"
+    r"|<\|(?:begin_of_text|end_header_id|assistant)\|>|<s>|<bos>"
+    r"|<｜(?:begin▁of▁sentence|Assistant)｜>))+"
+)
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
+_BARE = re.compile(
+    r"\s*(-?\\d?frac\s*\{[^{}]{0,60}\}\s*\{[^{}]{0,60}\}|[-+−]?\$?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
+    r"|\([A-Za-z]\)|[A-Za-z](?![A-Za-z])|\\[a-zA-Z]+)"
+)
+_ANSWER_LINE = re.compile(r"answer(?:[ \t]+is)?[ \t*_]*[::][ \t*_]*([^\n]*)", re.IGNORECASE)
+
+_MINUS = re.compile(r"(?:[=$]|\\[(\[]) ?[-−]\Z")  # x = -\boxed{7}
+
+_PLACEHOLDER = re.compile(
+    r"(?:\.{2,}|…|\?+|_+|-+|\*+|#+|n/?a|nan|-nan|null|tbd|todo|undefined answer|box(?:ed)?"
+    r"|(?:your|the|my|final|correct|numerical|numeric|exact)?\s*(?:final|correct)?\s*"
+    r"(?:answer|result|solution|value|number|expression)(?:\s*(?:here|goes here|letter))?)",
+    re.IGNORECASE,
+)
+_WRAPPING = re.compile(
+    r"\\(?:text|mathrm|mbox|textbf|textit|mathbf|ldots|dots|cdots|left|right|displaystyle|boxed|fbox"
+    r"|quad)(?![a-zA-Z])|\\[,;:! $_]|[\s{}$<>\[\]()]"
+)
+
+# What may stand between two boxes of one listing once the formatting is gone.
+_JOIN_STRIP = re.compile(
+    r"\\(?:quad|qquad|text|mathrm|mbox|textbf|left|right|displaystyle|newline|hspace|vspace"
+    r"|par|item|begin|end|cup|ldots|dots|cdots)(?![a-zA-Z])|\\\\|\\[,;:!\[\]() ]|[$*{}&#`>|~]"
+)
+_JOIN_TOKEN = re.compile(r"\\?[a-z]+|\d+|[^\sa-z\d]")
+_JOIN_STRONG = frozenset(
+    r"and or also maybe perhaps possibly alternatively either both versus vs otherwise plus else "
+    r"but to through until "
+    r"\lor \land \vee \wedge \pm nor".split()
+)
+_JOIN_FILL = frozenset(
+    "the answer answers is are another other one well as again it could be might may if not "
+    "equally likely respectively that value itemize enumerate".split()
+)
+_ORDINALS = frozenset("first second third fourth fifth".split())
+_JOIN_LABEL = frozenset(
+    "case answer option solution possibility part choice value root candidate guess number "
+    "itemize enumerate step".split()
+)
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """The answers a response commits to.
+
+    Attributes:
+        answers: one answer, or the members of a listing over several boxes; empty without one.
+        reason: why there is none: ``"no_answer"`` or ``"truncated"``; empty with one.
+    """
+
+    answers: tuple[str, ...]
+    reason: str = ""
+
+
+def final_text(response: str) -> str | None:
+    """What the model says after its thinking, in its own turn; None if the thinking is open."""
+    lead = _LEAD.match(response)
+    if lead:
+        response = response[lead.end() :]
+    end = _TURN_END.search(response)
+    if end:
+        response = response[: end.start()]
+    close = response.rfind("</think>")
+    opened = response.rfind("<think>")
+    if opened > close:
+        return None
+    if close >= 0:
+        response = response[close + len("</think>") :]
+    return _SPECIAL.sub("", response)
+
+
+def is_placeholder(answer: str) -> bool:
+    """Whether a box holds nothing, or only something like "your answer", "..." or "NaN"."""
+    if len(answer) > 200:
+        return False
+    words = " ".join(_WRAPPING.sub(" ", answer).split())
+    return not words.rstrip(".!:") or _PLACEHOLDER.fullmatch(words.rstrip(".!:")) is not None
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    """Index of the brace that closes the one before ``start``; None if there is none."""
+    depth = 1
+    for token in _BRACE.finditer(text, start, start + MAX_ANSWER_CHARS):
+        if token.group() == "{":
+            depth += 1
+        elif token.group() == "}":
+            depth -= 1
+            if depth == 0:
+                return token.start()
+    return None
+
+
+def _complete_boxes(text: str) -> tuple[list[tuple[int, int, str]], bool]:
+    """The last complete outermost boxes as (start, end, content), and whether any is cut off."""
+    starts = list(_BOX.finditer(text))[-4 * MAX_BOXES :]
+    boxes: list[tuple[int, int, str]] = []
+    cut_off = False
+    for match in starts:
+        if boxes and match.start() < boxes[-1][1]:
+            continue  # inside the box before it
+        brace = match.end()
+        while brace < len(text) and text[brace].isspace():
+            brace += 1
+        if brace < len(text) and text[brace] == "{":
+            close = _closing_brace(text, brace + 1)
+            if close is None:
+                cut_off = True
+            else:
+                boxes.append((match.start(), close + 1, text[brace + 1 : close]))
+            continue
+        bare = _BARE.match(text, match.end())
+        if bare:
+            boxes.append((match.start(), bare.end(), bare.group(1)))
+        else:
+            cut_off = cut_off or brace >= len(text)
+    return boxes, cut_off
+
+
+def _is_echo(text: str, start: int, end: int, prompt: str) -> bool:
+    """Whether the box stands in a passage copied from the prompt."""
+    context = text[max(0, start - _ECHO_CONTEXT) : end]
+    return len(context.strip()) >= end - start + 8 and context in prompt
+
+
+def _joined(between: str) -> bool:
+    """Whether the text between two boxes makes them one listing."""
+    if len(between) > 120:
+        return False
+    tokens = _JOIN_TOKEN.findall(_JOIN_STRIP.sub(" ", between).lower())
+    if tokens and tokens[0] == "=":
+        return False  # a chain of equalities: the last one is the value
+    units = [t for t in tokens if len(t) > 1 and t.removesuffix("s") in UNITS]
+    tokens = [t for t in tokens if t not in units or t in _ORDINALS]
+    words = [token for token in tokens if token[-1].isalpha()]
+    if any(word in _JOIN_STRONG for word in words):
+        known = _JOIN_STRONG | _JOIN_FILL | _JOIN_LABEL | _ORDINALS
+        return all(word in known or len(word) <= 2 for word in words)
+    for index, token in enumerate(tokens):
+        before = tokens[index - 1] if index else ""
+        after = tokens[index + 1] if index + 1 < len(tokens) else " "
+        if token[-1].isalpha() and not _is_list_marker(token, before, after):
+            return False
+    return True
+
+
+def _is_list_marker(token: str, before: str, after: str) -> bool:
+    """Whether a word between two boxes only counts or names the next one: "case 2", "y ="."""
+    if token in _ORDINALS or token in ("itemize", "enumerate"):
+        return True
+    if token in _JOIN_LABEL:
+        return after.isdigit() or (len(after) == 1 and after.isalpha()) or before in _ORDINALS
+    if len(token) == 1 and before in _JOIN_LABEL:
+        return True
+    return len(token.lstrip("\\")) <= 2 and (after in "=:).]_,₁₂₃₄" or after.isdigit())
+
+
+def extract(response: str, *, prompt: str = "", require_box: bool = True) -> Extraction:
+    """Find the answer of a response.
+
+    Args:
+        response: what the model wrote, special tokens and thinking included.
+        prompt: what it was asked; boxes copied from there are no answers.
+        require_box: False also takes what follows the last "answer:", where no box stands.
+    """
+    text = final_text(response)
+    if text is None:
+        return Extraction((), "truncated")
+    boxes, cut_off = _complete_boxes(text)
+    kept = [
+        box
+        for box in boxes
+        if not is_placeholder(box[2]) and not (prompt and _is_echo(text, box[0], box[1], prompt))
+    ]
+    if not kept:
+        if not require_box and not cut_off:
+            lines = [m.group(1).strip().strip("*_").strip() for m in _ANSWER_LINE.finditer(text)]
+            lines = [line for line in lines if not is_placeholder(line)]
+            if lines:
+                return Extraction((lines[-1],))
+        return Extraction((), "truncated" if cut_off else "no_answer")
+    group = [kept[-1]]
+    for box in reversed(kept[:-1]):
+        if len(group) > MAX_BOXES or not _joined(text[box[1] : group[0][0]]):
+            break
+        group.insert(0, box)
+    answers = [box[2].strip() for box in group]
+    if _MINUS.search(text[max(0, group[0][0] - 16) : group[0][0]]):
+        answers[0] = f"-({answers[0]})"
+    return Extraction(tuple(answers))

@@ -1,0 +1,350 @@
+r"""Whether an answer is the gold: shapes compared here, scalars by a function handed in.
+
+The caller hands in :func:`undecided`, which gives up where algebra is needed; a worker hands
+in the algebra. Everything else is the same code, so the fast path of the caller and the slow
+path of a worker cannot disagree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from reward.normalize import compact, normalize
+from reward.quantity import Quantity, parse_quantity, read_unit, same_quantity
+from reward.structure import MAX_DEPTH, Node, TooComplexError, is_name, parse
+from reward.words import choice, same_words, split_unit, without_label
+
+MAX_CHARS = 20_000
+MAX_SCALAR_CHARS = 1_500
+_MAX_SET = 64
+
+#: ("equal", gold, answer), ("equation", gold lhs, gold rhs, answer lhs, answer rhs),
+#: ("relation", the same) or ("rounds", exact, decimal) -> whether it holds.
+Algebra = Callable[..., bool]
+
+_UNEVALUATED = re.compile(
+    r"(?<=[\w)}\]!°%. ])[-+]|\\cdot|!|\\pm|\||:|[a-zA-Z]{2,}\("
+    r"|\\(?:binom|sum|prod|int|lim|gcd|lcm|max|min|log|ln|exp|sin|cos|tan|cot|sec|csc|arc\w+"
+    r"|lfloor|rfloor|lceil|rceil|bmod|pmod|mod|det|text|circ)(?![a-z])"
+    r"|\)\s*\(|\d\s*\(|[)}]\s*\d|[\d}]\s*\\(?:sqrt|frac)"
+)
+_FUNCTION_NAME = re.compile(r"y|[a-z]\([a-z]\)")
+_TOO_BIG = re.compile(
+    r"\^ ?\{? ?-?\d{6,}|\^ ?\{[^{}]*\^ ?(?:\{[^{}]*\^|\d{3})|\^ ?\{ ?\d+ ?\^ ?\{? ?\d{2}"
+    r"|\d{5,} ?\)? ?!|! ?\)? ?!|\\binom ?\{ ?\d{6,}|\\(?:sum|prod).*10 ?\^"
+    r"|\\(?:sum|prod|int)[^a-z].*\^ ?\{?[^{}]*\d{5,}"
+)
+
+
+class UndecidedError(Exception):
+    """The comparison needs algebra."""
+
+
+class UnreadableError(ValueError):
+    """The answer cannot be read as mathematics."""
+
+
+def undecided(*_: str) -> bool:
+    """The algebra of the caller: none."""
+    raise UndecidedError
+
+
+def check_size(text: str) -> None:
+    """Refuse a scalar whose evaluation could not end, before anything tries.
+
+    Raises:
+        UnreadableError: it is too long, too deep, or a tower of powers or factorials.
+    """
+    if len(text) > MAX_SCALAR_CHARS:
+        raise UnreadableError("longer than what is compared as mathematics")
+    if _TOO_BIG.search(text):
+        raise UnreadableError("powers or factorials beyond what is evaluated")
+    if depth(text) > 25:
+        raise UnreadableError("nested too deep")
+
+
+def depth(text: str) -> int:
+    """How deep brackets of any kind are nested."""
+    level = deepest = 0
+    for char in text:
+        if char in "{([":
+            level += 1
+            deepest = max(deepest, level)
+        elif char in "})]":
+            level -= 1
+    return deepest
+
+
+class Judge:
+    """Compares parsed answers; ``algebra`` decides what strings and exact numbers cannot."""
+
+    def __init__(self, algebra: Algebra) -> None:
+        self.algebra = algebra
+
+    def scalar(self, gold: str, answer: str) -> bool:
+        """Whether two scalars are the same."""
+        if compact(gold) == compact(answer):
+            return True
+        if choice(gold) is None and (value := without_label(answer)) is not None:
+            return self.scalar(gold, value)
+        decided = same_words(gold, answer)
+        if decided is not None:
+            return decided
+        gold_number, answer_number = parse_quantity(gold), parse_quantity(answer)
+        if gold_number is not None and answer_number is not None:
+            return same_quantity(gold_number, answer_number)
+        return self._expression(gold, answer, gold_number, answer_number)
+
+    def _expression(
+        self, gold: str, answer: str, gold_number: Quantity | None, answer_number: Quantity | None
+    ) -> bool:
+        for number in (gold_number, answer_number):
+            if number is not None and number.base:
+                return False
+        if gold_number is not None and gold_number.value.denominator == 1 and _unevaluated(answer):
+            return False
+        gold_head, gold_unit = split_unit(gold)
+        answer_head, answer_unit = split_unit(answer)
+        if gold_unit and answer_unit:
+            left, right = read_unit(gold_unit), read_unit(answer_unit)
+            if isinstance(left, tuple) and isinstance(right, tuple) and left != right:
+                return False
+        if (gold_unit or answer_unit) and compact(gold_head) == compact(answer_head):
+            return True
+        check_size(gold_head)
+        check_size(answer_head)
+        return self.algebra("equal", gold_head, answer_head)
+
+    def same(self, gold: Node, answer: Node) -> bool:
+        """Whether two parsed answers are the same."""
+        if gold.kind == "scalar" and answer.kind == "scalar":
+            return self.scalar(gold.text, answer.text)
+        if (gold.kind, gold.name) == (answer.kind, answer.name) and compact(gold.text) == compact(
+            answer.text
+        ):
+            return True
+        if "approx" in (gold.kind, answer.kind):
+            return self._approx(gold, answer)
+        if {"named", "equation", "relation"} & {gold.kind, answer.kind}:
+            return self._relations(gold, answer)
+        if gold.kind in ("union", "except") or answer.kind in ("union", "except"):
+            return self._sets_of_reals(gold, answer)
+        if "matrix" in (gold.kind, answer.kind):
+            return gold.kind == answer.kind and self._rows(gold, answer)
+        kinds = (gold.kind, answer.kind)
+        if "interval" in kinds:
+            return self._interval(gold, answer)
+        if "scalar" in kinds:
+            many, one = (gold, answer) if answer.kind == "scalar" else (answer, gold)
+            if many.kind == "tuple" or not many.items:
+                return False
+            if answer is many:
+                return all(self.same(one, item) for item in many.items)
+            return all(self.same(item, one) for item in many.items)
+        if "tuple" in kinds:
+            if "set" in kinds:
+                return False
+            return self._ordered(gold, answer)
+        return self._unordered(gold.items, answer.items)
+
+    def _ordered(self, gold: Node, answer: Node) -> bool:
+        return len(gold.items) == len(answer.items) and all(
+            self.same(g, a) for g, a in zip(gold.items, answer.items, strict=True)
+        )
+
+    def _rows(self, gold: Node, answer: Node) -> bool:
+        if [len(row.items) for row in gold.items] != [len(row.items) for row in answer.items]:
+            return False
+        return all(self._ordered(g, a) for g, a in zip(gold.items, answer.items, strict=True))
+
+    def _unordered(self, gold: tuple[Node, ...], answer: tuple[Node, ...]) -> bool:
+        """Whether two collections hold the same things, each once or more."""
+        gold_keys = {compact(item.text) for item in gold}
+        answer_keys = {compact(item.text) for item in answer}
+        if gold_keys == answer_keys:
+            return True
+        if len(gold_keys) > _MAX_SET or len(answer_keys) > _MAX_SET:
+            raise UnreadableError("more members than are compared")
+        return all(any(self.same(g, a) for a in answer) for g in gold) and all(
+            any(self.same(g, a) for g in gold) for a in answer
+        )
+
+    def _interval(self, gold: Node, answer: Node) -> bool:
+        if gold.kind == "set" or answer.kind == "set" or "scalar" in (gold.kind, answer.kind):
+            return False
+        if "list" in (gold.kind, answer.kind) or len(gold.items) != 2 or len(answer.items) != 2:
+            return False
+        if gold.detail != answer.detail:
+            return False
+        if gold.name and answer.name and compact(gold.name) != compact(answer.name):
+            return False
+        return self._ordered(gold, answer)
+
+    def _sets_of_reals(self, gold: Node, answer: Node) -> bool:
+        if gold.kind == answer.kind == "except":
+            return self._unordered(gold.items, answer.items)
+        parts: list[tuple[Node, ...]] = []
+        for node in (gold, answer):
+            if node.kind == "except":
+                if len(node.items) != 1:
+                    return False
+                point = node.items[0]
+                low = Node("interval", "", (Node("scalar", "-\\infty"), point), detail="()")
+                high = Node("interval", "", (point, Node("scalar", "\\infty")), detail="()")
+                parts.append((low, high))
+            elif node.kind in ("union", "list"):
+                parts.append(node.items)
+            else:
+                return False
+        if len(parts[0]) != len(parts[1]):
+            return False
+        return all(any(self.same(g, a) for a in parts[1]) for g in parts[0]) and all(
+            any(self.same(g, a) for g in parts[0]) for a in parts[1]
+        )
+
+    def _approx(self, gold: Node, answer: Node) -> bool:
+        if gold.kind == "approx":
+            return any(self.same(item, answer) for item in gold.items)
+        exact, decimal = answer.items
+        if self.same(gold, exact):
+            return True
+        value = exact.items[-1] if exact.kind == "named" else exact
+        return (
+            self.same(gold, decimal)
+            and value.kind == decimal.kind == "scalar"
+            and self.algebra("rounds", value.text, decimal.text)
+        )
+
+    def _named_value(self, node: Node) -> Node | None:
+        """The value of ``x = a = b``: b, if the steps agree; None if they do not."""
+        value = node.items[-1]
+        for step in node.items[:-1]:
+            if not is_name(step.text) and not self._agrees(step, value):
+                return None
+        return value
+
+    def _agrees(self, step: Node, value: Node) -> bool:
+        return self.same(value, step) or self._step(step, value)
+
+    def _step(self, step: Node, value: Node) -> bool:
+        """Whether a step on the way, like the 3 + 4 of ``x = 3 + 4 = 7``, has the value."""
+        if step.kind != "scalar" or value.kind != "scalar":
+            return False
+        if parse_quantity(step.text) is not None and parse_quantity(value.text) is not None:
+            return False
+        check_size(step.text)
+        check_size(value.text)
+        return self.algebra("equal", step.text, value.text)
+
+    def _relations(self, gold: Node, answer: Node) -> bool:
+        if gold.detail == "compound":  # m + n = 7 gives 7 in an answer; as a gold it is a line
+            gold = Node("equation", gold.text, (Node("scalar", gold.name), *gold.items))
+        if gold.kind == "named" and answer.kind == "named":
+            gold_value, answer_value = self._named_value(gold), self._named_value(answer)
+            if gold_value is None or answer_value is None:
+                return False
+            if _name_key(gold.name) == _name_key(answer.name):
+                return self.same(gold_value, answer_value)
+            if parse_quantity(gold_value.text) is not None:
+                return False
+            if {True, False} == {_name_key(n.name) == "y" for n in (gold, answer)} and all(
+                _FUNCTION_NAME.fullmatch(_name_key(n.name)) for n in (gold, answer)
+            ):
+                return self.same(gold_value, answer_value)
+            return self._equation(gold, answer, "equation")
+        if gold.kind == "named":
+            value = self._named_value(gold)
+            if value is None:
+                return False
+            if answer.kind == "equation":
+                if parse_quantity(value.text) is not None:
+                    return False  # 2x = 10 does not yet say x = 5
+                return self._equation(gold, answer, "equation")
+            return answer.kind != "relation" and self.same(value, answer)
+        if answer.kind == "named" and gold.kind != "equation":
+            value = self._named_value(answer)
+            return value is not None and self.same(gold, value)
+        if answer.kind == "equation" and gold.kind not in ("equation", "named", "relation"):
+            # 3 + 4 = 7: the last member is the answer, if the equality holds
+            last = answer.items[-1]
+            if re.search(r"[a-zA-Z]", re.sub(r"\\[a-zA-Z]+", "", answer.text)):
+                return False
+            steps = answer.items[:-1]
+            return self.same(gold, last) and all(self._agrees(step, last) for step in steps)
+        if {gold.kind, answer.kind} <= {"equation", "named"}:
+            return self._equation(gold, answer, "equation")
+        if gold.kind == answer.kind == "relation" and gold.items and answer.items:
+            return self._equation(gold, answer, "relation")
+        return False
+
+    def _equation(self, gold: Node, answer: Node, operation: str) -> bool:
+        sides: list[str] = []
+        for node in (gold, answer):
+            texts = [item.text for item in node.items]
+            if node.kind == "named":
+                texts.insert(0, node.name)
+            if len(texts) != 2:
+                return False
+            sides.extend(texts)
+        for side in sides:
+            check_size(side)
+        if operation == "relation":
+            sides.extend((gold.detail, answer.detail))
+        return self.algebra(operation, *sides)
+
+
+def _name_key(name: str) -> str:
+    return re.sub(r"\\text|[{}\s]", "", name).lower()
+
+
+def _unevaluated(answer: str) -> bool:
+    """Whether a scalar still has a sum, product, factorial or function to work out."""
+    return _UNEVALUATED.search(split_unit(answer)[0].lstrip("+- ")) is not None
+
+
+def _read(text: str) -> Node:
+    if len(text) > MAX_CHARS or depth(text) > 2 * MAX_DEPTH:
+        raise TooComplexError("longer or deeper than what is read")
+    return parse(normalize(text))
+
+
+def _tight(text: str) -> str:
+    return re.sub(r",\s+", ",", text.strip())
+
+
+def judge(golds: tuple[str, ...], answers: tuple[str, ...], algebra: Algebra) -> str:
+    """Compare a response's answers with the golds, any of which is right.
+
+    Returns:
+        One of the reasons correct, wrong, ambiguous, unparsable.
+
+    Raises:
+        UndecidedError: from :func:`undecided`, where algebra is needed.
+    """
+    if any(len(answer) > MAX_CHARS for answer in answers):
+        return "unparsable"
+    if len(answers) == 1 and _tight(answers[0]) in map(_tight, golds):
+        return "correct"
+    try:
+        nodes = [_read(answer) for answer in answers]
+    except (TooComplexError, RecursionError):
+        return "unparsable"
+    node = nodes[0]
+    if len(nodes) > 1:
+        flat = [i for n in nodes for i in (n.items if n.kind == "list" else (n,))]
+        node = Node("list", ",".join(n.text for n in nodes), tuple(flat))
+    unreadable, waiting = False, False
+    for gold in golds:
+        try:
+            if Judge(algebra).same(_read(gold), node):
+                return "correct"
+        except UndecidedError:
+            waiting = True
+        except (UnreadableError, TooComplexError, RecursionError):
+            unreadable = True
+    if waiting:
+        raise UndecidedError
+    if unreadable:
+        return "unparsable"
+    return "ambiguous" if node.kind == "list" and len(node.items) > 1 else "wrong"

@@ -1,0 +1,292 @@
+r"""One spelling for what means the same: the text of an answer, made canonical.
+
+Everything here is string work in linear time. Nothing is evaluated; ``normalize`` maps the
+many ways of typesetting an answer (unicode, ``\dfrac``, ``\left(``, ``\text{}``, ``$...$``,
+thousands separators, degree signs) to one, and leaves its mathematics alone.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+ROW = "\\\\"  # a row break
+CURRENCY = "\ue000"  # a dollar sign that is money, not a delimiter
+
+_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n")
+_SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_VULGAR = {
+    "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5",
+    "⅗": "3/5", "⅘": "4/5", "⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8",
+    "⅞": "7/8", "⅐": "1/7", "⅑": "1/9", "⅒": "1/10",
+}  # fmt: skip
+_UNICODE = str.maketrans(
+    {
+        **dict.fromkeys("−–—‐‑‒﹣-", "-"),
+        **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\xad\x00\u2061\u2062", ""),
+        **dict.fromkeys("\xa0\u2009\u202f\u2002\u2003\u2005\u2006\u2007\u200a\u3000", " "),
+        **{c: f" {v} " for c, v in _VULGAR.items()},
+        "×": r"\cdot ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "⁄": "/",
+        "∕": "/", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ",
+        "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ",
+        "∈": r"\in ", "±": r"\pm ", "∓": r"\mp ", "√": r"\sqrt ", "∛": r"\sqrt[3] ",
+        "∅": r"\emptyset ", "°": "°", "º": "°", "˚": "°", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
+        "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "θ": r"\theta ",
+        "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "φ": r"\phi ",
+        "ω": r"\omega ", "⟨": r"\langle ", "⟩": r"\rangle ", "∧": r"\land ", "∨": r"\lor ",
+        "∖": r"\setminus ", "“": '"', "”": '"', "’": "'", "‘": "'", "′": "'", "…": "...",
+    }
+)  # fmt: skip
+
+_SIMPLE = re.compile(r"[-+]?(?:\d{1,300}(?:\.\d{1,300})?|\.\d{1,300})")
+_DELIMITERS = re.compile(r"\\[()\[\]]|\$\$")
+_REMOVE = re.compile(
+    r"\\(?:left|right|mleft|mright|middle|[bB]igg?[lrm]?)(?![a-zA-Z])"
+    r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|tt|normalsize|large|Large"
+    r"|huge|bigskip|hfill|boxed|fbox|strut|centering|unicode)(?![a-zA-Z])"
+    r"|\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|split|equation\*?|cases|center)\}"
+    r"|^\s*\\(?:therefore|implies|Rightarrow|rightarrow)(?![a-zA-Z])"
+    r"|\\(?:color|tag|label|hspace|vspace)\*?\s*\{[^{}]{0,40}\}|\\textcolor\s*\{[^{}]{0,40}\}"
+)
+_NEGATIVE_SPACE = re.compile(r"\\!\s*")
+_SPACE = re.compile(
+    r"\\(?:quad|qquad|enspace|thinspace|medspace|space|newline)(?![a-zA-Z])|\\[,;:> ]|[~\s]"
+)
+_TEXT = re.compile(
+    r"\\(?:text(?:rm|bf|it|sf|tt|sc|normal|up|md)?|mbox|hbox|emph|mathrm|mathbf|mathit|mathsf|mathtt"
+    r"|mathnormal|operatorname\*?|rm|underline)\s*(?=\{)"
+)
+_FONT_LETTER = re.compile(
+    r"\\(?:mathbf|boldsymbol|bm|mathit|mathcal|vec|overrightarrow|hat)\s*\{\s*(\\?[a-zA-Z]+)\s*\}"
+)
+_TEXT_GROUP = re.compile(r"\\text\{([^{}]*)\}")
+_FUNCTIONS = (
+    "arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh sin cos tan cot sec csc log ln exp "
+    "gcd lcm max min lim sup inf det"
+).split()
+_COMMANDS = {
+    "dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "dbinom": r"\binom",
+    "tbinom": r"\binom", "times": r"\cdot ", "ast": r"\cdot ", "div": "/", "leq": r"\le ",
+    "leqslant": r"\le ", "geq": r"\ge ", "geqslant": r"\ge ", "lt": "<", "gt": ">",
+    "neq": r"\ne ", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "lbrace": r"\{",
+    "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")",
+    "infin": r"\infty ", "varnothing": r"\emptyset ", "ldots": "...", "dots": "...",
+    "cdots": "...", "dotsc": "...", "dotsb": "...", "degree": "°", "textdegree": "°",
+    "simeq": r"\approx ", "thickapprox": r"\approx ", "vee": r"\lor ", "wedge": r"\land ",
+    "backslash": r"\setminus ", "percent": "%", "dollar": CURRENCY, "textdollar": CURRENCY,
+    "colon": ":", "lang": r"\langle ", "rang": r"\rangle ", "isin": r"\in ", "Reals": r"\mathbb{R}",
+    "R": r"\mathbb{R}", "N": r"\mathbb{N}", "Z": r"\mathbb{Z}", "i": "i", "e": "e",
+}  # fmt: skip
+_COMMAND = re.compile(
+    r"\\(" + "|".join(sorted(_COMMANDS, key=len, reverse=True)) + r")(?![a-zA-Z])"
+)
+_DEGREE = re.compile(
+    r"\^\s*(?:\\circ(?![a-zA-Z])|\{\s*(?:\\circ|°|o)\s*\}|°)|\\circ(?![a-zA-Z])\s*$"
+)
+_ENVIRONMENT = re.compile(
+    r"\\(begin|end)\s*\{(?:p|b|B|small)?(?:matrix|array)\}(?:\s*\{[lcr|\s]*\})?"
+)
+_SEPARATED = re.compile(
+    r"(?<![\d.,])(\d{1,3})((?:(?:\\[,;:! ]|\{,\}|,\\!|,\s?\\!\s?|~|[ '])\d{3})+)(?![\d])"
+)
+_COMMAS = re.compile(r"(?<![\d,])\d[\d,]*\d")
+_COMMA_NUMBER = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+")
+_PLAIN_FUNCTION = re.compile(
+    r"(?<![\\a-zA-Z])(" + "|".join(_FUNCTIONS) + r"|sqrt|pi|infinity|infty)(?![a-zA-Z])"
+)
+_ARGUMENTED = re.compile(r"\\(frac|binom|sqrt)(?![a-zA-Z])")
+_CONTROL_WORD = re.compile(r"\\[a-zA-Z]+")
+_TIMES_TEN = re.compile(r"(?<=\d) ?[xX] ?(?=10 ?\^)")
+_REALS_WITHOUT = re.compile(r"(\\mathbb ?(?:R|\{ ?R ?\})) ?- ?(?=\\\{)")
+# TeX reads one digit; whoever writes \\sqrt13 or 2^10 means the number.
+_ROOT_NUMBER = re.compile(r"\\sqrt ?(\d{2,}(?:\.\d+)?|\d\.\d+)")
+_POWER_NUMBER = re.compile(r"\^ ?(-?\d{2,}|-\d)(?![.\d])")
+_CARET_PAREN = re.compile(r"\^\s*\(([^()]{1,60})\)")
+_INEQUALITY = {
+    "<=": r"\le ",
+    ">=": r"\ge ",
+    "=<": r"\le ",
+    "=>": r"\ge ",
+    "!=": r"\ne ",
+    "≠": r"\ne ",
+}
+_INEQUALITY_RE = re.compile("<=|>=|=<|=>|!=")
+
+
+def _text_group(match: re.Match[str]) -> str:
+    content = match.group(1).strip()
+    if content in _FUNCTIONS:
+        return f"\\{content} "
+    if content in ("%", "percent"):
+        return "%"
+    if content in ("+", "-"):
+        return content
+    if content == ".":
+        return ""
+    if content in ("", ",", ";"):
+        return f" {content} "
+    if content in ("e", "i") or content.replace(",", "").replace(".", "").isdigit():
+        return content
+    return f"\\text{{{content}}}"
+
+
+def _scripts(text: str) -> str:
+    text = re.sub(
+        "[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ]+", lambda m: f"^{{{m.group().translate(_SUPERSCRIPTS)}}}", text
+    )
+    return re.sub("[₀₁₂₃₄₅₆₇₈₉]+", lambda m: f"_{{{m.group().translate(_SUBSCRIPTS)}}}", text)
+
+
+def _dollars(text: str) -> str:
+    r"""Take ``$`` away where it delimits mathematics, keep it where it is money."""
+    text = text.replace("\\$", CURRENCY)
+    count = text.count("$")
+    if count % 2 and re.search(r"\$\s*-?[\d.]", text):
+        text = re.sub(r"\$(?=\s*-?[\d.])", CURRENCY, text, count=1)
+    elif count == 2 and re.fullmatch(r"\s*-?\$\s*[\d.][^$]*\$\s*[\d.].*", text, re.DOTALL):
+        text = text.replace("$", CURRENCY)  # "$5 and $6"
+    return text.replace("$", " ")
+
+
+def group_end(text: str, start: int) -> int:
+    """Index just past the group that opens at ``text[start]``; -1 if it never closes."""
+    closing = {"{": "}", "(": ")", "[": "]"}[text[start]]
+    depth, index = 0, start
+    while index < len(text):
+        char = text[index]
+        if char == "\\":
+            index += 2
+            continue
+        if char == text[start]:
+            depth += 1
+        elif char == closing:
+            depth -= 1
+            if depth == 0:
+                return index + 1
+        index += 1
+    return -1
+
+
+def _argument(text: str, start: int) -> tuple[str, int] | None:
+    """The TeX argument at ``start`` (a group, a command or one character) and its end."""
+    while start < len(text) and text[start] == " ":
+        start += 1
+    if start >= len(text):
+        return None
+    if text[start] == "{":
+        end = group_end(text, start)
+        return None if end < 0 else (text[start + 1 : end - 1], end)
+    if text[start] == "\\":
+        command = _CONTROL_WORD.match(text, start)
+        if command is None or command.group() in (r"\frac", r"\sqrt"):
+            return None
+        return command.group(), command.end()
+    return text[start], start + 1
+
+
+def _brace_arguments(text: str) -> str:
+    r"""Write ``\frac12`` as ``\frac{1}{2}``, ``\sqrt2`` and ``sqrt(2)`` as ``\sqrt{2}``."""
+    pieces: list[str] = []
+    position = 0
+    for match in _ARGUMENTED.finditer(text):
+        if match.start() < position:
+            continue
+        pieces.append(text[position : match.end()])
+        position = match.end()
+        arity = 2
+        if match.group(1) == "sqrt":
+            arity = 1
+            while position < len(text) and text[position] == " ":
+                position += 1
+            bracket = text[position : position + 1]
+            if bracket in ("[", "(") and (end := group_end(text, position)) > 0:
+                inner = _brace_arguments(text[position + 1 : end - 1])
+                pieces.append(f"[{inner}]" if bracket == "[" else f"{{{inner}}}")
+                position = end
+                arity = 1 if bracket == "[" else 0
+        for _ in range(arity):
+            argument = _argument(text, position)
+            if argument is None:
+                break
+            pieces.append("{" + _brace_arguments(argument[0]) + "}")
+            position = argument[1]
+    pieces.append(text[position:])
+    return "".join(pieces)
+
+
+def _thousands(text: str) -> str:
+    text = _SEPARATED.sub(lambda m: m.group(1) + re.sub(r"\D", "", m.group(2)), text)
+
+    def join(match: re.Match[str]) -> str:
+        run = match.group()
+        return run.replace(",", "") if _COMMA_NUMBER.fullmatch(run) else run
+
+    if "," not in text or text.lstrip()[:1] in ("(", "[") or "\\{" in text or "matrix" in text:
+        return text
+    return _COMMAS.sub(join, text)
+
+
+def strip_outer(text: str) -> str:
+    """Take off braces around the whole and punctuation after it."""
+    while True:
+        text = text.strip().rstrip(",;:").rstrip()
+        if text.endswith(".") and not text.endswith(".."):
+            text = text[:-1]
+        elif text.startswith("{") and group_end(text, 0) == len(text):
+            text = text[1:-1]
+        else:
+            return text
+
+
+def normalize(text: str) -> str:
+    """The canonical spelling of an answer or a gold; equal answers often become equal strings."""
+    text = text.strip()
+    if _SIMPLE.fullmatch(text):
+        return text
+    text = _scripts(text.strip("*").strip()).translate(_UNICODE)
+    if len(text) > 2 and text[0] == text[-1] == "'":
+        text = text[1:-1]
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text.replace("°", "\ue001")).replace("\ue001", "°")
+    text = _dollars(text)
+    text = _ROOT_NUMBER.sub(r"\\sqrt{\1}", text)
+    text = _POWER_NUMBER.sub(r"^{\1}", text)
+    text = _DELIMITERS.sub(" ", _protect_rows(text))
+    text = _REMOVE.sub(" ", text)
+    text = _FONT_LETTER.sub(r" \1", text)
+    text = _TEXT.sub(r"\\text", text)
+    text = _TEXT_GROUP.sub(_text_group, text)
+    text = text.replace("\\%", "%").replace("\\#", "#").replace("\\&", "\\text{and}")
+    text = _thousands(text)
+    text = _NEGATIVE_SPACE.sub("", text)
+    text = text.replace("{,}", ",").replace("{:}", ":")
+    text = _TIMES_TEN.sub(r" \\cdot ", text)
+    text = _COMMAND.sub(lambda m: _COMMANDS[m.group(1)], text)
+    text = _DEGREE.sub("°", text)
+    text = _ENVIRONMENT.sub(r"\\\1{matrix}", text)
+    text = text.replace("**", "^").replace("*", r"\cdot ")
+    text = _INEQUALITY_RE.sub(lambda m: _INEQUALITY[m.group()], text)
+    text = _PLAIN_FUNCTION.sub(
+        lambda m: r"\infty " if m.group(1) == "infinity" else f"\\{m.group(1)} ", text
+    )
+    text = _SPACE.sub(" ", text)
+    text = _REALS_WITHOUT.sub(r"\1 \\setminus ", text)
+    text = _CARET_PAREN.sub(r"^{\1}", text)
+    text = _brace_arguments(text)
+    if "matrix" not in text:
+        text = text.replace("&", " ")
+    text = text.replace('"', "").replace("`", "")
+    return strip_outer(re.sub(" {2,}", " ", text)).replace("\ue002", ROW)
+
+
+def _protect_rows(text: str) -> str:
+    r"""Keep a row break ``\\`` from being read as the backslash of what follows."""
+    text = re.sub(r"\\\\(?:\[[^\]]{0,10}\])?(?=\s|[^a-zA-Z]|$)", "\ue002", text)
+    if "matrix" in text or "array" in text:
+        return text.replace("\\\\", "\ue002")
+    return re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)  # \\frac, escaped once too often
+
+
+def compact(text: str) -> str:
+    """The normalised text without spaces, but for those between two digits or two words."""
+    return re.sub(r"(?<![0-9a-zA-Z]) | (?![0-9a-zA-Z])", "", text)

@@ -1,0 +1,56 @@
+"""From OpenRLHF's query, prompt and response in one decoded text, to the response."""
+
+from __future__ import annotations
+
+import re
+
+_END = re.compile(
+    r"(?:<\|(?:im_end|endoftext|eot_id|eom_id|end_of_text|end|return)\|>|</s>|<eos>|<end_of_turn>"
+    r"|<｜end▁of▁sentence｜>)\s*(?:<pad>|<\|(?:endoftext|pad|finetune_right_pad_id)\|>|\s)*\Z"
+)
+_OPEN_THINK = re.compile(r"<think>\s*\Z")
+
+
+def split_query(query: str, prompt: str) -> str:
+    """The response of a query.
+
+    The query is the decoded prompt and response. A prompt that was too long was cut on its
+    left, so that only its end stands in the query; then the longest end of the prompt that
+    the query begins with is taken off. Where the prompt itself opened ``<think>``, the
+    response starts inside it.
+    """
+    if query.startswith(prompt):
+        response = query[len(prompt) :]
+    elif prompt and 0 <= (at := query.find(prompt)) <= 64:  # after a begin-of-text token
+        response = query[at + len(prompt) :]
+    else:
+        trimmed = query.lstrip("\ufffd")
+        response = trimmed[_overlap(prompt, trimmed) :]
+    if _OPEN_THINK.search(prompt) and "<think>" not in response[:16]:
+        response = "<think>" + response
+    return response
+
+
+def _overlap(prompt: str, query: str) -> int:
+    """Length of the longest end of the prompt that the query begins with (Knuth, Morris, Pratt)."""
+    if not prompt or not query:
+        return 0
+    head = query[: len(prompt)]
+    failure = [0] * len(head)
+    length = 0
+    for index in range(1, len(head)):
+        while length and head[index] != head[length]:
+            length = failure[length - 1]
+        length += head[index] == head[length]
+        failure[index] = length
+    length = 0
+    for char in prompt:
+        while length and (length == len(head) or char != head[length]):
+            length = failure[length - 1]
+        length += char == head[length]
+    return length
+
+
+def ended(response: str) -> bool:
+    """Whether the response ends with the token that ends a turn, and so was not cut off."""
+    return _END.search(response[-400:]) is not None

@@ -1,0 +1,77 @@
+"""The score of a mathematical sample: 1 if right, else 0, and why."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import Any
+
+from reward.api import verify
+from reward.batch import Score
+from reward.custom import isolated_score
+from reward.extract import extract
+from reward.labels import Label, parse_label
+from reward.normalize import normalize
+from reward.options import RewardOptions
+from reward.verdict import Verdict
+from reward.words import choice, same_choice, text_key
+
+LOGGED = (
+    "correct", "no_answer", "truncated", "timeout", "ambiguous", "unparsable", "empty_gold",
+    "overloaded", "unavailable",
+)  # fmt: skip
+
+
+def judge_label(response: str, label: Label, prompt: str, options: RewardOptions) -> Verdict:
+    """Judge a response by its label's type: mathematics, a choice's letter, or words."""
+    if label.type == "math":
+        return verify(
+            response,
+            label.golds,
+            timeout_s=options.timeout_s,
+            prompt=prompt,
+            require_box=options.require_box,
+        )
+    golds = [gold for gold in label.golds if gold.strip()]
+    if not golds:
+        return Verdict(False, None, "empty_gold")
+    found = extract(response, prompt=prompt, require_box=options.require_box)
+    if not found.answers:
+        return Verdict(False, None, found.reason)
+    shown = ", ".join(found.answers)
+    if len(found.answers) > 1:
+        return Verdict(False, shown, "ambiguous")
+    answer = normalize(found.answers[0])
+    if label.type == "choice":
+        letters = [normalize(gold) for gold in golds]
+        right = any(choice(g) is not None and same_choice(g, answer) for g in letters)
+    else:
+        right = any(_words(normalize(gold)) == _words(answer) for gold in golds)
+    return Verdict(right, shown, "correct" if right else "wrong")
+
+
+def _words(text: str) -> str:
+    return text_key(text) or re.sub(r"\\text|[{}\s]", "", text).casefold()
+
+
+def scorer(options: RewardOptions) -> Any:
+    """``score(response, label, prompt)`` for :func:`reward.batch.batched`."""
+    own = {
+        source: isolated_score(
+            os.path.abspath(target.rpartition(":")[0]), target.rpartition(":")[2], options.timeout_s
+        )
+        for source, target in options.sources.items()
+    }
+
+    def score(response: str, label: Any, prompt: str) -> Score:
+        started = time.perf_counter()
+        parsed = parse_label(label)
+        if parsed.source in own:
+            return own[parsed.source](response, parsed.answer, prompt)
+        verdict = judge_label(response, parsed, prompt, options)
+        logs = {reason: float(verdict.reason == reason) for reason in LOGGED}
+        logs["verify_ms"] = 1000 * (time.perf_counter() - started)
+        return Score(float(verdict.correct), logs)
+
+    return score

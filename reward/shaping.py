@@ -1,0 +1,102 @@
+"""Reward shaping: what is added to correctness for training, each term off by default.
+
+The reward is correctness, then the terms in this order: soft overlong, truncation, format,
+repetition, language; their sum is clipped once, at the end, to ``[clip_low, clip_high]``.
+Each term is logged by itself, and correctness stays apart from all of them.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from functools import lru_cache
+from typing import Any
+
+from reward.extract import final_text
+from reward.options import RewardOptions
+from reward.query import ended
+
+_SCRIPTS = {
+    "en": ("LATIN",), "zh": ("CJK",), "ja": ("HIRAGANA", "KATAKANA", "CJK"), "ko": ("HANGUL",),
+    "ru": ("CYRILLIC",), "ar": ("ARABIC",), "el": ("GREEK",), "he": ("HEBREW",),
+    "hi": ("DEVANAGARI",), "th": ("THAI",),
+}  # fmt: skip
+_MATHEMATICS = re.compile(
+    r"\$\$.*?\$\$|\$[^$\n]*\$|\\\(.*?\\\)|\\\[.*?\\\]|\\boxed\{[^{}]*\}|\\[a-zA-Z]+|```.*?```",
+    re.DOTALL,
+)
+_FORM = re.compile(
+    r"\s*<think>(?:(?!</?think>).)*</think>(?P<answer>(?:(?!</?think>).)+)", re.DOTALL
+)
+
+
+def overlong(tokens: int, longest: int, buffer: int, penalty: float) -> float:
+    """DAPO's soft overlong punishment (arXiv 2503.14476, eq. 13), in tokens.
+
+    0 up to ``longest - buffer``, then linearly down to ``-penalty`` at ``longest`` and beyond.
+    """
+    over = min(max(tokens - (longest - buffer), 0), buffer)
+    return -penalty * over / buffer
+
+
+def well_formed(response: str) -> bool:
+    """One ``<think>`` block, nothing before it, and an answer after it."""
+    match = _FORM.fullmatch(response)
+    return match is not None and bool((final_text(response) or "").strip())
+
+
+def repeated_share(text: str, n: int) -> float:
+    """The share of a text's n-grams of words that have come before; 0 below n words."""
+    words = text.split()
+    total = len(words) - n + 1
+    if total <= 0:
+        return 0.0
+    return 1.0 - len({tuple(words[i : i + n]) for i in range(total)}) / total
+
+
+def foreign_share(text: str, language: str) -> float:
+    """The share of letters outside the language's script, mathematics and code left out."""
+    letters = [c for c in _MATHEMATICS.sub(" ", text) if c.isalpha()]
+    if not letters:
+        return 0.0
+    scripts = _SCRIPTS[language]
+    foreign = sum(not unicodedata.name(c, "").startswith(scripts) for c in letters)
+    return foreign / len(letters)
+
+
+@lru_cache(maxsize=2)
+def _tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(name)
+
+
+def shaping_terms(response: str, options: RewardOptions) -> dict[str, float]:
+    """The terms that are on, by name, in the order they are added."""
+    terms: dict[str, float] = {}
+    if options.overlong_max:
+        encoded = _tokenizer(options.tokenizer)(response, add_special_tokens=False)
+        terms["overlong"] = overlong(
+            len(encoded["input_ids"]),
+            options.overlong_max,
+            options.overlong_buffer,
+            options.overlong_penalty,
+        )
+    if options.truncation_penalty:
+        terms["truncation"] = 0.0 if ended(response) else -options.truncation_penalty
+    if options.format_reward:
+        terms["format"] = options.format_reward * well_formed(response)
+    if options.repetition_penalty:
+        share = repeated_share(response, options.repetition_ngram)
+        terms["repetition"] = -options.repetition_penalty * share
+    if options.language_penalty:
+        answer = final_text(response) or ""
+        terms["language"] = -options.language_penalty * foreign_share(answer, options.language)
+    return terms
+
+
+def shape(correctness: float, terms: dict[str, float], options: RewardOptions) -> float:
+    """Correctness and the terms, clipped; correctness itself where no term is on."""
+    if not terms:
+        return correctness
+    return min(max(correctness + sum(terms.values()), options.clip_low), options.clip_high)

@@ -1,0 +1,339 @@
+r"""The shape of an answer: lists, sets, tuples, intervals, matrices, equations, inequalities.
+
+``parse`` splits a normalised answer at its top level, down to scalars that are compared one
+by one. It is string work only, so the caller and the workers see the same shape.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from reward.quantity import parse_quantity
+
+MAX_DEPTH = 30
+_MAX_ITEMS = 2_000
+
+_LIST_SEPARATOR = (
+    r",|;|\\text ?\{,? ?(?:and|or|and/or),? ?\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])"
+    r"|\\(?:lor|land)(?![a-z])|\\\\"
+)
+_RELATION = r"\\(?:le|ge|ne|approx|in|equiv)(?![a-zA-Z])|<|>|:?="
+_SCAN: dict[str, re.Pattern[str]] = {
+    pattern: re.compile(rf"\\[{{}}]|\\[lr]angle|[()\[\]{{}}]|(?P<sep>{pattern})")
+    for pattern in (_LIST_SEPARATOR, _RELATION, r"\\cup(?![a-z])", r"\\setminus|\\text\{except\}",
+                    r"\\\\", "&", r"[|:]", ",|;")
+}  # fmt: skip
+_OPEN = frozenset(["(", "[", "{", "\\{", "\\langle"])
+
+_VARIABLE = re.compile(r"[a-zA-Z](?:_\{?\w+\}?)?|\\(?!pi|infty)[a-z]+(?:_\{?\w+\}?)?")
+_NAME = re.compile(
+    r"(?:\\text ?\{[^{}]*\}|\\(?!frac|sqrt|pi|infty|cdot|pm|cup|in|binom|sum|int|prod)[a-zA-Z]+"
+    r"|[a-zA-Z]'*\([^()]*\)|\^ ?\{? ?-1 ?\}?|[a-zA-Z|'\[\](), :]|_ ?(?:\{[^{}]*\}|\w)|[{}])+"
+)
+_COMPOUND = re.compile(
+    r"[a-zA-Z]+(?: ?[-+/] ?[a-zA-Z]+)+|\\frac ?\{ ?[a-zA-Z]+ ?\} ?\{ ?[a-zA-Z]+ ?\}"
+)
+_CONDITION = re.compile(
+    r"(?P<rest>.*\S) ?[,;]? ?(?:\\text ?\{,? ?(?:where|for|with|for (?:any|all) integers?)? ?\} ?)?"
+    r"[,(]? ?[a-z] ?\\in ?\\mathbb ?\{? ?[ZNRQ] ?\}? ?\)?"
+)
+_MATRIX = re.compile(r"[\[(]? ?\\begin\{matrix\}(.*)\\end\{matrix\} ?[\])]?", re.DOTALL)
+_WHOLE_TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
+_INTRO = re.compile(
+    r"(?:\\text ?\{)? ?(?:the )?(?:final |correct )?(?:answer|result|solution|option|choice)"
+    r"(?: is)?(?: ?: ?\}?| \}?|\})(?: ?\\text ?\{ ?is ?:? ?\})?(?=.)",
+    re.IGNORECASE,
+)
+_ABOUT = re.compile(r"(?:\\text ?\{)? ?(?:about|approximately|roughly|exactly) ?\}? ?(?=-?[\d\\.])")
+_ALL_REALS = re.compile(
+    r"(?:\\text ?\{)? ?(?:all|any|every)(?: the)? real(?: numbers?| values?)?(?: of [a-z])? ?\}?",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True)
+class Node:
+    """One piece of an answer.
+
+    Attributes:
+        kind: scalar, list, set, tuple, interval, union, except, matrix, named, equation,
+            relation or approx.
+        text: the normalised text of the piece.
+        items: what it is made of.
+        name: the left side of ``x = 5``, the variable of an inequality.
+        detail: the brackets of an interval or the operator of a relation.
+    """
+
+    kind: str
+    text: str
+    items: tuple[Node, ...] = ()
+    name: str = ""
+    detail: str = ""
+
+
+class TooComplexError(ValueError):
+    """The answer is beyond the limits up to which it is read."""
+
+
+def split_top(text: str, separator: str) -> list[tuple[str, str]]:
+    """Split at separators outside all brackets: (piece, the separator before it)."""
+    pieces: list[tuple[str, str]] = []
+    depth = start = 0
+    before = ""
+    for match in _SCAN[separator].finditer(text):
+        token = match.group()
+        if match.group("sep") is not None:
+            if depth <= 0:
+                pieces.append((text[start : match.start()].strip(), before))
+                before, start = token, match.end()
+        elif token in _OPEN:
+            depth += 1
+            if depth > MAX_DEPTH:
+                raise TooComplexError("nested too deep")
+        else:
+            depth -= 1
+    pieces.append((text[start:].strip(), before))
+    if len(pieces) > _MAX_ITEMS:
+        raise TooComplexError("too many items")
+    return pieces
+
+
+def _enclosed(text: str) -> tuple[str, str, str] | None:
+    """(opening, inside, closing) if one pair of brackets, of any kinds, holds the whole."""
+    depth = 0
+    opening = ""
+    for match in re.finditer(r"\\[{}]|\\[lr]angle|[()\[\]{}]", text):
+        if match.group() in _OPEN:
+            if depth == 0:
+                if match.start() > 0:
+                    return None
+                opening = match.group()
+            depth += 1
+        else:
+            depth -= 1
+            if depth == 0:
+                if match.end() != len(text):
+                    return None
+                return opening, text[len(opening) : match.start()].strip(), match.group()
+            if depth < 0:
+                return None
+    return None
+
+
+def _pieces(text: str, separator: str) -> list[str]:
+    return [piece for piece, _ in split_top(text, separator) if piece]
+
+
+def _infinite(sign: str) -> Node:
+    return Node("scalar", sign + "\\infty")
+
+
+def _interval(left: Node, right: Node, brackets: str, name: str = "") -> Node:
+    return Node("interval", f"{brackets[0]}{left.text},{right.text}{brackets[1]}", (left, right),
+                name, brackets)  # fmt: skip
+
+
+def _except(excluded: Iterable[Node], name: str = "") -> Node:
+    items = tuple(excluded)
+    return Node("except", "except " + ",".join(i.text for i in items), items, name)
+
+
+_FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
+
+
+def _inequality(text: str, parts: list[str], operators: list[str]) -> Node:
+    """``x > 2``, ``1 < x \\le 2`` as intervals; anything else stays a relation."""
+    variables = [bool(_VARIABLE.fullmatch(part)) for part in parts]
+    if len(parts) == 2 and operators[0] == "\\ne" and any(variables):
+        name, value = (parts[0], parts[1]) if variables[0] else (parts[1], parts[0])
+        values = [parse(piece) for piece in _pieces(value, ",|;")]
+        return _except(values, name)
+    if len(parts) == 2 and variables[0] != variables[1] and operators[0] in _FLIP:
+        operator = operators[0] if variables[0] else _FLIP[operators[0]]
+        name, value = (parts[0], parts[1]) if variables[0] else (parts[1], parts[0])
+        end = parse(value)
+        if operator in (">", "\\ge"):
+            return _interval(end, _infinite(""), ("(" if operator == ">" else "[") + ")", name)
+        return _interval(_infinite("-"), end, "(" + (")" if operator == "<" else "]"), name)
+    if len(parts) == 3 and variables == [False, True, False]:
+        if all(o in ("<", "\\le") for o in operators):
+            brackets = ("(" if operators[0] == "<" else "[") + (")" if operators[1] == "<" else "]")
+            return _interval(parse(parts[0]), parse(parts[2]), brackets, parts[1])
+        if all(o in (">", "\\ge") for o in operators):
+            brackets = ("(" if operators[1] == ">" else "[") + (")" if operators[0] == ">" else "]")
+            return _interval(parse(parts[2]), parse(parts[0]), brackets, parts[1])
+    items = tuple(Node("scalar", part) for part in parts)
+    return Node("relation", text, items, detail=" ".join(operators))
+
+
+def _relation(text: str, split: list[tuple[str, str]]) -> Node:
+    parts = [part for part, _ in split]
+    operators = [operator for _, operator in split[1:]]
+    if operators[0] in ("\\approx", "=") and not parts[0] and parts[-1]:
+        return parse(text[text.index(operators[0]) + len(operators[0]) :])
+    if operators == ["\\approx"] and is_name(parts[0]):
+        return Node("named", text, (parse(parts[1]),), name=parts[0])
+    if any(not part for part in parts):
+        return Node("relation", text, detail=" ".join(operators))
+    if all(operator in ("=", ":=") for operator in operators):
+        names = [is_name(part) for part in parts]
+        if not names[0] and names[-1] and len(parts) == 2:
+            parts.reverse()
+            names.reverse()
+        compound = len(parts) > 1 and _COMPOUND.fullmatch(parts[0]) is not None
+        if compound and all(not re.search(r"[a-zA-Z]", p) for p in parts[1:]):
+            values = tuple(parse(part) for part in parts[1:])
+            return Node("named", text, values, name=parts[0], detail="compound")
+        if names[0]:
+            values = tuple(parse(part) for part in parts[1:])
+            return Node("named", text, values, name=parts[0])
+        return Node("equation", text, tuple(Node("scalar", part) for part in parts))
+    if operators[-1] == "\\in" and len(parts) == 2:
+        return parse(parts[1])
+    if "\\approx" in operators and all(o in ("=", "\\approx") for o in operators):
+        cut = text.index("\\approx")
+        exact, approximate = parse(text[:cut].strip()), parse(parts[-1])
+        return Node("approx", text, (exact, approximate))
+    if "\\equiv" in operators:
+        return Node("scalar", text)
+    if operators[0] in ("=", "\\in") and len(parts) >= 3 and is_name(parts[0]):
+        rest = text[text.index(operators[0]) + len(operators[0]) :].strip()
+        return parse(rest)
+    return _inequality(text, parts, operators)
+
+
+def is_name(text: str) -> bool:
+    """Whether the left side of an equality only names its value: ``x``, ``f(x)``, ``AB``."""
+    return len(text) <= 80 and _NAME.fullmatch(text) is not None
+
+
+def _bracketed(text: str, opening: str, inside: str, closing: str) -> Node | None:
+    if opening == "\\{" and closing == "\\}":
+        halves = split_top(inside, r"[|:]")
+        if len(halves) == 2 and re.search(r"<|>|\\(?:le|ge|ne|in)(?![a-z])|=", halves[1][0]):
+            return parse(halves[1][0])
+        nodes = [parse(piece) for piece in _pieces(inside, _LIST_SEPARATOR)]
+        items = tuple(i for n in nodes for i in (n.items if n.kind == "list" else (n,)))
+        return Node("set", text, items) if items else Node("scalar", "\\emptyset")
+    if opening == "{":
+        return parse(inside)
+    items_text = _pieces(inside, ",|;")
+    if opening == "\\langle" or len(items_text) > 2:
+        return Node("tuple", text, tuple(parse(piece) for piece in items_text), detail="()")
+    if len(items_text) == 2 and opening in ("(", "[") and closing in (")", "]"):
+        left, right = (parse(piece) for piece in items_text)
+        kind = "tuple" if opening + closing == "()" else "interval"
+        return Node(kind, text, (left, right), detail=opening + closing)
+    if len(items_text) == 1 and opening == "(" and closing == ")" and len(inside) > 1:
+        return parse(inside)
+    return None
+
+
+def _matrix(inside: str) -> Node:
+    rows = []
+    for row, _ in split_top(inside, r"\\\\"):
+        if row:
+            cells = [parse(cell) for cell, _ in split_top(row, "&")]
+            rows.append(Node("row", row, tuple(cells)))
+    return Node("matrix", inside, tuple(rows))
+
+
+def _list(text: str, split: list[tuple[str, str]]) -> Node:
+    items: list[Node] = []
+    for piece, _ in split:
+        if piece:
+            node = parse(piece)
+            items.extend(node.items if node.kind == "list" else (node,))
+    joints = {re.sub(r"\\text|[{}, \\]", "", separator) for _, separator in split[1:]}
+    if len(items) > 1 and all(item.kind == "interval" and item.name for item in items):
+        return _inequalities(text, items, joints)
+    if items and all(item.kind == "except" for item in items):
+        return _except((i for item in items for i in item.items), items[0].name)
+    return Node("list", text, tuple(items))
+
+
+def _inequalities(text: str, items: list[Node], joints: set[str]) -> Node:
+    """Inequalities in a row: one interval where both hold, a union where either does."""
+    low = next((item for item in items if item.items[1].text == "\\infty"), None)
+    high = next((item for item in items if item.items[0].text == "-\\infty"), None)
+    if len(items) == 2 and low and high and not joints & {"or", "lor"}:
+        left, right = parse_quantity(low.items[0].text), parse_quantity(high.items[1].text)
+        if left is None or right is None or left.value < right.value:
+            brackets = low.detail[0] + high.detail[1]
+            return _interval(low.items[0], high.items[1], brackets, low.name)
+    return Node("union", text, tuple(items))
+
+
+def _plus_minus(text: str) -> Node | None:
+    if "\\pm" not in text and "\\mp" not in text:
+        return None
+    signs = (("+", "-"), ("-", "+"))
+    both = [
+        re.sub(r"\\mp(?![a-z])", minus, re.sub(r"\\pm(?![a-z])", plus, text))
+        .removeprefix("+")
+        .strip()
+        for plus, minus in signs
+    ]
+    return Node("list", text, tuple(parse(one) for one in both))
+
+
+def _after(text: str, phrase: re.Match[str]) -> str:
+    """What follows a phrase, less the brace that closes a text group around both."""
+    rest = text[phrase.end() :]
+    opened = phrase.group().count("{") > phrase.group().count("}")
+    return rest.removesuffix("}") if opened else rest
+
+
+def parse(text: str) -> Node:
+    """The shape of a normalised answer.
+
+    Raises:
+        TooComplexError: it is nested deeper, or has more members, than is read.
+    """
+    text = text.strip()
+    matrix = _MATRIX.fullmatch(text)
+    if matrix and "\\begin" not in matrix.group(1):
+        return _matrix(matrix.group(1))
+    if "matrix" in text:
+        return Node("scalar", text)
+    for phrase in (_ABOUT, _INTRO):
+        match = phrase.match(text)
+        if match and match.end() < len(text):
+            return parse(_after(text, match))
+    whole = _WHOLE_TEXT.fullmatch(text)
+    if whole and re.search(r"\d|[=<>]", whole.group(1)):
+        return parse(whole.group(1))
+    if _ALL_REALS.fullmatch(text) or text in ("\\mathbb{R}", "\\mathbb R"):
+        return _interval(_infinite("-"), _infinite(""), "()")
+    condition = _CONDITION.fullmatch(text)
+    if condition and not re.search(r"[(\[{|:,]$", condition.group("rest").rstrip(" ,")):
+        return parse(condition.group("rest").rstrip(" ,;"))
+    split = split_top(text, _LIST_SEPARATOR)
+    if len([piece for piece, _ in split if piece]) > 1:
+        return _list(text, split)
+    if whole and re.search(r"(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])|,", whole.group(1)):
+        inner = parse(whole.group(1))
+        if inner.kind == "list":
+            return inner
+    text = next((piece for piece, _ in split if piece), "")
+    relation = split_top(text, _RELATION)
+    if len(relation) > 1:
+        return _relation(text, relation)
+    union = _pieces(text, r"\\cup(?![a-z])")
+    if len(union) > 1:
+        return Node("union", text, tuple(parse(piece) for piece in union))
+    minus = _pieces(text, r"\\setminus|\\text\{except\}")
+    if len(minus) == 2 and minus[0] in ("\\mathbb{R}", "\\mathbb R"):
+        excluded = parse(minus[1])
+        return _except(excluded.items if excluded.kind in ("set", "list") else (excluded,))
+    enclosed = _enclosed(text)
+    if enclosed:
+        node = _bracketed(text, *enclosed)
+        if node is not None:
+            return node
+    numbers = re.fullmatch(r"[-+]?[\d.]+(?: +[-+]?[\d.]+(?![\d/]| ?\\))+", text)
+    if numbers:
+        return Node("list", text, tuple(Node("scalar", piece) for piece in text.split()))
+    return _plus_minus(text) or Node("scalar", text)

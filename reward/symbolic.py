@@ -1,0 +1,277 @@
+r"""The algebra behind the judge: parsing by math-verify's LaTeX parser, equality exact.
+
+Only the worker processes import this. Numbers are compared as numbers to fifty digits of
+*relative* precision, never to a count of decimals; decimals are read as the fractions they
+are; expressions with variables are compared at points of both signs first, and by
+math-verify's own symbolic equality where points cannot tell.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import re
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any
+
+import sympy
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
+from math_verify import verify as math_verify
+
+from reward.judge import UnreadableError, check_size
+from reward.quantity import FULL_DIGITS, parse_quantity
+from reward.words import choice, split_unit, text_key
+
+logging.getLogger("math_verify").setLevel(logging.ERROR)
+
+_CONVERSION = ConversionConfig(lowercase_symbols=False)
+_DECIMAL = re.compile(r"(?<![\d.])(\d*)\.(\d+)(?![\d.])")
+_SCIENTIFIC = re.compile(r"(\d)[eE]([-+]?\d{1,4})(?![\d.])")
+_TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
+_REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d{0,30})\\overline ?\{ ?(\d{1,30}) ?\}")
+_SLASH = re.compile(r"(?<![\w}^)/.] )(?<![\w}^)/.])(\d+) ?/ ?(\d+) +(?=[a-zA-Z\\(])(?!\\cdot)")
+_INFINITE = re.compile(r"[-+]?\\infty|.*\\(?:sum|prod|int|lim)[^a-z].*")
+_DIGITS = 50
+_TINY = sympy.Float(10, 20) ** -300
+_POINTS = 8
+
+
+def _prepare(text: str) -> str:
+    """A normalised scalar in the spelling the parser reads, its decimals as fractions."""
+    text = _TEXT.sub(r"\1", text)
+    text = _REPEATING.sub(_repeating, text)
+    text = _SLASH.sub(r"\\frac{\1}{\2} ", text)
+    text = _SCIENTIFIC.sub(r"\1 \\cdot 10^{\2}", text)
+    text = _DECIMAL.sub(_decimal, text)
+    text = re.sub(r"(\d+(?:\.\d+)?|\})\s*%", r"\1 \\cdot \\frac{1}{100}", text)
+    return re.sub(r"(\d+|\\pi|[a-z}])\s*°", r"(\1 \\cdot \\frac{\\pi}{180})", text)
+
+
+def _decimal(match: re.Match[str]) -> str:
+    whole, part = match.groups()
+    return f"\\frac{{{(whole + part).lstrip('0') or '0'}}}{{1{'0' * len(part)}}}"
+
+
+def _repeating(match: re.Match[str]) -> str:
+    whole, head, tail = match.groups()
+    bottom = ("9" * len(tail)) + "0" * len(head)
+    value = Fraction(int((whole + head + tail) or "0") - int((whole + head) or "0"), int(bottom))
+    return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
+@lru_cache(maxsize=512)
+def expression(text: str) -> Any:
+    """The sympy expression of a normalised scalar.
+
+    Raises:
+        UnreadableError: it does not parse.
+    """
+    prepared = _prepare(text)
+    if re.search(r"\d \d", prepared):
+        raise UnreadableError("numbers side by side")
+    if "\\infty" in prepared and not _INFINITE.fullmatch(prepared.replace(" ", "")):
+        raise UnreadableError("arithmetic with infinity")
+    try:
+        parsed = latex2sympy(
+            prepared, is_real=True, normalization_config=None, conversion_config=_CONVERSION
+        )
+    except Exception as error:  # the parser raises bare Exception, and much else on odd input
+        raise UnreadableError(str(error)[:200]) from error
+    if not isinstance(parsed, sympy.Basic | sympy.MatrixBase):
+        raise UnreadableError("not an expression")
+    imaginary = [s for s in getattr(parsed, "free_symbols", ()) if s.name in ("i", "math{i}")]
+    if imaginary:
+        parsed = parsed.subs(dict.fromkeys(imaginary, sympy.I))
+    if parsed.has(sympy.nan, sympy.zoo):
+        raise UnreadableError("not a number")
+    return parsed
+
+
+def _lost(number: Any) -> bool:
+    """Whether a number has no digits left, or is so small that it may be what is left of zero."""
+    return any(f._prec < 100 or abs(f) < _TINY for f in number.atoms(sympy.Float))
+
+
+def _number(value: Any) -> Any:
+    """A number to fifty digits, or None."""
+    try:
+        result = sympy.N(value, _DIGITS, maxn=400)
+        if _lost(result):
+            # lost to cancellation, as in sin(pi): zero, if algebra says so
+            result = sympy.N(sympy.simplify(value.doit()), _DIGITS, maxn=400)
+            if _lost(result) and abs(result) < _TINY and not value.is_rational:
+                return None
+    except Exception:
+        return None
+    if result.is_number and not result.has(sympy.nan, sympy.zoo) and not result.free_symbols:
+        return result
+    return None
+
+
+def _close(left: Any, right: Any) -> bool | None:
+    """Whether two numbers agree in all but the last of the digits; None if that is unknown."""
+    a, b = _number(left), _number(right)
+    if a is None or b is None:
+        return None
+    if a.has(sympy.oo, -sympy.oo) or b.has(sympy.oo, -sympy.oo):
+        return bool(a == b)
+    try:
+        size = max(abs(a), abs(b))
+        if size == 0:
+            return True
+        return bool(abs(a - b) <= size * sympy.Float(10, 20) ** -(_DIGITS - 12))
+    except TypeError:
+        return None
+
+
+def _same_case(left: Any, right: Any) -> Any:
+    """``right`` with the case of its variables as in ``left``, where that is unambiguous."""
+    by_lower = {symbol.name.lower(): symbol for symbol in left.free_symbols}
+    names = [symbol.name.lower() for symbol in right.free_symbols]
+    if len(by_lower) != len(left.free_symbols) or len(set(names)) != len(names):
+        return right
+    return right.xreplace({s: by_lower.get(s.name.lower(), s) for s in right.free_symbols})
+
+
+def _points(symbols: list[Any]) -> list[dict[Any, Any]]:
+    """The same points for every comparison: some all positive, the others of either sign."""
+    source = random.Random(20240817)
+    points = []
+    for index in range(_POINTS):
+        signs = [1 if index < _POINTS // 2 else source.choice((-1, 1, -1)) for _ in symbols]
+        points.append(
+            {
+                symbol: sign * sympy.Rational(source.randint(101, 997), 211)
+                for symbol, sign in zip(symbols, signs, strict=True)
+            }
+        )
+    return points
+
+
+def _agree_at_points(left: Any, right: Any) -> bool | None:
+    """Whether two expressions agree wherever both are real (or everywhere, if they hold i)."""
+    symbols = sorted(left.free_symbols | right.free_symbols, key=lambda s: s.name)
+    imaginary = left.has(sympy.I) or right.has(sympy.I)
+    agreed = 0
+    for point in _points(symbols):
+        values = left.subs(point), right.subs(point)
+        if not imaginary and any((n := _number(v)) is not None and n.has(sympy.I) for v in values):
+            continue  # outside the domain, as ln x is below zero
+        same = _close(*values)
+        if same is False:
+            return False
+        agreed += same is True
+    return True if agreed >= _POINTS // 2 else None
+
+
+def equal(gold: str, answer: str) -> bool:
+    """Whether two scalars are the same number or expression."""
+    decimal = _is_rounding(gold, answer) or _is_rounding(answer, gold)
+    if decimal:
+        return True
+    left, right = expression(gold), expression(answer)
+    if left == right:
+        return True
+    if isinstance(left, sympy.MatrixBase) or isinstance(right, sympy.MatrixBase):
+        return bool(math_verify(left, right, timeout_seconds=None))
+    if not (isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr)):
+        return bool(math_verify(left, right, timeout_seconds=None))
+    right = _same_case(left, right)
+    if not left.free_symbols and not right.free_symbols:
+        same = _close(left, right)
+    else:
+        same = _agree_at_points(left, right)
+    if same is None:
+        return bool(math_verify(left, right, timeout_seconds=None))
+    return same
+
+
+def _is_rounding(exact: str, decimal: str) -> bool:
+    """Whether a decimal of fifteen digits or more is another number, rightly rounded."""
+    quantity = parse_quantity(decimal)
+    if quantity is None or not quantity.plain or quantity.digits < FULL_DIGITS:
+        return False
+    return rounds(exact, decimal)
+
+
+def rounds(exact: str, decimal: str) -> bool:
+    """Whether a decimal is the rounding of a number to the decimal's own digits."""
+    quantity = parse_quantity(decimal)
+    if quantity is None or not quantity.plain:
+        return False
+    value = _number(expression(exact))
+    if value is None or not value.is_real:
+        return False
+    target = sympy.Rational(quantity.value.numerator, quantity.value.denominator)
+    half = sympy.Rational(1, 2) / 10 ** max(quantity.decimals, 0)
+    return bool(abs(value - target) <= half * sympy.Rational(1001, 1000))
+
+
+def _ratio(gold: tuple[str, str], answer: tuple[str, str]) -> Any:
+    """The constant c with gold = c * answer for the two left minus right sides, or None."""
+    left = expression(gold[0]) - expression(gold[1])
+    right = _same_case(left, expression(answer[0]) - expression(answer[1]))
+    symbols = sorted(left.free_symbols | right.free_symbols, key=lambda s: s.name)
+    if not left.free_symbols or left.free_symbols != right.free_symbols:
+        return None
+    ratio = None
+    for point in _points(symbols):
+        top, bottom = _number(left.subs(point)), _number(right.subs(point))
+        if top is None or bottom is None or bottom == 0 or top == 0:
+            return None
+        if ratio is None:
+            ratio = top / bottom
+        elif not _close(ratio, top / bottom):
+            return None
+    return ratio
+
+
+def algebra(operation: str, *texts: str) -> bool:
+    """What :class:`reward.judge.Judge` asks for.
+
+    Raises:
+        UnreadableError: a side does not parse.
+    """
+    if operation == "equal":
+        return equal(texts[0], texts[1])
+    if operation == "rounds":
+        return rounds(texts[0], texts[1])
+    ratio = _ratio((texts[0], texts[1]), (texts[2], texts[3]))
+    if ratio is None:
+        return False
+    if operation == "equation":
+        return True
+    gold_operator, answer_operator = texts[4], texts[5]
+    if gold_operator == answer_operator and gold_operator in ("\\ne",):
+        return True
+    flipped = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
+    if ratio.is_positive:
+        return gold_operator == answer_operator
+    return ratio.is_negative is True and flipped.get(gold_operator) == answer_operator
+
+
+def readable_scalar(text: str) -> bool:
+    """Whether a scalar of a gold is a number, words, or mathematics that parses."""
+    if parse_quantity(text) is not None or text_key(text) is not None or choice(text) is not None:
+        return True
+    head = split_unit(text)[0]
+    try:
+        check_size(head)
+        expression(head)
+    except UnreadableError:
+        return False
+    return True
+
+
+def warm() -> None:
+    """Parse and compare a little of everything, so that forked workers start warm."""
+    for gold, answer in (
+        (r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}"), ("x^2+2x+1", "(x+1)^{2}"),
+        (r"\sin x + \cos^{2} x", r"2^{10} \log_{2} 8"), (r"11\sqrt{2}", "6-5i"),
+        (r"\frac{\pi}{4}", r"3 e^{2x}"), ("p - q", r"\binom{5}{2} + 5!"), ("|x|", "x_1"),
+    ):  # fmt: skip
+        try:
+            equal(gold, answer)
+        except UnreadableError:
+            continue

@@ -1,0 +1,108 @@
+"""Answers in words: choices, names, times, and the units after an expression."""
+
+from __future__ import annotations
+
+import re
+
+from reward.quantity import read_unit
+
+_CHOICE = re.compile(r"(?:\\text ?\{ ?)?\(? ?([A-Za-z]) ?\)?[.:]? ?\}?\.?")
+_CHOICE_WITH_TEXT = re.compile(
+    r"(?:\\text ?\{ ?)?(?:\(([A-J])\)|([A-J])(?:[).:]| ?(?=\()))(?: ?\})?[.:]? ?(?P<rest>\S.*)"
+)
+_OTHER_CHOICE = re.compile(r"\([A-J]\)|(?<![A-Za-z])[A-J][).:]|(?<![A-Za-z\\])[B-HJ](?![A-Za-z])")
+_WORDS = re.compile(r"[A-Za-z][A-Za-z' .,\-]*")
+_FUNCTION_WORDS = frozenset(
+    "sin cos tan cot sec csc log ln exp sqrt infty infinity alpha beta".split()
+)
+_TAIL = re.compile(
+    r"(?P<head>.*[^\s\\]) ?(?P<unit>\\text ?\{[^{}]{1,60}\}(?: ?\^ ?\{? ?-?\d ?\}?)?|°|%"
+    r"|(?<=[ })])(?:cm|mm|km|kg|mph|ft|inches|inch|feet|meters|units?|degrees?|dollars|cents|hours"
+    r"|minutes|seconds|miles|square units|cubic units)(?: ?\^ ?\{? ?\d ?\}?)?)"
+)
+_TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_TIME = re.compile(r"(\d{1,2}:\d{2}) ?(?:\\text ?\{)? ?([aApP])\.? ?[mM]\.? ?\}?")
+_CLOCK = re.compile(r"0?(\d{1,2}:[0-5]\d(?::[0-5]\d)?)")
+_SAME_WORDS = {
+    "doesnotexist": "dne",
+    "nosolutions": "nosolution",
+    "norealsolutions": "norealsolution",
+}
+
+
+def text_key(text: str) -> str | None:
+    r"""What an answer in words says, or None if it is mathematics: ``\text{East}`` -> "east"."""
+    words = re.sub(r"\\text ?\{([^{}]*)\}", r" \1 ", text)
+    wrapped = words != text
+    words = (
+        " ".join(words.replace("\\", " ").split()) if wrapped and "\\ " in words else words.strip()
+    )
+    if not _WORDS.fullmatch(words):
+        return None
+    tokens = re.findall(r"[a-z']+", words.lower())
+    if not wrapped and (len(max(tokens, key=len)) < 4 or tokens[0] in _FUNCTION_WORDS):
+        return None
+    if len(tokens) > 1 and tokens[0] in ("a", "an", "the"):
+        tokens = tokens[1:]
+    key = "".join(tokens).replace("'", "")
+    return _SAME_WORDS.get(key, key)
+
+
+def choice(text: str) -> str | None:
+    """The letter of a multiple-choice answer: A, (A), A., A) and the like."""
+    match = _CHOICE.fullmatch(text.strip())
+    return match.group(1).upper() if match else None
+
+
+def _letters(text: str) -> str | None:
+    """A short word that would be a product of variables by itself, like "yes"."""
+    return text.lower() if text.isalpha() else None
+
+
+def same_choice(gold: str, answer: str) -> bool | None:
+    """Whether an answer names the gold's letter; None if it names no letter."""
+    letter = choice(answer)
+    if letter is None:
+        match = _CHOICE_WITH_TEXT.fullmatch(answer)
+        if match and not _OTHER_CHOICE.search(match.group("rest")):
+            letter = match.group(1) or match.group(2)
+    return None if letter is None else choice(gold) == letter.upper()
+
+
+def split_unit(text: str) -> tuple[str, str]:
+    """An expression and the unit, degree or percent sign after it, if one stands there."""
+    match = _TAIL.fullmatch(text)
+    if match is None:
+        return text, ""
+    unit = match.group("unit")
+    if unit == "°" and _TRIGONOMETRY.search(text):
+        return text, ""
+    if unit not in ("°", "%") and read_unit(unit) is None:
+        return text, ""
+    return match.group("head").strip(), unit
+
+
+def without_label(answer: str) -> str | None:
+    """What follows the bracketed letter of ``(C) 5``; None without one, or with several."""
+    match = _CHOICE_WITH_TEXT.fullmatch(answer)
+    if match and match.group(1) and not _OTHER_CHOICE.search(match.group("rest")):
+        return match.group("rest").strip()
+    return None
+
+
+def same_words(gold: str, answer: str) -> bool | None:
+    """Whether two answers in words agree; None if neither is in words."""
+    if choice(gold) is not None:
+        decided = same_choice(gold, answer)
+        if decided is not None:
+            return decided
+    gold_time, answer_time = _TIME.fullmatch(gold), _TIME.fullmatch(answer)
+    if gold_time and answer_time:
+        return gold_time[1] == answer_time[1] and gold_time[2].lower() == answer_time[2].lower()
+    gold_clock, answer_clock = _CLOCK.fullmatch(gold), _CLOCK.fullmatch(answer)
+    if gold_clock and answer_clock:
+        return gold_clock[1] == answer_clock[1]
+    gold_text, answer_text = text_key(gold), text_key(answer)
+    if gold_text is None and answer_text is None:
+        return None
+    return (gold_text or _letters(gold)) == (answer_text or _letters(answer))

@@ -1,0 +1,97 @@
+"""What runs inside a worker process: one comparison, or one call of a user's function."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import importlib.util
+import os
+import resource
+import signal
+import stat
+import sys
+from functools import lru_cache
+from typing import Any
+
+from reward import symbolic
+from reward.judge import judge
+from reward.normalize import normalize
+from reward.structure import Node, TooComplexError, parse
+
+_PR_SET_PDEATHSIG = 1
+
+symbolic.warm()
+
+
+def start(memory_bytes: int) -> None:
+    """Initialise a worker: die at once on SIGTERM, never grow beyond the address-space limit."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.nice(5)  # whatever an answer makes it compute, training beside it goes first
+    _leave_server()
+    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if hasattr(sys, "set_int_max_str_digits"):
+        sys.set_int_max_str_digits(20_000)
+    sys.setrecursionlimit(3_000)
+
+
+def _leave_server() -> None:
+    """Die with the server, and do not keep its connections open beyond its life."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    null = os.open(os.devnull, os.O_RDWR)
+    for name in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(int(name)).st_mode):
+                os.dup2(null, int(name))  # the number stays taken: an object may still own it
+    os.close(null)
+
+
+def compare(golds: list[str], answers: list[str]) -> str:
+    """The reason of a verdict; memory that runs out counts as a timeout."""
+    try:
+        return judge(tuple(golds), tuple(answers), symbolic.algebra)
+    except MemoryError:
+        return "timeout"
+    except Exception:
+        # The limits of what sympy can be fed are not known; an answer it fails on is not read.
+        return "unparsable"
+
+
+def unreadable(label: str) -> bool:
+    """Whether a gold has a part that does not parse, so that only the same text matches it."""
+
+    def scalars(node: Node) -> list[str]:
+        inner = [text for item in node.items for text in scalars(item)]
+        return inner or ([node.text] if node.kind == "scalar" else [])
+
+    try:
+        return not all(symbolic.readable_scalar(s) for s in scalars(parse(normalize(label))))
+    except (TooComplexError, RecursionError, ValueError, MemoryError):
+        return True
+
+
+@lru_cache(maxsize=16)
+def _load(path: str, name: str, modified: float) -> Any:
+    spec = importlib.util.spec_from_file_location(f"reward_custom_{abs(hash(path))}", path)
+    if spec is None or spec.loader is None:
+        raise ImportError(f"cannot load {path}")
+    module = importlib.util.module_from_spec(spec)
+    directory = os.path.dirname(path)
+    if directory not in sys.path:
+        sys.path.append(directory)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return getattr(module, name)
+
+
+def score(path: str, name: str, response: str, label: str, prompt: str) -> Any:
+    """Call a user's ``score(response, label, prompt)``; what it raises is returned as text."""
+    try:
+        function = _load(path, name, os.path.getmtime(path))
+        result = function(response, label, prompt)
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}"[:500]}
+    if isinstance(result, dict):
+        return {str(key): float(value) for key, value in result.items()}
+    return float(result)
