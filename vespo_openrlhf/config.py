@@ -8,11 +8,21 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from vespo_openrlhf.losses.kernel import KernelCoefficients
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """What every policy loss of ours may be given, beside options of its own."""
+
+    anchor: str = "rollout"
+    length_normalisation: str = "none"
+    recompute_old_log_probs: bool = False
+    on_nonfinite: str = "stop"
 
 
 @dataclass(frozen=True)
@@ -24,12 +34,16 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class FlagGroup:
-    """A dataclass of options and how `--help` presents it; `help` has an entry for every field."""
+    """A dataclass of options and how `--help` presents it.
+
+    `help` has an entry for every field, `choices` one for every field that takes but a few values.
+    """
 
     prefix: str
     title: str
     options: type
     help: Mapping[str, str]
+    choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 GROUPS = (
@@ -42,6 +56,26 @@ GROUPS = (
             "c2_pos": "decay in W where the advantage is >= 0; above 0",
             "c1_neg": "power of W where the advantage is < 0; at least 1",
             "c2_neg": "decay in W where the advantage is < 0; above 0",
+        },
+    ),
+    FlagGroup(
+        "vespo",
+        "policy losses: VESPO and its rivals",
+        LossOptions,
+        {
+            "anchor": "what the importance weight starts from: rollout (the log-probs the engine "
+            "sampled with) or old (the trainer's recomputation, which knows nothing of the lag)",
+            "length_normalisation": "ablation of VESPO: log W divided by 1 (none), the square root "
+            "of the length (sqrt) or the length (full)",
+            "recompute_old_log_probs": "recompute old_log_probs although the loss does not read "
+            "them: one more forward pass, for the metrics that tell lag from engine mismatch",
+            "on_nonfinite": "a loss or gradient norm that is not finite: stop the run, or skip the "
+            "update; either way its batch is saved in the checkpoint folder",
+        },
+        {
+            "anchor": ("rollout", "old"),
+            "length_normalisation": ("none", "sqrt", "full"),
+            "on_nonfinite": ("stop", "skip"),
         },
     ),
     FlagGroup(
@@ -62,13 +96,18 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     for group in GROUPS:
         section = parser.add_argument_group(group.title)
         for spec in dataclasses.fields(group.options):
-            shown = "" if spec.default is None else f" (default: {spec.default})"
+            flag, text = f"--{group.prefix}.{spec.name}", group.help[spec.name]
+            if spec.default is False:
+                section.add_argument(flag, action="store_true", help=text)
+                continue
+            choices = group.choices.get(spec.name)
             section.add_argument(
-                f"--{group.prefix}.{spec.name}",
+                flag,
                 type=float if isinstance(spec.default, float) else str,
                 default=spec.default,
-                metavar=spec.name.upper(),
-                help=group.help[spec.name] + shown,
+                choices=choices,
+                metavar=None if choices else spec.name.upper(),
+                help=text if spec.default is None else f"{text} (default: {spec.default})",
             )
 
 

@@ -1,56 +1,102 @@
-"""OpenRLHF's policy actor with our loss in its trainer. Runs in Ray workers, one per rank."""
+"""OpenRLHF's policy actor and its trainer, with our loss in them. Run in Ray workers, one per rank.
+
+OpenRLHF builds its trainer, and the trainer its loss, inside the worker; so the worker is where
+the loss is exchanged, and where it is proved that it was.
+"""
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from openrlhf.models import PolicyLoss
 from openrlhf.trainer.ray import ppo_actor
 
+from vespo_openrlhf.bridge.guard import NonFiniteGuard
 from vespo_openrlhf.bridge.loss import PolicyLossAdapter, build_loss, uses_our_loss
 from vespo_openrlhf.bridge.seams import SeamError, plain_class
+from vespo_openrlhf.bridge.settings import flatten
 
 
-def flatten(args: SimpleNamespace, prefix: str = "") -> dict[str, Any]:
-    """OpenRLHF's nested arguments as flags by their dotted names: the inverse of `hierarchize`."""
-    flags: dict[str, Any] = {}
-    for name, value in vars(args).items():
-        if isinstance(value, SimpleNamespace):
-            flags |= flatten(value, f"{prefix}{name}.")
-        else:
-            flags[f"{prefix}{name}"] = value
-    return flags
+class PolicyTrainer(ppo_actor.ActorPPOTrainer):
+    """`ActorPPOTrainer` with our loss, unless the run asks for OpenRLHF's own, and its guard.
 
-
-class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc]
-    """`PolicyModelActor` whose `actor_loss_fn` is ours, unless the run asks for OpenRLHF's own.
-
-    OpenRLHF builds its trainer, and the trainer its loss, inside the worker; so the worker is
-    where the loss is exchanged, and where it is proved that it was.
+    Raises:
+        SeamError: OpenRLHF keeps its loss somewhere else.
     """
 
-    policy_loss: PolicyLossAdapter | None = None
-
-    def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        super().init_model_from_pretrained(strategy, *args, **kwargs)
+    def __init__(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(strategy, *args, **kwargs)
+        self.policy_loss: PolicyLossAdapter | None = None
         flags = flatten(strategy.args)
         if not uses_our_loss(flags):
             return
-        if not isinstance(getattr(self.trainer, "actor_loss_fn", None), PolicyLoss):
+        if not isinstance(getattr(self, "actor_loss_fn", None), PolicyLoss):
             raise SeamError(
                 "OpenRLHF has moved a seam we plug into (policy loss): its trainer holds no "
                 "PolicyLoss in actor_loss_fn"
             )
-        self.policy_loss = PolicyLossAdapter(build_loss(flags))
-        self.trainer.actor_loss_fn = self.policy_loss
+        self._guard = NonFiniteGuard(
+            flags["vespo.on_nonfinite"], Path(flags["ckpt.path"]), strategy.get_rank()
+        )
+        self.policy_loss = PolicyLossAdapter(build_loss(flags), on_loss=self._guard.note_loss)
+        self.actor_loss_fn = self.policy_loss
+        self._upstream_step = strategy.optimizer_step
+        strategy.optimizer_step = self._optimizer_step
+        self._gradient_norms: list[float] = []
+        # In synchronous training every rollout batch starts at lag 0; otherwise only the first.
+        self._starts_at_lag_0 = True
+        self._synchronous = not flags["train.async_enable"]
         strategy.print(f"policy loss in place: {self.policy_loss.name}")
 
-    def fit(self, kl_ctl: float = 0) -> dict[str, Any]:
-        """Train on the replay buffer; OpenRLHF's metrics and our loss's.
+    def ppo_train(self, kl_ctl: float) -> dict[str, Any]:
+        """Train on the replay buffer; OpenRLHF's metrics and ours.
 
         Raises:
             RuntimeError: OpenRLHF took its steps without calling our loss.
+            NonFiniteError: an update was stopped.
         """
-        status: dict[str, Any] = super().fit(kl_ctl)
-        return status if self.policy_loss is None else status | self.policy_loss.drain()
+        status: dict[str, Any] = super().ppo_train(kl_ctl)
+        if self.policy_loss is None:
+            return status
+        status |= self.policy_loss.drain(lag_0=self._starts_at_lag_0)
+        self._starts_at_lag_0 = self._synchronous
+        norms, self._gradient_norms = self._gradient_norms, []
+        name = self.policy_loss.name
+        return status | {
+            f"{name}/grad_norm_mean": sum(norms) / len(norms),
+            f"{name}/grad_norm_max": max(norms),
+            f"{name}/num_skipped_updates": float(self._guard.num_skipped),
+        }
+
+    def training_step(self, experience: Any, *args: Any, **kwargs: Any) -> Any:
+        if self.policy_loss is not None:
+            self._guard.watch(experience)
+        return super().training_step(experience, *args, **kwargs)
+
+    def _optimizer_step(self, optimizer: Any, model: Any, *args: Any, **kwargs: Any) -> None:
+        """The strategy's `optimizer_step`, which DeepSpeed wants for every micro-batch."""
+        engine = model.model
+        ends_update = engine.is_gradient_accumulation_boundary()
+        if ends_update:
+            self._guard.before_step(engine)
+        self._upstream_step(optimizer, model, *args, **kwargs)
+        if ends_update:
+            self._guard.after_step(engine)
+            self._gradient_norms.append(float(self.strategy.get_grad_norm(model)))
+            assert self.policy_loss is not None
+            self.policy_loss.end_update()
+
+
+class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc]
+    """`PolicyModelActor` around our trainer."""
+
+    def init_model_from_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        with mock.patch.object(ppo_actor, "ActorPPOTrainer", PolicyTrainer):
+            super().init_model_from_pretrained(*args, **kwargs)
+        if not isinstance(self.trainer, PolicyTrainer):
+            raise SeamError(
+                "OpenRLHF has moved a seam we plug into (policy actor): its actor no longer "
+                "builds ppo_actor.ActorPPOTrainer"
+            )

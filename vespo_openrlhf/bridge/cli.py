@@ -20,7 +20,6 @@ from unittest import mock
 
 from vespo_openrlhf import config, cpu
 from vespo_openrlhf.bridge import seams, settings
-from vespo_openrlhf.bridge.loss import UPSTREAM_LOSSES
 from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES
 
 PROGRAM = "python -m vespo_openrlhf.train"
@@ -84,9 +83,9 @@ def _extend(parser: argparse.ArgumentParser) -> None:
             action.choices = None  # ours to check, with more names than OpenRLHF has
             action.metavar = "LOSS"
             action.help = (
-                "ppo or gspo (OpenRLHF's own; default: ppo), one of ours ("
-                + ", ".join(n for n in POLICY_LOSS_NAMES if n not in UPSTREAM_LOSSES)
-                + "), or your own as package.module:function or path/to/file.py:function"
+                f"the policy loss (default: ppo): {', '.join(POLICY_LOSS_NAMES)}; or your own as "
+                "package.module:function or path/to/file.py:function. ppo and gspo are OpenRLHF's "
+                "own with --vespo.anchor old"
             )
 
     def error(message: str) -> NoReturn:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,13 +14,23 @@ from vespo_openrlhf.losses.diagnostics import sequence_metrics, summarise
 from vespo_openrlhf.losses.inputs import LossInputs, masked_mean
 from vespo_openrlhf.losses.registry import PolicyLoss, get_policy_loss, option_defaults
 
-#: Losses that OpenRLHF brings itself; any other name is one of ours.
+#: Losses that OpenRLHF brings itself.
 UPSTREAM_LOSSES = ("ppo", "gspo")
 
 
 def uses_our_loss(flags: Mapping[str, Any]) -> bool:
-    """Whether the run trains with a loss of this project rather than OpenRLHF's own."""
-    return flags["actor.policy_loss_type"] not in UPSTREAM_LOSSES
+    """Whether the run trains with a loss of this project rather than OpenRLHF's own.
+
+    `ppo` and `gspo` exist in both. Anchored on the rollout log-probs, like every loss of ours,
+    they are ours; with `--vespo.anchor old` they are OpenRLHF's, with all of its options.
+    """
+    return flags["actor.policy_loss_type"] not in UPSTREAM_LOSSES or flags["vespo.anchor"] != "old"
+
+
+# Mean |log W| of a sample at lag 0 above which the engine, not the lag, decides what phi does.
+_MISMATCH_WARNING = 0.5
+
+logger = logging.getLogger(__name__)
 
 
 class PolicyLossAdapter:
@@ -27,13 +38,21 @@ class PolicyLossAdapter:
 
     Measurements stay on the device as they are made, one set per micro-batch; `drain` turns them
     into metrics once, when the optimizer steps of a rollout batch are done.
+
+    Args:
+        loss: the policy loss.
+        on_loss: called with every micro-batch's 0-dim loss.
     """
 
-    def __init__(self, loss: PolicyLoss) -> None:
+    def __init__(
+        self, loss: PolicyLoss, on_loss: Callable[[torch.Tensor], None] | None = None
+    ) -> None:
         # A user's own loss is named by where it is found; its metrics by the function alone.
         self.name = loss.name.rpartition(":")[2]
         self._loss = loss
+        self._on_loss = on_loss
         self._measured: list[dict[str, torch.Tensor]] = []
+        self._update = 0
 
     def __call__(
         self,
@@ -46,7 +65,16 @@ class PolicyLossAdapter:
         batch_num_tokens: torch.Tensor | None = None,
         global_batch_size: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor | None, ...]:
-        """OpenRLHF's call; every tensor is (B, A). Returns `seams.LOSS_RESULTS`, each 0-dim."""
+        """OpenRLHF's call; every tensor is (B, A). Returns `seams.LOSS_RESULTS`, each 0-dim.
+
+        A sample with a rollout log-prob that is not finite has no importance weight: it is left
+        out of the loss (not of its normalisation) and counted.
+        """
+        num_dropped = torch.zeros((), device=log_probs.device)
+        if rollout_log_probs is not None:
+            unusable = (action_mask.bool() & ~rollout_log_probs.isfinite()).any(-1)
+            action_mask = action_mask.bool() & ~unusable[:, None]
+            num_dropped = unusable.sum().float()
         inputs = LossInputs(
             log_probs=log_probs,
             old_log_probs=old_log_probs,
@@ -58,9 +86,12 @@ class PolicyLossAdapter:
             global_batch_size=global_batch_size,
         )
         loss, metrics = self._loss(inputs)
+        if self._on_loss is not None:
+            self._on_loss(loss)
         if "num_tokens" not in metrics:  # a user's loss need not know our diagnostics
             metrics = sequence_metrics(inputs) | metrics
-        self._measured.append(metrics)
+        update = torch.full_like(metrics["num_tokens"], self._update)
+        self._measured.append(metrics | {"num_dropped": num_dropped, "update": update})
         zero = torch.zeros((), device=log_probs.device)
         results: dict[str, torch.Tensor | None] = {
             "loss": loss,
@@ -71,11 +102,23 @@ class PolicyLossAdapter:
         }
         if rollout_log_probs is not None:
             results["vllm_kl"] = masked_mean(rollout_log_probs - old_log_probs, inputs.mask)
-            results["is_filter_ratio"] = zero
+            results["is_filter_ratio"] = metrics.get("is_filter_ratio", zero)
         return tuple(results[name] for name in LOSS_RESULTS)
 
-    def drain(self) -> dict[str, float]:
+    def end_update(self) -> None:
+        """An optimizer step was taken; what comes next belongs to the next one."""
+        self._update += 1
+
+    def drain(self, *, lag_0: bool = False) -> dict[str, float]:
         """Metrics over every sequence seen since the last call, of all data-parallel ranks.
+
+        Beside `summarise`'s: where |log W| comes from. `log_w_abs_mean_before` is that of the
+        first update's sequences, which had not yet drifted within the batch: lag and engine
+        mismatch. `log_w_abs_mean_drift` is what the batch's own updates added on average.
+
+        Args:
+            lag_0: the first update's sequences were sampled with the weights it started from, so
+                their log W is engine mismatch alone; large values are warned of.
 
         Raises:
             RuntimeError: the loss was not called: OpenRLHF trained with another one.
@@ -91,9 +134,35 @@ class PolicyLossAdapter:
         }
         scalars = [name for name, value in self._measured[0].items() if value.dim() == 0]
         self._measured.clear()
+        self._update = 0
         gathered = _gather(local)
         summary = summarise(gathered) | {name: gathered[name].mean() for name in scalars}
+        summary["num_dropped"] = gathered["num_dropped"].sum()
+        if "log_w" in gathered:
+            summary |= _sources(gathered)
+            if lag_0 and summary["log_w_abs_mean_before"] > _MISMATCH_WARNING:
+                logger.warning(_mismatch_advice(summary["log_w_abs_mean_before"].item()))
         return {f"{self.name}/{name}": value.item() for name, value in summary.items()}
+
+
+def _sources(gathered: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    present = gathered["num_tokens"] > 0
+    size = gathered["log_w"].abs()
+    before = size[present & (gathered["update"] == 0)].mean()
+    return {
+        "log_w_abs_mean_before": before,
+        "log_w_abs_mean_drift": size[present].mean() - before,
+    }
+
+
+def _mismatch_advice(size: float) -> str:
+    return (
+        f"mean |log W| is {size:.2f} on samples at lag 0: the engine and the trainer disagree on "
+        "the same weights, and the importance weight measures that instead of staleness. Check "
+        "that both use the same element type, temperature and chat template, and that the engine "
+        "holds the current weights; a mixture-of-experts model or quantised weights may need a "
+        "correction of their own"
+    )
 
 
 def _gather(local: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -115,6 +184,18 @@ def build_loss(flags: Mapping[str, Any]) -> PolicyLoss:
     if ":" in name:
         return get_policy_loss(name)
     options: dict[str, Any] = config.kernel_options(flags) if name == "vespo" else {}
-    if "loss_agg_mode" in option_defaults(name):
-        options["loss_agg_mode"] = flags["actor.loss_agg_mode"]
-    return get_policy_loss(name, **options)
+    shared = {
+        "loss_agg_mode": flags["actor.loss_agg_mode"],
+        "anchor": flags["vespo.anchor"],
+        "length_normalisation": flags["vespo.length_normalisation"],
+    }
+    if flags["actor.eps_clip_low_high"] is not None:
+        shared |= dict(
+            zip(("clip_low", "clip_high"), flags["actor.eps_clip_low_high"], strict=True)
+        )
+    if flags["actor.dual_clip"] is not None:
+        shared["dual_clip"] = flags["actor.dual_clip"]
+    known = option_defaults(name)
+    return get_policy_loss(
+        name, **options, **{option: value for option, value in shared.items() if option in known}
+    )

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from vespo_openrlhf import config, cpu
 from vespo_openrlhf.bridge.loss import build_loss, uses_our_loss
 from vespo_openrlhf.cpu import settings as cpu_settings
 from vespo_openrlhf.data import checks
+
+
+def flatten(args: SimpleNamespace, prefix: str = "") -> dict[str, Any]:
+    """OpenRLHF's nested arguments as flags by their dotted names: the inverse of `hierarchize`."""
+    flags: dict[str, Any] = {}
+    for name, value in vars(args).items():
+        if isinstance(value, SimpleNamespace):
+            flags |= flatten(value, f"{prefix}{name}.")
+        else:
+            flags[f"{prefix}{name}"] = value
+    return flags
 
 
 def resolve(flags: dict[str, Any]) -> list[str]:
@@ -23,6 +35,7 @@ def resolve(flags: dict[str, Any]) -> list[str]:
     """
     notes = []
     if uses_our_loss(flags) and flags["algo.advantage.is_correction_level"] == "off":
+        # Also for a loss that reads none: log W says what staleness does to it.
         flags["algo.advantage.is_correction_level"] = "token"
         notes.append(
             "--algo.advantage.is_correction_level off -> token (so that the engine returns the "
@@ -60,6 +73,7 @@ def check(flags: dict[str, Any]) -> None:
     config.kernel_options(flags)
     if uses_our_loss(flags) and build_loss(flags).needs_rollout_log_probs:
         _check_rollout_distribution(flags)
+        _check_correction(flags)
     checks.check_model(flags["actor.model_name_or_path"])
     label_problems = None
     reward = flags["reward.remote_url"]
@@ -73,6 +87,24 @@ def check(flags: dict[str, Any]) -> None:
         split=flags["data.prompt_split"],
         label_problems=label_problems,
     )
+
+
+def _check_correction(flags: dict[str, Any]) -> None:
+    """OpenRLHF's correction of the engine-to-trainer mismatch is a factor that W contains."""
+    asked_for = {
+        "level": flags["algo.advantage.is_correction_level"] == "seq",
+        "mode": flags["algo.advantage.is_correction_mode"] != "mask",
+        "gating": flags["algo.advantage.is_correction_gating"] != "ratio",
+        "threshold": list(flags["algo.advantage.is_correction_threshold"]) != [0.5, 5.0],
+    }
+    for option, asked in asked_for.items():
+        if asked:
+            raise ValueError(
+                f"--algo.advantage.is_correction_{option} asks for OpenRLHF's correction of the "
+                "engine-to-trainer mismatch, but an importance weight anchored on the rollout "
+                "log-probs contains it already, and it would count twice: leave the flag out, or "
+                "take OpenRLHF's own loss with --actor.policy_loss_type ppo --vespo.anchor old"
+            )
 
 
 def _check_rollout_distribution(flags: dict[str, Any]) -> None:

@@ -12,20 +12,24 @@ from typing import Any
 import ray
 from openrlhf.trainer import ppo_trainer, ppo_trainer_async
 
+from vespo_openrlhf.bridge.experience import ShortExperienceMaker, skips_old_log_probs
 from vespo_openrlhf.bridge.metrics_file import MetricsFile
 from vespo_openrlhf.bridge.seams import plain_class
+from vespo_openrlhf.bridge.settings import flatten
 
 METRICS_FILE = "metrics.jsonl"
 
 
-class _WritesMetrics:
-    """Mixed into a trainer: everything it logs goes to `metrics.jsonl` in the run folder too."""
+class _Ours:
+    """Mixed into a trainer of OpenRLHF's: our experience maker, and metrics in the run folder."""
 
     args: Any
     tensorboard_logger: Any
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def __init__(self, pretrain: Any, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        if skips_old_log_probs(flatten(strategy.args)):
+            ppo_trainer.RemoteExperienceMaker = ShortExperienceMaker
+        super().__init__(pretrain, strategy, *args, **kwargs)  # type: ignore[call-arg]
         run_dir = self.args.run.dir
         if run_dir is not None:
             self.tensorboard_logger = MetricsFile(
@@ -43,14 +47,14 @@ def whole_distribution(generate_kwargs: dict[str, Any]) -> dict[str, Any]:
     return {"min_new_tokens": 0, **generate_kwargs}
 
 
-class SyncTrainer(_WritesMetrics, plain_class(ppo_trainer.PPOTrainer)):  # type: ignore[misc]
+class SyncTrainer(_Ours, plain_class(ppo_trainer.PPOTrainer)):  # type: ignore[misc]
     """OpenRLHF's `PPOTrainer`."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **whole_distribution(kwargs))
 
 
-class TrainingActor(_WritesMetrics, plain_class(ppo_trainer_async.TrainingActor)):  # type: ignore[misc]
+class TrainingActor(_Ours, plain_class(ppo_trainer_async.TrainingActor)):  # type: ignore[misc]
     """OpenRLHF's training half of the asynchronous pair."""
 
 

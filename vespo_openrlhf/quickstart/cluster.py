@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
-import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -18,17 +15,13 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import psutil
+from vespo_openrlhf.quickstart import reaper
 
-# Every process of the cluster inherits this variable, so ours are told from anybody else's.
-_MARK = "VESPO_LOCAL_CLUSTER"
 _START_TIMEOUT_S = 90.0
-_STOP_GRACE_S = 10.0
-_PR_SET_PDEATHSIG = 1
 
 
 class LocalCluster:
-    """A context manager around `ray start --head`, dashboard and all other ports on loopback.
+    """A context manager around `ray start --head`, with its dashboard on loopback only.
 
     Args:
         num_gpus: GPUs to offer; logical ones on the CPU stack.
@@ -46,21 +39,29 @@ class LocalCluster:
         self._num_gpus = num_gpus
         self._num_cpus = num_cpus
         self._mark = uuid.uuid4().hex
-        self._environment = {**os.environ, **environment, _MARK: self._mark}
+        self._environment = {**os.environ, **environment, reaper.VARIABLE: self._mark}
         self._log = log
         self.dashboard = f"http://127.0.0.1:{_free_port()}"
 
     def __enter__(self) -> LocalCluster:
         # Ray puts sockets below this folder, and their paths may only have some 100 characters.
-        self._folder = tempfile.mkdtemp(prefix="vespo-ray-")
+        folder = tempfile.mkdtemp(prefix="vespo-ray-")
+        self._reaper = subprocess.Popen(
+            [sys.executable, "-m", reaper.__name__, self._mark, folder],
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C must not end it before its work is done
+        )
         command = [
             *ray_command(),
             *("start", "--head", "--block", "--disable-usage-stats"),
             *("--node-ip-address", "127.0.0.1", "--port", str(_free_port())),
             *("--dashboard-host", "127.0.0.1"),
             *("--dashboard-port", self.dashboard.rpartition(":")[2]),
+            # These two have fixed defaults, and a second cluster on the machine would not start.
+            *("--dashboard-agent-listen-port", str(_free_port())),
+            *("--ray-client-server-port", str(_free_port())),
             *("--num-gpus", str(self._num_gpus), "--num-cpus", str(self._num_cpus)),
-            *("--temp-dir", self._folder),
+            *("--temp-dir", folder),
         ]
         try:
             with open(self._log, "wb") as output:
@@ -70,7 +71,6 @@ class LocalCluster:
                     stdout=output,
                     stderr=subprocess.STDOUT,
                     start_new_session=True,  # Ctrl-C reaches us, and we stop Ray in order
-                    preexec_fn=_die_with_parent,
                 )
             self._wait_until_up()
         except BaseException:
@@ -87,22 +87,13 @@ class LocalCluster:
         return self._environment
 
     def stop(self) -> None:
-        """End every process of the cluster, gently first, and remove its temporary files."""
-        for end in (psutil.Process.terminate, psutil.Process.kill):
-            processes = self._processes()
-            for process in processes:
-                with contextlib.suppress(psutil.Error):
-                    end(process)
-            psutil.wait_procs(processes, timeout=_STOP_GRACE_S)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        """End every process of the cluster, gently first, and remove its temporary files.
 
-    def _processes(self) -> list[psutil.Process]:
-        mine = []
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                if process.environ().get(_MARK) == self._mark and process.pid != os.getpid():
-                    mine.append(process)
-        return mine
+        The reaper does it, as it does when this process is killed.
+        """
+        assert self._reaper.stdin is not None
+        self._reaper.stdin.close()
+        self._reaper.wait()
 
     def _wait_until_up(self) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S
@@ -125,9 +116,3 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _die_with_parent() -> None:
-    """If we are killed outright, `ray start --block` is told, and takes its processes along."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

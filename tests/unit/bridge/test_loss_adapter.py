@@ -9,6 +9,10 @@ from vespo_openrlhf.losses import LossInputs, get_policy_loss
 VESPO = {
     "actor.policy_loss_type": "vespo",
     "actor.loss_agg_mode": "token-mean",
+    "actor.eps_clip_low_high": None,
+    "actor.dual_clip": None,
+    "vespo.anchor": "rollout",
+    "vespo.length_normalisation": "none",
     "vespo.c1_pos": 2.0,
     "vespo.c2_pos": 3.0,
     "vespo.c1_neg": 3.0,
@@ -98,3 +102,71 @@ def test_rivals_take_the_same_flags(name: str) -> None:
     loss, *_ = call(adapter, micro_batch(0))
     assert torch.isfinite(loss)
     assert f"{name}/num_positive" in adapter.drain()
+
+
+def test_clip_flags_of_openrlhf_reach_the_losses_that_have_a_clip() -> None:
+    flags = VESPO | {"actor.eps_clip_low_high": [0.1, 0.3], "actor.dual_clip": 3.0}
+    ppo = build_loss(flags | {"actor.policy_loss_type": "ppo"})
+    assert (ppo.options["clip_low"], ppo.options["clip_high"]) == (0.1, 0.3)
+    assert ppo.options["dual_clip"] == 3.0
+    assert "clip_low" not in build_loss(flags).options
+
+
+def test_ablations_reach_vespo() -> None:
+    loss = build_loss(VESPO | {"vespo.length_normalisation": "sqrt", "vespo.anchor": "old"})
+    assert loss.options["length_normalisation"] == "sqrt"
+    assert loss.reads_old_log_probs
+
+
+def test_a_sample_whose_rollout_log_probs_are_not_finite_is_dropped_and_counted() -> None:
+    whole, broken = micro_batch(0), micro_batch(0)
+    broken["rollout_log_probs"] = broken["rollout_log_probs"].clone()
+    broken["rollout_log_probs"][1, 2] = torch.nan
+    whole["action_mask"] = whole["action_mask"].clone()
+    whole["action_mask"][1] = 0
+    total = {"dp_size": 1, "batch_num_tokens": torch.tensor(12.0), "global_batch_size": None}
+    losses = []
+    for batch in (whole, broken):
+        adapter = PolicyLossAdapter(build_loss(VESPO))
+        loss, *_ = adapter(**batch, **total)
+        losses.append(loss)
+    assert losses[0] == losses[1]
+    assert adapter.drain()["vespo/num_dropped"] == 1
+
+
+def test_what_was_there_before_the_batch_is_told_from_what_its_updates_added() -> None:
+    adapter = PolicyLossAdapter(build_loss(VESPO))
+    sizes = []
+    for update in range(3):
+        batch = micro_batch(update)
+        call(adapter, batch)
+        adapter.end_update()
+        log_w = ((batch["log_probs"] - batch["rollout_log_probs"]) * batch["action_mask"]).sum(-1)
+        sizes.append(log_w.abs().mean().item())
+    metrics = adapter.drain()
+    assert metrics["vespo/log_w_abs_mean_before"] == pytest.approx(sizes[0], rel=1e-5)
+    drift = sum(sizes) / 3 - sizes[0]
+    assert metrics["vespo/log_w_abs_mean_drift"] == pytest.approx(drift, abs=1e-6)
+
+
+def test_engine_mismatch_at_lag_0_is_warned_of_and_lag_is_not(caplog) -> None:
+    batch = micro_batch(0)
+    batch["log_probs"] = (batch["rollout_log_probs"] + 0.5).requires_grad_()
+    for lag_0, warnings in ((False, 0), (True, 1)):
+        adapter = PolicyLossAdapter(build_loss(VESPO))
+        call(adapter, batch)
+        adapter.drain(lag_0=lag_0)
+        assert len(caplog.records) == warnings
+    assert "the engine and the trainer disagree" in caplog.text
+
+
+def test_no_call_of_the_loss_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = PolicyLossAdapter(build_loss(VESPO))
+    batch = micro_batch(0)
+
+    def refuse(self: torch.Tensor, *args: object) -> None:
+        raise AssertionError("a wait for the device in a micro-batch")
+
+    for name in ("item", "tolist", "cpu", "__bool__", "__float__", "__int__"):
+        monkeypatch.setattr(torch.Tensor, name, refuse)
+    call(adapter, batch)

@@ -11,7 +11,16 @@ from vespo_openrlhf.cpu import settings as cpu_settings
 DEFAULTS = {
     "actor.policy_loss_type": "vespo",
     "actor.loss_agg_mode": "token-mean",
+    "actor.eps_clip_low_high": None,
+    "actor.dual_clip": None,
     "algo.advantage.is_correction_level": "off",
+    "algo.advantage.is_correction_mode": "mask",
+    "algo.advantage.is_correction_gating": "ratio",
+    "algo.advantage.is_correction_threshold": [0.5, 5.0],
+    "vespo.anchor": "rollout",
+    "vespo.length_normalisation": "none",
+    "vespo.recompute_old_log_probs": False,
+    "vespo.on_nonfinite": "stop",
     "vespo.c1_pos": 2.0,
     "vespo.c2_pos": 3.0,
     "vespo.c1_neg": 3.0,
@@ -77,7 +86,7 @@ def test_a_loss_on_rollout_log_probs_asks_the_engine_for_them_and_says_so() -> N
 @pytest.mark.usefixtures("on_gpu")
 @pytest.mark.parametrize("name", ["ppo", "gspo"])
 def test_openrlhfs_own_losses_are_left_alone_on_a_gpu(name: str) -> None:
-    flags = DEFAULTS | {"actor.policy_loss_type": name}
+    flags = DEFAULTS | {"actor.policy_loss_type": name, "vespo.anchor": "old"}
     before = dict(flags)
     assert resolve(flags) == []
     assert flags == before
@@ -131,6 +140,9 @@ def test_logical_gpus_are_those_the_placement_groups_ask_for(changes: dict, gpus
         ({"vespo.c2_neg": 0.0}, r"--vespo\.c2_neg must be positive"),
         ({"rollout.top_p": 0.9}, r"set --rollout\.top_p 1\.0"),
         ({"rollout.temperature": 0.0}, r"--rollout\.temperature is 0"),
+        ({"algo.advantage.is_correction_level": "seq"}, "it would count twice"),
+        ({"algo.advantage.is_correction_mode": "clip"}, "it would count twice"),
+        ({"algo.advantage.is_correction_threshold": [0.1, 2.0]}, "it would count twice"),
         ({"actor.policy_loss_type": "vesop"}, "unknown policy loss 'vesop'. Known: vespo"),
     ],
 )
