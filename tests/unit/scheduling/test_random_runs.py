@@ -1,0 +1,165 @@
+"""Random runs in simulated time, faults included, held to what the scheduler promises.
+
+The promises are checked on the simulated trainer's own account (which prompt it trained, how old
+the first token was by the engine's word), not on the scheduler's.
+"""
+
+import json
+import random
+
+import pytest
+
+from vespo_openrlhf.scheduling import (
+    BatchReport,
+    LagOptions,
+    PromptLedger,
+    Scheduler,
+    SchedulerConfig,
+)
+from vespo_openrlhf.scheduling.cluster import Cluster
+from vespo_openrlhf.scheduling.lag import minimum_lag
+from vespo_openrlhf.scheduling.workload import ClusterConfig, Faults, Lengths
+
+SEEDS = 1200
+CHUNK = 100
+HORIZON = 1e6  # simulated seconds; the runs take some thousands
+
+
+class RandomRun:
+    """One seed's cluster, options and prompts; `run` takes it to the end, `resume` in two goes."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        dice = random.Random(seed)
+        updates = dice.randint(1, 4)
+        samples = dice.randint(1, 4)
+        sync_every = dice.choice([None, dice.randint(1, 2 * updates)])
+        minimum = minimum_lag(updates, sync_every or updates)
+        self.limit = minimum + dice.choice([0, 0, 1, updates, dice.randint(0, 6 * updates)])
+        self.config = SchedulerConfig(
+            prompts_per_batch=updates * dice.randint(1, 4),
+            samples_per_prompt=samples,
+            updates_per_batch=updates,
+            in_flight_per_engine=samples * dice.randint(1, 6) + dice.randint(0, samples - 1),
+            lag=LagOptions(
+                max=self.limit,
+                on_stale=dice.choice(["wait", "wait", "drop", "drop", "keep"]),
+                sync_every=sync_every,
+                target_ess=dice.choice([None, None, 0.7]),
+            ),
+            partial_rollout=dice.random() < 0.6,
+            reward_timeout=20.0,
+            max_updates=dice.choice([None, None, None, updates * dice.randint(1, 6)]),
+        )
+        self.cluster_config = ClusterConfig(
+            engines=dice.randint(1, 4),
+            max_sequences=dice.randint(1, 12),
+            step_seconds=0.02,
+            step_seconds_per_sequence=0.002,
+            lengths=Lengths(median=100, sigma=dice.choice([0.0, 0.9, 2.0]), cut=5000),
+            update_seconds=dice.choice([0.0, 1.0]),
+            publish_seconds=dice.choice([0.0, 0.5, 5.0]),
+            reward_seconds=dice.choice([0.0, 0.0, 2.0]),
+            ess_half_lag=dice.choice([2.0, 20.0]),
+            faults=Faults(
+                engine_mtbf=dice.choice([None, 200.0, 1000.0]),
+                replace_seconds=dice.choice([0.0, 30.0]),
+                lost_reward_share=dice.choice([0.0, 0.02, 0.3]),
+                straggler_share=dice.choice([0.0, 0.3]),
+                filtered_share=dice.choice([0.0, 0.0, 0.3]),
+            ),
+        )
+        self.names = [f"prompt-{i}" for i in range(dice.randint(1, 60))]
+        self.epochs = dice.randint(1, 2)
+        self.reports: list[BatchReport] = []
+
+    def start(self, go: int = 0) -> tuple[Cluster, Scheduler]:
+        """A cluster and a scheduler that have not begun; `go` makes other dice."""
+        cluster = Cluster(self.cluster_config, self.config.samples_per_prompt, self.seed + go)
+        ledger = PromptLedger(self.names, self.epochs, shuffle_seed=self.seed % 3 or None)
+        scheduler = Scheduler(
+            self.config,
+            ledger,
+            cluster.trainer,
+            clock=cluster.clock,
+            accept=cluster.accept,
+            on_batch=self.reports.append,
+        )
+        return cluster, scheduler
+
+    def check(self, cluster: Cluster, scheduler: Scheduler, earlier: dict | None = None) -> None:
+        """Bound, exactly-once, whole groups, order."""
+        trainer = cluster.trainer
+        assert trainer.broken_groups == 0
+        assert self.config.partial_rollout or trainer.mixed_samples == 0
+        if self.config.lag.on_stale != "keep":
+            assert trainer.max_lag <= self.limit
+            assert all(report.lag.max <= self.limit for report in self.reports)
+        trained = dict(earlier or {})
+        for key, times in trainer.trained.items():
+            trained[key] = trained.get(key, 0) + times
+        assert set(trained.values()) <= {1}
+        ledger = scheduler.ledger
+        accounts: list[tuple[int, str]] = []
+        for epoch in range(self.epochs):
+            by_trainer = {self.names[row] for e, row in trained if e == epoch}
+            assert by_trainer == set(ledger.names_with("trained", epoch))
+            for outcome in ("trained", "filtered", "abandoned"):
+                accounts += [(epoch, name) for name in ledger.names_with(outcome, epoch)]
+        accounts += [(p.epoch, p.name) for p in ledger.outstanding()]
+        assert len(accounts) == len(set(accounts)) == ledger.drawn
+        if self.config.max_updates is None:
+            assert ledger.drawn == len(self.names) * self.epochs
+            assert not ledger.outstanding()
+        else:
+            assert scheduler.version <= self.config.max_updates
+        assert trainer.version == scheduler.version == sum(r.updates for r in self.reports)
+        assert [r.index for r in self.reports] == list(range(len(self.reports)))
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
+def test_promises_hold(first: int) -> None:
+    for seed in range(first, first + CHUNK):
+        run = RandomRun(seed)
+        cluster, scheduler = run.start()
+        cluster.run(scheduler, max_seconds=HORIZON)
+        run.check(cluster, scheduler)
+
+
+class KilledError(Exception):
+    """The driver was killed."""
+
+
+@pytest.mark.parametrize("first", range(0, 300, CHUNK))
+def test_promises_hold_across_a_restart(first: int) -> None:
+    """Killed in the middle, resumed from the last checkpoint: as JSON, with some payloads."""
+    resumed = 0
+    for seed in range(first, first + CHUNK):
+        run = RandomRun(seed)
+        cluster, scheduler = run.start()
+        dice = random.Random(f"restart/{seed}")
+        last = dice.randint(1, 4)
+        saved: list[tuple[str, dict, dict]] = []
+
+        def save(report, run=run, scheduler=scheduler, cluster=cluster, last=last, saved=saved):
+            run.reports.append(report)
+            payloads = {g.ticket: g.payloads for g in scheduler.live.complete_groups()}
+            state = json.dumps(scheduler.state_dict())
+            saved.append((state, payloads, dict(cluster.trainer.trained)))
+            if len(saved) == last:
+                raise KilledError
+
+        scheduler._on_batch = save
+        try:
+            cluster.run(scheduler, max_seconds=HORIZON)
+        except KilledError:
+            resumed += 1
+        else:
+            continue
+        state, payloads, trained = saved[-1]
+        kept = {ticket: p for ticket, p in payloads.items() if dice.random() < 0.7}
+        cluster, scheduler = run.start(go=1)
+        scheduler.load_state_dict(json.loads(state), kept)
+        cluster.run(scheduler, max_seconds=HORIZON)
+        run.check(cluster, scheduler, trained)
+    assert resumed > 20

@@ -1,0 +1,119 @@
+"""The engines as the scheduler sees them: load, weights, and what each of them holds."""
+
+from __future__ import annotations
+
+import heapq
+
+from .groups import Group
+from .protocols import Engine
+
+
+class EngineSlot:
+    """One engine: `load` counts the sequences it still generates, `groups` what it would lose."""
+
+    __slots__ = ("engine", "groups", "load", "name")
+
+    def __init__(self, name: str, engine: Engine) -> None:
+        self.name = name
+        self.engine = engine
+        self.load = 0
+        self.groups: dict[int, Group] = {}
+
+
+class EnginePool:
+    """Engines that have weights and take requests, and those that still wait for weights.
+
+    Args:
+        capacity: sequences kept in flight per engine, at most.
+        group_size: sequences that a group adds.
+    """
+
+    def __init__(self, capacity: int, group_size: int) -> None:
+        self.capacity = capacity
+        self._group_size = group_size
+        self.ready: dict[str, EngineSlot] = {}
+        self.joining: dict[str, Engine] = {}
+        self.in_flight = 0
+        self.idle = 0
+        # (load, order of entry, slot); an entry whose load is out of date is skipped.
+        self._by_load: list[tuple[int, int, EngineSlot]] = []
+        self._entries = 0
+
+    @property
+    def names(self) -> list[str]:
+        """All engines, those that wait for weights included."""
+        return [*self.ready, *self.joining]
+
+    def join(self, name: str, engine: Engine) -> None:
+        """A new engine, which waits for its first weights.
+
+        Raises:
+            ValueError: an engine of that name is here already.
+        """
+        if name in self.ready or name in self.joining:
+            raise ValueError(f"engine {name!r} is here already")
+        self.joining[name] = engine
+
+    def make_ready(self, name: str) -> None:
+        """An engine has weights: a joining one takes requests from now on."""
+        if name in self.joining:
+            slot = self.ready[name] = EngineSlot(name, self.joining.pop(name))
+            self.idle += 1
+            self._offer(slot)
+
+    def least_loaded(self) -> EngineSlot | None:
+        """The engine with the fewest sequences that has room for a group."""
+        heap = self._by_load
+        while heap:
+            load, _, slot = heap[0]
+            if load == slot.load and self.ready.get(slot.name) is slot:
+                return slot
+            heapq.heappop(heap)
+        return None
+
+    def add(self, slot: EngineSlot, group: Group) -> None:
+        """A group is dispatched to the engine."""
+        slot.groups[group.ticket] = group
+        self._change_load(slot, self._group_size)
+
+    def finish_sample(self, group: Group) -> None:
+        """One sequence of the group has ended."""
+        self._change_load(self.ready[group.engine], -1)
+
+    def remove(self, group: Group) -> EngineSlot:
+        """The group is whole or given up; its unfinished sequences no longer count."""
+        slot = self.ready[group.engine]
+        del slot.groups[group.ticket]
+        self._change_load(slot, -group.unfinished)
+        return slot
+
+    def fail(self, name: str) -> list[Group]:
+        """The engine is dead: the groups it held are returned, and no longer counted."""
+        self.joining.pop(name, None)
+        slot = self.ready.get(name)
+        if slot is None:
+            return []
+        self._change_load(slot, -slot.load)
+        self.idle -= 1
+        del self.ready[name]
+        return list(slot.groups.values())
+
+    def _change_load(self, slot: EngineSlot, change: int) -> None:
+        if not change:
+            return
+        was_idle = slot.load == 0
+        slot.load += change
+        self.in_flight += change
+        self.idle += (slot.load == 0) - was_idle
+        assert slot.load >= 0
+        self._offer(slot)
+
+    def _offer(self, slot: EngineSlot) -> None:
+        if slot.load + self._group_size > self.capacity:
+            return
+        self._entries += 1
+        heapq.heappush(self._by_load, (slot.load, self._entries, slot))
+        if len(self._by_load) > 64 + 8 * len(self.ready):
+            self._by_load = [(s.load, i, s) for i, s in enumerate(self.ready.values())]
+            self._by_load = [e for e in self._by_load if e[0] + self._group_size <= self.capacity]
+            heapq.heapify(self._by_load)
