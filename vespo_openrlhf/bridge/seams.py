@@ -107,7 +107,26 @@ def _policy_actor() -> None:
     _has_parameters(
         actor.init_model_from_pretrained, "strategy", "pretrain", "max_steps", "vllm_engines"
     )
-    _has_parameters(actor.fit, "kl_ctl")
+    if "ActorPPOTrainer(" not in inspect.getsource(actor.init_model_from_pretrained):
+        raise AttributeError("PolicyModelActor builds no ActorPPOTrainer")
+
+
+def _optimizer_step() -> None:
+    step = _attribute("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer").training_step
+    if "self.strategy.optimizer_step(" not in inspect.getsource(step):
+        raise AttributeError("training_step does not call self.strategy.optimizer_step")
+    _has_parameters(
+        _attribute("openrlhf.utils.deepspeed:DeepspeedStrategy").optimizer_step, "model"
+    )
+
+
+def _experience_maker() -> None:
+    maker = _attribute("openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker")
+    _has_parameters(maker.make_experience, "samples_list")
+    _has_parameters(maker._dispatch_forward, "group", "sync_condition")
+    base = _attribute("openrlhf.trainer.ppo_trainer:BasePPOTrainer")
+    if "RemoteExperienceMaker(" not in inspect.getsource(base.__init__):
+        raise AttributeError("BasePPOTrainer builds no RemoteExperienceMaker")
 
 
 def _trainers() -> None:
@@ -150,6 +169,8 @@ SEAMS = (
     Seam("command line: openrlhf.cli.train_ppo_ray", _command_line),
     Seam("policy loss: ActorPPOTrainer.actor_loss_fn", _loss_call),
     Seam("policy actor: ppo_actor.PolicyModelActor", _policy_actor),
+    Seam("optimizer step: DeepspeedStrategy.optimizer_step", _optimizer_step),
+    Seam("experience maker: RemoteExperienceMaker", _experience_maker),
     Seam("trainers and their loggers: ppo_trainer, ppo_trainer_async", _trainers),
     Seam("rollout engine: vllm_engine.RolloutRayActor", _rollout_engine),
 )

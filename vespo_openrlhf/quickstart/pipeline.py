@@ -66,7 +66,9 @@ def execute(plan: Plan) -> int:
 
     Raises:
         RuntimeError: a step failed; the message holds the end of its log.
+        ValueError: there is a GPU, but not the two that asynchronous training takes.
     """
+    _check_gpus()
     started = time.monotonic()
     plan.out.mkdir(parents=True, exist_ok=True)
     with _step("1/4 build the tiny model and its data"):
@@ -80,6 +82,18 @@ def execute(plan: Plan) -> int:
     plot_run(read_metrics(plan.run_dir / "metrics.jsonl"), plan.picture)
     _print_table(plan, before, after, time.monotonic() - started)
     return _verdict(before, after)
+
+
+def _check_gpus() -> None:
+    if cpu.is_active():
+        return
+    import torch
+
+    if torch.cuda.device_count() < 2:
+        raise ValueError(
+            "asynchronous training takes two GPUs, one for the trainer and one for the engine, and "
+            "there is one: run scripts/quickstart.sh --cpu, or see the README for your own model"
+        )
 
 
 @contextmanager
