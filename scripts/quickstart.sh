@@ -3,13 +3,21 @@
 # then builds a tiny model and its data, trains it with VESPO through `ray job submit`, and
 # evaluates it before and after. Run again, it skips what is done.
 #
-#   scripts/quickstart.sh [--cpu] [--seed N] [--out DIR] ...      (--help lists the rest)
+#   scripts/quickstart.sh [--cpu] [--seed N] [--batches N] [--out DIR]
+#
+#   --cpu        the CPU stack even where there is a GPU
+#   --seed N     of model, data and training (default: 0)
+#   --batches N  rollout batches to train for (default: 24)
+#   --out DIR    folder for everything (default: runs/quickstart-seedN)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-install=()
+cpu=
 for argument in "$@"; do
-  if [ "$argument" = --cpu ]; then install+=(--cpu); fi
+  case $argument in
+    --cpu) cpu=--cpu ;;
+    -h | --help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//;p}' "$0"; exit 0 ;;
+  esac
 done
-scripts/install.sh "${install[@]}"
+scripts/install.sh $cpu
 exec .venv/bin/python -m vespo_openrlhf.quickstart "$@"
