@@ -34,8 +34,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.cpu:
         os.environ[cpu.FORCE_VARIABLE] = "1"
     out = arguments.out or Path("runs") / f"quickstart-seed{arguments.seed}"
-    for ending in (signal.SIGTERM, signal.SIGHUP):
+    # SIGINT too: a shell ignores it in background jobs, and Python then leaves it so.
+    for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, _interrupt)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored: under nohup
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         return execute(Plan(out.resolve(), seed=arguments.seed, batches=arguments.batches))
     except (RuntimeError, ValueError) as error:

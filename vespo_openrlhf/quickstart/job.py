@@ -51,7 +51,7 @@ def run_job(
             _show_progress(job, metrics, total_steps)
         finally:
             if job.poll() is None:  # interrupted: the cluster ends the job itself when it stops
-                job.terminate()
+                job.kill()
                 job.wait()
     if job.returncode != 0:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
