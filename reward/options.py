@@ -84,7 +84,7 @@ class RewardOptions:
             raise ValueError("clip_low must be below clip_high")
         for source, target in self.sources.items():
             if ":" not in target:
-                raise ValueError(f"source {source!r}: expected file.py:function, not {target!r}")
+                raise ValueError(f"sources: expected {source}=file.py:function, not {target!r}")
 
     @classmethod
     def from_env(cls, environment: Mapping[str, str] | None = None) -> RewardOptions:

@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
+from reward.options import LANGUAGES, RewardOptions
 from vespo_openrlhf.losses.kernel import KernelCoefficients
+from vespo_openrlhf.scheduling.lag import LagOptions
 
 
 @dataclass(frozen=True)
 class LossOptions:
     """What every policy loss of ours may be given, beside options of its own."""
 
-    anchor: str = "rollout"
-    length_normalisation: str = "none"
+    anchor: Literal["rollout", "old"] = "rollout"
+    length_normalisation: Literal["none", "sqrt", "full"] = "none"
     recompute_old_log_probs: bool = False
-    on_nonfinite: str = "stop"
+    on_nonfinite: Literal["stop", "skip"] = "stop"
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,16 @@ class RunOptions:
 class FlagGroup:
     """A dataclass of options and how `--help` presents it.
 
-    `help` has an entry for every field, `choices` one for every field that takes but a few values.
+    A field's type says how its flag is read: bool, int, float, str, one of these or None, a
+    Literal, a tuple of them, or a mapping of names to strings (written NAME=VALUE).
+
+    Args:
+        prefix: of the flags; two groups may share one.
+        title: of the section in `--help`.
+        options: the dataclass; its defaults make a valid instance.
+        help: an entry for every field.
+        choices: for fields of few values whose type does not list them.
+        defaults: gives the instance whose values the flags default to; None: `options()`.
     """
 
     prefix: str
@@ -44,6 +57,7 @@ class FlagGroup:
     options: type
     help: Mapping[str, str]
     choices: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    defaults: Callable[[], Any] | None = None
 
 
 GROUPS = (
@@ -72,11 +86,56 @@ GROUPS = (
             "on_nonfinite": "a loss or gradient norm that is not finite: stop the run, or skip the "
             "update; either way its batch is saved in the checkpoint folder",
         },
+    ),
+    FlagGroup(
+        "lag",
+        "lag: how old a trained token may be, in optimizer updates, with --train.async_enable",
+        LagOptions,
         {
-            "anchor": ("rollout", "old"),
-            "length_normalisation": ("none", "sqrt", "full"),
-            "on_nonfinite": ("stop", "skip"),
+            "max": "L, the bound on the lag of the oldest token of any trained sample: time on the "
+            "engine, in the queue and in the batch all count. 0 is on-policy and needs one update "
+            "per rollout batch; higher lets engines and trainer wait less (default: the least "
+            "that lets the next batch be generated while one trains, 2N - 1 for N updates per "
+            "rollout batch)",
+            "on_stale": "about a group that would become too old: the trainer waits for it (wait); "
+            "it is dropped and its prompt sent again, at most twice (drop); it is trained all the "
+            "same and counted, which makes the bound soft (keep)",
+            "sync_every": "k, updates from one weight sync to the next; above N it adds to the lag "
+            "(default: one sync per rollout batch, k = N)",
+            "target_ess": "steer the working lag, within --lag.max, to this effective sample size "
+            "of the importance weights, as a share of the batch between 0 and 1 (default: the "
+            "working lag is --lag.max)",
         },
+    ),
+    FlagGroup(
+        "reward",
+        "reward, with --reward.remote_url reward/math_reward.py or a make_reward_func of yours; "
+        "see reward/README.md. What REWARD_OPTIONS in the environment sets is the default here",
+        RewardOptions,
+        {
+            "require_box": "an answer must stand in \\boxed{}; false also takes one that follows "
+            '"answer:"',
+            "timeout_s": "seconds one comparison may run before its process is killed",
+            "sources": "labels of this source are scored by a function of yours, "
+            "score(response, label, prompt): gsm8k=path/to/file.py:score",
+            "tokenizer": "name or path of the tokenizer that counts tokens for "
+            "--reward.overlong_max",
+            "overlong_max": "DAPO's soft overlong punishment: the longest response in tokens, 0 "
+            "for none",
+            "overlong_buffer": "tokens before --reward.overlong_max over which the punishment "
+            "grows to its full",
+            "overlong_penalty": "that full punishment",
+            "truncation_penalty": "taken off where the response does not end its turn",
+            "format_reward": "given for one <think> block with an answer after it",
+            "repetition_penalty": "times the share of n-grams that are repeats, taken off",
+            "repetition_ngram": "the n, in words",
+            "language": "what the answer's prose must be written in",
+            "language_penalty": "times the share of letters in another script, taken off",
+            "clip_low": "the reward with all terms is clipped to at least this",
+            "clip_high": "and to at most this",
+        },
+        {"language": LANGUAGES},
+        RewardOptions.from_env,
     ),
     FlagGroup(
         "run",
@@ -92,23 +151,64 @@ GROUPS = (
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """Add every option of ours to `parser`, in titled groups at the end."""
+    """Add every option of ours to `parser`, in titled groups at the end.
+
+    Raises:
+        ValueError: the environment sets an option that is unknown or out of range.
+    """
     for group in GROUPS:
         section = parser.add_argument_group(group.title)
+        defaults = (group.defaults or group.options)()
+        hints = typing.get_type_hints(group.options)
         for spec in dataclasses.fields(group.options):
-            flag, text = f"--{group.prefix}.{spec.name}", group.help[spec.name]
+            flag, text = f"--{group.prefix}.{spec.name}", group.help[spec.name].replace("%", "%%")
+            default = getattr(defaults, spec.name)
             if spec.default is False:
-                section.add_argument(flag, action="store_true", help=text)
+                section.add_argument(flag, action="store_true", default=default, help=text)
                 continue
-            choices = group.choices.get(spec.name)
+            if default not in (None, "", {}, ()):
+                shown = str(default).lower() if isinstance(default, bool) else default
+                text += f" (default: {shown})"
             section.add_argument(
                 flag,
-                type=float if isinstance(spec.default, float) else str,
-                default=spec.default,
-                choices=choices,
-                metavar=None if choices else spec.name.upper(),
-                help=text if spec.default is None else f"{text} (default: {spec.default})",
+                help=text,
+                **_argument(spec.name, hints[spec.name], default, group.choices.get(spec.name)),
             )
+
+
+def _argument(name: str, hint: Any, default: Any, choices: Sequence[str] | None) -> dict[str, Any]:
+    """What `add_argument` needs to read a value of the type `hint`."""
+    origin, members = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        (hint,) = (member for member in members if member is not type(None))
+        return _argument(name, hint, default, choices)
+    if hint is bool:
+        return {"type": _boolean, "default": default, "metavar": "{true,false}"}
+    if origin is tuple:
+        return _argument(name, members[0], default, choices) | {"nargs": "+"}
+    if origin is Mapping:
+        # A list in the flags, because OpenRLHF makes a namespace of every dict among them.
+        pairs = [f"{key}={value}" for key, value in default.items()]
+        return {"type": _pair, "nargs": "+", "default": pairs, "metavar": "NAME=VALUE"}
+    if origin is Literal:
+        hint, choices = type(members[0]), members
+    assert hint in (int, float, str), f"no flag can be made of {name}: {hint}"
+    metavar = None if choices else name.upper()
+    return {"type": hint, "default": default, "choices": choices, "metavar": metavar}
+
+
+def _boolean(text: str) -> bool:
+    try:
+        return {"true": True, "false": False}[text.lower()]
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false") from None
+
+
+def _pair(text: str) -> str:
+    name, _, value = text.partition("=")
+    if not name or not value:
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form NAME=VALUE")
+    return text
 
 
 def kernel_options(flags: Mapping[str, Any]) -> dict[str, float]:
@@ -117,6 +217,37 @@ def kernel_options(flags: Mapping[str, Any]) -> dict[str, float]:
     Raises:
         ValueError: one is out of range; the message names the flag.
     """
-    names = [spec.name for spec in dataclasses.fields(KernelCoefficients)]
-    coefficients = KernelCoefficients(**{name: flags[f"vespo.{name}"] for name in names})
+    coefficients = KernelCoefficients(**_fields(KernelCoefficients, "vespo", flags))
     return dataclasses.asdict(coefficients)
+
+
+def lag_options(flags: Mapping[str, Any]) -> LagOptions:
+    """`--lag.*` from parsed flags (dotted names), checked.
+
+    Raises:
+        ValueError: one is out of range; the message names it. Whether the bound can be kept with
+            the run's batch sizes is for `scheduling.LagBudget` to say.
+    """
+    try:
+        return LagOptions(**_fields(LagOptions, "lag", flags))
+    except ValueError as error:
+        raise ValueError(f"--{error}") from error
+
+
+def reward_options(flags: Mapping[str, Any]) -> RewardOptions:
+    """The reward's options from parsed flags (dotted names), checked.
+
+    Raises:
+        ValueError: one is out of range, or needs another; the message names it.
+    """
+    values = _fields(RewardOptions, "reward", flags)
+    values["sources"] = dict(pair.split("=", 1) for pair in values["sources"])
+    try:
+        return RewardOptions(**values)
+    except ValueError as error:
+        raise ValueError(f"--reward.{error}") from error
+
+
+def _fields(options: type, prefix: str, flags: Mapping[str, Any]) -> dict[str, Any]:
+    names = [spec.name for spec in dataclasses.fields(options)]
+    return {name: flags[f"{prefix}.{name}"] for name in names}

@@ -73,6 +73,13 @@ def test_bad_values_are_refused(good: dict, capsys, changes: dict, expected: str
     assert expected in refused(good | changes, capsys)
 
 
+def test_bad_reward_options_in_the_environment_are_refused(
+    good: dict, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REWARD_OPTIONS", "{'require_box': false}")
+    assert "REWARD_OPTIONS is not JSON" in refused(good, capsys)
+
+
 def test_an_empty_dataset_is_refused(good: dict, capsys, tmp_path: Path) -> None:
     empty = rows(tmp_path / "empty.jsonl")
     assert "is empty" in refused(good | {"data.prompt_dataset": empty}, capsys)
@@ -118,7 +125,7 @@ def test_help_lists_openrlhfs_flags_and_ours(capsys) -> None:
         main(["--help"])
     assert stopped.value.code == 0
     text = capsys.readouterr().out
-    for flag in ("--train.async_enable", "--vespo.c1_pos", "--run.dir"):
+    for flag in ("--train.async_enable", "--vespo.c1_pos", "--lag.max", "--reward.require_box"):
         assert flag in text
 
 

@@ -76,7 +76,10 @@ def _extend(parser: argparse.ArgumentParser) -> None:
         "groups of their own at the end."
     )
     parser.allow_abbrev = False  # a mistyped flag must not pass for the start of another
-    config.add_flags(parser)
+    try:
+        config.add_flags(parser)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
     flags = [option for action in parser._actions for option in action.option_strings]
     for action in parser._actions:
         if action.dest == "actor.policy_loss_type":
