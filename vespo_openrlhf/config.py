@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from reward.options import LANGUAGES, RewardOptions
 from vespo_openrlhf.losses.kernel import KernelCoefficients
+from vespo_openrlhf.scheduling.config import RolloutOptions
 from vespo_openrlhf.scheduling.lag import LagOptions
 
 
@@ -105,6 +106,17 @@ GROUPS = (
             "target_ess": "steer the working lag, within --lag.max, to this effective sample size "
             "of the importance weights, as a share of the batch between 0 and 1 (default: the "
             "working lag is --lag.max)",
+        },
+    ),
+    FlagGroup(
+        "rollout",
+        "streaming: groups are dispatched one by one and scored as they finish",
+        RolloutOptions,
+        {
+            "in_flight_per_engine": "sequences kept in flight on each engine, at most; fewer make "
+            "each faster, so that long responses fit into a tighter --lag.max",
+            "reward_timeout": "seconds after which a sample without a verdict is given up: it is "
+            "left out of its group",
         },
     ),
     FlagGroup(

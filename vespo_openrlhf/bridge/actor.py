@@ -6,13 +6,17 @@ the loss is exchanged, and where it is proved that it was.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import torch
 from openrlhf.models import PolicyLoss
 from openrlhf.trainer.ray import ppo_actor
+from torch.utils.data import DataLoader
 
+from vespo_openrlhf.bridge.driver import engine_name
 from vespo_openrlhf.bridge.guard import NonFiniteGuard
 from vespo_openrlhf.bridge.loss import PolicyLossAdapter, build_loss, uses_our_loss
 from vespo_openrlhf.bridge.seams import SeamError, plain_class
@@ -22,12 +26,17 @@ from vespo_openrlhf.bridge.settings import flatten
 class PolicyTrainer(ppo_actor.ActorPPOTrainer):
     """`ActorPPOTrainer` with our loss, unless the run asks for OpenRLHF's own, and its guard.
 
+    It trains its replay buffer in the order it was filled, which the scheduler has planned.
+
     Raises:
         SeamError: OpenRLHF keeps its loss somewhere else.
     """
 
+    vllm_engines: Any
+
     def __init__(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(strategy, *args, **kwargs)
+        self._receivers = [engine_name(i) for i in range(len(self.vllm_engines or ()))]
         self.policy_loss: PolicyLossAdapter | None = None
         flags = flatten(strategy.args)
         if not uses_our_loss(flags):
@@ -45,9 +54,6 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
         self._upstream_step = strategy.optimizer_step
         strategy.optimizer_step = self._optimizer_step
         self._gradient_norms: list[float] = []
-        # In synchronous training every rollout batch starts at lag 0; otherwise only the first.
-        self._starts_at_lag_0 = True
-        self._synchronous = not flags["train.async_enable"]
         strategy.print(f"policy loss in place: {self.policy_loss.name}")
 
     def ppo_train(self, kl_ctl: float) -> dict[str, Any]:
@@ -57,11 +63,11 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
             RuntimeError: OpenRLHF took its steps without calling our loss.
             NonFiniteError: an update was stopped.
         """
-        status: dict[str, Any] = super().ppo_train(kl_ctl)
+        with mock.patch.object(ppo_actor, "DataLoader", _in_order):
+            status: dict[str, Any] = super().ppo_train(kl_ctl)
         if self.policy_loss is None:
             return status
-        status |= self.policy_loss.drain(lag_0=self._starts_at_lag_0)
-        self._starts_at_lag_0 = self._synchronous
+        status |= self.policy_loss.drain()
         norms, self._gradient_norms = self._gradient_norms, []
         name = self.policy_loss.name
         return status | {
@@ -73,7 +79,29 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
     def training_step(self, experience: Any, *args: Any, **kwargs: Any) -> Any:
         if self.policy_loss is not None:
             self._guard.watch(experience)
+            lag = torch.as_tensor(experience.info["lag"], device=experience.sequences.device)
+            self.policy_loss.note(lag=lag.float())
         return super().training_step(experience, *args, **kwargs)
+
+    def publish(self, names: Sequence[str], engines: list[Any]) -> None:
+        """Broadcast the weights to just these engines, which were named by `engine_name`.
+
+        The process group is made anew where they are not the ones it was made for: a restarted
+        engine has left it, and one that only joins must not be waited for by the others.
+        """
+        if list(names) != self._receivers:
+            self._receivers = []
+            self.vllm_engines = engines
+            if torch.distributed.get_rank() == 0 and not self.use_cuda_ipc:
+                self._model_update_group = None  # closes it: whoever still waits in it is freed
+                self.args.vllm.num_engines = len(engines)
+                self._init_vllm_sync_group(self.args.vllm.sync_backend)
+            self._receivers = list(names)
+        try:
+            self.broadcast_to_vllm()
+        except Exception:
+            self._receivers = []
+            raise
 
     def _optimizer_step(self, optimizer: Any, model: Any, *args: Any, **kwargs: Any) -> None:
         """The strategy's `optimizer_step`, which DeepSpeed wants for every micro-batch."""
@@ -100,3 +128,12 @@ class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc
                 "OpenRLHF has moved a seam we plug into (policy actor): its actor no longer "
                 "builds ppo_actor.ActorPPOTrainer"
             )
+
+    def publish(self, names: Sequence[str], engines: list[Any]) -> None:
+        """Give the weights to these engines."""
+        self.trainer.publish(names, engines)
+
+
+def _in_order(buffer: Any, **options: Any) -> Any:
+    """OpenRLHF's loader of its replay buffer, without the shuffle and with the last batch."""
+    return DataLoader(buffer, **options | {"shuffle": False, "drop_last": False})

@@ -78,8 +78,8 @@ def _extend(parser: argparse.ArgumentParser) -> None:
     parser.allow_abbrev = False  # a mistyped flag must not pass for the start of another
     try:
         config.add_flags(parser)
-    except ValueError as error:
-        raise UsageError(str(error)) from error
+    except ValueError as wrong:
+        raise UsageError(str(wrong)) from wrong
     flags = [option for action in parser._actions for option in action.option_strings]
     for action in parser._actions:
         if action.dest == "actor.policy_loss_type":

@@ -10,7 +10,7 @@ import torch
 
 from vespo_openrlhf import config
 from vespo_openrlhf.bridge.seams import LOSS_RESULTS
-from vespo_openrlhf.losses.diagnostics import sequence_metrics, summarise
+from vespo_openrlhf.losses.diagnostics import sequence_metrics, summarise, summarise_by_lag
 from vespo_openrlhf.losses.inputs import LossInputs, masked_mean
 from vespo_openrlhf.losses.registry import PolicyLoss, get_policy_loss, option_defaults
 
@@ -52,7 +52,12 @@ class PolicyLossAdapter:
         self._loss = loss
         self._on_loss = on_loss
         self._measured: list[dict[str, torch.Tensor]] = []
+        self._noted: dict[str, torch.Tensor] = {}
         self._update = 0
+
+    def note(self, **per_sample: torch.Tensor) -> None:
+        """(B,) facts about the samples of the next call, `lag` say, to be kept beside them."""
+        self._noted = per_sample
 
     def __call__(
         self,
@@ -91,7 +96,10 @@ class PolicyLossAdapter:
         if "num_tokens" not in metrics:  # a user's loss need not know our diagnostics
             metrics = sequence_metrics(inputs) | metrics
         update = torch.full_like(metrics["num_tokens"], self._update)
-        self._measured.append(metrics | {"num_dropped": num_dropped, "update": update})
+        self._measured.append(
+            metrics | self._noted | {"num_dropped": num_dropped, "update": update}
+        )
+        self._noted = {}
         zero = torch.zeros((), device=log_probs.device)
         results: dict[str, torch.Tensor | None] = {
             "loss": loss,
@@ -109,16 +117,14 @@ class PolicyLossAdapter:
         """An optimizer step was taken; what comes next belongs to the next one."""
         self._update += 1
 
-    def drain(self, *, lag_0: bool = False) -> dict[str, float]:
+    def drain(self) -> dict[str, float]:
         """Metrics over every sequence seen since the last call, of all data-parallel ranks.
 
         Beside `summarise`'s: where |log W| comes from. `log_w_abs_mean_before` is that of the
         first update's sequences, which had not yet drifted within the batch: lag and engine
-        mismatch. `log_w_abs_mean_drift` is what the batch's own updates added on average.
-
-        Args:
-            lag_0: the first update's sequences were sampled with the weights it started from, so
-                their log W is engine mismatch alone; large values are warned of.
+        mismatch. `log_w_abs_mean_drift` is what the batch's own updates added on average. Where
+        lags are noted, the same by lag, in `lag_0/`, `lag_1/`, `lag_2_3/`, `lag_4_7/` and so on:
+        on samples at lag 0, log W is engine mismatch alone, and much of it is warned of.
 
         Raises:
             RuntimeError: the loss was not called: OpenRLHF trained with another one.
@@ -140,8 +146,12 @@ class PolicyLossAdapter:
         summary["num_dropped"] = gathered["num_dropped"].sum()
         if "log_w" in gathered:
             summary |= _sources(gathered)
-            if lag_0 and summary["log_w_abs_mean_before"] > _MISMATCH_WARNING:
-                logger.warning(_mismatch_advice(summary["log_w_abs_mean_before"].item()))
+        if "log_w" in gathered and "lag" in gathered:
+            by_lag = summarise_by_lag(gathered)
+            summary |= by_lag
+            mismatch = by_lag.get("lag_0/log_w_abs_mean")
+            if mismatch is not None and mismatch > _MISMATCH_WARNING:
+                logger.warning(_mismatch_advice(mismatch.item()))
         return {f"{self.name}/{name}": value.item() for name, value in summary.items()}
 
 

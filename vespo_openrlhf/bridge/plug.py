@@ -10,20 +10,27 @@ from unittest import mock
 
 import ray
 from openrlhf.trainer import ppo_trainer, ppo_trainer_async
-from openrlhf.trainer.ray import ppo_actor
+from openrlhf.trainer.ray import ppo_actor, vllm_engine
 
 from vespo_openrlhf.bridge.actor import PolicyActor
-from vespo_openrlhf.bridge.trainer import AsyncTrainer, SyncTrainer
+from vespo_openrlhf.bridge.engine import VersionedRollout
+from vespo_openrlhf.bridge.trainer import ScheduledTrainer
 from vespo_openrlhf.cpu import settings as cpu_settings
 
 
 @contextlib.contextmanager
 def in_place() -> Iterator[None]:
-    """Our policy actor and trainers under OpenRLHF's names, from which its command line imports."""
+    """Our policy actor, trainer and engines under OpenRLHF's names, where its command line looks.
+
+    Ray restarts an engine that dies, in its old place; all else that dies ends the run.
+    """
+    trainer = ray.remote(ScheduledTrainer)
+    engine = ray.remote(max_restarts=-1)(VersionedRollout)
     with (
         mock.patch.object(ppo_actor, "PolicyModelActor", ray.remote(num_gpus=1)(PolicyActor)),
-        mock.patch.object(ppo_trainer, "PPOTrainer", ray.remote(SyncTrainer)),
-        mock.patch.object(ppo_trainer_async, "PPOTrainerAsync", ray.remote(AsyncTrainer)),
+        mock.patch.object(ppo_trainer, "PPOTrainer", trainer),
+        mock.patch.object(ppo_trainer_async, "PPOTrainerAsync", trainer),
+        mock.patch.object(vllm_engine, "RolloutRayActor", engine),
     ):
         yield
 

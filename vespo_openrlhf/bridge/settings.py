@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,6 +13,8 @@ from vespo_openrlhf import config, cpu
 from vespo_openrlhf.bridge.loss import build_loss, uses_our_loss
 from vespo_openrlhf.cpu import settings as cpu_settings
 from vespo_openrlhf.data import checks
+from vespo_openrlhf.scheduling import SchedulerConfig
+from vespo_openrlhf.scheduling.lag import minimum_lag
 
 
 def flatten(args: SimpleNamespace, prefix: str = "") -> dict[str, Any]:
@@ -71,6 +75,7 @@ def check(flags: dict[str, Any]) -> None:
         ValueError: names the flag, what is wrong with it, and what to write instead.
     """
     config.kernel_options(flags)
+    scheduler_config(flags)
     if uses_our_loss(flags) and build_loss(flags).needs_rollout_log_probs:
         _check_rollout_distribution(flags)
         _check_correction(flags)
@@ -86,6 +91,47 @@ def check(flags: dict[str, Any]) -> None:
         label_key=flags["data.label_key"],
         split=flags["data.prompt_split"],
         label_problems=label_problems,
+    )
+
+
+def scheduler_config(flags: Mapping[str, Any]) -> SchedulerConfig:
+    """The scheduler's part of a run.
+
+    Synchronous training is the least lag that the batch sizes allow: then no batch is begun
+    before the engines have the weights of the one before.
+
+    Raises:
+        ValueError: sizes that do not fit each other, or a lag bound that cannot be kept.
+    """
+    prompts, n = flags["rollout.batch_size"], flags["rollout.n_samples_per_prompt"]
+    size = flags["train.batch_size"]
+    if size % n or (prompts * n) % size:
+        raise ValueError(
+            f"--rollout.batch_size {prompts} prompts x --rollout.n_samples_per_prompt {n} = "
+            f"{prompts * n} samples do not split into mini-batches of --train.batch_size {size} "
+            f"that hold whole groups of {n}: make it a divisor of {prompts * n} and a multiple of "
+            f"{n}"
+        )
+    if flags["train.max_epochs"] > 1:
+        raise ValueError(
+            f"--train.max_epochs {flags['train.max_epochs']}: every sample is trained once, so "
+            "that its lag is known; leave the flag out, and raise the updates per rollout batch "
+            "with a smaller --train.batch_size"
+        )
+    if not flags["vllm.num_engines"]:
+        raise ValueError("samples come from vLLM: set --vllm.num_engines to 1 or more")
+    lag, updates = config.lag_options(flags), prompts * n // size
+    if not flags["train.async_enable"]:
+        least = minimum_lag(updates, lag.sync_every or updates)
+        lag = dataclasses.replace(lag, max=least if lag.max is None else min(lag.max, least))
+    return SchedulerConfig(
+        prompts_per_batch=prompts,
+        samples_per_prompt=n,
+        updates_per_batch=updates,
+        in_flight_per_engine=flags["rollout.in_flight_per_engine"],
+        lag=lag,
+        partial_rollout=bool(flags["train.partial_rollout_enable"]),
+        reward_timeout=flags["rollout.reward_timeout"],
     )
 
 

@@ -1,66 +1,364 @@
-"""OpenRLHF's trainers, synchronous and asynchronous, with their metrics written to the run folder.
+"""OpenRLHF's trainer under our scheduler: synchronous and asynchronous are one loop.
 
-These classes run in Ray workers: OpenRLHF's modules there are untouched until ours are imported,
-so what a trainer looks up by name is put in place where it looks, not in the driver.
+Runs in a Ray worker: OpenRLHF's modules there are untouched until ours are imported, so what a
+trainer looks up by name is put in place where it looks, not in the driver.
 """
 
 from __future__ import annotations
 
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import ray
-from openrlhf.trainer import ppo_trainer, ppo_trainer_async
+from openrlhf.trainer import ppo_trainer
+from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+from openrlhf.utils.utils import get_tokenizer
+from tqdm import tqdm
+from vllm import SamplingParams
 
+from vespo_openrlhf.bridge import mini_batches, records
+from vespo_openrlhf.bridge.driver import Driver, PromptRow, RayEngine
+from vespo_openrlhf.bridge.engine import RolloutSettings
 from vespo_openrlhf.bridge.experience import ShortExperienceMaker, skips_old_log_probs
 from vespo_openrlhf.bridge.metrics_file import MetricsFile
-from vespo_openrlhf.bridge.seams import plain_class
-from vespo_openrlhf.bridge.settings import flatten
+from vespo_openrlhf.bridge.prompts import prompt_ledger
+from vespo_openrlhf.bridge.settings import flatten, scheduler_config
+from vespo_openrlhf.bridge.status import Statuses
+from vespo_openrlhf.scheduling import BatchReport, Group, Scheduler, TrainStep
 
 METRICS_FILE = "metrics.jsonl"
 
+logger = logging.getLogger(__name__)
 
-class _Ours:
-    """Mixed into a trainer of OpenRLHF's: our experience maker, and metrics in the run folder."""
 
-    args: Any
+class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
+    """Stands for `PPOTrainer` and `PPOTrainerAsync`; see `scheduling.Trainer`.
+
+    Takes what they take. `fit` trains to the end of the data, or goes on from a checkpoint.
+    """
+
     tensorboard_logger: Any
 
-    def __init__(self, pretrain: Any, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        if skips_old_log_probs(flatten(strategy.args)):
+    def __init__(
+        self,
+        pretrain: str,
+        strategy: Any,
+        actor_model_group: Any,
+        critic_model_group: Any,
+        reward_model_group: Any,
+        reference_model_group: Any,
+        vllm_engines: list[Any],
+        **generate_kwargs: Any,
+    ) -> None:
+        args = strategy.args
+        for steps in (args.eval, args.ckpt):
+            name = "steps" if steps is args.eval else "save_steps"
+            if getattr(steps, name) == -1:
+                setattr(steps, name, float("inf"))
+        flags = flatten(args)
+        if skips_old_log_probs(flags):
             ppo_trainer.RemoteExperienceMaker = ShortExperienceMaker
-        super().__init__(pretrain, strategy, *args, **kwargs)  # type: ignore[call-arg]
-        run_dir = self.args.run.dir
-        if run_dir is not None:
+        tokenizer = get_tokenizer(
+            pretrain, None, "left", strategy, use_fast=not args.data.disable_fast_tokenizer
+        )
+        super().__init__(
+            strategy,
+            actor_model_group,
+            critic_model_group,
+            reward_model_group,
+            reference_model_group,
+            vllm_engines,
+            tokenizer,
+        )
+        self._config = scheduler_config(flags)
+        # OpenRLHF asks vLLM for at least one token, and vLLM then takes the end of sequence out
+        # of the first token's distribution: log W would be off by log(1 - p(end)) on every
+        # sample. A response that ends at once still holds its end token.
+        self._generate_kwargs = {"min_new_tokens": 0, **generate_kwargs}
+        prompts, self.eval_dataloader, self._max_steps = ppo_trainer.prepare_datasets(
+            strategy, tokenizer
+        )
+        self._prompts = prompts.dataset
+        self._samples_generator = SamplesGenerator(
+            strategy, prompts, self.eval_dataloader, tokenizer, vllm_engines
+        )
+        self._rollouts = records.BufferedRollouts(Path(args.ckpt.path))
+        self._metrics_log = self._sample_log = None
+        if (run_dir := args.run.dir) is not None:
+            self._metrics_log = records.JsonLines(Path(run_dir) / METRICS_FILE, "step")
+            self._sample_log = records.JsonLines(Path(run_dir) / records.SAMPLES_FILE, "update")
+        self._driver: Driver
+        self._weights = asyncio.Lock()  # held while the actors' weights must not change
+        self._global_step = 0
+        self._last_eval = 0
+        self._updates: list[list[Any]] = []
+        self._statuses = Statuses()
+        self._step_started = time.monotonic()
+
+    def get_max_steps(self) -> int:
+        """Optimizer updates of the whole run, for the learning rate's schedule."""
+        return int(self._max_steps)
+
+    async def fit(self) -> None:
+        """Train. Raises what went wrong in any of the parts."""
+        checkpoint = await asyncio.to_thread(self.init_checkpoint_states)
+        self.restore_best_checkpoint_state(checkpoint)
+        ledger = prompt_ledger(self._prompts, self.args)
+        scheduler = Scheduler(
+            self._config,
+            ledger,
+            self,
+            clock=time.monotonic,
+            accept=self._accept if self.args.algo.dynamic_filtering_enable else None,
+            on_batch=self._on_batch,
+        )
+        self._resume(scheduler, checkpoint)
+        self._open_logs()
+        settings = RolloutSettings(self.tokenizer, self._sampling(), self.args.data.max_len)
+        p = self._prompts
+        rows = [PromptRow(*row) for row in zip(p.prompts, p.labels, p.images, strict=True)]
+        self._driver = Driver(scheduler, rows, self.vllm_engines, settings)
+        total = -(-len(rows) * ledger.epochs // self._config.prompts_per_batch)
+        self._progress = tqdm(total=total, initial=scheduler.batches, desc="Rollout batches")
+        if self.args.vllm.enable_sleep:
+            await self._on_all(self._driver.engines, "wake_up")
+        await self._driver.run()
+        async with self._weights:
+            self._write_prompts(scheduler)
+        for log in (self.wandb_logger, self.tensorboard_logger):
+            if log:
+                log.close()
+        self._progress.close()
+
+    # -- the scheduler's Trainer
+
+    def train(self, step: TrainStep) -> None:
+        """See `scheduling.Trainer`."""
+        self._driver.spawn(self._train(step))
+
+    def publish(self, version: int, engines: Sequence[str]) -> None:
+        """See `scheduling.Trainer`."""
+        self._driver.spawn(self._publish(version, engines))
+
+    async def _train(self, step: TrainStep) -> None:
+        async with self._weights:
+            if self.args.vllm.enable_sleep and step.first == 0:
+                await self._on_all(self._driver.engines, "sleep")
+            status = await asyncio.to_thread(self._train_step, step)
+        ess = [value for name, value in status.items() if name.endswith("/ess_ratio")]
+        self._driver.scheduler.on_trained(ess[0] if ess else None)
+        self._driver.wake()
+
+    def _train_step(self, step: TrainStep) -> dict[str, float]:
+        batch, started = step.batch, time.monotonic()
+        if step.first == 0:
+            samples = mini_batches.to_samples(batch, self._config.groups_per_update)
+            experiences = self.experience_maker.make_experience_batch(samples)
+            self._updates = mini_batches.to_items(experiences, len(batch.mini_batches))
+            self._statuses = Statuses()
+            self._statuses.once(self._rollout_statistics(batch))
+            self._statuses.add({"timing/make_experience": time.monotonic() - started})
+        started = time.monotonic()
+        updates = self._updates[step.first : step.last]
+        pending = []
+        for group in (self.actor_model_group, self.critic_model_group):
+            if group is not None:
+                ranks = len(group._actor_handlers) // group.duplicate_actors
+                experience = mini_batches.for_ranks(updates, ranks)
+                pending += group.async_run_method_batch("append", experience=experience)
+        ray.get(pending)
+        status = self.ppo_train(self._global_step)
+        if self._sample_log:
+            self._sample_log.append(records.stamps(step))
+        self._statuses.mean(status, step.last - step.first)
+        self._statuses.add({"timing/ppo_train": time.monotonic() - started})
+        return status
+
+    async def _publish(self, version: int, names: Sequence[str]) -> None:
+        async with self._weights:
+            started = time.monotonic()
+            engines = self._driver.by_name(names)
+            asleep = self.args.vllm.enable_sleep and version > 0
+            if asleep:
+                await self._on_all(engines, "wake_up", tags=["weights"])
+            else:
+                engines = await self._ask(engines, "begin_update")
+            while engines:
+                group = self.actor_model_group.async_run_method(
+                    "publish", [e.name for e in engines], [e.actor for e in engines]
+                )
+                try:
+                    await asyncio.gather(*group)
+                    break
+                except ray.exceptions.RayError:
+                    failed = await self._driver.failed_among(engines)
+                    if not failed:
+                        raise
+                    engines = [engine for engine in engines if engine not in failed]
+            if asleep:
+                await self._on_all(engines, "wake_up", tags=["kv_cache"])
+            engines = await self._ask(engines, "end_update", version)
+            self._statuses.add({"timing/broadcast": time.monotonic() - started})
+            await self._evaluate_if_due()
+        for engine in engines:
+            if not engine.dead:
+                self._driver.scheduler.on_engine_updated(engine.name, version)
+        self._driver.wake()
+
+    async def _ask(self, engines: list[RayEngine], method: str, *args: Any) -> list[RayEngine]:
+        """Call all of them; those that have died meanwhile are given up and left out."""
+        calls = [getattr(engine.actor, method).remote(*args) for engine in engines]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+        alive = []
+        for engine, answer in zip(engines, answers, strict=True):
+            if isinstance(answer, BaseException):
+                self._driver.engine_failed(engine, answer)
+            else:
+                alive.append(engine)
+        return alive
+
+    async def _on_all(self, engines: list[RayEngine], method: str, **kwargs: Any) -> None:
+        await asyncio.gather(*(getattr(e.actor, method).remote(**kwargs) for e in engines))
+
+    def _sampling(self) -> SamplingParams:
+        options = self._generate_kwargs
+        return SamplingParams(
+            temperature=options["temperature"],
+            top_p=options["top_p"],
+            max_tokens=options["max_new_tokens"],
+            min_tokens=options["min_new_tokens"],
+            skip_special_tokens=False,
+            logprobs=1 if self.args.algo.advantage.is_correction_level != "off" else None,
+        )
+
+    def _accept(self, group: Group) -> bool:
+        """Dynamic filtering: the mean score of a group lies inside OpenRLHF's range."""
+        scores = [
+            float(rollout.experience.scores[0])
+            for rollout in group.payloads
+            if rollout is not None and rollout.experience.scores is not None
+        ]
+        low, high = self.args.algo.dynamic_filtering_range
+        return not scores or low < sum(scores) / len(scores) < high
+
+    # -- after a batch
+
+    def _on_batch(self, report: BatchReport) -> None:
+        """Everything that needs the scheduler as it is now; the slow part is done beside it."""
+        self._global_step += 1
+        status = self._statuses.values() | report.scalars()
+        now = time.monotonic()
+        status["timing/step_total"] = now - self._step_started
+        self._step_started = now
+        if "kl" in status:
+            self.kl_ctl.update(status["kl"], report.samples)
+        self._progress.update()
+        self._progress.set_postfix(
+            reward=round(status["rollout/reward_mean"], 3),
+            lag=round(report.lag.mean, 1),
+            in_flight=report.in_flight,
+        )
+        scheduler = self._driver.scheduler
+        groups = scheduler.live.complete_groups()
+        states = {
+            "episode": 0,  # OpenRLHF's own account; ours is the ledger's
+            "global_step": self._global_step,
+            "total_consumed_prompts": scheduler.ledger.drawn,
+            "scheduler": json.dumps(scheduler.state_dict()),
+        }
+        rollouts = {group.ticket: list(group.payloads) for group in groups}
+        self._driver.spawn(self._log_and_save(self._global_step, status, states, rollouts))
+
+    async def _log_and_save(
+        self, step: int, status: dict[str, Any], states: dict[str, Any], rollouts: dict[int, Any]
+    ) -> None:
+        async with self._weights:  # first come, first served: before the next update
+            saves = step % self.args.ckpt.save_steps == 0
+            if saves:
+                await asyncio.to_thread(self._rollouts.save, f"global_step{step}", rollouts)
+            logger.info("Global step %d: %s", step, status)
+            await asyncio.to_thread(self.save_logs_and_checkpoints, step, status, states)
+            if saves:
+                self._rollouts.prune()
+
+    def _rollout_statistics(self, batch: Any) -> dict[str, Any]:
+        experiences = [
+            rollout.experience
+            for group in batch.groups
+            for rollout, reward in zip(group.payloads, group.rewards, strict=True)
+            if rollout is not None and reward is not None
+        ]
+        first = experiences[0]
+        text = self.tokenizer.decode(first.sequences[0], skip_special_tokens=True)
+        status: dict[str, Any] = self._compute_rollout_stats(experiences)
+        return status | {"generated_samples": [text, float(first.info["reward"][0])]}
+
+    async def _evaluate_if_due(self) -> None:
+        """On the weights that every engine has just been given, at OpenRLHF's `--eval.steps`."""
+        step, every = self._global_step, self.args.eval.steps
+        if self.eval_dataloader is None or step // every == self._last_eval // every:
+            return
+        self._last_eval = step
+        count = self.args.eval.n_samples_per_prompt
+        options = {"temperature": self.args.eval.temperature, "n_samples_per_prompt": count}
+        await asyncio.to_thread(self._evaluate, step, self._generate_kwargs | options)
+
+    def _evaluate(self, step: int, options: dict[str, Any]) -> None:
+        samples = self._samples_generator.generate_eval_samples(**options)
+        metrics = ppo_trainer.compute_eval_metrics(
+            self.eval_dataloader, samples, options["n_samples_per_prompt"]
+        )
+        for log in (self.wandb_logger, self.tensorboard_logger):
+            if log:
+                log.log_eval(step, metrics)
+        logger.info("Evaluation at global step %d: %s", step, metrics)
+        self.save_best_checkpoint(metrics, step, {"global_step": step})
+
+    # -- start and end
+
+    def _resume(self, scheduler: Scheduler, checkpoint: dict[str, Any]) -> None:
+        self._global_step = self._last_eval = checkpoint["global_step"]
+        if not self._global_step:
+            return
+        if "scheduler" not in checkpoint:
+            raise ValueError(
+                f"the checkpoint in {self.args.ckpt.path} has no scheduler state: it was written "
+                "by OpenRLHF's own trainer or holds the best evaluation only. Start from its "
+                "model with --actor.model_name_or_path, and another --ckpt.path"
+            )
+        rollouts = self._rollouts.load(f"global_step{self._global_step}")
+        scheduler.load_state_dict(json.loads(checkpoint["scheduler"]), rollouts)
+        logger.info(
+            "resumed at global step %d, version %d, with %d buffered groups and %d prompts to "
+            "send again",
+            *(self._global_step, scheduler.version, scheduler.live.complete),
+            len(scheduler.ledger.outstanding()) - scheduler.live.complete,
+        )
+        if self._metrics_log:
+            self._metrics_log.resume_at(self._global_step + 1)
+        if self._sample_log:
+            self._sample_log.resume_at(scheduler.version)
+
+    def _open_logs(self) -> None:
+        if (run_dir := self.args.run.dir) is not None:
             self.tensorboard_logger = MetricsFile(
                 Path(run_dir) / METRICS_FILE, inner=self.tensorboard_logger
             )
 
-
-def whole_distribution(generate_kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Sampling options under which the engine's log-probs are those of its full distribution.
-
-    OpenRLHF asks vLLM for at least one token, and vLLM then takes the end of sequence out of the
-    first token's distribution: log W would be off by log(1 - p(end)) on every sample. A response
-    that ends at once still holds its end token, so nothing downstream meets an empty one.
-    """
-    return {"min_new_tokens": 0, **generate_kwargs}
-
-
-class SyncTrainer(_Ours, plain_class(ppo_trainer.PPOTrainer)):  # type: ignore[misc]
-    """OpenRLHF's `PPOTrainer`."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **whole_distribution(kwargs))
-
-
-class TrainingActor(_Ours, plain_class(ppo_trainer_async.TrainingActor)):  # type: ignore[misc]
-    """OpenRLHF's training half of the asynchronous pair."""
-
-
-class AsyncTrainer(plain_class(ppo_trainer_async.PPOTrainerAsync)):  # type: ignore[misc]
-    """OpenRLHF's `PPOTrainerAsync` around our `TrainingActor`."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        ppo_trainer_async.TrainingActor = ray.remote(TrainingActor)
-        super().__init__(*args, **whole_distribution(kwargs))
+    def _write_prompts(self, scheduler: Scheduler) -> None:
+        """What became of every prompt, by name where it was not trained."""
+        account = scheduler.ledger.account()
+        for epoch, outcomes in enumerate(account):
+            logger.info(
+                "epoch %d: %d prompts trained, %d filtered, %d abandoned",
+                *(epoch, outcomes["trained"], len(outcomes["filtered"])),
+                len(outcomes["abandoned"]),
+            )
+        if (run_dir := self.args.run.dir) is not None:
+            path = Path(run_dir) / records.PROMPTS_FILE
+            records.write_atomically(path, json.dumps(account, indent=2) + "\n")

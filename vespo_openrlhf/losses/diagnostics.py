@@ -97,6 +97,45 @@ def summarise(per_sequence: Mapping[str, Tensor]) -> Metrics:
     return {name: value.float() for name, value in summary.items()}
 
 
+@torch.no_grad()
+def summarise_by_lag(per_sequence: Mapping[str, Tensor]) -> Metrics:
+    """How the weights fare as samples age: a part of `summarise` for each range of lags.
+
+    Args:
+        per_sequence: as for `summarise`, with `log_w` and with `lag`, (N,): the age of each
+            sequence's oldest token when it is used, in optimizer updates.
+
+    Returns:
+        0-dim tensors under `lag_0/`, `lag_1/`, `lag_2_3/`, `lag_4_7/` and so on by powers of two,
+        for the ranges that occur: num_samples, log_w_mean, log_w_abs_mean, ess_ratio, and where
+        there is a phi, phi_mean and phi_small_share.
+    """
+    present = per_sequence["num_tokens"] > 0
+    lag = per_sequence["lag"][present].long()
+    # 0 -> 0, 1 -> 1, 2..3 -> 2, 4..7 -> 3: the number of binary digits.
+    bins = torch.where(lag > 0, lag.clamp(min=1).double().log2().floor().long() + 1, 0)
+    known = {
+        name: per_sequence[name][present]
+        for name in ("advantage", "num_tokens", "log_w", "phi")
+        if name in per_sequence
+    }
+    names = ("log_w_mean", "log_w_abs_mean", "ess_ratio", "phi_mean", "phi_small_share")
+    summary: Metrics = {}
+    for index in bins.unique().tolist():
+        chosen = bins == index
+        part = summarise({name: value[chosen] for name, value in known.items()})
+        prefix = _lag_range(index)
+        summary[f"{prefix}/num_samples"] = chosen.sum().float()
+        summary |= {f"{prefix}/{name}": part[name] for name in names if name in part}
+    return summary
+
+
+def _lag_range(index: int) -> str:
+    if index < 2:
+        return f"lag_{index}"
+    return f"lag_{2 ** (index - 1)}_{2**index - 1}"
+
+
 def _summarise_log_weight(log_w: Tensor) -> Metrics:
     names = ["log_w_p05", "log_w_p50", "log_w_p95"]
     if not log_w.numel():  # max and quantile refuse an empty tensor

@@ -8,6 +8,20 @@ from .lag import LagBudget, LagOptions
 
 
 @dataclass(frozen=True)
+class RolloutOptions:
+    """How rollouts are streamed. Flags: `--rollout.{field}`.
+
+    Args:
+        in_flight_per_engine: sequences kept in flight on each engine, at most. Fewer make each
+            faster, so that long responses fit into a tighter lag.
+        reward_timeout: seconds after which a sample without a verdict counts as unscored.
+    """
+
+    in_flight_per_engine: int = 256
+    reward_timeout: float = 600.0
+
+
+@dataclass(frozen=True)
 class SchedulerConfig:
     """A run, as far as the scheduler is concerned.
 

@@ -74,7 +74,7 @@ class TokenVersions:
         Args:
             version: of the new weights.
             token_counts: tokens sampled so far, per unfinished response. One that has none yet
-                may be left out.
+                may be left out; one that had some and is left out was aborted, and is forgotten.
 
         Raises:
             ValueError: `version` is older than the present one, or a count has fallen.
@@ -83,16 +83,13 @@ class TokenVersions:
             raise ValueError(f"weights of version {version} after version {self.version}")
         for response, tokens in token_counts.items():
             self._extend(response, tokens)
+        self._spans = {r: spans for r, spans in self._spans.items() if r in token_counts}
         self.version = version
 
     def finish(self, response: Hashable, tokens: int) -> Spans:
         """The spans of a response that ended with `tokens` tokens in all; it is then forgotten."""
         self._extend(response, tokens)
         return tuple(self._spans.pop(response, [(self.version, 0)]))
-
-    def forget(self, response: Hashable) -> None:
-        """The response was aborted."""
-        self._spans.pop(response, None)
 
     def _extend(self, response: Hashable, tokens: int) -> None:
         spans = self._spans.get(response, [])

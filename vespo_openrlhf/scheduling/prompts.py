@@ -123,6 +123,25 @@ class PromptLedger:
         """The names with that outcome in that epoch, in the order of the data set."""
         return [self.names[row] for row in self._rows(epoch, _STATUS[outcome])]
 
+    def account(self) -> list[dict[str, Any]]:
+        """What became of every prompt, per epoch that was begun: how many were trained and were
+        not drawn, and the names of those that were filtered, abandoned, or are outstanding."""
+        return [
+            {
+                "trained": len(self._rows(epoch, _TRAINED)),
+                "undrawn": len(self._rows(epoch, _UNDRAWN)),
+                **{
+                    name: [self.names[row] for row in self._rows(epoch, status)]
+                    for name, status in (
+                        ("filtered", _FILTERED),
+                        ("abandoned", _ABANDONED),
+                        ("outstanding", _OUTSTANDING),
+                    )
+                },
+            }
+            for epoch in sorted(self._status)
+        ]
+
     def outstanding(self) -> list[Prompt]:
         """Drawn and not settled: in flight, buffered, in training or waiting to be sent again."""
         return [

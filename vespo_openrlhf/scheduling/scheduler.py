@@ -122,15 +122,22 @@ class Scheduler:
             self._timeouts.append((now + self.config.reward_timeout, ticket, sample))
         self._advance()
 
-    def on_scored(self, ticket: int, sample: int, reward: float | None) -> None:
+    def on_scored(
+        self, ticket: int, sample: int, reward: float | None, payload: Any = None
+    ) -> None:
         """The verdict on a generated sample; None or NaN if it failed.
 
         An unscored sample stays in its group, for the trainer to leave out. A group with fewer
         than half its samples scored is sent again.
+
+        Args:
+            payload: in place of that of `on_generated`, where only the verdict makes it whole.
         """
         group = self._find(ticket)
         if group is None:
             return
+        if payload is not None and group.awaits_reward(sample):
+            group.payloads[sample] = payload
         if self._settle_sample(group, sample, reward):
             self._recorder.scored(self._clock() - group.generated_at[sample])
             self._advance()

@@ -115,5 +115,10 @@ def test_token_versions_refuse_what_cannot_be():
         versions.finish("a", 9)
     with pytest.raises(ValueError, match="version 4 after version 5"):
         versions.update(4, {})
-    versions.forget("a")
-    assert versions.finish("a", 2) == ((5, 2),)
+
+
+def test_a_response_that_is_gone_at_an_update_is_forgotten():
+    versions = TokenVersions(3)
+    versions.update(5, {"a": 10})
+    versions.update(6, {})
+    assert versions.finish("a", 2) == ((6, 2),)

@@ -1,0 +1,256 @@
+"""OpenRLHF's rollout engine actor, with a version on every token. Runs in Ray, one per engine.
+
+Groups come in by `stream_group` and go out sample by sample, as each is generated and again as it
+is scored, so that nothing waits for the slowest. The version of a token is told by counting: when
+new weights come, generation is paused, and what each unfinished response has so far was sampled
+with the old ones. That costs nothing between updates, where reading every token from the stream
+costs the square of the length once log-probs are asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncIterator, Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+from openrlhf.trainer.ray import vllm_engine
+from openrlhf.utils.agent import SingleTurnAgentExecutor
+from vllm import SamplingParams
+from vllm.logprobs import Logprob
+from vllm.sampling_params import RequestOutputKind
+
+from vespo_openrlhf.bridge.seams import plain_class
+from vespo_openrlhf.scheduling.lag import Spans, TokenVersions
+
+# vLLM hands its outputs to waiting requests within a few turns of the event loop; as many looks
+# without a change, this many seconds apart, mean that all have arrived.
+_QUIET_LOOKS = 3
+_LOOK_SECONDS = 0.005
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """What every response of a run has in common.
+
+    Args:
+        tokenizer: OpenRLHF's, for prompts and for the text that the reward reads.
+        sampling: how responses are sampled.
+        max_length: prompt and response together, in tokens.
+    """
+
+    tokenizer: Any
+    sampling: SamplingParams
+    max_length: int
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Sample `sample` has its last token; a reward is still to come."""
+
+    sample: int
+    spans: Spans
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Sample `sample` has its verdict.
+
+    Attributes:
+        reward: None if there is none.
+        rollout: the sample for the trainer; None if it failed.
+    """
+
+    sample: int
+    reward: float | None
+    rollout: Rollout | None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One response on its way to the trainer: OpenRLHF's `Experience` of a batch of one, and the
+    ids its requests had on the engine."""
+
+    experience: Any
+    request_ids: tuple[str, ...]
+
+
+class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignore[misc]
+    """`RolloutRayActor` that streams groups and knows which weights sampled what."""
+
+    # Asynchronous, as upstream's is: Ray awaits it.
+    async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc]
+        await super().__init__(*args, **kwargs)
+        self._versions = TokenVersions(0)
+        self._groups: dict[int, list[asyncio.Task[None]]] = {}
+        self._generating = 0
+        self._settings: RolloutSettings | None = None
+
+    def configure(self, settings: RolloutSettings) -> None:
+        """Take what all groups have in common; once, before the first."""
+        self._settings = settings
+
+    def is_alive(self) -> None:
+        """Answers where the engine can go on. Raises RuntimeError where its core has died."""
+        if self.llm.errored:
+            raise RuntimeError("vLLM's engine core is gone")
+
+    async def stream_group(
+        self, ticket: int, prompt: str, label: str, images: Any, samples: int
+    ) -> AsyncIterator[Generated | Scored]:
+        """Generate and score `samples` responses to a prompt, each reported as it gets there."""
+        assert self._settings is not None, "configure comes first"
+        events: asyncio.Queue[Generated | Scored | BaseException | None] = asyncio.Queue()
+        tasks = [
+            asyncio.ensure_future(self._sample(index, prompt, label, images, events))
+            for index in range(samples)
+        ]
+        self._groups[ticket] = tasks
+        end = asyncio.gather(*tasks, return_exceptions=True)
+        end.add_done_callback(lambda _: events.put_nowait(None))
+        try:
+            while (event := await events.get()) is not None:
+                if isinstance(event, BaseException):
+                    raise event
+                yield event
+        finally:
+            self.abort_group(ticket)
+
+    def abort_group(self, ticket: int) -> None:
+        """Stop what is left of a group; a request that is cancelled leaves vLLM at once."""
+        for task in self._groups.pop(ticket, []):
+            task.cancel()
+
+    async def _sample(
+        self, index: int, prompt: str, label: str, images: Any, events: asyncio.Queue[Any]
+    ) -> None:
+        settings = self._settings
+        assert settings is not None
+        request = _SampleEngine(self)
+        # With several turns, only the end of the last tells that all is generated.
+        if isinstance(self.executor, SingleTurnAgentExecutor):
+            request.on_generated = lambda spans: events.put_nowait(Generated(index, spans))
+        try:
+            response = await self.executor.execute(
+                prompt=prompt,
+                label=label,
+                sampling_params=settings.sampling.clone(),
+                max_length=settings.max_length,
+                hf_tokenizer=settings.tokenizer,
+                llm_engine=request,
+                images=images,
+            )
+            experience = SamplesGenerator._process_response_into_experience(
+                self, response, max_len=settings.max_length
+            )
+        except Exception as error:
+            if self.llm.errored:  # the engine is gone, and every other request with it
+                events.put_nowait(error)
+                return
+            # A prompt that is too long, an agent that fails: this sample's own trouble.
+            logger.exception("a sample failed on %r", prompt[:200])
+            if not request.reported:
+                events.put_nowait(Generated(index, request.spans))
+            events.put_nowait(Scored(index, None, None))
+            return
+        if not request.reported:
+            events.put_nowait(Generated(index, request.spans))
+        rollout = Rollout(experience, tuple(request.request_ids))
+        events.put_nowait(Scored(index, _reward(experience, self.executor), rollout))
+
+    async def generate(
+        self, prompt_token_ids: Any, sampling_params: Any, multi_modal_data: Any = None
+    ) -> Any:
+        """One response, whole at once; its `token_versions` say which weights sampled what."""
+        sampling_params.output_kind = RequestOutputKind.FINAL_ONLY
+        self._generating += 1
+        try:
+            output = await super().generate(prompt_token_ids, sampling_params, multi_modal_data)
+        finally:
+            self._generating -= 1
+        completion = output.outputs[0]
+        output.token_versions = self._versions.finish(output.request_id, len(completion.token_ids))
+        mark_missing_log_probs(completion)
+        return output
+
+    async def begin_update(self) -> None:
+        """Stand still, with every request kept, until `end_update`."""
+        await self.pause_generation()
+        quiet, before = 0, self._progress()
+        while quiet < _QUIET_LOOKS:
+            await asyncio.sleep(_LOOK_SECONDS)
+            now = self._progress()
+            quiet = quiet + 1 if now == before and self.llm.engine_core.outputs_queue.empty() else 0
+            before = now
+
+    async def end_update(self, version: int) -> None:
+        """Go on with the weights of `version`, which have arrived."""
+        self._versions.update(version, self._token_counts())
+        await self.resume_generation()
+
+    def _token_counts(self) -> dict[Hashable, int]:
+        states = self.llm.output_processor.request_states.values()
+        return {state.external_req_id: state.detokenizer.num_output_tokens() for state in states}
+
+    def _progress(self) -> tuple[int, int, int]:
+        counts = self._token_counts()
+        return self._generating, len(counts), sum(counts.values())
+
+
+class _SampleEngine:
+    """The engine as one sample's executor sees it: the same, and it remembers the versions."""
+
+    def __init__(self, engine: VersionedRollout) -> None:
+        self._engine = engine
+        self.spans: Spans = ((engine._versions.version, 0),)
+        self.request_ids: list[str] = []
+        self.on_generated: Any = None
+        self.reported = False
+
+    async def generate(
+        self, prompt_token_ids: Any, sampling_params: Any, multi_modal_data: Any = None
+    ) -> Any:
+        output = await self._engine.generate(prompt_token_ids, sampling_params, multi_modal_data)
+        self.spans = join_spans(self.spans, output.token_versions)
+        self.request_ids.append(output.request_id)
+        if self.on_generated is not None:
+            self.reported = True
+            self.on_generated(self.spans)
+        return output
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+
+def join_spans(first: Spans, second: Spans) -> Spans:
+    """The spans of one turn and of the next, as those of one response."""
+    joined = [span for span in first if span[1]]
+    for version, tokens in second:
+        if joined and joined[-1][0] == version:
+            joined[-1] = (version, joined[-1][1] + tokens)
+        else:
+            joined.append((version, tokens))
+    return tuple(joined)
+
+
+def mark_missing_log_probs(completion: Any) -> None:
+    """A sampled token without a log-prob gets NaN: OpenRLHF's executor would write 0, certainty,
+    for it, where the loss drops a sample that has one that is not finite."""
+    if completion.logprobs is None:
+        return
+    for token, log_probs in zip(completion.token_ids, completion.logprobs, strict=True):
+        if token not in log_probs:
+            log_probs[token] = Logprob(logprob=math.nan)
+
+
+def _reward(experience: Any, executor: Any) -> float | None:
+    if experience.rewards is not None:
+        return float(experience.rewards[0])
+    # A reward model scores later, in the trainer.
+    scores_here = bool(getattr(executor, "reward_endpoints", True))
+    return None if scores_here else 0.0
