@@ -16,11 +16,11 @@ from openrlhf.models import PolicyLoss
 from openrlhf.trainer.ray import ppo_actor
 from torch.utils.data import DataLoader
 
-from vespo_openrlhf.bridge.driver import engine_name
 from vespo_openrlhf.bridge.guard import NonFiniteGuard
 from vespo_openrlhf.bridge.loss import PolicyLossAdapter, build_loss, uses_our_loss
 from vespo_openrlhf.bridge.seams import SeamError, plain_class
 from vespo_openrlhf.bridge.settings import flatten
+from vespo_openrlhf.bridge.weights import WeightPublisher
 
 
 class PolicyTrainer(ppo_actor.ActorPPOTrainer):
@@ -32,11 +32,9 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
         SeamError: OpenRLHF keeps its loss somewhere else.
     """
 
-    vllm_engines: Any
-
     def __init__(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(strategy, *args, **kwargs)
-        self._receivers = [engine_name(i) for i in range(len(self.vllm_engines or ()))]
+        self.publisher = WeightPublisher(self)
         self.policy_loss: PolicyLossAdapter | None = None
         flags = flatten(strategy.args)
         if not uses_our_loss(flags):
@@ -83,26 +81,6 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
             self.policy_loss.note(lag=lag.float())
         return super().training_step(experience, *args, **kwargs)
 
-    def publish(self, names: Sequence[str], engines: list[Any]) -> None:
-        """Broadcast the weights to just these engines, which were named by `engine_name`.
-
-        The process group is made anew where they are not the ones it was made for: a restarted
-        engine has left it, and one that only joins must not be waited for by the others.
-        """
-        if list(names) != self._receivers:
-            self._receivers = []
-            self.vllm_engines = engines
-            if torch.distributed.get_rank() == 0 and not self.use_cuda_ipc:
-                self._model_update_group = None  # closes it: whoever still waits in it is freed
-                self.args.vllm.num_engines = len(engines)
-                self._init_vllm_sync_group(self.args.vllm.sync_backend)
-            self._receivers = list(names)
-        try:
-            self.broadcast_to_vllm()
-        except Exception:
-            self._receivers = []
-            raise
-
     def _optimizer_step(self, optimizer: Any, model: Any, *args: Any, **kwargs: Any) -> None:
         """The strategy's `optimizer_step`, which DeepSpeed wants for every micro-batch."""
         engine = model.model
@@ -131,7 +109,7 @@ class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc
 
     def publish(self, names: Sequence[str], engines: list[Any]) -> None:
         """Give the weights to these engines."""
-        self.trainer.publish(names, engines)
+        self.trainer.publisher.publish(names, engines)
 
 
 def _in_order(buffer: Any, **options: Any) -> Any:

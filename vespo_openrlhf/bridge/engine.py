@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import os
 from collections.abc import AsyncIterator, Hashable
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,7 @@ from vllm import SamplingParams
 from vllm.logprobs import Logprob
 from vllm.sampling_params import RequestOutputKind
 
+from vespo_openrlhf.bridge import vllm_plugin
 from vespo_openrlhf.bridge.seams import plain_class
 from vespo_openrlhf.scheduling.lag import Spans, TokenVersions
 
@@ -85,6 +87,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
 
     # Asynchronous, as upstream's is: Ray awaits it.
     async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc]
+        os.environ[vllm_plugin.VARIABLE] = "1"
         await super().__init__(*args, **kwargs)
         self._versions = TokenVersions(0)
         self._groups: dict[int, list[asyncio.Task[None]]] = {}

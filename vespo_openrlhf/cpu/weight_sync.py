@@ -11,6 +11,8 @@ from torch import distributed as dist
 # torch.distributed re-exports these four without declaring them, which type checkers mind.
 _c10d: Any = dist
 
+# To meet: whoever has died on the way there is not waited for long. To send: large models.
+_MEETING_TIMEOUT = timedelta(minutes=1)
 _TIMEOUT = timedelta(minutes=30)
 
 
@@ -21,14 +23,17 @@ class GlooBroadcastGroup:
     """
 
     def __init__(self, host: str, port: int, rank: int, world_size: int) -> None:
-        store = _c10d.TCPStore(host, port, world_size, is_master=rank == 0, timeout=_TIMEOUT)
+        store = _c10d.TCPStore(
+            host, port, world_size, is_master=rank == 0, timeout=_MEETING_TIMEOUT
+        )
         store = _c10d.PrefixStore("policy-weights", store)
-        self._group = _c10d.ProcessGroupGloo(store, rank, world_size, _TIMEOUT)
+        self._group = _c10d.ProcessGroupGloo(store, rank, world_size, _MEETING_TIMEOUT)
 
     def broadcast(self, tensor: torch.Tensor, src: int, stream: Any = None) -> None:
         """Send `tensor` from rank `src`, or fill it; `stream` exists for NCCL's sake."""
         options = _c10d.BroadcastOptions()
         options.rootRank = src
+        options.timeout = _TIMEOUT
         self._group.broadcast([tensor.contiguous()], options).wait()
 
 
