@@ -31,6 +31,7 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "data.label_key": "label",
         "reward.remote_url": str(REWARD),
         "actor.policy_loss_type": "vespo",
+        "vllm.num_engines": "1",
         "algo.advantage.estimator": "group_norm",
     }
 

@@ -75,10 +75,10 @@ def check(flags: dict[str, Any]) -> None:
         ValueError: names the flag, what is wrong with it, and what to write instead.
     """
     config.kernel_options(flags)
-    scheduler_config(flags)
     if uses_our_loss(flags) and build_loss(flags).needs_rollout_log_probs:
         _check_rollout_distribution(flags)
         _check_correction(flags)
+    scheduler_config(flags)
     checks.check_model(flags["actor.model_name_or_path"])
     label_problems = None
     reward = flags["reward.remote_url"]

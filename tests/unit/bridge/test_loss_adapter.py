@@ -152,10 +152,11 @@ def test_what_was_there_before_the_batch_is_told_from_what_its_updates_added() -
 def test_engine_mismatch_at_lag_0_is_warned_of_and_lag_is_not(caplog) -> None:
     batch = micro_batch(0)
     batch["log_probs"] = (batch["rollout_log_probs"] + 0.5).requires_grad_()
-    for lag_0, warnings in ((False, 0), (True, 1)):
+    for lag, warnings in ((1.0, 0), (0.0, 1)):
         adapter = PolicyLossAdapter(build_loss(VESPO))
+        adapter.note(lag=torch.full((len(batch["log_probs"]),), lag))
         call(adapter, batch)
-        adapter.drain(lag_0=lag_0)
+        adapter.drain()
         assert len(caplog.records) == warnings
     assert "the engine and the trainer disagree" in caplog.text
 
