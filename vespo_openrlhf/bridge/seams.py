@@ -77,6 +77,13 @@ def _has_parameters(function: Any, *names: str) -> None:
         raise AttributeError(f"{function.__qualname__} takes no {', '.join(missing)}")
 
 
+def _mentions(function: Any, *texts: str) -> None:
+    source = inspect.getsource(function)
+    for text in texts:
+        if text not in source:
+            raise AttributeError(f"{function.__qualname__} no longer holds {text}")
+
+
 def _source_tree(function: Any) -> ast.AST:
     return ast.parse(textwrap.dedent(inspect.getsource(function)))
 
@@ -107,14 +114,12 @@ def _policy_actor() -> None:
     _has_parameters(
         actor.init_model_from_pretrained, "strategy", "pretrain", "max_steps", "vllm_engines"
     )
-    if "ActorPPOTrainer(" not in inspect.getsource(actor.init_model_from_pretrained):
-        raise AttributeError("PolicyModelActor builds no ActorPPOTrainer")
+    _mentions(actor.init_model_from_pretrained, "ActorPPOTrainer(")
 
 
 def _optimizer_step() -> None:
     step = _attribute("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer").training_step
-    if "self.strategy.optimizer_step(" not in inspect.getsource(step):
-        raise AttributeError("training_step does not call self.strategy.optimizer_step")
+    _mentions(step, "self.strategy.optimizer_step(")
     _has_parameters(
         _attribute("openrlhf.utils.deepspeed:DeepspeedStrategy").optimizer_step, "model"
     )
@@ -125,25 +130,58 @@ def _experience_maker() -> None:
     _has_parameters(maker.make_experience, "samples_list")
     _has_parameters(maker._dispatch_forward, "group", "sync_condition")
     base = _attribute("openrlhf.trainer.ppo_trainer:BasePPOTrainer")
-    if "RemoteExperienceMaker(" not in inspect.getsource(base.__init__):
-        raise AttributeError("BasePPOTrainer builds no RemoteExperienceMaker")
+    _mentions(base.__init__, "RemoteExperienceMaker(")
 
 
 def _trainers() -> None:
     base = _attribute("openrlhf.trainer.ppo_trainer:BasePPOTrainer")
-    if "tensorboard_logger" not in inspect.getsource(base.__init__):
-        raise AttributeError("BasePPOTrainer sets no tensorboard_logger")
+    _mentions(base.__init__, "tensorboard_logger", "wandb_logger", "kl_ctl", "actor_model_group")
+    _mentions(base.ppo_train, 'method_name="fit"')
+    _has_parameters(base.save_logs_and_checkpoints, "global_step", "logs_dict", "client_states")
+    for name in ("init_checkpoint_states", "restore_best_checkpoint_state", "save_best_checkpoint"):
+        getattr(base, name)
+    _has_parameters(base._compute_rollout_stats, "experiences")
+    _has_parameters(_attribute("openrlhf.trainer.ppo_trainer:prepare_datasets"), "strategy")
     for path in (
         "openrlhf.trainer.ppo_trainer:PPOTrainer",
         "openrlhf.trainer.ppo_trainer_async:PPOTrainerAsync",
-        "openrlhf.trainer.ppo_trainer_async:TrainingActor",
     ):
         plain_class(_attribute(path))
 
 
+def _replay_buffer() -> None:
+    """The actor trains its buffer through a `DataLoader` that its module names."""
+    trainer = _attribute("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer")
+    _mentions(trainer.ppo_train, "DataLoader(", "shuffle=", "drop_last=")
+    _attribute("openrlhf.trainer.ppo_utils.experience:split_experience_batch")
+    _attribute("openrlhf.trainer.ppo_utils.experience:make_experience_batch")
+
+
+def _weight_broadcast() -> None:
+    trainer = _attribute("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer")
+    _mentions(
+        trainer.broadcast_to_vllm,
+        "self.vllm_engines",
+        "self._model_update_group.broadcast(",
+        "engine.update_weight.remote(",
+    )
+    _mentions(trainer._init_vllm_sync_group, "self.strategy.args.vllm.num_engines")
+
+
 def _rollout_engine() -> None:
     engine = plain_class(_attribute("openrlhf.trainer.ray.vllm_engine:RolloutRayActor"))
-    _has_parameters(engine.generate, "prompt_token_ids", "sampling_params")
+    _has_parameters(engine.generate, "prompt_token_ids", "sampling_params", "multi_modal_data")
+    _mentions(inspect.unwrap(engine.__init__), "self.llm", "self.executor")
+    _mentions(engine.pause_generation, 'mode="keep"')
+    executor = _attribute("openrlhf.utils.agent:SingleTurnAgentExecutor")
+    _has_parameters(
+        executor.execute, "prompt", "label", "sampling_params", "max_length", "hf_tokenizer"
+    )
+    _mentions(executor.execute, "llm_engine.generate(")
+    generator = _attribute("openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator")
+    _has_parameters(generator._process_response_into_experience, "response")
+    _attribute("vllm.v1.engine.output_processor:OutputProcessor")
+    _mentions(_attribute("vllm.v1.engine.output_processor:RequestState"), "external_req_id")
 
 
 def _command_line() -> None:
@@ -172,6 +210,8 @@ SEAMS = (
     Seam("optimizer step: DeepspeedStrategy.optimizer_step", _optimizer_step),
     Seam("experience maker: RemoteExperienceMaker", _experience_maker),
     Seam("trainers and their loggers: ppo_trainer, ppo_trainer_async", _trainers),
+    Seam("replay buffer: ActorPPOTrainer.ppo_train", _replay_buffer),
+    Seam("weight broadcast: ActorPPOTrainer.broadcast_to_vllm", _weight_broadcast),
     Seam("rollout engine: vllm_engine.RolloutRayActor", _rollout_engine),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 
@@ -12,7 +13,8 @@ def float32_engine(actor_class: Any) -> Any:
     base = actor_class.__ray_metadata__.modified_class
 
     class RolloutRayActor(base):  # type: ignore[misc,valid-type]
-        # Asynchronous, as upstream's is: Ray awaits it.
+        # Asynchronous, as upstream's is: Ray awaits it. Wrapped, so that our seams find upstream's.
+        @functools.wraps(base.__init__)  # type: ignore[misc]
         async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc]
             kwargs["dtype"] = "float32"
             await super().__init__(*args, **kwargs)

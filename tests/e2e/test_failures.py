@@ -1,0 +1,121 @@
+"""Engines that are killed in mid-run, then the run itself, and the resume that ends it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+BATCHES = 24
+SAVE_EVERY = 3
+BOUND = 8
+WAIT_S = 400
+
+
+class Training:
+    """A run in the background."""
+
+    def __init__(self, command: list[str], folder: Path, log: Path) -> None:
+        self.folder = folder
+        self.log = log
+        with open(log, "ab") as output:
+            self.process = subprocess.Popen(command, stdout=output, stderr=output)
+
+    @property
+    def step(self) -> int:
+        path = self.folder / "metrics.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return json.loads(lines[-1])["step"] if lines else 0
+
+    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + WAIT_S
+        while not condition():
+            assert self.process.poll() is None, self.log.read_text()[-6000:]
+            assert time.monotonic() < deadline, f"{what}\n{self.log.read_text()[-6000:]}"
+            time.sleep(0.2)
+
+    def engines(self) -> list[psutil.Process]:
+        everything = psutil.Process(self.process.pid).children(recursive=True)
+        return [p for p in everything if "VersionedRollout" in " ".join(p.cmdline())]
+
+
+def gone(processes: list[psutil.Process]) -> bool:
+    return not any(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in processes)
+
+
+@pytest.fixture(scope="module")
+def story(
+    command: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    """Two engines; one is killed, then the other; then the whole run; then it is resumed."""
+    folder = tmp_path_factory.mktemp("failures")
+    flags: dict[str, Any] = {
+        "train__async_enable": True,
+        "train__partial_rollout_enable": True,
+        "vllm__num_engines": 2,
+        "lag__max": BOUND,
+        "ckpt__save_steps": SAVE_EVERY,
+        "data__max_samples": 16 * BATCHES - 5,  # the last batch is a short one
+        "actor__adam__lr": "1e-4",
+    }
+    log = folder / "log"
+    run = Training(command(folder, **flags), folder, log)
+    run.wait_until(lambda: run.step >= 1, "the first batch")
+    for index in (0, 1):
+        victim = run.engines()[index]
+        offspring = victim.children(recursive=True)
+        assert offspring, "vLLM's engine core is a process of its own"
+        victim.kill()
+        run.wait_until(lambda o=offspring: gone(o), "the engine core outlives its actor")
+        back = f"is back as engine-{index}.1"
+        run.wait_until(lambda b=back: b in log.read_text(), back)
+    killed_at = run.step
+    run.wait_until(lambda: run.step >= killed_at + SAVE_EVERY, "another checkpoint")
+    everything = psutil.Process(run.process.pid).children(recursive=True)
+    run.process.kill()
+    run.process.wait()
+    deadline = time.monotonic() + WAIT_S
+    while not gone(everything) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert gone(everything)
+    before = run.step
+    resumed = Training(command(folder, ckpt__load_enable=True, **flags), folder, log)
+    assert resumed.process.wait(WAIT_S) == 0, log.read_text()[-6000:]
+    samples = [json.loads(line) for line in (folder / "samples.jsonl").open()]
+    return {"folder": folder, "log": log.read_text(), "samples": samples, "before": before}
+
+
+def test_every_prompt_is_trained_once(story: dict[str, Any]) -> None:
+    rows = Counter(group["row"] for group in story["samples"])
+    assert rows == Counter(range(16 * BATCHES - 5))
+    (epoch,) = json.loads((story["folder"] / "prompts.json").read_text())
+    assert epoch["trained"] == 16 * BATCHES - 5
+    assert not any(epoch[name] for name in ("undrawn", "filtered", "abandoned", "outstanding"))
+
+
+def test_the_bound_holds_through_it_all(story: dict[str, Any]) -> None:
+    for group in story["samples"]:
+        oldest = min(version for spans in group["spans"] for version, _ in spans)
+        assert 0 <= group["update"] - oldest <= BOUND
+
+
+def test_the_run_goes_on_from_its_checkpoint(story: dict[str, Any]) -> None:
+    lines = (story["folder"] / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, BATCHES + 1))
+    checkpoint = story["before"] // SAVE_EVERY * SAVE_EVERY
+    assert f"resumed at global step {checkpoint}" in story["log"]
+    updates = [group["update"] for group in story["samples"]]
+    assert updates == sorted(updates)
+    assert updates[-1] == 4 * BATCHES - 1
+
+
+def test_engines_that_came_back_sample_again(story: dict[str, Any]) -> None:
+    resent = [line for line in story["log"].splitlines() if "groups are sent again" in line]
+    assert len(resent) == 2
