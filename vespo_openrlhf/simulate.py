@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+from vespo_openrlhf.scheduling.calibrate import MeasuredRun, read_run
 from vespo_openrlhf.scheduling.lag import LagOptions, OnStale
 from vespo_openrlhf.scheduling.simulate import (
     PRESETS,
@@ -45,6 +46,9 @@ examples:
   # twice the engines on batches twice as large, a weight update of 5 s, an engine death an hour
   python -m vespo_openrlhf.simulate --engines 96 --prompts 2048 --publish-seconds 5 \\
       --engine-mtbf 345600
+  # what a run of yours would have come to with less lag, next to what it came to
+  python -m vespo_openrlhf.simulate --from-run runs/mine
+  python -m vespo_openrlhf.simulate --from-run runs/mine --lag-batches 1
   # as much lag as an effective sample size of one half allows, if 6 updates halve it
   python -m vespo_openrlhf.simulate --lag-batches 16 --target-ess 0.5 --ess-half-lag 6
 """
@@ -87,19 +91,27 @@ def build_parser() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--preset", choices=sorted(PRESETS), default="paper-async")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument("--preset", choices=sorted(PRESETS), default="paper-async")
+    start.add_argument(
+        "--from-run",
+        type=Path,
+        metavar="DIR",
+        help="speeds, lengths, batches and lag as measured in the folder of a training run "
+        "(--run.dir); what was measured is printed beside what is predicted",
+    )
     lag = parser.add_argument_group("lag")
     lag.add_argument(
         "--lag-batches",
         type=float,
-        default=4,
-        help="L: no trained token is older than this many rollout batches (default 4)",
+        help="L: no trained token is older than this many rollout batches (default 4, or the "
+        "run's)",
     )
     lag.add_argument(
         "--on-stale",
         choices=get_args(OnStale),
-        default=LagOptions.on_stale,
-        help="wait for a group that would become too old, drop it, or keep it (default wait)",
+        help="wait for a group that would become too old, drop it, or keep it (default wait, or "
+        "the run's)",
     )
     lag.add_argument("--sync-every", type=int, help="updates between weight syncs (default N)")
     lag.add_argument(
@@ -128,8 +140,8 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def build_setup(options: argparse.Namespace) -> Setup:
-    """The preset with the numbers that were given. Raises ValueError for ones that do not fit."""
+def build_setup(options: argparse.Namespace, setup: Setup) -> Setup:
+    """`setup` with the numbers that were given. Raises ValueError for ones that do not fit."""
     changes: dict[str, dict[str, Any]] = {p: {} for p in ("setup", "cluster", "lengths", "faults")}
     for flag, (place, _, _) in OVERRIDES.items():
         value = getattr(options, flag.replace("-", "_"))
@@ -138,7 +150,6 @@ def build_setup(options: argparse.Namespace) -> Setup:
             changes[part][name] = value
     if options.lengths is not None:
         changes["lengths"]["measured"] = tuple(json.loads(options.lengths.read_text()))
-    setup = PRESETS[options.preset]
     cluster = replace(
         setup.cluster,
         lengths=replace(setup.cluster.lengths, **changes["lengths"]),
@@ -148,15 +159,20 @@ def build_setup(options: argparse.Namespace) -> Setup:
     return replace(setup, cluster=cluster, **changes["setup"])
 
 
-def run(setup: Setup, options: argparse.Namespace, lag_batches: float) -> RunResult:
+def build_lag(
+    options: argparse.Namespace, setup: Setup, measured: MeasuredRun | None
+) -> LagOptions:
+    """The lag options that were given, and for the others the run's or the defaults."""
+    lag = measured.lag if measured else LagOptions(max=4 * setup.updates_per_batch)
+    changes = {name: getattr(options, name) for name in ("on_stale", "sync_every", "target_ess")}
+    if options.lag_batches is not None:
+        changes["max"] = int(options.lag_batches * setup.updates_per_batch)
+    return replace(lag, **{name: value for name, value in changes.items() if value is not None})
+
+
+def run(setup: Setup, options: argparse.Namespace, lag: LagOptions, partial: bool) -> RunResult:
     """One run with this bound."""
-    lag = LagOptions(
-        max=int(lag_batches * setup.updates_per_batch),
-        on_stale=options.on_stale,
-        sync_every=options.sync_every,
-        target_ess=options.target_ess,
-    )
-    partial_rollout = not options.no_partial_rollout
+    partial_rollout = partial and not options.no_partial_rollout
     return simulate(setup, lag, STREAMING, partial_rollout=partial_rollout, seed=options.seed)
 
 
@@ -203,6 +219,11 @@ def describe(figures: dict[str, Any]) -> str:
         f"filtered {f['filtered']}, abandoned {f['abandoned']}",
         f"prompts              lost {f['lost']}, duplicated {f['duplicated']}",
     ]
+    if "measured_samples_per_second" in f:
+        lines.append(
+            f"measured in the run   {f['measured_samples_per_second']:.1f} samples per second; "
+            f"predicted / measured = {f['predicted_to_measured']:.2f}"
+        )
     if f["ess"] is not None:
         lines.append(
             f"effective samples    {f['ess']:.2f} at a working lag of {f['final_working_lag']}"
@@ -223,19 +244,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        setup = build_setup(options)
-        if options.target_ess is not None and setup.cluster.ess_half_lag is None:
+        measured = read_run(options.from_run) if options.from_run else None
+        setup = build_setup(options, measured.setup if measured else PRESETS[options.preset])
+        lag = build_lag(options, setup, measured)
+        partial = measured.partial_rollout if measured else True
+        if lag.target_ess is not None and setup.cluster.ess_half_lag is None:
             raise ValueError("--target-ess needs --ess-half-lag: how fast lag costs samples")
         baselines = Baselines.of(setup, options.seed)
         if options.plot is not None:
-            results = {batches: run(setup, options, batches) for batches in PLOT_LAGS}
+            n = setup.updates_per_batch
+            results = {
+                batches: run(setup, options, replace(lag, max=batches * n), partial)
+                for batches in PLOT_LAGS
+            }
             draw(options.plot, results, baselines, setup)
             report: dict[str, Any] = {
                 str(batches): summary(result, baselines, setup)
                 for batches, result in results.items()
             }
         else:
-            report = summary(run(setup, options, options.lag_batches), baselines, setup)
+            report = summary(run(setup, options, lag, partial), baselines, setup)
+            if measured:
+                speed = measured.samples_per_second
+                report["measured_samples_per_second"] = speed
+                report["predicted_to_measured"] = report["samples_per_second"] / speed
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

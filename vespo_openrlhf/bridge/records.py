@@ -20,7 +20,8 @@ def stamps(step: TrainStep) -> Iterator[dict[str, Any]]:
     """One record per group that the step trains: what sampled it, and when it is used.
 
     `spans` has for each sample its (version, tokens) in order, `requests` the ids the engine knew
-    it by, `update` the version of the policy that is trained with it.
+    it by, `update` the version of the policy that is trained with it; the times are seconds on a
+    clock of the run's own.
     """
     batch = step.batch
     for j in range(step.first, step.last):
@@ -37,6 +38,8 @@ def _stamp(group: Group) -> dict[str, Any]:
         "engine": group.engine,
         "dispatched_version": group.dispatched_version,
         "completed_version": max(spans[-1][0] for spans in group.spans),
+        "dispatched_at": group.dispatched_at,
+        "generated_at": group.generated_at,
         "spans": group.spans,
         "rewards": group.rewards,
         "requests": [rollout and rollout.request_ids for rollout in group.payloads],
