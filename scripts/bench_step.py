@@ -2,9 +2,10 @@
 
     .venv/bin/python scripts/bench_step.py [--json]
 
-Trains the embedded model twice, asynchronously, with the same data: with OpenRLHF's own PPO and
-token-level correction, and with VESPO, which reads no recomputed log-probs and so spares a forward
-pass. Prints the median seconds of making experience and of training, and the ratio of their sums.
+Trains the embedded model twice, asynchronously, with the same data: with OpenRLHF's own trainer,
+engines, PPO and token-level correction, and with VESPO under our scheduler, which reads no
+recomputed log-probs and so spares a forward pass. Prints the median seconds of making experience
+and of training, and the ratio of their sums.
 """
 
 from __future__ import annotations
@@ -17,27 +18,44 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
 from vespo_openrlhf.quickstart.pipeline import Plan, training_flags
 
 STAGES = ("make_experience", "ppo_train")
 WARM_UP_BATCHES = 2
 BATCHES = 12
-STOCK = ("--actor.policy_loss_type", "ppo", "--vespo.anchor", "old")
-CORRECTION = ("--algo.advantage.is_correction_level", "token")
+# Our command line with nothing of ours in place: it starts Ray, and OpenRLHF does the rest.
+STOCK = """
+import contextlib, sys
+from vespo_openrlhf.bridge import cli, plug
+plug.in_place = contextlib.nullcontext
+sys.exit(cli.main())
+"""
+COMMANDS = {
+    "stock": [
+        *("-c", STOCK, "--actor.policy_loss_type", "ppo", "--vespo.anchor", "old"),
+        *("--algo.advantage.is_correction_level", "token"),
+    ],
+    "vespo": ["-m", "vespo_openrlhf.train"],
+}
 
 
-def measure(plan: Plan, *flags: str) -> dict[str, float]:
+def measure(plan: Plan, command: list[str]) -> dict[str, float]:
     """Median seconds of each stage of a run, its first batches left out."""
+    # The last of a repeated flag counts, so those of the command come after the plan's.
+    program, extra = command[:2], command[2:]
+    arguments = [sys.executable, *program, *training_flags(plan), *extra]
     with open(plan.out / "log", "wb") as log:
-        subprocess.run(
-            [sys.executable, "-m", "vespo_openrlhf.train", *training_flags(plan), *flags],
-            stdout=log,
-            stderr=log,
-            check=True,
+        subprocess.run(arguments, stdout=log, stderr=log, check=True)
+    (events,) = (plan.run_dir / "tensorboard").rglob("events*")
+    scalars = EventAccumulator(str(events)).Reload().Scalars
+    return {
+        stage: statistics.median(
+            event.value for event in scalars(f"train/timing/{stage}")[WARM_UP_BATCHES:]
         )
-    lines = (plan.run_dir / "metrics.jsonl").read_text().splitlines()
-    steps = [json.loads(line) for line in lines][WARM_UP_BATCHES:]
-    return {s: statistics.median(step[f"timing/{s}"] for step in steps) for s in STAGES}
+        for stage in STAGES
+    }
 
 
 def main() -> None:
@@ -49,10 +67,10 @@ def main() -> None:
         build = ["-m", "vespo_openrlhf.embedded", "--out", str(out / "embedded"), "--quiet"]
         subprocess.run([sys.executable, *build], stdout=subprocess.DEVNULL, check=True)
         results = {}
-        for name, flags in {"stock": (*STOCK, *CORRECTION), "vespo": ()}.items():
+        for name, command in COMMANDS.items():
             (out / name).mkdir()
             (out / name / "embedded").symlink_to(out / "embedded")
-            results[name] = measure(Plan(out / name, batches=BATCHES), *flags)
+            results[name] = measure(Plan(out / name, batches=BATCHES), command)
     ratio = sum(results["vespo"].values()) / sum(results["stock"].values())
     if as_json:
         print(json.dumps({**results, "ratio": ratio}))

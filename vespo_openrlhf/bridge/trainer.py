@@ -163,7 +163,6 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             self._statuses = Statuses()
             self._statuses.once(self._rollout_statistics(batch))
             self._statuses.add({"timing/make_experience": time.monotonic() - started})
-        started = time.monotonic()
         updates = self._updates[step.first : step.last]
         pending = []
         for group in (self.actor_model_group, self.critic_model_group):
@@ -172,11 +171,12 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
                 experience = mini_batches.for_ranks(updates, ranks)
                 pending += group.async_run_method_batch("append", experience=experience)
         ray.get(pending)
+        started = time.monotonic()
         status = self.ppo_train(self._global_step)
+        self._statuses.add({"timing/ppo_train": time.monotonic() - started})
+        self._statuses.mean(status, step.last - step.first)
         if self._sample_log:
             self._sample_log.append(records.stamps(step))
-        self._statuses.mean(status, step.last - step.first)
-        self._statuses.add({"timing/ppo_train": time.monotonic() - started})
         return status
 
     async def _publish(self, version: int, names: Sequence[str]) -> None:
