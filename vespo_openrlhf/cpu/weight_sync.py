@@ -11,9 +11,10 @@ from torch import distributed as dist
 # torch.distributed re-exports these four without declaring them, which type checkers mind.
 _c10d: Any = dist
 
-# To meet: whoever has died on the way there is not waited for long. To send: large models.
-_MEETING_TIMEOUT = timedelta(minutes=1)
+# At first, engines may still be loading. When they meet again, all of them were just there, and
+# whoever has died on the way is not waited for.
 _TIMEOUT = timedelta(minutes=30)
+_AGAIN_TIMEOUT = timedelta(minutes=1)
 
 
 class GlooBroadcastGroup:
@@ -22,12 +23,14 @@ class GlooBroadcastGroup:
     It offers the one call OpenRLHF makes on its NCCL communicator: `broadcast`.
     """
 
+    _met_before = False  # in this process
+
     def __init__(self, host: str, port: int, rank: int, world_size: int) -> None:
-        store = _c10d.TCPStore(
-            host, port, world_size, is_master=rank == 0, timeout=_MEETING_TIMEOUT
-        )
+        timeout = _AGAIN_TIMEOUT if GlooBroadcastGroup._met_before else _TIMEOUT
+        store = _c10d.TCPStore(host, port, world_size, is_master=rank == 0, timeout=timeout)
         store = _c10d.PrefixStore("policy-weights", store)
-        self._group = _c10d.ProcessGroupGloo(store, rank, world_size, _MEETING_TIMEOUT)
+        self._group = _c10d.ProcessGroupGloo(store, rank, world_size, timeout)
+        GlooBroadcastGroup._met_before = True
 
     def broadcast(self, tensor: torch.Tensor, src: int, stream: Any = None) -> None:
         """Send `tensor` from rank `src`, or fill it; `stream` exists for NCCL's sake."""
