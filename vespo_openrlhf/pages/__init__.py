@@ -1,0 +1,42 @@
+"""Self-contained HTML pages: text, tables and matplotlib figures in one file, with no network.
+
+`page.Page` collects sections of blocks and writes the file; `blocks` makes text and tables,
+`figures` inlines matplotlib as SVG in the page's own colours, `browser` shows samples with
+filters. matplotlib is imported when a figure is made, and nothing else beside the standard library.
+"""
+
+from .blocks import (
+    Block,
+    details,
+    facts,
+    legend,
+    paragraph,
+    raw,
+    settings_table,
+    table,
+    tiles,
+)
+from .browser import Problem, Sample, mark_answer, sample_browser
+from .figures import SERIES, figure, line_style, plotting
+from .page import Page
+
+__all__ = [
+    "SERIES",
+    "Block",
+    "Page",
+    "Problem",
+    "Sample",
+    "details",
+    "facts",
+    "figure",
+    "legend",
+    "line_style",
+    "mark_answer",
+    "paragraph",
+    "plotting",
+    "raw",
+    "sample_browser",
+    "settings_table",
+    "table",
+    "tiles",
+]
