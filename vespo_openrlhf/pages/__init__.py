@@ -18,6 +18,7 @@ from .blocks import (
 )
 from .browser import Problem, Sample, mark_answer, sample_browser
 from .figures import SERIES, figure, line_style, plotting
+from .names import distinct_names
 from .page import Page
 
 __all__ = [
@@ -27,6 +28,7 @@ __all__ = [
     "Problem",
     "Sample",
     "details",
+    "distinct_names",
     "facts",
     "figure",
     "legend",

@@ -54,7 +54,7 @@ def line_style(index: int) -> dict[str, Any]:
 def plotting() -> Iterator[None]:
     """Figures that are made in this context match the page; on their own they are on white.
 
-    The default size, 5.2 x 3 inches, reads well from a phone's width upwards. Make a figure with
+    The default size, 4.8 x 2.8 inches, reads well from a phone's width upwards. Make a figure with
     `matplotlib.figure.Figure()`, which needs no display and no closing.
     """
     import matplotlib
@@ -62,7 +62,7 @@ def plotting() -> Iterator[None]:
 
     with matplotlib.rc_context(
         {
-            "figure.figsize": (5.2, 3.0),
+            "figure.figsize": (4.8, 2.8),
             "figure.constrained_layout.use": True,
             "font.size": 10,
             "text.color": INK,

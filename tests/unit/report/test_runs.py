@@ -1,0 +1,165 @@
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from vespo_openrlhf.pages import distinct_names
+from vespo_openrlhf.report.charts import moving_average
+from vespo_openrlhf.report.derive import with_derived
+from vespo_openrlhf.report.runs import Run, Series, read_run
+
+MakeFolder = Callable[..., Path]
+MakeLine = Callable[..., dict[str, Any]]
+
+
+def test_a_metric_is_found_by_its_name_or_under_a_losss(run_folder: MakeFolder) -> None:
+    run = read_run(run_folder(), "run")
+    assert run.find("ess_ratio") == "vespo/ess_ratio"
+    assert run.find("absent", "correct") == "correct"
+    assert run.find("max") == "lag/max"
+    assert run.series("absent") is None
+    series = run.series("correct")
+    assert series is not None
+    assert series.ends() == (1 / 12, 1.0)
+
+
+def test_a_resumed_run_counts_each_batch_once_and_the_later_line_wins(
+    run_folder: MakeFolder, metrics_line: MakeLine
+) -> None:
+    lines = [metrics_line(1), metrics_line(2), metrics_line(2, correct=0.9), metrics_line(3)]
+    run = read_run(run_folder(lines=lines), "run")
+    series = run.series("correct")
+    assert series is not None
+    assert (series.steps, series.values[1]) == ([1, 2, 3], 0.9)
+
+
+def test_a_line_that_a_kill_tore_is_counted_and_left_out(run_folder: MakeFolder) -> None:
+    folder = run_folder()
+    with open(folder / "metrics.jsonl", "a") as file:
+        file.write('{"step": 13, "ki')
+    run = read_run(folder, "run")
+    assert (len(run.train), run.unreadable) == (12, 1)
+
+
+def test_what_was_not_finite_is_a_gap(run_folder: MakeFolder, metrics_line: MakeLine) -> None:
+    lines = [metrics_line(1, policy_loss=None), metrics_line(2, policy_loss=0.5)]
+    series = read_run(run_folder(lines=lines), "run").series("policy_loss")
+    assert series is not None
+    assert math.isnan(series.values[0])
+    assert series.finite == [0.5]
+
+
+def test_a_metric_that_was_never_finite_is_known_by_name(
+    run_folder: MakeFolder, metrics_line: MakeLine
+) -> None:
+    run = read_run(run_folder(lines=[metrics_line(1, policy_loss=None)]), "run")
+    series = run.series("policy_loss")
+    assert series is not None
+    assert series.finite == []
+    assert math.isnan(series.ends()[0])
+
+
+def test_a_lag_that_a_batch_does_not_have_is_nothing_not_unknown(
+    run_folder: MakeFolder, metrics_line: MakeLine
+) -> None:
+    late = {k: v for k, v in metrics_line(2).items() if k != "lag_tokens/2"} | {"lag_tokens/0": 1.0}
+    bins = read_run(run_folder(lines=[metrics_line(1), late]), "run").histogram(r"lag_tokens/(\d+)")
+    assert {lag: list(series.values) for lag, series in bins.items()} == {
+        0: [0.25, 1],
+        2: [0.75, 0],
+    }
+
+
+def test_by_lag_is_weighted_by_samples(run_folder: MakeFolder, metrics_line: MakeLine) -> None:
+    lines = [
+        metrics_line(1, **{"vespo/lag_2_3/num_samples": 1, "vespo/lag_2_3/ess_ratio": 1.0}),
+        metrics_line(2, **{"vespo/lag_2_3/num_samples": 3, "vespo/lag_2_3/ess_ratio": 0.6}),
+        metrics_line(3, **{"vespo/lag_0/num_samples": 3, "vespo/lag_0/ess_ratio": 0.9}),
+    ]
+    by_lag = read_run(run_folder(lines=lines), "run").by_lag("ess_ratio")
+    assert by_lag == {(2, 3): pytest.approx(0.7), (0, 0): pytest.approx(0.9)}
+
+
+def test_samples_are_spread_over_the_run_in_either_shape(
+    run_folder: MakeFolder, metrics_line: MakeLine
+) -> None:
+    several = metrics_line(13, generated_samples=[["a", 1.0], ["b", None], ["torn"]])
+    lines = [metrics_line(step) for step in range(1, 13)] + [several]
+    run = read_run(run_folder(lines=lines), "run")
+    assert len(run.samples(100)) == 14
+    few = run.samples(3)
+    assert [step for step, _, _ in few] == [1, 7, 13]
+    assert math.isnan(few[-1][2])
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (None, "no such folder"),
+        ({}, "give the --run.dir"),
+        ({"metrics.jsonl": ""}, "no training line yet"),
+        ({"metrics.jsonl": '{"step": 1, "kind": "eval"}\n[1]\n'}, "no training line yet"),
+    ],
+)
+def test_a_folder_without_training_metrics_is_refused(
+    tmp_path: Path, files: dict[str, str] | None, message: str
+) -> None:
+    folder = tmp_path / "run"
+    if files is not None:
+        folder.mkdir()
+        for name, text in files.items():
+            (folder / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_run(folder, "run")
+
+
+def test_broken_settings_do_not_hide_the_metrics(run_folder: MakeFolder) -> None:
+    folder = run_folder()
+    (folder / "config.json").write_text("[1")
+    assert read_run(folder, "run").config == {}
+
+
+def test_throughput_and_idle_shares_from_the_timings(run_folder: MakeFolder) -> None:
+    run = with_derived(read_run(run_folder(), "run"))
+    derived = {name: series.values[0] for name in run.names if (series := run.logged(name))}
+    assert derived["derived/samples_per_second"] == pytest.approx(51.2)
+    assert derived["derived/tokens_per_second"] == pytest.approx(5120)
+    assert derived["derived/trainer_idle"] == pytest.approx(0.3)
+    assert derived["derived/engine_idle"] == pytest.approx(0.2)
+
+
+def test_without_timings_nothing_is_derived(tmp_path: Path) -> None:
+    run = Run("run", tmp_path, [{"step": 1, "kind": "train", "timing/step_total": None}])
+    assert with_derived(run).names == ["timing/step_total"]
+
+
+def test_moving_average_passes_over_gaps() -> None:
+    values = [1.0, math.nan, 3.0, 5.0]
+    assert moving_average(values, 2) == [1.0, 1.0, 3.0, 4.0]
+    assert math.isnan(moving_average([math.nan], 3)[0])
+
+
+def test_ends_are_means_of_a_tenth() -> None:
+    assert Series(range(20), range(20)).ends() == (0.5, 18.5)
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["runs/a"], ["a"]),
+        (["runs/a", "runs/b"], ["a", "b"]),
+        (["runs/a/run", "runs/b/run"], ["a", "b"]),
+        (["x/a", "y/a/run", "y/b"], ["a", "run", "b"]),
+        (["x/a", "y/a", "y/b"], ["x/a", "y/a", "y/b"]),
+        (["x/1/a", "y/1/a"], ["x", "y"]),
+    ],
+)
+def test_names_are_as_long_as_it_takes(folders: list[str], names: list[str]) -> None:
+    assert distinct_names([Path(folder) for folder in folders]) == names
+
+
+def test_a_folder_given_twice_is_refused() -> None:
+    with pytest.raises(ValueError, match="twice"):
+        distinct_names([Path("a"), Path("b/../a")])

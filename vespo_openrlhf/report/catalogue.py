@@ -1,0 +1,204 @@
+"""The metrics a run report draws: what they are called, what they mean, how they are shown."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One metric over rollout batches, a line per run.
+
+    Attributes:
+        title: the quantity and its unit.
+        names: the metric's names; a run's first is drawn.
+        caption: what it is, and what to look for.
+        share: whether it is a share, drawn in percent from 0.
+        whole: whether the axis of a share goes up to 100 % whatever the values.
+        from_zero: whether the axis starts at 0.
+        hint: what to do to have it logged.
+    """
+
+    title: str
+    names: tuple[str, ...]
+    caption: str
+    share: bool = False
+    whole: bool = False
+    from_zero: bool = False
+    hint: str = ""
+
+
+LEARNING = (
+    Chart(
+        "Reward",
+        ("rollout/reward_mean", "reward"),
+        "Mean over the responses of the batch, with whatever shaping the reward has.",
+    ),
+    Chart(
+        "Training accuracy",
+        ("correct", "accuracy"),
+        "Share of the batch's responses that the verifier finds right; shaping does not enter.",
+        share=True,
+        whole=True,
+        hint="a reward that returns `correct`, as `reward/math_reward.py` does, logs it",
+    ),
+    Chart(
+        "Response length (tokens)",
+        ("rollout/response_length_mean", "response_length"),
+        "Mean over the responses of the batch.",
+        from_zero=True,
+    ),
+    Chart(
+        "Responses cut off",
+        ("rollout/truncated_rate", "response_clip_ratio"),
+        "Share that ran into the longest length allowed.",
+        share=True,
+    ),
+    Chart(
+        "Entropy (nats per token)",
+        ("entropy_loss", "ent_loss", "entropy"),
+        "Of the policy, mean over tokens. A fast fall to 0 ends exploration.",
+        from_zero=True,
+        hint="`--actor.entropy_coef 0` logs it without changing the loss",
+    ),
+    Chart(
+        "Reward spread within groups",
+        ("group_reward_std",),
+        "Mean standard deviation among the responses to one prompt; where it is 0, nothing is "
+        "learned from.",
+        from_zero=True,
+    ),
+    Chart("Policy loss", ("policy_loss",), "As the optimizer saw it."),
+    Chart(
+        "Gradient norm",
+        ("grad_norm_mean", "actor_grad_norm"),
+        "Before clipping.",
+        from_zero=True,
+    ),
+)
+
+OFF_POLICY = (
+    Chart(
+        "Effective sample size",
+        ("ess_ratio",),
+        "(ΣW)² / ΣW² over the number of responses: how many of them the importance weights leave "
+        "to speak. 100 % is on-policy.",
+        share=True,
+        whole=True,
+    ),
+    Chart(
+        "|log W| before the batch's own updates (nats)",
+        ("log_w_abs_mean_before",),
+        "Mean in the batch's first update: lag, and what engine and trainer disagree on.",
+        from_zero=True,
+    ),
+    Chart(
+        "|log W| over all updates (nats)",
+        ("log_w_abs_mean",),
+        "Mean over the batch's responses, each in its own update.",
+        from_zero=True,
+    ),
+    Chart(
+        "φ where the advantage is positive",
+        ("phi_mean_positive",),
+        "Mean weight that the kernel gives to a response to be reinforced.",
+        from_zero=True,
+    ),
+    Chart(
+        "φ where the advantage is negative",
+        ("phi_mean_negative",),
+        "Mean weight that the kernel gives to a response to be discouraged.",
+        from_zero=True,
+    ),
+    Chart(
+        "Responses with φ < 0.01",
+        ("phi_small_share",),
+        "Share that has practically no say in the gradient.",
+        share=True,
+    ),
+)
+
+LAG = (
+    Chart(
+        "Greatest lag (updates)",
+        ("lag/max",),
+        "Of the oldest token that was trained on. The bound holds if it is never crossed.",
+        from_zero=True,
+    ),
+    Chart("Mean lag (updates)", ("lag/mean",), "Over the tokens of the batch.", from_zero=True),
+    Chart(
+        "Working lag (updates)",
+        ("lag/working",),
+        "What admission goes by; it moves where a target effective sample size steers it.",
+        from_zero=True,
+    ),
+)
+
+#: Title, metric and caption of what is drawn against the age of samples.
+BY_LAG = (
+    (
+        "Effective sample size by lag",
+        "ess_ratio",
+        "Share of the responses of an age that the importance weights leave to speak.",
+    ),
+    (
+        "|log W| by lag (nats)",
+        "log_w_abs_mean",
+        "Mean over the responses of an age; at lag 0 it is the mismatch of engine and trainer.",
+    ),
+    ("φ by lag", "phi_mean", "Mean weight that the kernel gives to the responses of an age."),
+)
+
+CLUSTER = (
+    Chart(
+        "Responses trained per second",
+        ("scheduler/samples_per_second", "derived/samples_per_second"),
+        "Over the whole time from one batch to the next.",
+        from_zero=True,
+    ),
+    Chart(
+        "Response tokens trained per second",
+        ("derived/tokens_per_second",),
+        "Over the whole time from one batch to the next.",
+        from_zero=True,
+    ),
+    Chart(
+        "Trainer idle",
+        ("scheduler/trainer_idle", "scheduler/trainer_idle_share", "derived/trainer_idle"),
+        "Share of the time in which the trainer neither trains nor publishes weights.",
+        share=True,
+        whole=True,
+    ),
+    Chart(
+        "Engines idle",
+        ("scheduler/engine_idle", "scheduler/engine_idle_share", "derived/engine_idle"),
+        "Share of the engines' time with nothing to generate.",
+        share=True,
+        whole=True,
+    ),
+    Chart(
+        "Engine slots used",
+        ("scheduler/engine_occupancy",),
+        "Sequences in flight as a share of what the engines can hold.",
+        share=True,
+        whole=True,
+    ),
+    Chart(
+        "Groups waiting to be trained",
+        ("scheduler/queued_groups", "scheduler/queued"),
+        "Complete when the batch was done.",
+        from_zero=True,
+    ),
+    Chart(
+        "Groups dropped as too old",
+        ("scheduler/dropped",),
+        "Since the batch before.",
+        from_zero=True,
+    ),
+    Chart(
+        "Waited for an older group (seconds)",
+        ("scheduler/waited_seconds", "scheduler/waited"),
+        "Time in which the trainer had a whole batch and waited for one that would become too old.",
+        from_zero=True,
+    ),
+)
