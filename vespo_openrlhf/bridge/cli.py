@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any, NoReturn
 from unittest import mock
 
-from vespo_openrlhf import config, cpu
+from vespo_openrlhf import config, cpu, versions
 from vespo_openrlhf.bridge import seams, settings
 from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES
 
 PROGRAM = "python -m vespo_openrlhf.train"
 CONFIG_FILE = "config.json"
+VERSIONS_FILE = "versions.json"
 _UPSTREAM = "openrlhf.cli.train_ppo_ray"
 
 
@@ -113,9 +114,11 @@ def _prepare(flags: dict[str, Any]) -> None:
     for note in notes:
         print(f"[vespo] {note}", flush=True)
     if flags["run.dir"] is not None:
-        path = Path(flags["run.dir"]) / CONFIG_FILE
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(flags, indent=2, sort_keys=True, default=str) + "\n")
+        folder = Path(flags["run.dir"])
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, content in ((CONFIG_FILE, flags), (VERSIONS_FILE, versions.installed())):
+            text = json.dumps(content, indent=2, sort_keys=True, default=str)
+            (folder / name).write_text(text + "\n")
     if cpu.is_active():
         from vespo_openrlhf.bridge import plug
 

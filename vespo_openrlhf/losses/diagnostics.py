@@ -18,7 +18,7 @@ Metrics = dict[str, Tensor]
 
 # Below this the sequence has practically no say in the gradient.
 SMALL_PHI = 0.01
-_QUANTILES = (0.05, 0.50, 0.95)
+_QUANTILES = {"p05": 0.05, "p50": 0.50, "p95": 0.95}
 
 
 def sequence_metrics(
@@ -73,7 +73,8 @@ def summarise(per_sequence: Mapping[str, Tensor]) -> Metrics:
         - log_w_mean, _max, _std (population), _abs_mean, _p05, _p50, _p95: nats.
         - ess_ratio: effective sample size (sum W)^2 / sum W^2 over the number of sequences, in
           (0, 1]; from log W, so that |log W| = 200 does not overflow.
-        - phi_mean, phi_max, phi_mean_positive, phi_mean_negative, phi_small_share (phi < 0.01).
+        - phi_mean, phi_max, phi_p05, _p50, _p95, phi_mean_positive, phi_mean_negative,
+          phi_small_share (phi < 0.01).
     """
     present = per_sequence["num_tokens"] > 0
     advantage = per_sequence["advantage"][present]
@@ -90,6 +91,7 @@ def summarise(per_sequence: Mapping[str, Tensor]) -> Metrics:
         summary |= {
             "phi_mean": phi.mean(),
             "phi_max": phi.max() if phi.numel() else phi.new_tensor(torch.nan),
+            **_quantiles("phi", phi),
             "phi_mean_positive": phi[positive].mean(),
             "phi_mean_negative": phi[negative].mean(),
             "phi_small_share": (phi < SMALL_PHI).float().mean(),
@@ -137,14 +139,10 @@ def _lag_range(index: int) -> str:
 
 
 def _summarise_log_weight(log_w: Tensor) -> Metrics:
-    names = ["log_w_p05", "log_w_p50", "log_w_p95"]
-    if not log_w.numel():  # max and quantile refuse an empty tensor
+    if not log_w.numel():  # max refuses an empty tensor
         nan = log_w.new_tensor(torch.nan)
-        return dict.fromkeys(["log_w_max", *names, "log_w_mean", "log_w_std"], nan) | {
-            "log_w_abs_mean": nan,
-            "ess_ratio": nan,
-        }
-    quantiles = torch.quantile(log_w, log_w.new_tensor(_QUANTILES))
+        names = ("log_w_mean", "log_w_max", "log_w_std", "log_w_abs_mean", "ess_ratio")
+        return dict.fromkeys(names, nan) | _quantiles("log_w", log_w)
     log_ess = 2 * torch.logsumexp(log_w, 0) - torch.logsumexp(2 * log_w, 0)
     return {
         "log_w_mean": log_w.mean(),
@@ -152,5 +150,13 @@ def _summarise_log_weight(log_w: Tensor) -> Metrics:
         "log_w_std": log_w.std(correction=0),
         "log_w_abs_mean": log_w.abs().mean(),
         "ess_ratio": log_ess.exp() / log_w.numel(),
-        **dict(zip(names, quantiles.unbind(), strict=True)),
+        **_quantiles("log_w", log_w),
     }
+
+
+def _quantiles(name: str, values: Tensor) -> Metrics:
+    keys = [f"{name}_{quantile}" for quantile in _QUANTILES]
+    if not values.numel():  # which quantile refuses
+        return dict.fromkeys(keys, values.new_tensor(torch.nan))
+    found = torch.quantile(values, values.new_tensor(list(_QUANTILES.values())))
+    return dict(zip(keys, found.unbind(), strict=True))

@@ -43,6 +43,9 @@ def test_by_hand():
         "ess_ratio": sum(w) ** 2 / sum(x * x for x in w) / 3,
         "phi_mean": 1.501 / 3,
         "phi_max": 1.0,
+        "phi_p05": 0.0509,  # linear between 0.001 and 0.5
+        "phi_p50": 0.5,
+        "phi_p95": 0.95,
         "phi_mean_positive": 1.0,
         "phi_mean_negative": 0.5,
         "phi_small_share": 1 / 3,
