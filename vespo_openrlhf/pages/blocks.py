@@ -102,11 +102,12 @@ def table(
         f'<th scope="col" {c}>{inline(name)}</th>' for c, name in zip(classes, headers, strict=True)
     )
     body = "".join(_row(row, classes) for row in rows)
-    title = f"<caption>{inline(caption)}</caption>" if caption else ""
+    # Not a <caption>: that is as wide as its table, and would scroll away with it.
+    above = f'<p class="caption">{inline(caption)}</p>' if caption else ""
     label = escape(caption or ", ".join(headers))
     return Block(
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
-        f"<table>{title}<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<div>{above}<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></div>"
     )
 
 
@@ -145,14 +146,13 @@ def settings_table(runs: Mapping[str, Mapping[str, Any]], what: str = "settings"
     if not names:
         return paragraph(f"No {what} are recorded in the run folder.")
     parts = []
-    if len(flat) > 1:
-        parts.append(
-            _named_values(list(flat), {name: shown[name] for name in different}, "different")
-            if different
-            else paragraph(f"All {len(names)} {what} are equal.")
-        )
+    if different:
+        columns = {name: shown[name] for name in different}
+        parts.append(_named_values(list(flat), columns, "different"))
     if equal:
-        title = f"{len(equal)} {what}" + (" that are equal in all" if len(flat) > 1 else "")
+        title = f"{len(equal)} {what}"
+        if len(flat) > 1:
+            title = f"{title} that are equal" if different else f"All {title} are equal"
         columns = {name: shown[name][:1] for name in equal}
         parts.append(details(title, _named_values(["value"], columns)))
     return Block("".join(part.html for part in parts))

@@ -76,7 +76,11 @@ for (const browser of document.querySelectorAll(".browser")) {
     if (wanted.verdict === "wrong" && sample.right) return false;
     if (wanted.verdict && !["right", "wrong"].includes(wanted.verdict)
       && sample.reason !== wanted.verdict) return false;
-    return !wanted.text || sample.text.includes(wanted.text.toLowerCase());
+    const text = wanted.text.trim().toLowerCase();
+    if (text.startsWith("id:")) {
+      return problems[sample.problem].name.toLowerCase() === text.slice(3).trim();
+    }
+    return sample.text.includes(text);
   }
 
   function filter() {
@@ -99,8 +103,8 @@ for (const browser of document.querySelectorAll(".browser")) {
     const target = event.target.closest("[data-problem]");
     if (!target) return;
     form.reset();
-    form.elements.text.value = target.dataset.problem;
-    if (form.elements.group && target.dataset.group) form.elements.group.value = target.dataset.group;
+    form.elements.text.value = `id:${target.dataset.problem}`;
+    if (form.elements.group) form.elements.group.value = target.dataset.group;
     filter();
     browser.scrollIntoView();
   });

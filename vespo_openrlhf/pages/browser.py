@@ -108,8 +108,8 @@ def sample_browser(
         "problems": [vars(problem) for problem in problems],
         "samples": [vars(sample) for sample in samples],
     }
-    # "<" would let a response close the element; ASCII keeps half surrogates writable.
-    text = json.dumps(data, separators=(",", ":"), ensure_ascii=True).replace("<", "\\u003c")
+    # "<" would let a response close the element.
+    text = json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     controls = [
         _select("run", "run", [(str(i), run) for i, run in enumerate(runs)]),
         _select("group", "benchmark", [(g, g) for g in sorted({p.group for p in problems})]),

@@ -30,7 +30,7 @@ def test_a_table_takes_blocks_and_none_and_sets_numbers_flush_right() -> None:
     block = pages.table(["a", "b"], [[pages.raw("<i>x</i>"), None], ["y", 2]], "title", {1})
     assert '<th scope="row" ><i>x</i></th><td class="number">–</td>' in block.html
     assert '<td class="number">2</td>' in block.html
-    assert "<caption>title</caption>" in block.html
+    assert '<p class="caption">title</p>' in block.html
 
 
 def test_settings_show_what_differs_and_fold_what_is_equal() -> None:

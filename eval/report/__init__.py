@@ -1,0 +1,86 @@
+"""Evaluations to look at and to publish: one HTML page, or Markdown tables for a paper.
+
+`folders` reads what `python -m eval run` wrote, `figures` and `heatmap` draw, `samples` chooses
+what can be leafed through, `page` puts the page together, `markdown` the tables.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+DESCRIPTION = """\
+Write one self-contained HTML page about evaluations: accuracy with intervals, pass@k and maj@k,
+accuracy against response length, every problem's repeats, generations to leaf through with the
+answer that was judged marked, settings and versions. Several folders stand side by side. The page
+opens without a network, on a phone as well, and can be sent to others as it is.
+"""
+EXAMPLES = """\
+examples:
+  python -m eval report evals/qwen3                     # writes evals/qwen3/report.html
+  python -m eval report evals/base evals/vespo --out compared.html
+  python -m eval report evals/base evals/vespo --markdown > table.md
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python -m eval report`.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: a folder holds no finished evaluation, or the page cannot be written.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m eval report",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "folders", nargs="+", type=Path, metavar="DIR", help="the --out of an evaluation"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="what to write (default: report.html in the first folder; Markdown: the terminal)",
+    )
+    parser.add_argument(
+        "--markdown", action="store_true", help="tables for a paper instead of the page"
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=400,
+        metavar="N",
+        help="generations to leaf through, of each folder and benchmark (default 400); long "
+        "responses lose their middle, so that the page stays at some 20 MB",
+    )
+    options = parser.parse_args(argv)
+    if options.samples < 0:
+        raise ValueError(f"--samples must not be negative, got {options.samples}")
+    from .folders import read_folders
+
+    evaluations = read_folders(options.folders)
+    try:
+        if options.markdown:
+            from .markdown import tables
+
+            text = tables(evaluations)
+            if options.out is None:
+                print(text, end="")
+                return 0
+            options.out.parent.mkdir(parents=True, exist_ok=True)
+            options.out.write_text(text, encoding="utf-8")
+        else:
+            from .page import build_page
+
+            options.out = options.out or options.folders[0] / "report.html"
+            build_page(evaluations, options.samples).write(options.out)
+    except OSError as error:
+        raise ValueError(f"{options.out} cannot be written: {error.strerror}") from error
+    print(options.out)
+    return 0

@@ -1,0 +1,121 @@
+"""Which generations a page holds: of each benchmark some, right and wrong, spread over problems."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from vespo_openrlhf.pages import Block, Problem, Sample, mark_answer, paragraph, sample_browser
+
+from .folders import Evaluation, Generation
+
+# Characters of responses in a page, all in all, and of a response at most and at least.
+_PAGE_CHARACTERS = 20_000_000
+_MOST_CHARACTERS, _LEAST_CHARACTERS = 6_000, 1_000
+_PROMPT_CHARACTERS = 4_000
+
+
+def choose(generations: Sequence[Generation], limit: int) -> list[Generation]:
+    """At most `limit`: of every problem one right and one wrong first, then the rest.
+
+    Where even that is too many, problems are left out evenly.
+    """
+    if len(generations) <= limit:
+        return list(generations)
+    first: dict[tuple[str, bool], Generation] = {}
+    for generation in generations:
+        first.setdefault((generation.id, generation.correct), generation)
+    pairs = list(first.values())
+    if len(pairs) >= limit:
+        chosen = [pairs[index * len(pairs) // limit] for index in range(limit)]
+    else:
+        taken = set(first.values())
+        rest = [generation for generation in generations if generation not in taken]
+        missing = limit - len(pairs)
+        chosen = pairs + [rest[index * len(rest) // missing] for index in range(missing)]
+    return sorted(chosen, key=lambda generation: (generation.id, generation.repeat))
+
+
+def browse(
+    evaluations: Sequence[Evaluation],
+    generations: Mapping[str, Sequence[Sequence[Generation]]],
+    limit: int,
+) -> list[Block]:
+    """The browser, and what it leaves out.
+
+    Args:
+        evaluations: whose generations they are.
+        generations: benchmark -> per evaluation, its generations.
+        limit: generations per evaluation and benchmark.
+    """
+    chosen = {
+        (benchmark, index): choose(found, limit)
+        for benchmark, of_each in generations.items()
+        for index, found in enumerate(of_each)
+    }
+    count = sum(map(len, chosen.values()))
+    total = sum(len(found) for of_each in generations.values() for found in of_each)
+    if not count:
+        return [paragraph(f"None of {total:,} generations are in this page.")]
+    room = min(_MOST_CHARACTERS, max(_LEAST_CHARACTERS, _PAGE_CHARACTERS // count))
+    problems: dict[tuple[str, str], int] = {}
+    shown: list[Problem] = []
+    samples = []
+    shortened = 0
+    for (benchmark, index), picked in chosen.items():
+        for record in evaluations[index].records(benchmark, picked):
+            handle = (benchmark, str(record["id"]))
+            if handle not in problems:
+                problems[handle] = len(shown)
+                prompt = _shorten(str(record.get("prompt") or ""))
+                gold = _shorten(str(record.get("gold") or ""))
+                shown.append(Problem(handle[1], benchmark, prompt, gold))
+            parts = mark_answer(str(record["response"]), record.get("extracted"), room)
+            shortened += any(isinstance(part, dict) and "cut" in part for part in parts)
+            samples.append(
+                Sample(
+                    problems[handle],
+                    index,
+                    bool(record["correct"]),
+                    _verdict(record),
+                    _note(record),
+                    parts,
+                )
+            )
+    note = f"{count:,} of {total:,} generations are in this page"
+    if count < total:
+        note += (
+            f": of each benchmark and model up to {limit:,}, one right and one wrong of every "
+            "problem first"
+        )
+    note += (
+        f". {shortened:,} of them lost their middle: about {room:,} characters of each are kept, "
+        "both ends and what surrounds the answer."
+        if shortened
+        else ", each of them whole."
+    )
+    names = [evaluation.name for evaluation in evaluations]
+    return [
+        paragraph(f"{note} The answer that was judged is marked. `id:NAME` finds one problem."),
+        sample_browser(shown, samples, names),
+    ]
+
+
+def _verdict(record: Mapping[str, object]) -> str:
+    reason = record.get("reason") or ("correct" if record["correct"] else "wrong")
+    return str(reason).replace("_", " ")
+
+
+def _note(record: Mapping[str, object]) -> str:
+    parts = [f"repeat {record['repeat']}"]
+    if record.get("tokens") is not None:
+        parts.append(f"{record['tokens']:,} tokens")
+    if record.get("finish_reason") == "length":
+        parts.append("cut off")
+    return ", ".join(parts)
+
+
+def _shorten(text: str) -> str:
+    if len(text) <= _PROMPT_CHARACTERS:
+        return text
+    half = _PROMPT_CHARACTERS // 2
+    return f"{text[:half]}\n[… {len(text) - 2 * half:,} characters left out …]\n{text[-half:]}"
