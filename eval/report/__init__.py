@@ -10,6 +10,8 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from vespo_openrlhf.pages import write_text
+
 DESCRIPTION = """\
 Write one self-contained HTML page about evaluations: accuracy with intervals, pass@k and maj@k,
 accuracy against response length, every problem's repeats, generations to leaf through with the
@@ -65,22 +67,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     from .folders import read_folders
 
     evaluations = read_folders(options.folders)
+    if options.markdown:
+        from .markdown import tables
+
+        text = tables(evaluations)
+        if options.out is None:
+            print(text, end="")
+            return 0
+    else:
+        from .page import build_page
+
+        text = build_page(evaluations, options.samples).render()
+    out = options.out or options.folders[0] / "report.html"
     try:
-        if options.markdown:
-            from .markdown import tables
-
-            text = tables(evaluations)
-            if options.out is None:
-                print(text, end="")
-                return 0
-            options.out.parent.mkdir(parents=True, exist_ok=True)
-            options.out.write_text(text, encoding="utf-8")
-        else:
-            from .page import build_page
-
-            options.out = options.out or options.folders[0] / "report.html"
-            build_page(evaluations, options.samples).write(options.out)
+        write_text(text, out)
     except OSError as error:
-        raise ValueError(f"{options.out} cannot be written: {error.strerror}") from error
-    print(options.out)
+        raise ValueError(f"{out} cannot be written: {error.strerror}") from error
+    print(out)
     return 0

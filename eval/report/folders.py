@@ -92,6 +92,8 @@ class Evaluation:
 
     def records(self, benchmark: str, chosen: Sequence[Generation]) -> Iterator[dict[str, Any]]:
         """The whole records of these generations, in their order."""
+        if not chosen:  # there need not be a file then
+            return
         with open(self._path(benchmark), "rb") as file:
             for generation in chosen:
                 file.seek(generation.offset)

@@ -19,7 +19,7 @@ from .blocks import (
 from .browser import Problem, Sample, mark_answer, sample_browser
 from .figures import SERIES, figure, line_style, plotting
 from .names import distinct_names
-from .page import Page
+from .page import Page, write_text
 
 __all__ = [
     "SERIES",
@@ -41,4 +41,5 @@ __all__ = [
     "settings_table",
     "table",
     "tiles",
+    "write_text",
 ]

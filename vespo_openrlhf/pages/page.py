@@ -88,12 +88,16 @@ class Page:
 
     def write(self, path: str | Path) -> None:
         """Write the file; its folder is made. What was there before is replaced at once."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(path.name + ".part")
-        # A model can emit half a surrogate pair, which is not a character.
-        part.write_text(self.render(), encoding="utf-8", errors="replace")
-        part.replace(path)
+        write_text(self.render(), Path(path))
+
+
+def write_text(text: str, path: Path) -> None:
+    """Write a file whole or not at all; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    # A model can emit half a surrogate pair, which is not a character.
+    part.write_text(text, encoding="utf-8", errors="replace")
+    part.replace(path)
 
 
 def _arrange(blocks: Sequence[Block]) -> str:
