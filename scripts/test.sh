@@ -7,6 +7,11 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 scripts/install.sh --dev
+# The report pages are opened in a real browser; where there is none, those tests are skipped.
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null && ! command -v chromium >/dev/null; then
+  (apt-get update && apt-get install -y --no-install-recommends chromium) >/dev/null 2>&1 ||
+    echo "test.sh: chromium could not be installed; the browser tests are skipped" >&2
+fi
 bin=.venv/bin
 $bin/ruff check .
 $bin/ruff format --check .

@@ -18,6 +18,7 @@ from vespo_openrlhf import cpu
 from vespo_openrlhf.quickstart.cluster import LocalCluster
 from vespo_openrlhf.quickstart.job import run_job
 from vespo_openrlhf.quickstart.plot import plot_run, read_metrics
+from vespo_openrlhf.report import write_report
 
 PROMPTS_PER_BATCH = 64
 SAMPLES_PER_PROMPT = 8
@@ -57,6 +58,10 @@ class Plan:
     def picture(self) -> Path:
         return self.out / "training.png"
 
+    @property
+    def report(self) -> Path:
+        return self.out / "report.html"
+
 
 def execute(plan: Plan) -> int:
     """Every step, then the table.
@@ -80,6 +85,7 @@ def execute(plan: Plan) -> int:
     with _step("4/4 evaluate the trained model"):
         after = _evaluate(plan, plan.run_dir / "model", plan.out / "after")
     plot_run(read_metrics(plan.run_dir / "metrics.jsonl"), plan.picture)
+    write_report([plan.run_dir], plan.report)
     _print_table(plan, before, after, time.monotonic() - started)
     return _verdict(before, after)
 
@@ -229,7 +235,7 @@ def _print_table(plan: Plan, before: dict[str, Any], after: dict[str, Any], seco
         f"\n{plan.batches} rollout batches, {plan.batches * UPDATES_PER_BATCH} updates, "
         f"seed {plan.seed}; {seconds:.0f} s in all"
     )
-    print(f"run folder: {plan.run_dir}\npicture:    {plan.picture}")
+    print(f"run folder: {plan.run_dir}\npicture:    {plan.picture}\nreport:     {plan.report}")
 
 
 def _verdict(before: dict[str, Any], after: dict[str, Any]) -> int:
