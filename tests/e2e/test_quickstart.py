@@ -51,7 +51,9 @@ def test_the_run_folder_holds_what_is_promised(finished: Path) -> None:
     assert json.loads((run / "config.json").read_text())["actor.policy_loss_type"] == "vespo"
     assert list((run / "tensorboard").rglob("events*"))
     assert (run / "model" / "model.safetensors").is_file()
+    assert json.loads((run / "versions.json").read_text())["openrlhf"]
     assert (finished / "training.png").read_bytes().startswith(b"\x89PNG")
+    assert "<h2" in (finished / "report.html").read_text()
 
 
 def test_a_second_run_skips_what_is_done(finished: Path) -> None:

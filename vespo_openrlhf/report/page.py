@@ -21,6 +21,7 @@ from .runs import Run, Series, read_run
 _SAMPLES_PER_RUN = 60
 _SAMPLE_CHARACTERS = 6000
 _OTHER_CHARTS = 80
+_LISTED_RUNS = 4
 _SHOWN_ELSEWHERE = re.compile(
     r"derived/|timing/|lag_|lag/token_share|lag/version_share|token_version/|"
     r".*/lag_\d|.*log_w_p\d|.*phi_p\d"
@@ -46,7 +47,7 @@ def build_page(runs: Sequence[Run]) -> pages.Page:
     """The page, with the sections for which there is data."""
     several = len(runs) > 1
     if several:
-        page = pages.Page("Training runs, side by side", ", ".join(run.name for run in runs))
+        page = pages.Page("Training runs, side by side", _listed([run.name for run in runs]))
     else:
         folder = runs[0].folder.resolve()
         title = f"Training run {folder.parent.name}/{folder.name}"
@@ -110,6 +111,10 @@ def build_page(runs: Sequence[Run]) -> pages.Page:
     if rest or missing:
         page.section("Everything else", *rest, *_missing(missing))
     return page
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) if len(names) <= _LISTED_RUNS else f"{len(names)} runs"
 
 
 def _titled(run: Run, several: bool) -> Run:
@@ -285,7 +290,7 @@ def _missing(missing: Sequence[Chart]) -> list[pages.Block]:
 
 
 def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+    return f"{100 * share:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _short(value: float) -> str:
