@@ -230,4 +230,8 @@ def draw_timings(run: Run) -> Block | None:
         axes.set_ylim(bottom=0)
 
     title = "Seconds per stage" + (f" · {run.name}" if run.name else "")
-    return plot(title, "Generation runs beside training where it is asynchronous.", stages, paint)
+    caption = (
+        "Of a batch; `reward` and `queue`, and `generation` beside them, are means over samples "
+        "and groups. Generation runs beside training where it is asynchronous."
+    )
+    return plot(title, caption, stages, paint)

@@ -191,7 +191,10 @@ def _warnings(runs: Sequence[Run]) -> list[pages.Block]:
             notes.append(f"{name}{run.unreadable} lines of metrics.jsonl could not be read.")
         for metric, what in (
             ("num_dropped", "responses were left out for a rollout log-prob that is not finite"),
-            ("num_skipped", "updates were skipped for a loss or gradient that is not finite"),
+            (
+                "num_skipped_updates",
+                "updates were skipped: their loss or gradient is not finite",
+            ),
         ):
             series = run.series(metric)
             if series and sum(series.finite) > 0:

@@ -105,9 +105,12 @@ def test_long_runs_are_smoothed(run_folder: MakeFolder, metrics_line: MakeLine) 
 def test_what_was_left_out_of_training_is_said(
     run_folder: MakeFolder, metrics_line: MakeLine
 ) -> None:
-    folder = run_folder(lines=[metrics_line(1, **{"vespo/num_dropped": 3.0})])
+    counts = {"vespo/num_dropped": 3.0, "vespo/num_skipped_updates": 2.0}
+    folder = run_folder(lines=[metrics_line(1, **counts)])
     assert main([str(folder)]) == 0
-    assert "3 responses were left out" in (folder / "report.html").read_text()
+    html = (folder / "report.html").read_text()
+    assert "3 responses were left out" in html
+    assert "2 updates were skipped" in html
 
 
 def test_evaluations_are_drawn(run_folder: MakeFolder, metrics_line: MakeLine) -> None:
