@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,9 +27,11 @@ class Statuses:
 
     def mean(self, values: Mapping[str, float], updates: int) -> None:
         """Of a step of so many updates, by which the mean is weighted; a `_max` is a maximum and
-        a `num_` a sum."""
+        a `num_` a sum. NaN, the mean of no samples, does not count."""
         for name, value in values.items():
             last = name.rpartition("/")[2]
+            if math.isnan(value):
+                continue
             if last.startswith("num_"):
                 self.add({name: value})
             elif last.endswith("_max"):
