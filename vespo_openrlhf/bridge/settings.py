@@ -13,8 +13,12 @@ from vespo_openrlhf import config, cpu
 from vespo_openrlhf.bridge.loss import build_loss, uses_our_loss
 from vespo_openrlhf.cpu import settings as cpu_settings
 from vespo_openrlhf.data import checks
+from vespo_openrlhf.losses.registry import option_defaults
 from vespo_openrlhf.scheduling import SchedulerConfig
 from vespo_openrlhf.scheduling.lag import minimum_lag
+
+# OpenRLHF's default of --actor.eps_clip, which it writes into --actor.eps_clip_low_high.
+_UPSTREAM_CLIP = 0.2
 
 
 def flatten(args: SimpleNamespace, prefix: str = "") -> dict[str, Any]:
@@ -46,12 +50,31 @@ def resolve(flags: dict[str, Any]) -> list[str]:
             f"log-probs it sampled with; --actor.policy_loss_type {flags['actor.policy_loss_type']}"
             " builds the importance weight on them, OpenRLHF's own correction is not applied)"
         )
+    if uses_our_loss(flags):
+        notes.extend(_own_clip(flags))
     if flags["run.dir"] is not None:
         _run_folder(flags)
     if cpu.is_active():
         notes.append("no GPU: the CPU stack is in place")
         notes.extend(cpu_settings.adapt(flags))
     return notes
+
+
+def _own_clip(flags: dict[str, Any]) -> list[str]:
+    """Keep a loss's published clip: where the user gives none, OpenRLHF would write its 0.2 twice
+    over it, between here and the workers that build the loss."""
+    name = flags["actor.policy_loss_type"]
+    given = (
+        flags["actor.eps_clip_low_high"] is not None or flags["actor.eps_clip"] != _UPSTREAM_CLIP
+    )
+    own = {} if given or ":" in name else option_defaults(name)
+    if "clip_low" not in own:
+        return []
+    low, high = flags["actor.eps_clip_low_high"] = [own["clip_low"], own["clip_high"]]
+    return [
+        f"--actor.eps_clip_low_high -> {low:g} {high:g} (what {name} was published with; it is "
+        "not OpenRLHF's --actor.eps_clip)"
+    ]
 
 
 def _run_folder(flags: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from vespo_openrlhf import cpu
 from vespo_openrlhf.bridge import settings
+from vespo_openrlhf.bridge.loss import build_loss
 from vespo_openrlhf.bridge.settings import resolve
 from vespo_openrlhf.cpu import settings as cpu_settings
 
@@ -11,6 +12,7 @@ from vespo_openrlhf.cpu import settings as cpu_settings
 DEFAULTS = {
     "actor.policy_loss_type": "vespo",
     "actor.loss_agg_mode": "token-mean",
+    "actor.eps_clip": 0.2,
     "actor.eps_clip_low_high": None,
     "actor.dual_clip": None,
     "algo.advantage.is_correction_level": "off",
@@ -21,6 +23,7 @@ DEFAULTS = {
     "vespo.length_normalisation": "none",
     "vespo.recompute_old_log_probs": False,
     "vespo.on_nonfinite": "stop",
+    "vespo.loss_options": [],
     "vespo.c1_pos": 2.0,
     "vespo.c2_pos": 3.0,
     "vespo.c1_neg": 3.0,
@@ -110,6 +113,34 @@ def test_a_run_folder_takes_what_openrlhf_writes(tmp_path) -> None:
     assert flags["ckpt.output_dir"] == str(tmp_path / "model")
     assert flags["logger.tensorboard_dir"] == str(tmp_path / "tensorboard")
     assert flags["ckpt.path"] == "/elsewhere"
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize(
+    ("name", "changes", "clip"),
+    [
+        ("gspo", {}, [3e-4, 4e-4]),
+        ("ppo", {}, [0.2, 0.28]),
+        ("gmpo", {}, [0.4, 0.4]),
+        ("gspo", {"actor.eps_clip_low_high": [0.1, 0.2]}, [0.1, 0.2]),
+        ("ppo", {"actor.eps_clip": 0.1}, [0.1, 0.1]),
+        ("vespo", {}, [0.2, 0.2]),
+        ("ppo", {"vespo.anchor": "old"}, [0.2, 0.2]),
+    ],
+)
+def test_the_clip_that_a_worker_gets_is_the_methods_own(
+    name: str, changes: dict, clip: list
+) -> None:
+    """OpenRLHF fills the flag with its --actor.eps_clip between our settings and the workers."""
+    flags = DEFAULTS | {"actor.policy_loss_type": name} | changes
+    notes = resolve(flags)
+    if flags["actor.eps_clip_low_high"] is None:
+        flags["actor.eps_clip_low_high"] = [flags["actor.eps_clip"]] * 2
+    assert flags["actor.eps_clip_low_high"] == clip
+    assert any("eps_clip_low_high" in note for note in notes) == (not changes and name != "vespo")
+    options = build_loss(flags).options
+    if "clip_low" in options:
+        assert [options["clip_low"], options["clip_high"]] == clip
 
 
 @pytest.mark.usefixtures("on_cpu")
