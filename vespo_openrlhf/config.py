@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from reward.options import LANGUAGES, RewardOptions
 from vespo_openrlhf.losses.kernel import KernelCoefficients
+from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES, option_defaults
 from vespo_openrlhf.scheduling.config import RolloutOptions
 from vespo_openrlhf.scheduling.lag import LagOptions
 
@@ -28,6 +29,29 @@ class LossOptions:
     length_normalisation: Literal["none", "sqrt", "full"] = "none"
     recompute_old_log_probs: bool = False
     on_nonfinite: Literal["stop", "skip"] = "stop"
+    loss_options: Mapping[str, str] = field(default_factory=dict)
+
+
+#: Options of losses that have a flag of their own; --vespo.loss_options takes all the others.
+LOSS_OPTION_FLAGS = {
+    "anchor": "--vespo.anchor",
+    "length_normalisation": "--vespo.length_normalisation",
+    "loss_agg_mode": "--actor.loss_agg_mode",
+    "clip_low": "--actor.eps_clip_low_high LOW HIGH",
+    "clip_high": "--actor.eps_clip_low_high LOW HIGH",
+    "dual_clip": "--actor.dual_clip",
+} | {spec.name: f"--vespo.{spec.name}" for spec in dataclasses.fields(KernelCoefficients)}
+
+
+def _own_loss_options() -> str:
+    """The options that --vespo.loss_options takes, by loss, with their defaults."""
+    lists = []
+    for name in POLICY_LOSS_NAMES:
+        own = {k: v for k, v in option_defaults(name).items() if k not in LOSS_OPTION_FLAGS}
+        # ppo's own need --vespo.anchor old, and then the loss is OpenRLHF's.
+        if own and name != "ppo":
+            lists.append(f"{name}: {' '.join(f'{k}={v}' for k, v in own.items())}")
+    return "; ".join(lists)
 
 
 @dataclass(frozen=True)
@@ -86,6 +110,8 @@ GROUPS = (
             "them: one more forward pass, for the metrics that tell lag from engine mismatch",
             "on_nonfinite": "a loss or gradient norm that is not finite: stop the run, or skip the "
             "update; either way its batch is saved in the checkpoint folder",
+            "loss_options": "options of the loss that have no flag of their own, and of a loss of "
+            f"your own all of its keyword arguments. With their defaults: {_own_loss_options()}",
         },
     ),
     FlagGroup(
@@ -231,6 +257,50 @@ def kernel_options(flags: Mapping[str, Any]) -> dict[str, float]:
     """
     coefficients = KernelCoefficients(**_fields(KernelCoefficients, "vespo", flags))
     return dataclasses.asdict(coefficients)
+
+
+def loss_options(flags: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """`--vespo.loss_options` from parsed flags (dotted names), each value as its default's type.
+
+    Args:
+        flags: every flag.
+        defaults: the options of the loss that is asked for, with their defaults. An option that
+            is not among them is kept: the loss says what it thinks of it.
+
+    Raises:
+        ValueError: an option is given twice, has a flag of its own, or a value of another type.
+    """
+    options: dict[str, Any] = {}
+    own_loss = ":" in flags["actor.policy_loss_type"]
+    for pair in flags["vespo.loss_options"]:
+        name, text = pair.split("=", 1)
+        if name in options:
+            raise ValueError(f"--vespo.loss_options gives {name} twice")
+        if name in LOSS_OPTION_FLAGS and not own_loss:
+            raise ValueError(
+                f"--vespo.loss_options {pair}: write {LOSS_OPTION_FLAGS[name]}, the flag of "
+                "this option"
+            )
+        try:
+            options[name] = _value(text, defaults.get(name))
+        except (ValueError, argparse.ArgumentTypeError) as error:
+            raise ValueError(f"--vespo.loss_options {pair}: {error}") from None
+    return options
+
+
+def _value(text: str, default: Any) -> Any:
+    """`text` as a value of the type of `default`; a number or a word where that says nothing."""
+    if isinstance(default, bool):
+        return _boolean(text)
+    if isinstance(default, str):
+        return text
+    try:
+        return int(text) if isinstance(default, int) else float(text)
+    except ValueError:
+        if isinstance(default, int | float):
+            kind = "whole number" if isinstance(default, int) else "number"
+            raise ValueError(f"expected a {kind}, such as {default}") from None
+        return text
 
 
 def lag_options(flags: Mapping[str, Any]) -> LagOptions:

@@ -83,6 +83,7 @@ def test_reward_flags(arguments: str, expected: dict) -> None:
         ("--reward.language xx", "invalid choice: 'xx'"),
         ("--lag.on_stale never", "invalid choice: 'never'"),
         ("--vespo.anchor new", "invalid choice: 'new'"),
+        ("--vespo.loss_options tau_pos", "'tau_pos' is not of the form NAME=VALUE"),
     ],
 )
 def test_what_the_parser_refuses(arguments: str, message: str, capsys) -> None:
@@ -129,6 +130,15 @@ def test_help_says_what_holds_without_the_flag() -> None:
     assert "--lag.on_stale {wait,drop,keep}" in text
     assert "--reward.sources NAME=VALUE [NAME=VALUE ...]" in text
     assert "2N - 1 for N updates" in text
+
+
+def test_the_losses_own_options_are_in_the_help_where_they_have_no_flag() -> None:
+    text = help_text()
+    assert "--vespo.loss_options NAME=VALUE [NAME=VALUE ...]" in text
+    assert "sapo: tau_pos=1.0 tau_neg=1.05; cispo: weight_low=0.0 weight_high=5.0;" in text
+    assert "clip_low=" not in text
+    flags = parsed("--vespo.loss_options", "tau_pos=2", "tau_neg=3")
+    assert flags["vespo.loss_options"] == ["tau_pos=2", "tau_neg=3"]
 
 
 @dataclasses.dataclass(frozen=True)

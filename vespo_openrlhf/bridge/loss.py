@@ -188,12 +188,15 @@ def build_loss(flags: Mapping[str, Any]) -> PolicyLoss:
     """The loss that the flags (dotted names) select, with its options.
 
     Raises:
-        ValueError: the name or an option of the loss is not one we know.
+        ValueError: the name or an option of the loss is not one we know, or out of range.
     """
     name = flags["actor.policy_loss_type"]
+    known = option_defaults(name)
+    options = config.loss_options(flags, known)
     if ":" in name:
-        return get_policy_loss(name)
-    options: dict[str, Any] = config.kernel_options(flags) if name == "vespo" else {}
+        return get_policy_loss(name, **options)
+    if name == "vespo":
+        options |= config.kernel_options(flags)
     shared = {
         "loss_agg_mode": flags["actor.loss_agg_mode"],
         "anchor": flags["vespo.anchor"],
@@ -205,7 +208,5 @@ def build_loss(flags: Mapping[str, Any]) -> PolicyLoss:
         )
     if flags["actor.dual_clip"] is not None:
         shared["dual_clip"] = flags["actor.dual_clip"]
-    known = option_defaults(name)
-    return get_policy_loss(
-        name, **options, **{option: value for option, value in shared.items() if option in known}
-    )
+    options |= {option: value for option, value in shared.items() if option in known}
+    return get_policy_loss(name, **options)

@@ -101,6 +101,11 @@ def check(flags: dict[str, Any]) -> None:
     if uses_our_loss(flags) and build_loss(flags).needs_rollout_log_probs:
         _check_rollout_distribution(flags)
         _check_correction(flags)
+    if flags["vespo.loss_options"] and not uses_our_loss(flags):
+        raise ValueError(
+            f"--vespo.loss_options are for the losses of this project, and with --vespo.anchor old "
+            f"{flags['actor.policy_loss_type']} is OpenRLHF's own: leave them out, or the anchor"
+        )
     scheduler_config(flags)
     checks.check_model(flags["actor.model_name_or_path"])
     label_problems = None

@@ -98,11 +98,14 @@ def get_policy_loss(name: str, **options: Any) -> PolicyLoss:
 
 
 def option_defaults(name: str) -> dict[str, Any]:
-    """The options of one of POLICY_LOSS_NAMES, with their defaults.
+    """The options of a loss, by its name or where a user's own is found, with their defaults.
 
     Raises:
-        ValueError: unknown name; the message lists the names, nearest first.
+        ValueError: unknown name; the message lists the names, nearest first. Or a user's function
+            that cannot be found.
     """
+    if ":" in name:
+        return _keyword_options(_load_function(name))
     if name not in _LOSSES:
         near = difflib.get_close_matches(name, POLICY_LOSS_NAMES, n=3, cutoff=0.3)
         names = near + [other for other in POLICY_LOSS_NAMES if other not in near]
@@ -125,7 +128,9 @@ def _check_options(name: str, options: Mapping[str, Any], defaults: Mapping[str,
         if option in defaults:
             continue
         known = ", ".join(f"{o}={_shown(v)}" for o, v in defaults.items()) or "none"
-        message = f"{name} has no option {option!r}. Its options: {known}"
+        near = difflib.get_close_matches(option, defaults, n=1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        message = f"{name} has no option {option!r}{hint}. Its options: {known}"
         if option.startswith(_CORRECTION_OPTIONS):
             message += (
                 ". A weight anchored on the rollout log-probs already contains the "

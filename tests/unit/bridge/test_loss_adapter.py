@@ -13,6 +13,7 @@ VESPO = {
     "actor.dual_clip": None,
     "vespo.anchor": "rollout",
     "vespo.length_normalisation": "none",
+    "vespo.loss_options": [],
     "vespo.c1_pos": 2.0,
     "vespo.c2_pos": 3.0,
     "vespo.c1_neg": 3.0,
@@ -110,6 +111,62 @@ def test_clip_flags_of_openrlhf_reach_the_losses_that_have_a_clip() -> None:
     assert (ppo.options["clip_low"], ppo.options["clip_high"]) == (0.1, 0.3)
     assert ppo.options["dual_clip"] == 3.0
     assert "clip_low" not in build_loss(flags).options
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs", "expected"),
+    [
+        ("sapo", ["tau_pos=1.5", "tau_neg=2"], {"tau_pos": 1.5, "tau_neg": 2.0}),
+        ("tis", ["level=sequence", "cap=5"], {"level": "sequence", "cap": 5.0}),
+        ("cispo", ["weight_high=4e0"], {"weight_low": 0.0, "weight_high": 4.0}),
+        ("decoupled_ppo", ["behaviour_cap=inf"], {"behaviour_cap": float("inf")}),
+    ],
+)
+def test_a_rivals_own_options(name: str, pairs: list[str], expected: dict) -> None:
+    flags = VESPO | {"actor.policy_loss_type": name, "vespo.loss_options": pairs}
+    options = build_loss(flags).options
+    assert expected.items() <= options.items()
+    assert all(type(options[option]) is type(value) for option, value in expected.items())
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs", "message"),
+    [
+        ("sapo", ["tau_po=1"], r"sapo has no option 'tau_po' \(did you mean tau_pos\?\)"),
+        ("topr", ["cap=1"], "topr has no option 'cap'. Its options: anchor"),
+        ("sapo", ["tau_pos=warm"], "tau_pos=warm: expected a number, such as 1.0"),
+        ("sapo", ["tau_pos=0"], "tau_pos and tau_neg must be positive"),
+        ("tis", ["level=word"], "level must be token or sequence"),
+        ("tis", ["cap=1", "cap=2"], "gives cap twice"),
+        ("sapo", ["anchor=old"], "write --vespo.anchor, the flag of this option"),
+        ("gmpo", ["clip_low=0.3"], "write --actor.eps_clip_low_high LOW HIGH"),
+        ("vespo", ["c1_pos=3"], "write --vespo.c1_pos, the flag of this option"),
+        ("ppo", ["tis=clip"], "already contains it"),
+    ],
+)
+def test_options_that_a_rival_refuses(name: str, pairs: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build_loss(VESPO | {"actor.policy_loss_type": name, "vespo.loss_options": pairs})
+
+
+def test_options_of_a_users_own_loss_take_the_type_of_their_defaults(tmp_path) -> None:
+    own = tmp_path / "own.py"
+    own.write_text(
+        "def plain(inputs, scale, *, power=2, soft=False, mode='a', anchor='x', **others):\n"
+        "    return scale * inputs.log_probs.mean(), {}\n"
+    )
+    pairs = ["scale=0.5", "power=3", "soft=true", "mode=7", "anchor=y", "word=b", "number=8"]
+    flags = VESPO | {"actor.policy_loss_type": f"{own}:plain", "vespo.loss_options": pairs}
+    assert build_loss(flags).options == {
+        **{"scale": 0.5, "power": 3, "soft": True, "mode": "7", "anchor": "y"},
+        **{"word": "b", "number": 8.0},
+    }
+    with pytest.raises(ValueError, match="soft=perhaps: 'perhaps' is neither true nor false"):
+        build_loss(flags | {"vespo.loss_options": ["scale=1", "soft=perhaps"]})
+    with pytest.raises(ValueError, match=r"power=2\.5: expected a whole number, such as 2"):
+        build_loss(flags | {"vespo.loss_options": ["scale=1", "power=2.5"]})
+    with pytest.raises(ValueError, match="missing a required argument: 'scale'"):
+        build_loss(flags | {"vespo.loss_options": []})
 
 
 def test_ablations_reach_vespo() -> None:

@@ -186,6 +186,15 @@ def test_logical_gpus_are_those_the_placement_groups_ask_for(changes: dict, gpus
         ({"algo.advantage.is_correction_mode": "clip"}, "it would count twice"),
         ({"algo.advantage.is_correction_threshold": [0.1, 2.0]}, "it would count twice"),
         ({"actor.policy_loss_type": "vesop"}, "unknown policy loss 'vesop'. Known: vespo"),
+        ({"vespo.loss_options": ["tau=1"]}, "vespo has no option 'tau'"),
+        (
+            {
+                "actor.policy_loss_type": "gspo",
+                "vespo.anchor": "old",
+                "vespo.loss_options": ["tau_pos=1"],
+            },
+            r"--vespo\.loss_options are for the losses of this project",
+        ),
     ],
 )
 def test_what_would_bias_the_weight_is_refused(changes: dict, message: str) -> None:
