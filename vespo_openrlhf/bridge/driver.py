@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
 
-from vespo_openrlhf.bridge.engine import Generated, RolloutSettings
+from vespo_openrlhf.bridge.events import Generated, RolloutSettings
 from vespo_openrlhf.scheduling import Request, Scheduler
 
 # An engine that dies this often without finishing a sample in between will not get better.

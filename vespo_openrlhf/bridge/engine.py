@@ -14,17 +14,16 @@ import logging
 import math
 import os
 from collections.abc import AsyncIterator, Hashable
-from dataclasses import dataclass
 from typing import Any
 
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from openrlhf.trainer.ray import vllm_engine
 from openrlhf.utils.agent import SingleTurnAgentExecutor
-from vllm import SamplingParams
 from vllm.logprobs import Logprob
 from vllm.sampling_params import RequestOutputKind
 
 from vespo_openrlhf.bridge import vllm_plugin
+from vespo_openrlhf.bridge.events import Generated, Rollout, RolloutSettings, Scored
 from vespo_openrlhf.bridge.seams import plain_class
 from vespo_openrlhf.scheduling.lag import Spans, TokenVersions
 
@@ -34,52 +33,6 @@ _QUIET_LOOKS = 3
 _LOOK_SECONDS = 0.005
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class RolloutSettings:
-    """What every response of a run has in common.
-
-    Args:
-        tokenizer: OpenRLHF's, for prompts and for the text that the reward reads.
-        sampling: how responses are sampled.
-        max_length: prompt and response together, in tokens.
-    """
-
-    tokenizer: Any
-    sampling: SamplingParams
-    max_length: int
-
-
-@dataclass(frozen=True)
-class Generated:
-    """Sample `sample` has its last token; a reward is still to come."""
-
-    sample: int
-    spans: Spans
-
-
-@dataclass(frozen=True)
-class Scored:
-    """Sample `sample` has its verdict.
-
-    Attributes:
-        reward: None if there is none.
-        rollout: the sample for the trainer; None if it failed.
-    """
-
-    sample: int
-    reward: float | None
-    rollout: Rollout | None
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """One response on its way to the trainer: OpenRLHF's `Experience` of a batch of one, and the
-    ids its requests had on the engine."""
-
-    experience: Any
-    request_ids: tuple[str, ...]
 
 
 class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignore[misc]

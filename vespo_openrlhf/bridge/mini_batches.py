@@ -19,7 +19,7 @@ from openrlhf.trainer.ppo_utils.experience import (
     split_experience_batch,
 )
 
-from vespo_openrlhf.bridge.engine import Rollout
+from vespo_openrlhf.bridge.events import Rollout
 from vespo_openrlhf.scheduling import Batch, Group
 
 

@@ -1,0 +1,57 @@
+"""What passes between the driver and an engine actor; the driver needs no vLLM for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from vespo_openrlhf.scheduling.lag import Spans
+
+if TYPE_CHECKING:
+    from vllm import SamplingParams
+
+
+@dataclass(frozen=True)
+class RolloutSettings:
+    """What every response of a run has in common.
+
+    Args:
+        tokenizer: OpenRLHF's, for prompts and for the text that the reward reads.
+        sampling: how responses are sampled.
+        max_length: prompt and response together, in tokens.
+    """
+
+    tokenizer: Any
+    sampling: SamplingParams
+    max_length: int
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Sample `sample` has its last token; a reward is still to come."""
+
+    sample: int
+    spans: Spans
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Sample `sample` has its verdict.
+
+    Attributes:
+        reward: None if there is none.
+        rollout: the sample for the trainer; None if it failed.
+    """
+
+    sample: int
+    reward: float | None
+    rollout: Rollout | None
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One response on its way to the trainer: OpenRLHF's `Experience` of a batch of one, and the
+    ids its requests had on the engine."""
+
+    experience: Any
+    request_ids: tuple[str, ...]
