@@ -42,20 +42,23 @@ def to_samples(batch: Batch, groups_per_update: int) -> list[Any]:
 def _group_samples(group: Group, version: int) -> list[Any]:
     scored = [r for r in group.rewards if r is not None]
     mean = sum(scored) / len(scored)
-    whole = next(payload for payload in group.payloads if payload is not None)
+    whole: Any = next(
+        payload.experience
+        for payload, reward in zip(group.payloads, group.rewards, strict=True)
+        if payload is not None and reward is not None
+    )
     samples = []
     for sample, payload in enumerate(group.payloads):
-        rollout: Rollout = payload or whole
-        experience = copy.copy(rollout.experience)
+        rollout: Rollout | None = payload
+        experience = copy.copy(rollout.experience if rollout else whole)
         experience.info = dict(experience.info)
         if group.rewards[sample] is None:
             experience = _without_actions(experience)
-            if experience.rewards is not None or whole.experience.rewards is not None:
-                experience.rewards = torch.tensor([mean])
-                # Every sample has the keys of every other, or OpenRLHF cannot batch them.
-                extra = {k: torch.zeros_like(v) for k, v in whole.experience.info.items()}
-                experience.info = extra | experience.info | {"reward": torch.tensor([mean])}
-                experience.scores = whole.experience.scores
+            # Every sample has the fields and keys of every other, or OpenRLHF cannot batch them;
+            # and nothing of a verdict that is not a number.
+            experience.info, experience.scores = dict(whole.info), whole.scores
+            if whole.rewards is not None:  # otherwise a reward model is still to come
+                experience.rewards = experience.info["reward"] = torch.tensor([mean])
         experience.info["lag"] = torch.tensor([float(version - group.spans[sample][0][0])])
         samples.append(experience)
     return samples
@@ -75,6 +78,10 @@ def to_items(experiences: Sequence[Any], updates: int) -> list[list[Any]]:
     for experience in experiences:
         indices = experience.index  # split_experience_batch forgets it
         items |= zip(indices, split_experience_batch(experience), strict=True)
+    for item in items.values():
+        if not item.action_mask.any():
+            # OpenRLHF's means over its tokens are 0 / 0, and would be all that the logs show.
+            item.info = {name: torch.nan_to_num(value) for name, value in item.info.items()}
     ordered = [items[index] for index in sorted(items)]
     size = len(ordered) // updates
     return [ordered[i : i + size] for i in range(0, len(ordered), size)]

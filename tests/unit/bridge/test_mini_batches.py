@@ -1,0 +1,176 @@
+"""What the scheduler planned and what each rank trains, on OpenRLHF's own batching code."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from openrlhf.trainer.ppo_utils import NaiveReplayBuffer
+from openrlhf.trainer.ppo_utils.experience import Experience
+from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
+
+from vespo_openrlhf.bridge.mini_batches import for_ranks, to_items, to_samples
+from vespo_openrlhf.scheduling import Batch
+
+BATCH_SIZES = {
+    "fixed": {"train": {"dynamic_batch_enable": False}, "rollout": {"micro_batch_size": 3}},
+    "dynamic": {"train": {"dynamic_batch_enable": True}, "rollout": {"max_tokens_per_gpu": 24}},
+}
+
+
+def upstream_batches(samples: list, sizes: str) -> list:
+    """The samples in the batches that OpenRLHF makes of them, with the indices it gives them."""
+    options = {name: SimpleNamespace(**values) for name, values in BATCH_SIZES[sizes].items()}
+    args = SimpleNamespace(
+        **options,
+        actor=SimpleNamespace(num_nodes=1, num_gpus_per_node=1),
+        ds=SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1),
+    )
+    maker = SimpleNamespace(args=args, tokenizer=SimpleNamespace(pad_token_id=0))
+    return RemoteExperienceMaker.split_rollout_samples(maker, samples)
+
+
+def names(items: list) -> list[int]:
+    """Which samples these are: the first token of each."""
+    return [int(item.sequences.flatten()[0]) for item in items]
+
+
+@pytest.fixture
+def batch(make_group) -> Batch:
+    """Two mini-batches of two groups of four, used at the versions 6 and 7."""
+    groups = [make_group(t, [1.0, 0.0, 1.0, 0.5], oldest=t) for t in range(4)]
+    return Batch(3, 6, ((groups[2], groups[0]), (groups[3], groups[1])))
+
+
+def test_batches_of_any_size_come_back_in_the_order_of_the_plan(batch) -> None:
+    samples = to_samples(batch, 2)
+    planned = [t * 10 + i + 1 for t in (2, 0, 3, 1) for i in range(4)]
+    assert names(samples) == planned
+    for sizes in BATCH_SIZES:
+        batches = upstream_batches(samples, sizes)
+        assert len(batches) > 2
+        if sizes == "dynamic":
+            shuffled = [index for each in batches for index in each.index]
+            assert shuffled != sorted(shuffled)
+        first, second = to_items(batches, 2)
+        assert names(first) + names(second) == planned
+        assert len(first) == len(second) == 8
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 4])
+@pytest.mark.parametrize("sizes", BATCH_SIZES)
+def test_all_ranks_together_train_mini_batch_j_in_update_j(batch, ranks, sizes) -> None:
+    updates = to_items(upstream_batches(to_samples(batch, 2), sizes), 2)
+    buffers = []
+    for experience in for_ranks(updates, ranks):
+        buffer = NaiveReplayBuffer(2)
+        buffer.append(experience)
+        buffers.append(buffer.items)
+    per_update = 8 // ranks
+    for j, mini_batch in enumerate(batch.mini_batches):
+        slices = [items[j * per_update : (j + 1) * per_update] for items in buffers]
+        assert [len(part) for part in slices] == [per_update] * ranks
+        trained = [name for part in slices for name in names(part)]
+        assert sorted(trained) == sorted(
+            g.ticket * 10 + i + 1 for g in mini_batch for i in range(4)
+        )
+        for part in slices:  # of every group as many
+            tickets = [(name - 1) // 10 for name in names(part)]
+            assert len({tickets.count(ticket) for ticket in tickets}) == 1
+
+
+def test_the_replay_buffer_takes_the_padding_off_again(batch) -> None:
+    buffer = NaiveReplayBuffer(2)
+    (experience,) = for_ranks(to_items(upstream_batches(to_samples(batch, 2), "dynamic"), 2), 1)
+    buffer.append(experience)
+    originals = {names([p.experience])[0]: p.experience for g in batch.groups for p in g.payloads}
+    for item in buffer.items:
+        original = originals[names([item])[0]]
+        for field in ("sequences", "action_mask", "rollout_log_probs"):
+            assert torch.equal(getattr(item, field), getattr(original, field)[0])
+
+
+def test_items_that_do_not_divide_among_the_ranks(batch) -> None:
+    updates = to_items(upstream_batches(to_samples(batch, 2), "fixed"), 2)
+    with pytest.raises(ValueError, match=r"--train\.batch_size 8 does not divide among 3"):
+        for_ranks(updates, 3)
+
+
+def test_the_lag_of_a_sample_is_that_of_its_oldest_token_at_its_update(batch) -> None:
+    lags = [int(sample.info["lag"]) for sample in to_samples(batch, 2)]
+    assert lags == [6 - 2] * 4 + [6 - 0] * 4 + [7 - 3] * 4 + [7 - 1] * 4
+    (experience,) = for_ranks(to_items(upstream_batches(to_samples(batch, 2), "fixed"), 2), 1)
+    assert torch.as_tensor(experience.info["lag"]).tolist() == lags
+
+
+# --- samples without a verdict -------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "place"),
+    [
+        ([1.0, "lost", 0.0, 0.5], 1),
+        (["lost", 1.0, 0.0, 0.5], 0),
+        ([None, 1.0, 0.0, 0.5], 0),
+        ([1.0, 0.0, 0.5, None], 3),
+        ([math.nan, 1.0, 0.0, 0.5], 0),
+    ],
+    ids=["lost", "lost-first", "no-verdict-first", "no-verdict", "nan-first"],
+)
+def test_an_unscored_sample_gets_the_groups_mean_and_no_action_tokens(
+    make_group, verdicts, place
+) -> None:
+    scored = [1.0, 0.0, 0.5]
+    rewards: list = [*scored[:place], None, *scored[place:]]
+    group = make_group(0, rewards, verdicts)
+    samples = to_samples(Batch(0, 0, ((group,),)), 1)
+    unscored = samples.pop(place)
+    assert not unscored.action_mask.any()
+    for value in (unscored.rewards, unscored.info["reward"]):
+        assert value.tolist() == [0.5]
+    assert unscored.scores.isfinite().all()
+    assert [s.rewards.tolist() for s in samples] == [[r] for r in scored]
+    assert all(sample.action_mask.any() for sample in samples)
+    # Alike in every field, or OpenRLHF cannot batch them.
+    for sample in samples:
+        assert sample.info.keys() == unscored.info.keys()
+    whole = Experience.concat_experiences([unscored, *samples], 0)
+    assert all(value.isfinite().all() for value in whole.info.values())
+    # What the scheduler keeps is as it was: the samples log and a second resume read it.
+    for payload, verdict in zip(group.payloads, verdicts, strict=True):
+        if payload is not None:
+            assert "lag" not in payload.experience.info
+            assert payload.experience.action_mask.any()
+            assert (payload.experience.rewards is None) == (verdict is None)
+
+
+def test_with_a_reward_model_all_rewards_are_still_to_come(make_group) -> None:
+    """The engine reports 0 for "generated", and the experience has no reward yet."""
+    group = make_group(0, [0.0, None, 0.0, 0.0], [None, "lost", None, None])
+    samples = to_samples(Batch(0, 0, ((group,),)), 1)
+    assert all(sample.rewards is None and "reward" not in sample.info for sample in samples)
+    assert [bool(sample.action_mask.any()) for sample in samples] == [True, False, True, True]
+
+
+def test_means_over_no_tokens_do_not_reach_the_logs(make_group) -> None:
+    """OpenRLHF divides by the action tokens of each sample, which may be none."""
+    group = make_group(0, [1.0, None, 0.0, 1.0])
+    batches = upstream_batches(to_samples(Batch(0, 0, ((group,),)), 1), "fixed")
+    for experience in batches:
+        mask = experience.action_mask
+        experience.info["kl"] = (0.1 * mask).sum(-1) / mask.sum(-1)
+    ((*items,),) = to_items(batches, 1)
+    assert [round(float(item.info["kl"]), 3) for item in items] == [0.1, 0.0, 0.1, 0.1]
+
+
+def test_a_short_last_mini_batch_is_filled_with_what_counts_for_nothing(make_group) -> None:
+    groups = [make_group(t, [1.0, 0.0]) for t in range(4)]
+    batch = Batch(9, 0, ((groups[0], groups[1], groups[2]), (groups[3],)))
+    samples = to_samples(batch, 3)
+    first, second = to_items(upstream_batches(samples, "fixed"), 2)
+    assert len(first) == len(second) == 6
+    assert names(second)[:2] == [31, 32]
+    assert [bool(item.action_mask.any()) for item in second] == [True] * 2 + [False] * 4
+    assert all(item.action_mask.any() for item in first)
+    assert {tuple(sorted(item.info)) for item in first + second} == {tuple(sorted(first[0].info))}
+    assert [g.payloads[0].experience.action_mask.any() for g in groups]
