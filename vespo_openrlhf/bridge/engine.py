@@ -52,9 +52,13 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         self._settings = settings
 
     def is_alive(self) -> None:
-        """Answers where the engine can go on. Raises RuntimeError where its core has died."""
+        """Answers where the engine can go on. Raises RuntimeError where its core has died, or where
+        Ray has restarted the actor while nobody was waiting for it: it then has the weights of the
+        start and is in no process group."""
         if self.llm.errored:
             raise RuntimeError("vLLM's engine core is gone")
+        if self._settings is None:
+            raise RuntimeError("the engine was restarted while it had nothing to do")
 
     async def stream_group(
         self, ticket: int, prompt: str, label: str, images: Any, samples: int
@@ -135,7 +139,8 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         return output
 
     async def begin_update(self) -> None:
-        """Stand still, with every request kept, until `end_update`."""
+        """Stand still, with every request kept, until `end_update`. Raises as `is_alive` does."""
+        self.is_alive()
         await self.pause_generation()
         quiet, before = 0, self._progress()
         while quiet < _QUIET_LOOKS:

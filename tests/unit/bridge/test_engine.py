@@ -1,0 +1,106 @@
+"""The engine actor's parts that need no engine; the whole of it runs in the end-to-end tests."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+from vllm.logprobs import Logprob
+
+from vespo_openrlhf.bridge.engine import (
+    VersionedRollout,
+    _reward,
+    join_spans,
+    mark_missing_log_probs,
+)
+from vespo_openrlhf.bridge.loss import PolicyLossAdapter
+from vespo_openrlhf.losses import get_policy_loss
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "joined"),
+    [
+        (((0, 0),), ((0, 5),), ((0, 5),)),  # before the first turn there are no tokens
+        (((0, 3),), ((0, 5),), ((0, 8),)),
+        (((0, 3),), ((2, 5),), ((0, 3), (2, 5))),
+        (((0, 3), (2, 1)), ((2, 4), (4, 6)), ((0, 3), (2, 5), (4, 6))),
+        (((0, 3),), ((2, 0),), ((0, 3), (2, 0))),  # a turn that ended at once
+    ],
+)
+def test_spans_of_turns_are_those_of_one_response(first, second, joined) -> None:
+    assert join_spans(first, second) == joined
+
+
+def completion(tokens: list[int], log_probs: list[dict[int, float]] | None) -> SimpleNamespace:
+    """What is read of vLLM's CompletionOutput, with its own Logprob."""
+    if log_probs is None:
+        return SimpleNamespace(token_ids=tokens, logprobs=None)
+    return SimpleNamespace(
+        token_ids=tokens,
+        logprobs=[{t: Logprob(logprob=p) for t, p in each.items()} for each in log_probs],
+    )
+
+
+def test_a_missing_log_prob_becomes_nan_and_its_sample_is_dropped_and_counted() -> None:
+    whole = completion([5, 6], [{5: -0.1}, {6: -0.2, 9: -0.05}])
+    lacking = completion([5, 6], [{5: -0.1}, {9: -0.05}])
+    rows = []
+    for output in (whole, lacking):
+        mark_missing_log_probs(output)
+        pairs = zip(output.token_ids, output.logprobs, strict=True)
+        rows.append([at[token].logprob for token, at in pairs])
+    assert rows[0] == [-0.1, -0.2]
+    assert rows[1][0] == -0.1
+    assert math.isnan(rows[1][1])
+
+    rollout = torch.tensor(rows)
+    log_probs = torch.full((2, 2), -0.3, requires_grad=True)
+    adapter = PolicyLossAdapter(get_policy_loss("vespo"))
+    loss, *_ = adapter(
+        log_probs, rollout, torch.ones(2, 2), torch.ones(2, 2), rollout_log_probs=rollout
+    )
+    (gradient,) = torch.autograd.grad(loss, log_probs)
+    assert gradient[0].abs().min() > 0
+    assert (gradient[1] == 0).all()
+    metrics = adapter.drain()
+    assert metrics["vespo/num_dropped"] == 1
+    assert metrics["vespo/num_positive"] == 1
+
+
+def test_a_run_without_log_probs_has_none_to_mark() -> None:
+    output = completion([5], None)
+    mark_missing_log_probs(output)
+    assert output.logprobs is None
+
+
+@pytest.mark.parametrize(
+    ("rewards", "executor", "expected"),
+    [
+        (torch.tensor([0.5]), SimpleNamespace(reward_endpoints=["r.py"]), 0.5),
+        (None, SimpleNamespace(reward_endpoints=["r.py"]), None),  # it should have scored here
+        (None, SimpleNamespace(reward_endpoints=None), 0.0),  # a reward model will
+        (None, SimpleNamespace(), None),  # an agent brings its own
+    ],
+)
+def test_the_verdict_that_is_reported(rewards, executor, expected) -> None:
+    assert _reward(SimpleNamespace(rewards=rewards), executor) == expected
+
+
+def bare_engine(*, errored: bool, configured: bool) -> VersionedRollout:
+    """Without vLLM, which would be a minute."""
+    engine = object.__new__(VersionedRollout)
+    engine.llm = SimpleNamespace(errored=errored)
+    engine._settings = object() if configured else None
+    return engine
+
+
+def test_an_engine_that_ray_restarted_unnoticed_says_so() -> None:
+    """It has the weights of the start, and is in no process group: the trainer must not wait."""
+    bare_engine(errored=False, configured=True).is_alive()
+    with pytest.raises(RuntimeError, match="engine core is gone"):
+        bare_engine(errored=True, configured=True).is_alive()
+    with pytest.raises(RuntimeError, match="was restarted"):
+        bare_engine(errored=False, configured=False).is_alive()
+    begin = bare_engine(errored=False, configured=False).begin_update()
+    with pytest.raises(RuntimeError, match="was restarted"):
+        begin.send(None)
