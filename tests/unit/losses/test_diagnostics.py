@@ -11,6 +11,7 @@ from vespo_openrlhf.losses import (
     split_log_weight,
     summarise,
 )
+from vespo_openrlhf.losses.diagnostics import summarise_by_lag
 
 
 def per_sequence(log_w, advantage, num_tokens=None, **more):
@@ -115,3 +116,40 @@ def test_log_weight_split_needs_both_anchors():
     one = torch.zeros(1, 1)
     assert split_log_weight(LossInputs(one, one, one, one)) == {}
     assert split_log_weight(LossInputs(one, None, one, one, one)) == {}
+
+
+def test_by_lag_by_hand():
+    """W = 2 and 4 at lag 0, 1/2 at 1, and one of lag 8 without action tokens, left out."""
+    data = per_sequence(
+        log_w=[math.log(2), math.log(4), -math.log(2), 50.0],
+        advantage=[1.0, -1.0, 1.0, 1.0],
+        num_tokens=[2.0, 3.0, 1.0, 0.0],
+        phi=[0.5, 0.001, 0.25, 7.0],
+        lag=[0.0, 0.0, 1.0, 8.0],
+    )
+    by_hand = {
+        "lag_0/num_samples": 2,
+        "lag_0/log_w_mean": 1.5 * math.log(2),
+        "lag_0/log_w_abs_mean": 1.5 * math.log(2),
+        "lag_0/ess_ratio": (2 + 4) ** 2 / (4 + 16) / 2,
+        "lag_0/phi_mean": 0.2505,
+        "lag_0/phi_small_share": 0.5,
+        "lag_1/num_samples": 1,
+        "lag_1/log_w_mean": -math.log(2),
+        "lag_1/log_w_abs_mean": math.log(2),
+        "lag_1/ess_ratio": 1,
+        "lag_1/phi_mean": 0.25,
+        "lag_1/phi_small_share": 0,
+    }
+    summary = summarise_by_lag(data)
+    assert {name: value.item() for name, value in summary.items()} == pytest.approx(by_hand)
+
+
+@pytest.mark.parametrize(
+    ("lag", "name"),
+    [(0, "lag_0"), (1, "lag_1"), (2, "lag_2_3"), (3, "lag_2_3"), (4, "lag_4_7"), (7, "lag_4_7"),
+     (8, "lag_8_15"), (1023, "lag_512_1023"), (1024, "lag_1024_2047")],
+)  # fmt: skip
+def test_ranges_of_lags(lag, name):
+    data = per_sequence(log_w=[0.0], advantage=[1.0], lag=[float(lag)])
+    assert {key.split("/")[0] for key in summarise_by_lag(data)} == {name}

@@ -1,6 +1,8 @@
 """The gradient of a step is the same, to 1e-6, however its batch was split or laid out."""
 
 import dataclasses
+import importlib.util
+import itertools
 import os
 import subprocess
 import sys
@@ -89,10 +91,15 @@ def test_padding(policy_loss, step):
     assert_same(padded, gradient(policy_loss, step, step.log_probs))
 
 
-def test_shuffled_rows(policy_loss, step):
+@pytest.mark.parametrize("layout", ["sorted", "shuffled"])
+def test_sorted_or_shuffled_rows(policy_loss, step, layout):
+    """By length, as OpenRLHF balances ranks, or at random, as its loader shuffles."""
     order = torch.randperm(9, generator=torch.Generator().manual_seed(0))
-    shuffled = gradient(policy_loss, relayout(step, lambda t: t[order]), step.log_probs)
-    assert_same(shuffled, gradient(policy_loss, step, step.log_probs))
+    if layout == "sorted":
+        order = step.action_mask.sum(-1).argsort(descending=True)
+    assert order.tolist() != list(range(9))
+    moved = gradient(policy_loss, relayout(step, lambda t: t[order]), step.log_probs)
+    assert_same(moved, gradient(policy_loss, step, step.log_probs))
 
 
 def test_holes_closed(policy_loss, step):
@@ -100,6 +107,106 @@ def test_holes_closed(policy_loss, step):
     order = (~step.action_mask).long().argsort(dim=-1, stable=True)
     packed = gradient(policy_loss, relayout(step, lambda t: t.gather(1, order)), step.log_probs)
     assert_same(packed, gradient(policy_loss, step, step.log_probs))
+
+
+# --- responses of different length ----------------------------------------------------------
+
+LENGTHS = (3, 31, 7, 1, 18, 12, 2, 25, 9)  # action tokens of each response, after its prompt
+
+
+@pytest.fixture
+def ragged(step):
+    """The step with one response of each length, on the right of prompts of different length."""
+    columns = torch.arange(31)
+    mask = torch.stack([columns >= 31 - length for length in LENGTHS]) & step.action_mask
+    mask[:, -1] = True  # at least one action token each
+    mask[4] = False  # and one response that counts for nothing
+    return dataclasses.replace(
+        step,
+        action_mask=mask,
+        batch_num_tokens=mask.sum().float(),
+        global_batch_size=mask.any(-1).sum().float(),
+    )
+
+
+@pytest.fixture(scope="module")
+def balanced_partitions():
+    """OpenRLHF's own split of a dynamic batch, from its file: its package needs flash-attn."""
+    package = importlib.util.find_spec("openrlhf")
+    if package is None:
+        pytest.skip("OpenRLHF is not installed")
+    path = Path(package.submodule_search_locations[0]) / "utils" / "seqlen_balancing.py"
+    spec = importlib.util.spec_from_file_location("openrlhf_seqlen_balancing", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.get_seqlen_balanced_partitions
+
+
+@pytest.mark.parametrize("num_micro_batches", [2, 4, 9])
+def test_dynamic_batches(policy_loss, ragged, balanced_partitions, num_micro_batches):
+    """Micro-batches of as many tokens rather than as many rows, each as wide as its longest.
+
+    `setup_dynamic_batch` gives every micro-batch of an update the update's own totals, undivided:
+    with dynamic batches DeepSpeed's own accumulation is 1, and it divides by nothing.
+    """
+    whole = gradient(policy_loss, ragged, ragged.log_probs)
+    partitions = balanced_partitions(list(LENGTHS), num_micro_batches, equal_size=False)
+    assert sorted(itertools.chain.from_iterable(partitions)) == list(range(9))
+    assert len({len(rows) for rows in partitions}) > 1 or num_micro_batches == 9
+
+    def collate(tensor, rows):
+        width = max(LENGTHS[row] for row in rows)
+        return tensor[rows][:, 31 - width :]
+
+    parts = [
+        gradient(
+            policy_loss,
+            relayout(ragged, lambda t, rows=rows: collate(t, rows)),
+            ragged.log_probs,
+        )
+        for rows in partitions
+    ]
+    assert_same(sum(parts), whole)
+
+
+def test_packed_rows_unpacked_by_the_actor(policy_loss, ragged):
+    """All sequences one after the other in one row, (1, tokens), as the model sees them.
+
+    OpenRLHF's actor scatters the row's log-probs back to (B, A) before the loss (`pad_input` in
+    `gather_and_pad_tensor`, here as an index_put: flash-attn is not there on a CPU). The gradient
+    at the packed row is that of the padded batch, token by token.
+    """
+    whole = gradient(policy_loss, ragged, ragged.log_probs)
+    attended = torch.stack([torch.arange(31) >= 31 - length for length in LENGTHS])
+    attended[:, 0] |= True  # a prompt token: it is in the row and no action
+    packed = ragged.log_probs.detach()[attended][None].requires_grad_()
+
+    def unpack(row):
+        return torch.zeros_like(ragged.log_probs).index_put(attended.nonzero(as_tuple=True), row[0])
+
+    unpacked = dataclasses.replace(ragged, log_probs=unpack(packed))
+    assert_same(gradient(policy_loss, unpacked, packed), whole[attended][None])
+
+
+def test_packed_rows_with_a_mask_per_sequence(policy_loss, ragged):
+    """The same row for every sequence, (B, tokens), and each sequence's own tokens in its mask."""
+    whole = gradient(policy_loss, ragged, ragged.log_probs)
+    attended = torch.stack([torch.arange(31) >= 31 - length for length in LENGTHS])
+    owner = attended.nonzero()[:, 0]
+    packed = ragged.log_probs.detach()[attended][None].requires_grad_()
+
+    def expand(tensor):
+        return tensor.detach()[attended][None].expand(9, -1)
+
+    own = owner == torch.arange(9)[:, None]
+    rows = dataclasses.replace(
+        relayout(ragged, expand),
+        log_probs=packed.expand(9, -1),
+        action_mask=expand(ragged.action_mask) & own,
+        # A sequence's advantage is that of its own tokens; the others' stand under its mask.
+        advantages=torch.where(own, expand(ragged.advantages), torch.nan),
+    )
+    assert_same(gradient(policy_loss, rows, packed), whole[attended][None])
 
 
 def test_two_gloo_ranks(step, tmp_path):

@@ -98,3 +98,18 @@ def test_names_must_differ():
         PromptLedger(["a", "b", "a"])
     with pytest.raises(ValueError, match="need prompts"):
         PromptLedger([])
+
+
+def test_the_account_names_every_prompt_that_was_not_trained():
+    ledger = PromptLedger(NAMES, epochs=3)
+    assert ledger.account() == []
+    for outcome in ("trained", "filtered", "abandoned", "trained"):
+        ledger.settle(ledger.draw(), outcome)
+    ledger.settle(ledger.draw(), "trained")
+    ledger.drop(ledger.draw())  # waits to be sent again, and is outstanding all the same
+    first = {"trained": 2, "undrawn": 0, "filtered": ["b"], "abandoned": ["c"], "outstanding": []}
+    second = {"trained": 1, "undrawn": 2, "filtered": [], "abandoned": [], "outstanding": ["b"]}
+    assert ledger.account() == [first, second]
+    resumed = PromptLedger(NAMES, epochs=3)
+    resumed.load_state_dict(json.loads(json.dumps(ledger.state_dict())), elsewhere=set())
+    assert resumed.account() == [first, second]
