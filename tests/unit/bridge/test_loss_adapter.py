@@ -1,5 +1,7 @@
 """Our losses in the shape that OpenRLHF calls."""
 
+import math
+
 import pytest
 import torch
 
@@ -216,6 +218,43 @@ def test_engine_mismatch_at_lag_0_is_warned_of_and_lag_is_not(caplog) -> None:
         adapter.drain()
         assert len(caplog.records) == warnings
     assert "the engine and the trainer disagree" in caplog.text
+
+
+def test_noted_lags_tell_the_weights_apart_by_age() -> None:
+    """W by lag: 2 at 0, 1/4 at 1, 1 and 3 at 2 and 3, 5 at 6; three micro-batches."""
+    adapter = PolicyLossAdapter(build_loss(VESPO))
+    for lags, weights in (([0, 2], [2.0, 1.0]), ([1, 3], [0.25, 3.0]), ([6], [5.0])):
+        log_w = torch.tensor(weights).log()[:, None]
+        ones = torch.ones_like(log_w)
+        batch = {
+            "log_probs": (log_w - 3).requires_grad_(),
+            "old_log_probs": -3 * ones,
+            "rollout_log_probs": -3 * ones,
+            "advantages": ones,
+            "action_mask": ones,
+        }
+        adapter.note(lag=torch.tensor(lags))
+        call(adapter, batch)
+    metrics = adapter.drain()
+    expected = {
+        "lag_0/num_samples": 1,
+        "lag_0/log_w_mean": math.log(2),
+        "lag_0/ess_ratio": 1.0,
+        "lag_0/phi_mean": 2**2 * math.exp(3 * (1 - 2)),
+        "lag_0/phi_small_share": 0.0,
+        "lag_1/num_samples": 1,
+        "lag_1/log_w_abs_mean": math.log(4),
+        "lag_2_3/num_samples": 2,
+        "lag_2_3/log_w_mean": math.log(3) / 2,
+        "lag_2_3/ess_ratio": (1 + 3) ** 2 / (1 + 9) / 2,
+        "lag_2_3/phi_mean": (1 + 9 * math.exp(-6)) / 2,
+        "lag_4_7/num_samples": 1,
+        "lag_4_7/phi_small_share": 1.0,
+    }
+    for name, value in expected.items():
+        assert metrics[f"vespo/{name}"] == pytest.approx(value, abs=1e-5), name
+    ranges = {name.split("/")[1] for name in metrics if name.startswith("vespo/lag_")}
+    assert ranges == {"lag_0", "lag_1", "lag_2_3", "lag_4_7"}
 
 
 def test_no_call_of_the_loss_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
