@@ -107,6 +107,7 @@ def check(flags: dict[str, Any]) -> None:
             f"{flags['actor.policy_loss_type']} is OpenRLHF's own: leave them out, or the anchor"
         )
     scheduler_config(flags)
+    _check_run_folder(flags)
     checks.check_model(flags["actor.model_name_or_path"])
     label_problems = None
     reward = flags["reward.remote_url"]
@@ -120,6 +121,17 @@ def check(flags: dict[str, Any]) -> None:
         split=flags["data.prompt_split"],
         label_problems=label_problems,
     )
+
+
+def _check_run_folder(flags: Mapping[str, Any]) -> None:
+    """A run that starts anew must not mix its records with those of another, or delete them."""
+    if flags["run.dir"] is None or flags["ckpt.load_enable"]:
+        return
+    if (Path(flags["run.dir"]) / "metrics.jsonl").exists():
+        raise ValueError(
+            f"--run.dir {flags['run.dir']} holds a run already: add --ckpt.load_enable to go on "
+            "with it, or choose another folder"
+        )
 
 
 def scheduler_config(flags: Mapping[str, Any]) -> SchedulerConfig:

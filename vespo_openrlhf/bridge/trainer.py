@@ -323,8 +323,15 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
 
     def _resume(self, scheduler: Scheduler, checkpoint: dict[str, Any]) -> None:
         self._global_step = self._last_eval = checkpoint["global_step"]
-        if not self._global_step:
-            return
+        if self._global_step:
+            self._load(scheduler, checkpoint)
+        # Also where the run was killed before its first checkpoint.
+        if self._metrics_log:
+            self._metrics_log.resume_at(self._global_step + 1)
+        if self._sample_log:
+            self._sample_log.resume_at(scheduler.version)
+
+    def _load(self, scheduler: Scheduler, checkpoint: dict[str, Any]) -> None:
         if "scheduler" not in checkpoint:
             raise ValueError(
                 f"the checkpoint in {self.args.ckpt.path} has no scheduler state: it was written "
@@ -339,10 +346,6 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             *(self._global_step, scheduler.version, scheduler.live.complete),
             len(scheduler.ledger.outstanding()) - scheduler.live.complete,
         )
-        if self._metrics_log:
-            self._metrics_log.resume_at(self._global_step + 1)
-        if self._sample_log:
-            self._sample_log.resume_at(scheduler.version)
 
     def _open_logs(self) -> None:
         if (run_dir := self.args.run.dir) is not None:

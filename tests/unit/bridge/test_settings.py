@@ -1,5 +1,7 @@
 """Flags made consistent, and what is refused, without OpenRLHF."""
 
+from pathlib import Path
+
 import pytest
 
 from vespo_openrlhf import cpu
@@ -42,6 +44,7 @@ DEFAULTS = {
     "rollout.top_p": 1.0,
     "rollout.temperature": 1.0,
     "run.dir": None,
+    "ckpt.load_enable": False,
     "ckpt.output_dir": "./ckpt",
     "ckpt.path": "./ckpt/checkpoints_ppo_ray",
     "logger.tensorboard_dir": None,
@@ -200,3 +203,22 @@ def test_logical_gpus_are_those_the_placement_groups_ask_for(changes: dict, gpus
 def test_what_would_bias_the_weight_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         settings.check(DEFAULTS | changes)
+
+
+def test_a_run_does_not_mix_with_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings.checks, "check_model", lambda path: None)
+    monkeypatch.setattr(settings.checks, "check_prompts", lambda *args, **kwargs: None)
+    flags = DEFAULTS | {
+        "run.dir": str(tmp_path),
+        "actor.model_name_or_path": "m",
+        "reward.remote_url": None,
+        "data.prompt_dataset": "d",
+        "data.input_key": "prompt",
+        "data.label_key": "label",
+        "data.prompt_split": "train",
+    }
+    settings.check(dict(flags))
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(ValueError, match=r"add --ckpt\.load_enable to go on"):
+        settings.check(dict(flags))
+    settings.check(flags | {"ckpt.load_enable": True})
