@@ -1,7 +1,8 @@
 """The options of the reward, read once from the environment.
 
 OpenRLHF loads a reward file without arguments, in processes of Ray's; so the options travel as
-one JSON object in the environment variable ``REWARD_OPTIONS``. Every shaping term is off by
+one JSON object in the environment variable ``REWARD_OPTIONS``, which the training command line
+sets from its ``--reward.*`` flags. Every shaping term is off by
 default, and the correctness that evaluation reads is never shaped.
 """
 
@@ -80,7 +81,7 @@ class RewardOptions:
             raise ValueError(f"language must be one of {', '.join(LANGUAGES)}")
         if self.language_penalty and not self.language:
             raise ValueError("language_penalty needs language")
-        if self.clip_low >= self.clip_high:
+        if not self.clip_low < self.clip_high:
             raise ValueError("clip_low must be below clip_high")
         for source, target in self.sources.items():
             if ":" not in target:

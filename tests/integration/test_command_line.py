@@ -16,6 +16,12 @@ from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 REWARD = Path(__file__).parents[2] / "reward" / "math_reward.py"
 
 
+@pytest.fixture(autouse=True)
+def no_reward_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line sets the variable for good; here it goes with the test."""
+    monkeypatch.setenv("REWARD_OPTIONS", "")
+
+
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Flags of a run that would start, with an untrained model."""
@@ -68,6 +74,8 @@ def test_an_unknown_flag_is_refused_with_the_nearest(good: dict, capsys) -> None
         ({"actor.policy_loss_type": "vespa"}, "unknown policy loss 'vespa'"),
         ({"reward.remote_url": "/nowhere/reward.py"}, "there is no such file"),
         ({"rollout.batch_size": "many"}, "invalid int value"),
+        ({"lag.max": "-2"}, "--lag.max is a number of updates"),
+        ({"reward.overlong_buffer": "0", "reward.overlong_max": "9"}, "--reward.overlong_buffer"),
     ],
 )
 def test_bad_values_are_refused(good: dict, capsys, changes: dict, expected: str) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
@@ -12,6 +13,7 @@ import ray
 from openrlhf.trainer import ppo_trainer, ppo_trainer_async
 from openrlhf.trainer.ray import ppo_actor, vllm_engine
 
+from reward import options as reward_options
 from vespo_openrlhf.bridge.actor import PolicyActor
 from vespo_openrlhf.bridge.engine import VersionedRollout
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
@@ -22,7 +24,8 @@ from vespo_openrlhf.cpu import settings as cpu_settings
 def in_place() -> Iterator[None]:
     """Our policy actor, trainer and engines under OpenRLHF's names, where its command line looks.
 
-    Ray restarts an engine that dies, in its old place; all else that dies ends the run.
+    Ray restarts an engine that dies, in its old place; all else that dies ends the run. And
+    `ray.init`, which OpenRLHF calls unless Ray runs, tells every Ray process the reward's options.
     """
     trainer = ray.remote(ScheduledTrainer)
     engine = ray.remote(max_restarts=-1)(VersionedRollout)
@@ -31,8 +34,30 @@ def in_place() -> Iterator[None]:
         mock.patch.object(ppo_trainer, "PPOTrainer", trainer),
         mock.patch.object(ppo_trainer_async, "PPOTrainerAsync", trainer),
         mock.patch.object(vllm_engine, "RolloutRayActor", engine),
+        mock.patch.object(ray, "init", functools.partial(_init_ray, ray.init)),
     ):
         yield
+
+
+def _init_ray(
+    upstream: Callable[..., Any],
+    *args: Any,
+    runtime_env: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> Any:
+    """`ray.init` with the reward's options in the environment of every process of the job.
+
+    The reward runs wherever the engines do, and a node that is already up knows nothing of this
+    process's environment.
+    """
+    runtime_env = dict(runtime_env or {})
+    variables = dict(runtime_env.get("env_vars", {}))
+    if reward_options.VARIABLE in os.environ:
+        variables[reward_options.VARIABLE] = os.environ[reward_options.VARIABLE]
+    # A submitted job may set the same variables, which Ray refuses as a conflict. It is none:
+    # the job's are this process's, so every value here was made from them.
+    os.environ.setdefault("RAY_OVERRIDE_JOB_RUNTIME_ENV", "1")
+    return upstream(*args, runtime_env={**runtime_env, "env_vars": variables}, **kwargs)
 
 
 def start_ray_on_cpu(flags: dict[str, Any]) -> None:

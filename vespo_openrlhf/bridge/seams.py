@@ -195,6 +195,13 @@ def _command_line() -> None:
             raise AttributeError(f"openrlhf.cli.train_ppo_ray no longer holds {text}")
 
 
+def _ray_init() -> None:
+    train = _attribute("openrlhf.cli.train_ppo_ray:train")
+    for text in ("if not ray.is_initialized():", "ray.init(", "runtime_env="):
+        if text not in inspect.getsource(train):
+            raise AttributeError(f"train no longer holds {text}")
+
+
 @dataclass(frozen=True)
 class Seam:
     """One place we plug into; `check` raises AttributeError or ImportError where it moved."""
@@ -205,6 +212,7 @@ class Seam:
 
 SEAMS = (
     Seam("command line: openrlhf.cli.train_ppo_ray", _command_line),
+    Seam("Ray's environment: ray.init in train_ppo_ray.train", _ray_init),
     Seam("policy loss: ActorPPOTrainer.actor_loss_fn", _loss_call),
     Seam("policy actor: ppo_actor.PolicyModelActor", _policy_actor),
     Seam("optimizer step: DeepspeedStrategy.optimizer_step", _optimizer_step),

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from reward import options as reward_options
 from vespo_openrlhf import config, cpu
 from vespo_openrlhf.bridge.loss import build_loss, uses_our_loss
 from vespo_openrlhf.cpu import settings as cpu_settings
@@ -54,6 +55,7 @@ def resolve(flags: dict[str, Any]) -> list[str]:
         notes.extend(_own_clip(flags))
     if flags["run.dir"] is not None:
         _run_folder(flags)
+    notes.extend(_reward(flags))
     if cpu.is_active():
         notes.append("no GPU: the CPU stack is in place")
         notes.extend(cpu_settings.adapt(flags))
@@ -91,6 +93,25 @@ def _run_folder(flags: dict[str, Any]) -> None:
             flags[flag] = str(run_dir / folder)
 
 
+def _reward(flags: dict[str, Any]) -> list[str]:
+    """Make the reward's options those of this process, and of every Ray process started from it.
+
+    Paths become absolute: workers have other working directories.
+    """
+    notes = []
+    flags["reward.sources"] = [
+        f"{name}={os.path.abspath(target)}"
+        for name, target in (pair.split("=", 1) for pair in flags["reward.sources"])
+    ]
+    if flags["reward.overlong_max"] and not flags["reward.tokenizer"]:
+        flags["reward.tokenizer"] = flags["actor.model_name_or_path"] or ""
+        notes.append(f"--reward.tokenizer -> {flags['reward.tokenizer']} (the policy's own)")
+    if os.path.isdir(flags["reward.tokenizer"]):
+        flags["reward.tokenizer"] = os.path.abspath(flags["reward.tokenizer"])
+    os.environ[reward_options.VARIABLE] = config.reward_options(flags).to_env()
+    return notes
+
+
 def check(flags: dict[str, Any]) -> None:
     """Refuse what cannot work, before Ray starts.
 
@@ -98,6 +119,7 @@ def check(flags: dict[str, Any]) -> None:
         ValueError: names the flag, what is wrong with it, and what to write instead.
     """
     config.kernel_options(flags)
+    _check_reward_options(flags)
     if uses_our_loss(flags) and build_loss(flags).needs_rollout_log_probs:
         _check_rollout_distribution(flags)
         _check_correction(flags)
@@ -173,6 +195,37 @@ def scheduler_config(flags: Mapping[str, Any]) -> SchedulerConfig:
         partial_rollout=bool(flags["train.partial_rollout_enable"]),
         reward_timeout=flags["rollout.reward_timeout"],
     )
+
+
+# Our shaping term -> OpenRLHF's flag for the same thing.
+_SAME_TERM = {
+    "overlong_max": "overlong_buffer_len",
+    "truncation_penalty": "stop_properly_penalty_coef",
+}
+
+
+def _check_reward_options(flags: dict[str, Any]) -> None:
+    """Options must reach a reward, name files that are there, and count no term twice."""
+    options = config.reward_options(flags)
+    for ours, upstream in _SAME_TERM.items():
+        if getattr(options, ours) and flags[f"reward.{upstream}"] is not None:
+            raise ValueError(
+                f"--reward.{ours} and --reward.{upstream} both shorten responses and would count "
+                "twice: leave one of them out"
+            )
+    for source, target in options.sources.items():
+        if not os.path.isfile(target.rpartition(":")[0]):
+            raise ValueError(f"--reward.sources {source}={target}: there is no such file")
+    reward = flags["reward.remote_url"] or ""
+    if reward.endswith(".py") or flags["train.agent_func_path"]:
+        return
+    defaults = reward_options.RewardOptions()
+    if options != defaults:
+        changed = [n for n, v in vars(options).items() if v != getattr(defaults, n)]
+        raise ValueError(
+            f"--reward.{changed[0]} is an option of reward/math_reward.py and of your own "
+            "make_reward_func, and --reward.remote_url names no such file"
+        )
 
 
 def _check_correction(flags: dict[str, Any]) -> None:

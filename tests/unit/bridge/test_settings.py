@@ -1,17 +1,31 @@
 """Flags made consistent, and what is refused, without OpenRLHF."""
 
+import argparse
+import os
 from pathlib import Path
 
 import pytest
 
-from vespo_openrlhf import cpu
+from reward.options import RewardOptions
+from vespo_openrlhf import config, cpu
 from vespo_openrlhf.bridge import settings
 from vespo_openrlhf.bridge.loss import build_loss
 from vespo_openrlhf.bridge.settings import resolve
 from vespo_openrlhf.cpu import settings as cpu_settings
 
-# OpenRLHF 0.11.2's defaults, as far as these settings read them.
-DEFAULTS = {
+
+def our_defaults() -> dict[str, object]:
+    parser = argparse.ArgumentParser()
+    config.add_flags(parser)
+    return vars(parser.parse_args([]))
+
+
+# Our defaults, and OpenRLHF 0.11.2's as far as these settings read them.
+DEFAULTS = our_defaults() | {
+    "actor.model_name_or_path": "some/model",
+    "reward.overlong_buffer_len": None,
+    "reward.stop_properly_penalty_coef": None,
+    "train.agent_func_path": None,
     "actor.policy_loss_type": "vespo",
     "actor.loss_agg_mode": "token-mean",
     "actor.eps_clip": 0.2,
@@ -21,29 +35,13 @@ DEFAULTS = {
     "algo.advantage.is_correction_mode": "mask",
     "algo.advantage.is_correction_gating": "ratio",
     "algo.advantage.is_correction_threshold": [0.5, 5.0],
-    "vespo.anchor": "rollout",
-    "vespo.length_normalisation": "none",
-    "vespo.recompute_old_log_probs": False,
-    "vespo.on_nonfinite": "stop",
-    "vespo.loss_options": [],
-    "vespo.c1_pos": 2.0,
-    "vespo.c2_pos": 3.0,
-    "vespo.c1_neg": 3.0,
-    "vespo.c2_neg": 2.0,
-    "lag.max": None,
-    "lag.on_stale": "wait",
-    "lag.sync_every": None,
-    "lag.target_ess": None,
     "rollout.batch_size": 1024,
     "rollout.n_samples_per_prompt": 1,
-    "rollout.in_flight_per_engine": 256,
-    "rollout.reward_timeout": 600.0,
     "train.batch_size": 128,
     "train.max_epochs": 1,
     "train.partial_rollout_enable": False,
     "rollout.top_p": 1.0,
     "rollout.temperature": 1.0,
-    "run.dir": None,
     "ckpt.load_enable": False,
     "ckpt.output_dir": "./ckpt",
     "ckpt.path": "./ckpt/checkpoints_ppo_ray",
@@ -79,6 +77,12 @@ DEFAULTS = {
     "algo.kl.init_coef": 0.0,
     "algo.advantage.estimator": "group_norm",
 }
+
+
+@pytest.fixture(autouse=True)
+def no_reward_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`resolve` sets the variable for good; here it goes with the test."""
+    monkeypatch.setenv("REWARD_OPTIONS", "")
 
 
 @pytest.fixture
@@ -222,3 +226,48 @@ def test_a_run_does_not_mix_with_another(tmp_path: Path, monkeypatch: pytest.Mon
     with pytest.raises(ValueError, match=r"add --ckpt\.load_enable to go on"):
         settings.check(dict(flags))
     settings.check(flags | {"ckpt.load_enable": True})
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_the_rewards_options_go_to_the_environment_with_absolute_paths(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "model").mkdir()
+    flags = DEFAULTS | {
+        "reward.require_box": False,
+        "reward.sources": ["gsm8k=my.py:score"],
+        "reward.overlong_max": 8192,
+        "actor.model_name_or_path": "model",
+    }
+    notes = "\n".join(resolve(flags))
+    options = RewardOptions.from_env(os.environ)
+    assert options == config.reward_options(flags)
+    assert not options.require_box
+    assert options.sources == {"gsm8k": f"{tmp_path}/my.py:score"}
+    assert options.tokenizer == str(tmp_path / "model")
+    assert "--reward.tokenizer -> model" in notes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lag.max": -1}, r"--lag\.max is a number of updates"),
+        ({"reward.timeout_s": 0.0}, r"--reward\.timeout_s must be between"),
+        (
+            {"reward.sources": ["a=/no/where.py:f"]},
+            r"--reward\.sources a=/no/where\.py:f: there is",
+        ),
+        (
+            {"reward.truncation_penalty": 0.5, "reward.stop_properly_penalty_coef": 0.0},
+            "would count twice",
+        ),
+        (
+            {"reward.require_box": False, "reward.remote_url": "http://localhost:5000"},
+            r"--reward\.require_box is an option of reward/math_reward\.py",
+        ),
+    ],
+)
+def test_reward_and_lag_options_that_cannot_hold_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings.check(DEFAULTS | changes)
