@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import threading
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from reward import client
+from reward import client, turns
 from reward.extract import extract, is_placeholder
+from reward.golds import is_empty, unbox, usable_golds
 from reward.judge import MAX_CHARS, UndecidedError, judge, undecided
 from reward.labels import parse_label
 from reward.normalize import normalize
@@ -19,21 +18,7 @@ from reward.words import choice
 
 logger = logging.getLogger(__name__)
 
-# Longer ones are left to the workers, so that no caller's thread holds the GIL for long.
-_CALLER_CHARS = 2_000
 _THREADS = 8
-
-# OpenRLHF runs a thread per sample beside its event loop. A call takes the GIL for a
-# millisecond at worst; two at a time keep the loop from waiting behind dozens.
-_turns = threading.Semaphore(2)
-
-
-def _after_fork() -> None:
-    global _turns
-    _turns = threading.Semaphore(2)  # its holders were threads of the parent
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 def verify(
@@ -74,46 +59,35 @@ def verify(
 def _verify(
     response: str, gold: str | Sequence[str], timeout_s: float, prompt: str, require_box: bool
 ) -> Verdict:
-    golds = tuple(g.strip() for g in ((gold,) if isinstance(gold, str) else gold))
-    golds = tuple(_unbox(g) for g in golds if g and not _empty(g))
-    if not golds:
-        return Verdict(False, None, "empty_gold")
-    with _turns:
-        found = extract(response, prompt=prompt, require_box=require_box)
-        if not found.answers:
-            return Verdict(False, None, found.reason)
-        reason = _in_caller(golds, found.answers)
-    if reason is None:
-        try:
+    given = (gold,) if isinstance(gold, str) else tuple(gold)
+    extracted = None
+    try:
+        if sum(map(len, given)) > turns.MAX_READ or not turns.is_short(response):
+            work = (given, response, prompt, require_box)
+            reason, extracted = client.call("verify", *work, timeout_s=timeout_s)
+            return Verdict(reason == "correct", extracted, reason)
+        with turns.turn:
+            golds = usable_golds(given)
+            if not golds:
+                return Verdict(False, None, "empty_gold")
+            found = extract(response, prompt=prompt, require_box=require_box)
+            if not found.answers:
+                return Verdict(False, None, found.reason)
+            extracted = ", ".join(found.answers)
+            reason = _in_caller(golds, found.answers)
+        if reason is None:
             reason = str(client.call("compare", golds, found.answers, timeout_s=timeout_s))
-        except client.FailedError as failure:
-            reason = str(failure)
-    return Verdict(reason == "correct", ", ".join(found.answers), reason)
+    except client.FailedError as failure:
+        reason = str(failure)
+    return Verdict(reason == "correct", extracted, reason)
 
 
 def _in_caller(golds: tuple[str, ...], answers: tuple[str, ...]) -> str | None:
     """The reason, where strings and exact numbers decide; None where a worker must."""
-    size = sum(map(len, answers))
-    if size > MAX_CHARS:
-        return "unparsable"
-    if size + sum(map(len, golds)) <= _CALLER_CHARS:
+    if sum(map(len, answers)) + sum(map(len, golds)) <= turns.MAX_COMPARED:
         with contextlib.suppress(UndecidedError):
             return judge(golds, answers, undecided)
     return None
-
-
-def _empty(gold: str) -> bool:
-    """Whether nothing of a gold is left once boxes and delimiters are taken off."""
-    return "\\{" not in gold and not gold.replace("\\boxed", "").strip(" {}$\\()[]\t\r\n.,")
-
-
-def _unbox(gold: str) -> str:
-    r"""A gold that stands in ``\boxed{}`` is what stands in it."""
-    if "\\boxed" in gold or "\\fbox" in gold:
-        found = extract(gold)
-        if len(found.answers) == 1:
-            return found.answers[0]
-    return gold
 
 
 def label_problem(label: object) -> str | None:
@@ -131,11 +105,11 @@ def label_problem(label: object) -> str | None:
         parsed = parse_label(label)
     except ValueError as error:
         return str(error)
-    golds = [gold for gold in parsed.golds if not _empty(gold)]
+    golds = [gold for gold in parsed.golds if not is_empty(gold)]
     if not golds:
         return "empty"
     for gold in golds:
-        if parsed.type == "math" and (problem := _gold_problem(_unbox(gold))):
+        if parsed.type == "math" and (problem := _gold_problem(unbox(gold))):
             return problem
         if parsed.type == "choice" and choice(normalize(gold)) is None:
             return f"not the letter of a choice: {gold[:80]!r}"

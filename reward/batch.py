@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from reward import turns
 from reward.options import RewardOptions
 from reward.query import split_query
 from reward.shaping import shape, shaping_terms
@@ -40,11 +41,13 @@ def batched(score: ScoreSample, options: RewardOptions) -> RewardFunc:
 
     def one(query: str, prompt: str, label: Any) -> tuple[float, float, dict[str, float]]:
         try:
-            response = split_query(query, prompt)
+            with turns.turn:
+                response = split_query(query, prompt)
             result = score(response, label, prompt)
             if not math.isfinite(result.value):
                 raise ValueError(f"the score is {result.value}")
-            terms = shaping_terms(response, options)
+            with turns.turn:
+                terms = shaping_terms(response, options)
             logs = {**result.logs, "length": float(len(response)), "error": 0.0}
             logs.update({f"shaping_{name}": value for name, value in terms.items()})
             return shape(result.value, terms, options), result.value, logs

@@ -7,9 +7,12 @@ the column ``answer``. math-verify is timed in one process, as a user would call
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
+import os
 import random
 import statistics
+import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -90,79 +93,128 @@ def generated_golds(count: int = 400) -> list[str]:
     )
 
 
-def attack(timeout_s: float) -> dict[str, Any]:
-    """Each adversarial answer, in turn, while normal requests keep coming."""
-    normal = _responses(generated_golds(64), 300, True)
-    verify(*normal[2])
-    latencies: list[float] = []
-    stop = False
+def _worker_bound(count: int = 64) -> list[tuple[str, str]]:
+    """Answers that are right, and of which only the workers can tell."""
+    return [(f"so \\boxed{{x^2-{n * n}}}", f"(x-{n})(x+{n})") for n in range(2, count + 2)]
 
-    def normal_requests() -> None:
-        index = 0
-        while not stop:
+
+class _NormalRequests:
+    """Threads that keep asking while the body of a ``with`` runs, one per kind of request."""
+
+    def __init__(self) -> None:
+        self._kinds = {"normal": _responses(generated_golds(64), 300, True),
+                       "worker_bound": _worker_bound()}  # fmt: skip
+        self._latencies: dict[str, list[float]] = {kind: [] for kind in self._kinds}
+        self._stop = False
+
+    def _ask(self, kind: str) -> None:
+        requests = itertools.cycle(self._kinds[kind])
+        while not self._stop:
             started = time.perf_counter()
-            verify(*normal[index % len(normal)])
-            latencies.append(1000 * (time.perf_counter() - started))
-            index += 1
+            verify(*next(requests))
+            self._latencies[kind].append(1000 * (time.perf_counter() - started))
             time.sleep(0.005)
 
-    slowest, slowest_name = 0.0, ""
-    with ThreadPoolExecutor(1) as threads:
-        background = threads.submit(normal_requests)
-        try:
-            for gold in ("7", "\\frac{\\sqrt{2}x}{3}"):
-                for name, answer in adversarial_answers().items():
-                    started = time.perf_counter()
-                    verdict = verify(f"so \\boxed{{{answer}}}", gold, timeout_s=timeout_s)
-                    took = time.perf_counter() - started
-                    if verdict.correct:
-                        raise AssertionError(f"{name} was called right")
-                    if took > slowest:
-                        slowest, slowest_name = took, name
-        finally:
-            stop = True
-        background.result()
+    def __enter__(self) -> _NormalRequests:
+        self._threads = ThreadPoolExecutor(len(self._kinds))
+        self._running = [self._threads.submit(self._ask, kind) for kind in self._kinds]
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stop = True
+        self._threads.shutdown()
+        for running in self._running:
+            running.result()
+
+    def figures(self) -> dict[str, Any]:
+        """How many there were of each kind, and how long they took, in milliseconds."""
+        return {
+            kind: {
+                "requests": len(taken), "p50_ms": round(statistics.median(taken), 1),
+                "p99_ms": round(statistics.quantiles(taken, n=100)[98], 1),
+            }
+            for kind, taken in self._latencies.items()
+        }  # fmt: skip
+
+
+def _attacks() -> list[tuple[str, str, str]]:
+    """(name, response, gold) of every adversarial answer, against a number and an expression."""
+    return [
+        (name, f"so \\boxed{{{answer}}}", gold)
+        for gold in ("7", "\\frac{\\sqrt{2}x}{3}")
+        for name, answer in adversarial_answers().items()
+    ]
+
+
+def attack(timeout_s: float, at_once: int) -> dict[str, Any]:
+    """The adversarial answers, so many at a time, while normal requests keep coming."""
+
+    def one(case: tuple[str, str, str]) -> tuple[float, str]:
+        name, response, gold = case
+        started = time.perf_counter()
+        if verify(response, gold, timeout_s=timeout_s).correct:
+            raise AssertionError(f"{name} was called right")
+        return time.perf_counter() - started, name
+
+    for request in _worker_bound(8):
+        verify(*request)
+    with _NormalRequests() as undisturbed:
+        time.sleep(5)
+    with _NormalRequests() as disturbed, ThreadPoolExecutor(at_once) as threads:
+        took, slowest = max(threads.map(one, _attacks()))
     return {
-        "limit_s": timeout_s, "slowest_s": round(slowest, 2), "slowest": slowest_name,
-        "normal_requests": len(latencies), "normal_p50_ms": round(statistics.median(latencies), 1),
-        "normal_p99_ms": round(statistics.quantiles(latencies, n=100)[98], 1),
+        "at_once": at_once, "limit_s": timeout_s, "slowest_s": round(took, 2), "slowest": slowest,
+        "undisturbed": undisturbed.figures(), "under_attack": disturbed.figures(),
     }  # fmt: skip
 
 
-def loop_stall(timeout_s: float) -> dict[str, float]:
-    """The longest an asyncio loop waits while samples are scored as OpenRLHF scores them."""
+def _waited_for_a_core() -> float:
+    """Milliseconds that this thread was ready to run, and others had the cores; Linux only."""
+    try:
+        path = f"/proc/self/task/{threading.get_native_id()}/schedstat"
+        return int(Path(path).read_text().split()[1]) / 1e6
+    except OSError:
+        return 0.0
 
-    async def longest(work: Callable[[], Awaitable[Any]]) -> float:
-        stalls = [0.0]
+
+def loop_stall(timeout_s: float) -> dict[str, Any]:
+    """The longest an asyncio loop waits while samples are scored as OpenRLHF scores them.
+
+    Of a stall, what was spent waiting for a core is the machine's; the rest is waiting for the
+    interpreter, which is ours.
+    """
+
+    async def longest(work: Callable[[], Awaitable[Any]]) -> dict[str, float]:
+        stalls, ours = [0.0], [0.0]
         done = False
 
         async def ticks() -> None:
             while not done:
-                started = time.perf_counter()
+                waited, started = _waited_for_a_core(), time.perf_counter()
                 await asyncio.sleep(0.001)
                 stalls.append(1000 * (time.perf_counter() - started) - 1)
+                ours.append(stalls[-1] - (_waited_for_a_core() - waited))
 
         ticking = asyncio.create_task(ticks())
         await work()
         done = True
         await ticking
-        return round(max(stalls), 1)
+        return {"longest_ms": round(max(stalls), 1), "with_a_core_ms": round(max(ours), 1)}
 
     async def samples() -> None:
         await asyncio.gather(
             *(
-                asyncio.to_thread(verify, f"so \\boxed{{{answer}}}", gold, timeout_s=timeout_s)
-                for gold in ("7", "\\frac{\\sqrt{2}x}{3}")
-                for answer in adversarial_answers().values()
+                asyncio.to_thread(verify, response, gold, timeout_s=timeout_s)
+                for _, response, gold in _attacks()
             )
         )
 
-    async def run() -> dict[str, float]:
+    async def run() -> dict[str, Any]:
         started = time.perf_counter()
-        stall = await longest(samples)
+        scoring = await longest(samples)
         took = time.perf_counter() - started
         # What the machine itself does to a loop with nothing else to do, for as long.
-        return {"longest_ms": stall, "idle_longest_ms": await longest(lambda: asyncio.sleep(took))}
+        return {"scoring": scoring, "idle": await longest(lambda: asyncio.sleep(took))}
 
     verify("\\boxed{x^2-1}", "(x-1)(x+1)")
     return asyncio.run(run())
@@ -176,5 +228,8 @@ def main(golds_file: str | None, timeout_s: float) -> None:
         golds = [str(json.loads(line)["answer"]) for line in lines if line.strip()]
     for row in throughput(golds):
         print(json.dumps({"throughput": row}), flush=True)
-    print(json.dumps({"attack": attack(timeout_s)}), flush=True)
+    for at_once in (1, _THREADS):
+        print(json.dumps({"attack": attack(timeout_s, at_once)}), flush=True)
     print(json.dumps({"loop": loop_stall(timeout_s)}), flush=True)
+    load, cores = os.getloadavg()[0], len(os.sched_getaffinity(0))
+    print(json.dumps({"machine": {"cores": cores, "load_1min": round(load, 1)}}), flush=True)

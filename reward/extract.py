@@ -29,9 +29,13 @@ _TURN_END = re.compile(
     r"|<｜(?:end▁of▁sentence|User|Assistant)｜>"
     r"|\n[ \t]*(?:(?:#{1,4}[ \t]*|\*\*)?(?:Human|User)(?:\*\*)?[ \t]*:|#{2,4}[ \t]*Instruction)"
 )
+# What every one of these has in it: where none stands, which a plain search tells, none matches.
+_SYMBOLS = ("<|", "</s>", "<eos>", "<end_of_turn>", "<start_of_turn>", "INST]", "<｜")
+_NAMES = ("Human", "User", "Instruction")
+TURN_MARKS = _SYMBOLS + _NAMES
 _SPECIAL = re.compile(r"<\|[^<>|\s]{1,40}\|>|<｜[^<>｜]{1,40}｜>|</?s>|<(?:bos|eos|pad|unk)>")
 _LEAD = re.compile(
-    r"(?:\s*(?:(?:<\|(?:im_start|start_header_id)\|>|<start_of_turn>)\s*(?:assistant|model)(?=\s|<)"
+    r"(?:\s{0,40}(?:(?:<\|(?:im_start|start_header_id)\|>|<start_of_turn>)\s*(?:assistant|model)(?=\s|<)"
     r"|<\|(?:begin_of_text|end_header_id|assistant)\|>|<s>|<bos>"
     r"|<｜(?:begin▁of▁sentence|Assistant)｜>))+"
 )
@@ -96,9 +100,9 @@ def final_text(response: str) -> str | None:
     lead = _LEAD.match(response)
     if lead:
         response = response[lead.end() :]
-    end = _TURN_END.search(response)
-    if end:
-        response = response[: end.start()]
+    end = _turn_end(response)
+    if end is not None:
+        response = response[:end]
     close = response.rfind("</think>")
     opened = response.rfind("<think>")
     if opened > close:
@@ -106,6 +110,14 @@ def final_text(response: str) -> str | None:
     if close >= 0:
         response = response[close + len("</think>") :]
     return _SPECIAL.sub("", response)
+
+
+def _turn_end(text: str) -> int | None:
+    """Where the first turn ends; the expression is tried from the first mark on."""
+    starts = [at - 2 for mark in _SYMBOLS if (at := text.find(mark)) >= 0]
+    starts += [text.rfind("\n", 0, at) for mark in _NAMES if (at := text.find(mark)) >= 0]
+    end = _TURN_END.search(text, max(min(starts), 0)) if starts else None
+    return end.start() if end else None
 
 
 def is_placeholder(answer: str) -> bool:

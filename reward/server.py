@@ -19,6 +19,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import TimeoutError
 from typing import Any
 
@@ -32,11 +33,10 @@ LINGER_S = 5.0
 QUEUE_S = 30.0
 _MAX_LINE = 64 * 2**20
 _TASKS_PER_WORKER = 5_000
-_OPERATIONS = {
-    "compare": worker.compare,
-    "unreadable": worker.unreadable,
-    "score": worker.score,
-}
+# Nearly every comparison takes a few milliseconds. One that does not is stopped and made again,
+# with all its time, by workers of its own, so that any number of them hold up no other.
+_QUICK_S = 1.0
+_QUICK_NICE, _PATIENT_NICE = 5, 15
 
 
 def worker_count() -> int:
@@ -45,14 +45,15 @@ def worker_count() -> int:
 
 
 class Pool:
-    """A pebble pool that is replaced when it breaks."""
+    """A pebble pool that is replaced when it breaks; it starts its workers at the first task."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, nice: int) -> None:
         # A terminated worker dies at once (see worker.start); pebble's own three seconds of
         # patience would hold the channel's lock, and with it every other worker.
         pebble.CONSTS.term_timeout = 0.1
         pebble.CONSTS.sleep_unit = 0.05
         self.workers = workers
+        self.nice = nice
         self._pool = self._new()
 
     def _new(self) -> ProcessPool:
@@ -61,7 +62,7 @@ class Pool:
             max_workers=self.workers,
             max_tasks=_TASKS_PER_WORKER,
             initializer=worker.start,
-            initargs=(MEMORY_BYTES,),
+            initargs=(MEMORY_BYTES, self.nice),
             context=multiprocessing.get_context("fork"),
         )
 
@@ -85,15 +86,30 @@ class Server:
     """Serves connections until none has been open for :data:`LINGER_S`."""
 
     def __init__(self, workers: int) -> None:
-        self.pool = Pool(workers)
+        self.quick = Pool(workers, _QUICK_NICE)
+        self.patient = Pool(workers, _PATIENT_NICE)
         self.connections = 0
         self.idle_since = time.monotonic()
 
     async def _run(self, request: dict[str, Any]) -> dict[str, Any]:
-        function = _OPERATIONS[request["op"]]
+        operation, args = request["op"], request["args"]
         timeout = float(request["timeout"])
+        if operation != "score":  # a user's function may not be one that can be called twice
+            limit = min(timeout, _QUICK_S)
+            reply = await self._attempt(self.quick, worker.quickly, [operation, args], limit)
+            if reply.get("value"):
+                return {"value": reply["value"][0]}
+            if "failure" in reply:
+                if reply["failure"] != "timeout" or limit == timeout:
+                    return reply
+                timeout -= limit
+        return await self._attempt(self.patient, worker.OPERATIONS[operation], args, timeout)
+
+    async def _attempt(
+        self, pool: Pool, function: Callable[..., Any], args: list[Any], timeout: float
+    ) -> dict[str, Any]:
         for attempt in (1, 2):
-            future = self.pool.submit(function, request["args"], timeout)
+            future = pool.submit(function, args, timeout)
             wrapped = asyncio.wrap_future(future)
             try:
                 done, _ = await asyncio.wait({wrapped}, timeout=QUEUE_S + timeout + 1)
@@ -158,7 +174,8 @@ def main(path: str) -> None:
     try:
         asyncio.run(server.serve(listener))
     finally:
-        server.pool.stop()
+        server.quick.stop()
+        server.patient.stop()
         with contextlib.suppress(FileNotFoundError):
             os.unlink(path)
             if not os.path.getsize(f"{path}.log"):

@@ -21,13 +21,8 @@ _SCRIPTS = {
     "ru": ("CYRILLIC",), "ar": ("ARABIC",), "el": ("GREEK",), "he": ("HEBREW",),
     "hi": ("DEVANAGARI",), "th": ("THAI",),
 }  # fmt: skip
-_MATHEMATICS = re.compile(
-    r"\$\$.*?\$\$|\$[^$\n]*\$|\\\(.*?\\\)|\\\[.*?\\\]|\\boxed\{[^{}]*\}|\\[a-zA-Z]+|```.*?```",
-    re.DOTALL,
-)
-_FORM = re.compile(
-    r"\s*<think>(?:(?!</?think>).)*</think>(?P<answer>(?:(?!</?think>).)+)", re.DOTALL
-)
+_DELIMITER = re.compile(r"\$\$|\$|\\[()\[\]]|```|\n|\\boxed\{[^{}]*\}|\\[a-zA-Z]+")
+_CLOSING = {"$$": "$$", "$": "$", "\\(": "\\)", "\\[": "\\]", "```": "```"}
 
 
 def overlong(tokens: int, longest: int, buffer: int, penalty: float) -> float:
@@ -41,8 +36,14 @@ def overlong(tokens: int, longest: int, buffer: int, penalty: float) -> float:
 
 def well_formed(response: str) -> bool:
     """One ``<think>`` block, nothing before it, and an answer after it."""
-    match = _FORM.fullmatch(response)
-    return match is not None and bool((final_text(response) or "").strip())
+    head, opened, rest = response.partition("<think>")
+    thinking, closed, answer = rest.partition("</think>")
+    if head.strip() or not opened or not closed or not answer:
+        return False
+    tags = ("<think>", "</think>")
+    if any(tag in part for tag in tags for part in (thinking, answer)):
+        return False
+    return bool((final_text(response) or "").strip())
 
 
 def repeated_share(text: str, n: int) -> float:
@@ -56,12 +57,27 @@ def repeated_share(text: str, n: int) -> float:
 
 def foreign_share(text: str, language: str) -> float:
     """The share of letters outside the language's script, mathematics and code left out."""
-    letters = [c for c in _MATHEMATICS.sub(" ", text) if c.isalpha()]
+    letters = [c for c in _prose(text) if c.isalpha()]
     if not letters:
         return 0.0
     scripts = _SCRIPTS[language]
     foreign = sum(not unicodedata.name(c, "").startswith(scripts) for c in letters)
     return foreign / len(letters)
+
+
+def _prose(text: str) -> str:
+    """The text without mathematics and code, in one pass; what is never closed is prose."""
+    pieces: list[str] = []
+    position, closing = 0, ""
+    for match in _DELIMITER.finditer(text):
+        token = match.group()
+        if closing and token != closing and (closing, token) != ("$", "\n"):
+            continue
+        if not closing or token == "\n":  # a dollar sign that its line does not close is money
+            pieces.append(text[position : match.start()])
+        position, closing = match.end(), "" if closing else _CLOSING.get(token, "")
+    pieces.append(text[position:])
+    return " ".join(pieces)
 
 
 @lru_cache(maxsize=2)

@@ -10,23 +10,28 @@ import resource
 import signal
 import stat
 import sys
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 from reward import symbolic
-from reward.judge import judge
+from reward.extract import extract
+from reward.golds import usable_golds
+from reward.judge import MAX_CHARS, judge
 from reward.normalize import normalize
 from reward.structure import Node, TooComplexError, parse
 
+QUICK_CPU_S = 0.15  # of processor time, so that a loaded machine does not make answers slow
 _PR_SET_PDEATHSIG = 1
 
 symbolic.warm()
 
 
-def start(memory_bytes: int) -> None:
+def start(memory_bytes: int, nice: int) -> None:
     """Initialise a worker: die at once on SIGTERM, never grow beyond the address-space limit."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    os.nice(5)  # whatever an answer makes it compute, training beside it goes first
+    signal.signal(signal.SIGVTALRM, _slow)
+    os.nice(nice)  # whatever an answer makes it compute, training beside it goes first
     _leave_server()
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -47,6 +52,30 @@ def _leave_server() -> None:
     os.close(null)
 
 
+class SlowError(BaseException):
+    """The processor time of :func:`quickly` is used up; no `except Exception` may swallow it."""
+
+
+def _slow(*_: object) -> None:
+    raise SlowError
+
+
+def quickly(operation: str, args: list[Any]) -> list[Any]:
+    """[what an operation returns], or [] where it would take long.
+
+    What Python computes is interrupted, so that this process lives on: to kill it would hold up
+    its neighbours. What C computes is not, and ends at the pool's own limit.
+    """
+    try:
+        signal.setitimer(signal.ITIMER_VIRTUAL, QUICK_CPU_S)
+        try:
+            return [OPERATIONS[operation](*args)]
+        finally:
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    except SlowError:
+        return []
+
+
 def compare(golds: list[str], answers: list[str]) -> str:
     """The reason of a verdict; memory that runs out counts as a timeout."""
     try:
@@ -56,6 +85,21 @@ def compare(golds: list[str], answers: list[str]) -> str:
     except Exception:
         # The limits of what sympy can be fed are not known; an answer it fails on is not read.
         return "unparsable"
+
+
+def verify(
+    golds: list[str], response: str, prompt: str, require_box: bool
+) -> tuple[str, str | None]:
+    """The reason and the answer of a response that is too long to be read in its caller."""
+    usable = usable_golds(golds)
+    if not usable:
+        return "empty_gold", None
+    found = extract(response, prompt=prompt, require_box=require_box)
+    if not found.answers:
+        return found.reason, None
+    if sum(map(len, found.answers)) > MAX_CHARS:
+        return "unparsable", ", ".join(found.answers)
+    return compare(list(usable), list(found.answers)), ", ".join(found.answers)
 
 
 def unreadable(label: str) -> bool:
@@ -95,3 +139,8 @@ def score(path: str, name: str, response: str, label: str, prompt: str) -> Any:
     if isinstance(result, dict):
         return {str(key): float(value) for key, value in result.items()}
     return float(result)
+
+
+OPERATIONS: dict[str, Callable[..., Any]] = {
+    "compare": compare, "verify": verify, "unreadable": unreadable, "score": score,
+}  # fmt: skip
