@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from reward.api import label_problem, verify
 from reward.extract import extract
 from reward.judge import MAX_CHARS
+from reward.node import TooComplexError
 from reward.normalize import normalize
-from reward.structure import TooComplexError, parse
+from reward.structure import parse
 from reward.verdict import REASONS
 
 

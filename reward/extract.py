@@ -27,11 +27,23 @@ _TURN_END = re.compile(
     r"|<\|[^<>|\s]{0,20}(?:im_start|start_header|user|system|human|assistant|turn)[^<>|\s]{0,20}\|>"
     r"|</s>|<eos>|<end_of_turn>|<start_of_turn>|\[/?INST\]"
     r"|<｜(?:end▁of▁sentence|User|Assistant)｜>"
-    r"|\n[ \t]*(?:(?:#{1,4}[ \t]*|\*\*)?(?:Human|User)(?:\*\*)?[ \t]*:|#{2,4}[ \t]*Instruction)"
+    r"|\n[ \t]*(?:(?:#{1,4}[ \t]*|\*\*)?(?:Human|User|HUMAN|USER)(?:\*\*)?[ \t]*:"
+    r"|#{2,4}[ \t]*Instruction|(?:human|user)(?:[ \t]?:|[ \t]*\n))|</?(?:user|human)>"
 )
 # What every one of these has in it: where none stands, which a plain search tells, none matches.
-_SYMBOLS = ("<|", "</s>", "<eos>", "<end_of_turn>", "<start_of_turn>", "INST]", "<｜")
-_NAMES = ("Human", "User", "Instruction")
+_SYMBOLS = (
+    "<|",
+    "</s>",
+    "<eos>",
+    "<end_of_turn>",
+    "<start_of_turn>",
+    "INST]",
+    "<｜",
+    "user>",
+    "human>",
+)
+_NAMES = ("Human", "User", "HUMAN", "USER", "Instruction", "\nhuman", "\nuser", " user", "\tuser",
+          " human", "\thuman")  # fmt: skip
 TURN_MARKS = _SYMBOLS + _NAMES
 _SPECIAL = re.compile(r"<\|[^<>|\s]{1,40}\|>|<｜[^<>｜]{1,40}｜>|</?s>|<(?:bos|eos|pad|unk)>")
 _LEAD = re.compile(
@@ -47,7 +59,12 @@ _BARE = re.compile(
 )
 _ANSWER_LINE = re.compile(r"answer(?:[ \t]+is)?[ \t*_]*[::][ \t*_]*([^\n]*)", re.IGNORECASE)
 
-_MINUS = re.compile(r"(?:[=$]|\\[(\[]) ?[-−]\Z")  # x = -\boxed{7}
+_MINUS = re.compile(r"(?:(?:[=$]|\\[(\[]) ?|(?:\A|\s))[-−]\Z")  # x = -\boxed{7}
+# Once it has answered, a model that goes on to another problem answers that.
+_NEXT_TASK = re.compile(
+    r"\n[ \t]*(?:#{1,4}[ \t]*|\*\*)?(?:Q|Question|Problem|Exercise|System|SYSTEM)"
+    r"(?:[ \t]*\d{1,3})?(?:\*\*)?[ \t]*[::]"
+)
 
 _PLACEHOLDER = re.compile(
     r"(?:\.{2,}|…|\?+|_+|-+|\*+|#+|n/?a|nan|-nan|null|tbd|todo|undefined answer|box(?:ed)?"
@@ -69,7 +86,7 @@ _JOIN_TOKEN = re.compile(r"\\?[a-z]+|\d+|[^\sa-z\d]")
 _JOIN_STRONG = frozenset(
     r"and or also maybe perhaps possibly alternatively either both versus vs otherwise plus else "
     r"but to through until "
-    r"\lor \land \vee \wedge \pm nor".split()
+    r"\lor \land \vee \wedge \pm \to \rightarrow nor".split()
 )
 _JOIN_FILL = frozenset(
     "the answer answers is are another other one well as again it could be might may if not "
@@ -194,6 +211,17 @@ def _joined(between: str) -> bool:
     return True
 
 
+def _repeats(before: str, between: str) -> bool:
+    """Whether both boxes are led to by the same words: "The answer is 7. The answer is 8."."""
+    if len(between) > 120:
+        return False
+    lead = _JOIN_TOKEN.findall(_JOIN_STRIP.sub(" ", between).lower())
+    lead = [token for token in lead if token[-1].isalnum()]
+    first = _JOIN_TOKEN.findall(_JOIN_STRIP.sub(" ", before[-240:]).lower())
+    first = [token for token in first if token[-1].isalnum()]
+    return len(lead) > 0 and first[-len(lead) :] == lead
+
+
 def _is_list_marker(token: str, before: str, after: str) -> bool:
     """Whether a word between two boxes only counts or names the next one: "case 2", "y ="."""
     if token in _ORDINALS or token in ("itemize", "enumerate"):
@@ -222,6 +250,9 @@ def extract(response: str, *, prompt: str = "", require_box: bool = True) -> Ext
         for box in boxes
         if not is_placeholder(box[2]) and not (prompt and _is_echo(text, box[0], box[1], prompt))
     ]
+    next_task = _NEXT_TASK.search(text, kept[0][1]) if kept else None
+    if next_task:
+        kept = [box for box in kept if box[0] < next_task.start()]
     if not kept:
         if not require_box and not cut_off:
             lines = [m.group(1).strip().strip("*_").strip() for m in _ANSWER_LINE.finditer(text)]
@@ -231,7 +262,8 @@ def extract(response: str, *, prompt: str = "", require_box: bool = True) -> Ext
         return Extraction((), "truncated" if cut_off else "no_answer")
     group = [kept[-1]]
     for box in reversed(kept[:-1]):
-        if len(group) > MAX_BOXES or not _joined(text[box[1] : group[0][0]]):
+        between = text[box[1] : group[0][0]]
+        if len(group) > MAX_BOXES or not (_joined(between) or _repeats(text[: box[0]], between)):
             break
         group.insert(0, box)
     answers = [box[2].strip() for box in group]

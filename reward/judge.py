@@ -10,9 +10,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+from reward.node import MAX_DEPTH, Node, TooComplexError
 from reward.normalize import compact, normalize
 from reward.quantity import Quantity, parse_quantity, read_unit, same_quantity
-from reward.structure import MAX_DEPTH, Node, TooComplexError, is_name, parse
+from reward.structure import is_name, parse
 from reward.words import choice, same_words, split_unit, without_label
 
 MAX_CHARS = 20_000
@@ -29,6 +30,9 @@ _UNEVALUATED = re.compile(
     r"|lfloor|rfloor|lceil|rceil|bmod|pmod|mod|det|text|circ)(?![a-z])"
     r"|\)\s*\(|\d\s*\(|[)}]\s*\d|[\d}]\s*\\(?:sqrt|frac)"
 )
+_SIGNS = re.compile(r"[-+] ?\(? ?[-+]")
+_LETTERS = re.compile(r"[A-J]{2,10}")  # all that apply: ABD
+_VARIABLE = re.compile(r"(?<!\\text)(?<![a-zA-Z\\])[a-df-hj-zA-Z](?![a-zA-Z])")
 _FUNCTION_NAME = re.compile(r"y|[a-z]\([a-z]\)")
 _TOO_BIG = re.compile(
     r"\^ ?\{? ?-?\d{6,}|\^ ?\{[^{}]*\^ ?(?:\{[^{}]*\^|\d{3})|\^ ?\{ ?\d+ ?\^ ?\{? ?\d{2}"
@@ -131,12 +135,22 @@ class Judge:
         if gold.kind in ("union", "except") or answer.kind in ("union", "except"):
             return self._sets_of_reals(gold, answer)
         if "matrix" in (gold.kind, answer.kind):
+            gold, answer = _as_column(gold), _as_column(answer)
             return gold.kind == answer.kind and self._rows(gold, answer)
         kinds = (gold.kind, answer.kind)
         if "interval" in kinds:
             return self._interval(gold, answer)
+        for one_member, other in ((gold, answer), (answer, gold)):
+            if one_member.kind == "set" and len(one_member.items) == 1 and other.kind == "tuple":
+                member = one_member.items[0]
+                return self.same(*((member, other) if one_member is gold else (other, member)))
         if "scalar" in kinds:
+            if gold.kind == "list" and (letters := _LETTERS.fullmatch(answer.text)):
+                chosen = tuple(Node("scalar", letter) for letter in letters.group())
+                return self._unordered(gold.items, chosen)
             many, one = (gold, answer) if answer.kind == "scalar" else (answer, gold)
+            if many.detail == "spaced":
+                return False
             if many.kind == "tuple" or not many.items:
                 return False
             if answer is many:
@@ -294,13 +308,23 @@ class Judge:
         return self.algebra(operation, *sides)
 
 
+def _as_column(node: Node) -> Node:
+    """A tuple as the column vector that it may stand for."""
+    if node.kind != "tuple":
+        return node
+    return Node("matrix", "", tuple(Node("row", item.text, (item,)) for item in node.items))
+
+
 def _name_key(name: str) -> str:
     return re.sub(r"\\text|[{}\s]", "", name).lower()
 
 
 def _unevaluated(answer: str) -> bool:
     """Whether a scalar still has a sum, product, factorial or function to work out."""
-    return _UNEVALUATED.search(split_unit(answer)[0].lstrip("+- ")) is not None
+    head = split_unit(answer)[0]
+    if _SIGNS.match(head) or _VARIABLE.search(head):
+        return True
+    return _UNEVALUATED.search(head.lstrip("+- ")) is not None
 
 
 def _read(text: str) -> Node:

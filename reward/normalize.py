@@ -41,9 +41,10 @@ _UNICODE = str.maketrans(
 _SIMPLE = re.compile(r"[-+]?(?:\d{1,300}(?:\.\d{1,300})?|\.\d{1,300})")
 _DELIMITERS = re.compile(r"\\[()\[\]]|\$\$")
 _REMOVE = re.compile(
-    r"\\(?:left|right|mleft|mright|middle|[bB]igg?[lrm]?)(?![a-zA-Z])"
+    r"\\(?:left|right) ?\.(?!\d)|[_^]\{ *\}|\\[hv]?phantom ?\{[^{}]{0,40}\}"
+    r"|\\(?:left|right|mleft|mright|middle|[bB]igg?[lrm]?)(?![a-zA-Z])"
     r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|tt|normalsize|large|Large"
-    r"|huge|bigskip|hfill|boxed|fbox|strut|centering|unicode)(?![a-zA-Z])"
+    r"|huge|bigskip|hfill|boxed|fbox|strut|mathstrut|checkmark|centering|unicode)(?![a-zA-Z])"
     r"|\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|split|equation\*?|cases|center)\}"
     r"|^\s*\\(?:therefore|implies|Rightarrow|rightarrow)(?![a-zA-Z])"
     r"|\\(?:color|tag|label|hspace|vspace)\*?\s*\{[^{}]{0,40}\}|\\textcolor\s*\{[^{}]{0,40}\}"
@@ -54,10 +55,13 @@ _SPACE = re.compile(
 )
 _TEXT = re.compile(
     r"\\(?:text(?:rm|bf|it|sf|tt|sc|normal|up|md)?|mbox|hbox|emph|mathrm|mathbf|mathit|mathsf|mathtt"
-    r"|mathnormal|operatorname\*?|rm|underline)\s*(?=\{)"
+    r"|mathnormal|boldsymbol|bm|pmb|operatorname\*?|rm|underline)\s*(?=\{)"
 )
 _FONT_LETTER = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|mathit|mathcal|vec|overrightarrow|hat)\s*\{\s*(\\?[a-zA-Z]+)\s*\}"
+)
+_MATH_IN_TEXT = re.compile(
+    r"\\text\{ ?([-+]?\d*\\[dt]?(?:frac ?\{[^{}]*\} ?\{[^{}]*\}|sqrt ?\{[^{}]*\}|pi)) ?\}"
 )
 _TEXT_GROUP = re.compile(r"\\text\{([^{}]*)\}")
 _FUNCTIONS = (
@@ -98,6 +102,9 @@ _ARGUMENTED = re.compile(r"\\(frac|binom|sqrt)(?![a-zA-Z])")
 _CONTROL_WORD = re.compile(r"\\[a-zA-Z]+")
 _TIMES_TEN = re.compile(r"(?<=\d) ?[xX] ?(?=10 ?\^)")
 _REALS_WITHOUT = re.compile(r"(\\mathbb ?(?:R|\{ ?R ?\})) ?- ?(?=\\\{)")
+_REPEATED = re.compile(r"(?<![\d.])(\d*\.\d*?)(?:\((\d{1,30})\)|\\dot ?\{? ?(\d) ?\}?)(?![\d.(])")
+_ONGOING = re.compile(r"(?<![\d.])(\d*\.\d{0,30}?)(\d{1,10}?)\2{2,30} ?\.\.\.")
+_LOG_BASE = re.compile(r"\\log ?_ ?(\w)")
 # TeX reads one digit; whoever writes \\sqrt13 or 2^10 means the number.
 _ROOT_NUMBER = re.compile(r"\\sqrt ?(\d{2,}(?:\.\d+)?|\d\.\d+)")
 _POWER_NUMBER = re.compile(r"\^ ?(-?\d{2,}|-\d)(?![.\d])")
@@ -255,13 +262,16 @@ def normalize(text: str) -> str:
     text = _REMOVE.sub(" ", text)
     text = _FONT_LETTER.sub(r" \1", text)
     text = _TEXT.sub(r"\\text", text)
-    text = _TEXT_GROUP.sub(_text_group, text)
+    text = _TEXT_GROUP.sub(_text_group, _MATH_IN_TEXT.sub(r"\1", text))
     text = text.replace("\\%", "%").replace("\\#", "#").replace("\\&", "\\text{and}")
     text = _thousands(text)
     text = _NEGATIVE_SPACE.sub("", text)
-    text = text.replace("{,}", ",").replace("{:}", ":")
+    text = text.replace("{,}", ",").replace("{:}", ":").replace("{.}", ".")
     text = _TIMES_TEN.sub(r" \\cdot ", text)
     text = _COMMAND.sub(lambda m: _COMMANDS[m.group(1)], text)
+    text = _REPEATED.sub(lambda m: f"{m[1]}\\overline{{{m[2] or m[3]}}}", text)
+    text = _ONGOING.sub(r"\1\\overline{\2}", text)
+    text = _LOG_BASE.sub(r"\\log_{\1}", text)
     text = _DEGREE.sub("°", text)
     text = _ENVIRONMENT.sub(r"\\\1{matrix}", text)
     text = text.replace("**", "^").replace("*", r"\cdot ")

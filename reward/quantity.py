@@ -165,7 +165,9 @@ def read_unit(text: str) -> tuple[tuple[tuple[str, int], ...], Fraction] | str |
     dims: dict[str, int] = {}
     factor, sign, pending, last = Fraction(1), 1, 1, ""
     known = True
-    for token in re.findall(rf"\^-?\d|/|°[CF]?(?![a-z])|[€£₹¥¢{CURRENCY}]|[A-Za-z]+\.?|\S", words):
+    for token in re.findall(
+        rf"\^-?\d|/|° ?[CF](?![a-z])|°|[€£₹¥¢{CURRENCY}]|[A-Za-z]+\.?|\S", words
+    ):
         if token[0] == "^":
             if not last or not token[-1].isdigit():
                 return None
@@ -177,7 +179,7 @@ def read_unit(text: str) -> tuple[tuple[tuple[str, int], ...], Fraction] | str |
         if token in ("/", "per", "a", "an", "each", "every") and (token == "/" or dims):
             sign = -1
             continue
-        word = token.rstrip(".") if len(token) > 1 else token
+        word = token.rstrip(".").replace("° ", "°") if len(token) > 1 else token
         lower = word.lower()
         if lower in ("square", "sq", "cubic", "cu"):
             pending = 2 if lower.startswith("s") else 3
@@ -345,4 +347,24 @@ def _rounded(exact: Quantity, decimal: Quantity) -> bool:
     """Whether a decimal of double precision or more is a fraction, rightly rounded."""
     if exact.decimals >= 0 or decimal.digits < FULL_DIGITS:
         return False
-    return abs(exact.value - decimal.value) * 2 * 10**decimal.decimals <= 1
+    error = rounding_error(exact.value, decimal.decimals, ends=_ends(exact.value))
+    return abs(exact.value - decimal.value) <= error
+
+
+def rounding_error(value: Fraction, decimals: int, *, ends: bool) -> Fraction:
+    """How far a decimal may be from a value that it is the rounding of: half a last digit.
+
+    Where the value's own decimals do not end, half of a double's last bit as well: what a program
+    prints is the nearest double, whose last digit need not be the value's.
+    """
+    digit = Fraction(1, 2 * 10 ** max(decimals, 0))
+    return digit if ends else max(digit, abs(value) / 2**53)
+
+
+def _ends(value: Fraction) -> bool:
+    """Whether a fraction has finitely many decimals."""
+    bottom = value.denominator
+    for prime in (2, 5):
+        while bottom % prime == 0:
+            bottom //= prime
+    return bottom == 1

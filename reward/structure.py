@@ -8,29 +8,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 
-from reward.quantity import parse_quantity
-
-MAX_DEPTH = 30
-_MAX_ITEMS = 2_000
-
-_LIST_SEPARATOR = (
-    r",|;|\\text ?\{,? ?(?:and|or|and/or),? ?\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])"
-    r"|\\(?:lor|land)(?![a-z])|\\\\"
+from reward.node import (
+    LIST_SEPARATOR,
+    RELATION,
+    Node,
+    enclosed,
+    split_top,
 )
-_RELATION = r"\\(?:le|ge|ne|approx|in|equiv)(?![a-zA-Z])|<|>|:?="
-_SCAN: dict[str, re.Pattern[str]] = {
-    pattern: re.compile(rf"\\[{{}}]|\\[lr]angle|[()\[\]{{}}]|(?P<sep>{pattern})")
-    for pattern in (_LIST_SEPARATOR, _RELATION, r"\\cup(?![a-z])", r"\\setminus|\\text\{except\}",
-                    r"\\\\", "&", r"[|:]", ",|;")
-}  # fmt: skip
-_OPEN = frozenset(["(", "[", "{", "\\{", "\\langle"])
+from reward.quantity import Quantity, parse_quantity
 
 _VARIABLE = re.compile(r"[a-zA-Z](?:_\{?\w+\}?)?|\\(?!pi|infty)[a-z]+(?:_\{?\w+\}?)?")
 _NAME = re.compile(
     r"(?:\\text ?\{[^{}]*\}|\\(?!frac|sqrt|pi|infty|cdot|pm|cup|in|binom|sum|int|prod)[a-zA-Z]+"
-    r"|[a-zA-Z]'*\([^()]*\)|\^ ?\{? ?-1 ?\}?|[a-zA-Z|'\[\](), :]|_ ?(?:\{[^{}]*\}|\w)|[{}])+"
+    r"|[a-zA-Z]'*(?:\^ ?\{? ?-1 ?\}? ?)?\([^()]*\)|\^ ?\{? ?-1 ?\}?|[a-zA-Z|'\[\](), :]"
+    r"|_ ?(?:\{[^{}]*\}|\w)|[{}])+"
 )
 _COMPOUND = re.compile(
     r"[a-zA-Z]+(?: ?[-+/] ?[a-zA-Z]+)+|\\frac ?\{ ?[a-zA-Z]+ ?\} ?\{ ?[a-zA-Z]+ ?\}"
@@ -39,7 +31,15 @@ _CONDITION = re.compile(
     r"(?P<rest>.*\S) ?[,;]? ?(?:\\text ?\{,? ?(?:where|for|with|for (?:any|all) integers?)? ?\} ?)?"
     r"[,(]? ?[a-z] ?\\in ?\\mathbb ?\{? ?[ZNRQ] ?\}? ?\)?"
 )
-_MATRIX = re.compile(r"[\[(]? ?\\begin\{matrix\}(.*)\\end\{matrix\} ?[\])]?", re.DOTALL)
+_MATRIX = re.compile(
+    r"(?P<lead>[^&=]{0,60}?=)? ?(?P<factor>[^&=\[(]{0,40}?)(?: ?\\cdot)? ?"
+    r"[\[(]? ?\\begin\{matrix\}(?P<cells>.*)\\end\{matrix\} ?[\])]?",
+    re.DOTALL,
+)
+_TURNED_BRACKETS = re.compile(r"([\[\]]) ?([^\[\]()]+[,;][^\[\]()]+) ?([\[\]])")
+_LABEL = re.compile(
+    r"\\text ?\{ ?(?!not|no |never|except|wrong|if )[A-Za-z][A-Za-z ]{0,40}: ?\}(?=.)"
+)
 _WHOLE_TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
 _INTRO = re.compile(
     r"(?:\\text ?\{)? ?(?:the )?(?:final |correct )?(?:answer|result|solution|option|choice)"
@@ -51,75 +51,6 @@ _ALL_REALS = re.compile(
     r"(?:\\text ?\{)? ?(?:all|any|every)(?: the)? real(?: numbers?| values?)?(?: of [a-z])? ?\}?",
     re.IGNORECASE,
 )
-
-
-@dataclass(frozen=True)
-class Node:
-    """One piece of an answer.
-
-    Attributes:
-        kind: scalar, list, set, tuple, interval, union, except, matrix, named, equation,
-            relation or approx.
-        text: the normalised text of the piece.
-        items: what it is made of.
-        name: the left side of ``x = 5``, the variable of an inequality.
-        detail: the brackets of an interval or the operator of a relation.
-    """
-
-    kind: str
-    text: str
-    items: tuple[Node, ...] = ()
-    name: str = ""
-    detail: str = ""
-
-
-class TooComplexError(ValueError):
-    """The answer is beyond the limits up to which it is read."""
-
-
-def split_top(text: str, separator: str) -> list[tuple[str, str]]:
-    """Split at separators outside all brackets: (piece, the separator before it)."""
-    pieces: list[tuple[str, str]] = []
-    depth = start = 0
-    before = ""
-    for match in _SCAN[separator].finditer(text):
-        token = match.group()
-        if match.group("sep") is not None:
-            if depth <= 0:
-                pieces.append((text[start : match.start()].strip(), before))
-                before, start = token, match.end()
-        elif token in _OPEN:
-            depth += 1
-            if depth > MAX_DEPTH:
-                raise TooComplexError("nested too deep")
-        else:
-            depth -= 1
-    pieces.append((text[start:].strip(), before))
-    if len(pieces) > _MAX_ITEMS:
-        raise TooComplexError("too many items")
-    return pieces
-
-
-def _enclosed(text: str) -> tuple[str, str, str] | None:
-    """(opening, inside, closing) if one pair of brackets, of any kinds, holds the whole."""
-    depth = 0
-    opening = ""
-    for match in re.finditer(r"\\[{}]|\\[lr]angle|[()\[\]{}]", text):
-        if match.group() in _OPEN:
-            if depth == 0:
-                if match.start() > 0:
-                    return None
-                opening = match.group()
-            depth += 1
-        else:
-            depth -= 1
-            if depth == 0:
-                if match.end() != len(text):
-                    return None
-                return opening, text[len(opening) : match.start()].strip(), match.group()
-            if depth < 0:
-                return None
-    return None
 
 
 def _pieces(text: str, separator: str) -> list[str]:
@@ -214,7 +145,7 @@ def _bracketed(text: str, opening: str, inside: str, closing: str) -> Node | Non
         halves = split_top(inside, r"[|:]")
         if len(halves) == 2 and re.search(r"<|>|\\(?:le|ge|ne|in)(?![a-z])|=", halves[1][0]):
             return parse(halves[1][0])
-        nodes = [parse(piece) for piece in _pieces(inside, _LIST_SEPARATOR)]
+        nodes = [parse(piece) for piece in _pieces(inside, LIST_SEPARATOR)]
         items = tuple(i for n in nodes for i in (n.items if n.kind == "list" else (n,)))
         return Node("set", text, items) if items else Node("scalar", "\\emptyset")
     if opening == "{":
@@ -231,13 +162,65 @@ def _bracketed(text: str, opening: str, inside: str, closing: str) -> Node | Non
     return None
 
 
-def _matrix(inside: str) -> Node:
+def _matrix(match: re.Match[str]) -> Node | None:
+    """A matrix, also behind its name or a number it is multiplied by; None if it is neither."""
+    name, inside = (match.group("lead") or "").rstrip("= "), match.group("cells")
+    if "\\begin" in inside or (match.group("lead") and not is_name(name)):
+        return None
+    factor = match.group("factor").strip()
+    scale = parse_quantity({"": "1", "-": "-1"}.get(factor, factor))
+    if scale is None or not scale.plain:
+        return None
     rows = []
     for row, _ in split_top(inside, r"\\\\"):
         if row:
-            cells = [parse(cell) for cell, _ in split_top(row, "&")]
+            cells = [parse(_times(scale, cell)) for cell, _ in split_top(row, "&")]
             rows.append(Node("row", row, tuple(cells)))
-    return Node("matrix", inside, tuple(rows))
+    return Node("matrix", f"{scale.value}" * (scale.value != 1) + inside, tuple(rows))
+
+
+def _times(scale: Quantity, cell: str) -> str:
+    """An entry times a number, worked out where it is a number, too."""
+    if scale.value == 1:
+        return cell
+    entry = parse_quantity(cell)
+    if entry is None or not entry.plain:
+        return f"({scale.value}) \\cdot ({cell})"
+    value = scale.value * entry.value
+    return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+
+
+def _union(parts: Iterable[Node]) -> Node:
+    items = tuple(parts)
+    return Node("union", "\\cup".join(item.text for item in items), items)
+
+
+def _without(whole: str, excluded: Node) -> Node | None:
+    """The reals, or an interval, without points or an interval; None if it is neither."""
+    points = excluded.items if excluded.kind in ("set", "list") else (excluded,)
+    if whole in ("\\mathbb{R}", "\\mathbb R"):
+        if excluded.kind != "interval":
+            return _except(points)
+        low, high = excluded.items
+        ends = {"[": ")", "(": "]", "]": "(", ")": "["}
+        left = _interval(_infinite("-"), low, "(" + ends[excluded.detail[0]])
+        right = _interval(high, _infinite(""), ends[excluded.detail[1]] + ")")
+        return _union((left, right))
+    node = parse(whole)
+    if node.kind == "tuple" and len(node.items) == 2:
+        node = _interval(*node.items, "()")
+    if node.kind != "interval" or any(point.kind != "scalar" for point in points):
+        return None
+    numbers = {point.text: parse_quantity(point.text) for point in points}
+    if len(points) > 1 and None in numbers.values():
+        return None
+    inner = sorted(points, key=lambda p: q.value if (q := numbers[p.text]) else 0)
+    edges = [node.items[0], *inner, node.items[1]]
+    brackets = node.detail[0] + ")(" * len(inner) + node.detail[1]
+    return _union(
+        _interval(edges[i], edges[i + 1], brackets[2 * i : 2 * i + 2])
+        for i in range(len(edges) - 1)
+    )
 
 
 def _list(text: str, split: list[tuple[str, str]]) -> Node:
@@ -245,6 +228,8 @@ def _list(text: str, split: list[tuple[str, str]]) -> Node:
     for piece, _ in split:
         if piece:
             node = parse(piece)
+            if node.kind == "named" and len(node.items) == 1:  # x = -2, x = 1 \\pm \\sqrt{5}
+                node = node.items[0] if node.items[0].kind == "list" else node
             items.extend(node.items if node.kind == "list" else (node,))
     joints = {re.sub(r"\\text|[{}, \\]", "", separator) for _, separator in split[1:]}
     if len(items) > 1 and all(item.kind == "interval" and item.name for item in items):
@@ -293,12 +278,12 @@ def parse(text: str) -> Node:
         TooComplexError: it is nested deeper, or has more members, than is read.
     """
     text = text.strip()
-    matrix = _MATRIX.fullmatch(text)
-    if matrix and "\\begin" not in matrix.group(1):
-        return _matrix(matrix.group(1))
+    matrix = _MATRIX.fullmatch(text) if "matrix" in text else None
+    if matrix and (node := _matrix(matrix)) is not None:
+        return node
     if "matrix" in text:
         return Node("scalar", text)
-    for phrase in (_ABOUT, _INTRO):
+    for phrase in (_ABOUT, _INTRO, _LABEL):
         match = phrase.match(text)
         if match and match.end() < len(text):
             return parse(_after(text, match))
@@ -310,7 +295,11 @@ def parse(text: str) -> Node:
     condition = _CONDITION.fullmatch(text)
     if condition and not re.search(r"[(\[{|:,]$", condition.group("rest").rstrip(" ,")):
         return parse(condition.group("rest").rstrip(" ,;"))
-    split = split_top(text, _LIST_SEPARATOR)
+    turned = _TURNED_BRACKETS.fullmatch(text)
+    if turned and (turned.group(1), turned.group(3)) != ("[", "]"):  # ]3,4] is (3,4]
+        opening, inside, closing = turned.groups()
+        text = ("(" if opening == "]" else "[") + inside + ("]" if closing == "]" else ")")
+    split = split_top(text, LIST_SEPARATOR)
     if len([piece for piece, _ in split if piece]) > 1:
         return _list(text, split)
     if whole and re.search(r"(?<![a-zA-Z])(?:and|or)(?![a-zA-Z])|,", whole.group(1)):
@@ -318,22 +307,22 @@ def parse(text: str) -> Node:
         if inner.kind == "list":
             return inner
     text = next((piece for piece, _ in split if piece), "")
-    relation = split_top(text, _RELATION)
+    relation = split_top(text, RELATION)
     if len(relation) > 1:
         return _relation(text, relation)
     union = _pieces(text, r"\\cup(?![a-z])")
     if len(union) > 1:
         return Node("union", text, tuple(parse(piece) for piece in union))
     minus = _pieces(text, r"\\setminus|\\text\{except\}")
-    if len(minus) == 2 and minus[0] in ("\\mathbb{R}", "\\mathbb R"):
-        excluded = parse(minus[1])
-        return _except(excluded.items if excluded.kind in ("set", "list") else (excluded,))
-    enclosed = _enclosed(text)
-    if enclosed:
-        node = _bracketed(text, *enclosed)
+    if len(minus) == 2 and (node := _without(minus[0], parse(minus[1]))) is not None:
+        return node
+    around = enclosed(text)
+    if around:
+        node = _bracketed(text, *around)
         if node is not None:
             return node
     numbers = re.fullmatch(r"[-+]?[\d.]+(?: +[-+]?[\d.]+(?![\d/]| ?\\))+", text)
     if numbers:
-        return Node("list", text, tuple(Node("scalar", piece) for piece in text.split()))
+        pieces = tuple(Node("scalar", piece) for piece in text.split())
+        return Node("list", text, pieces, detail="spaced")
     return _plus_minus(text) or Node("scalar", text)

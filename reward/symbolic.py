@@ -20,7 +20,7 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from math_verify import verify as math_verify
 
 from reward.judge import UnreadableError, check_size
-from reward.quantity import FULL_DIGITS, parse_quantity
+from reward.quantity import FULL_DIGITS, parse_quantity, rounding_error
 from reward.words import choice, split_unit, text_key
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)
@@ -200,12 +200,14 @@ def rounds(exact: str, decimal: str) -> bool:
     quantity = parse_quantity(decimal)
     if quantity is None or not quantity.plain:
         return False
-    value = _number(expression(exact))
+    parsed = expression(exact)
+    value = _number(parsed)
     if value is None or not value.is_real:
         return False
     target = sympy.Rational(quantity.value.numerator, quantity.value.denominator)
-    half = sympy.Rational(1, 2) / 10 ** max(quantity.decimals, 0)
-    return bool(abs(value - target) <= half * sympy.Rational(1001, 1000))
+    error = rounding_error(quantity.value, quantity.decimals, ends=parsed.is_irrational is not True)
+    bound = sympy.Rational(error.numerator, error.denominator)
+    return bool(abs(value - target) <= bound * sympy.Rational(1001, 1000))
 
 
 def _ratio(gold: tuple[str, str], answer: tuple[str, str]) -> Any:

@@ -18,8 +18,9 @@ from reward import symbolic
 from reward.extract import extract
 from reward.golds import usable_golds
 from reward.judge import MAX_CHARS, judge
+from reward.node import Node, TooComplexError
 from reward.normalize import normalize
-from reward.structure import Node, TooComplexError, parse
+from reward.structure import parse
 
 QUICK_CPU_S = 0.15  # of processor time, so that a loaded machine does not make answers slow
 _PR_SET_PDEATHSIG = 1
