@@ -82,15 +82,16 @@ _JOIN_STRIP = re.compile(
     r"\\(?:quad|qquad|text|mathrm|mbox|textbf|left|right|displaystyle|newline|hspace|vspace"
     r"|par|item|begin|end|cup|ldots|dots|cdots)(?![a-zA-Z])|\\\\|\\[,;:!\[\]() ]|[$*{}&#`>|~]"
 )
-_JOIN_TOKEN = re.compile(r"\\?[a-z]+|\d+|[^\sa-z\d]")
+_JOIN_TOKEN = re.compile(r"\\?[a-z]+|\d+|[^\W\d_a-z]+|[^\sa-z\d]")
 _JOIN_STRONG = frozenset(
     r"and or also maybe perhaps possibly alternatively either both versus vs otherwise plus else "
     r"but to through until "
-    r"\lor \land \vee \wedge \pm \to \rightarrow nor".split()
+    r"\lor \land \vee \wedge \pm \to \rightarrow \cdot \times \div nor another one "
+    "或 或者 和 及 与 以及 ou oder o y e et und и или".split()
 )
 _JOIN_FILL = frozenset(
     "the answer answers is are another other one well as again it could be might may if not "
-    "equally likely respectively that value itemize enumerate".split()
+    "equally likely respectively that value equal equals itemize enumerate".split()
 )
 _ORDINALS = frozenset("first second third fourth fifth".split())
 _JOIN_LABEL = frozenset(
@@ -187,19 +188,22 @@ def _complete_boxes(text: str) -> tuple[list[tuple[int, int, str]], bool]:
 def _is_echo(text: str, start: int, end: int, prompt: str) -> bool:
     """Whether the box stands in a passage copied from the prompt."""
     context = text[max(0, start - _ECHO_CONTEXT) : end]
-    return len(context.strip()) >= end - start + 8 and context in prompt
+    return len(context.strip()) >= end - start + 4 and context in prompt
 
 
 def _joined(between: str) -> bool:
     """Whether the text between two boxes makes them one listing."""
     if len(between) > 120:
         return False
-    tokens = _JOIN_TOKEN.findall(_JOIN_STRIP.sub(" ", between).lower())
+    words_between = _JOIN_STRIP.sub(" ", between).lower().replace("as well as", "and")
+    tokens = _JOIN_TOKEN.findall(words_between)
     if tokens and tokens[0] == "=":
         return False  # a chain of equalities: the last one is the value
     units = [t for t in tokens if len(t) > 1 and t.removesuffix("s") in UNITS]
     tokens = [t for t in tokens if t not in units or t in _ORDINALS]
     words = [token for token in tokens if token[-1].isalpha()]
+    if "if" in words and {"wrong", "incorrect", "not"} & set(words):
+        return True
     if any(word in _JOIN_STRONG for word in words):
         known = _JOIN_STRONG | _JOIN_FILL | _JOIN_LABEL | _ORDINALS
         return all(word in known or len(word) <= 2 for word in words)
@@ -213,7 +217,7 @@ def _joined(between: str) -> bool:
 
 def _repeats(before: str, between: str) -> bool:
     """Whether both boxes are led to by the same words: "The answer is 7. The answer is 8."."""
-    if len(between) > 120:
+    if len(between) > 120 or "<" in between:
         return False
     lead = _JOIN_TOKEN.findall(_JOIN_STRIP.sub(" ", between).lower())
     lead = [token for token in lead if token[-1].isalnum()]

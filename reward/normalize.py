@@ -41,7 +41,7 @@ _UNICODE = str.maketrans(
 _SIMPLE = re.compile(r"[-+]?(?:\d{1,300}(?:\.\d{1,300})?|\.\d{1,300})")
 _DELIMITERS = re.compile(r"\\[()\[\]]|\$\$")
 _REMOVE = re.compile(
-    r"\\(?:left|right) ?\.(?!\d)|[_^]\{ *\}|\\[hv]?phantom ?\{[^{}]{0,40}\}"
+    r"\\(?:left|right) ?\.|[_^]\{ *\}|\\[hv]?phantom ?\{[^{}]{0,40}\}"
     r"|\\(?:left|right|mleft|mright|middle|[bB]igg?[lrm]?)(?![a-zA-Z])"
     r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|tt|normalsize|large|Large"
     r"|huge|bigskip|hfill|boxed|fbox|strut|mathstrut|checkmark|centering|unicode)(?![a-zA-Z])"
@@ -61,7 +61,7 @@ _FONT_LETTER = re.compile(
     r"\\(?:mathbf|boldsymbol|bm|mathit|mathcal|vec|overrightarrow|hat)\s*\{\s*(\\?[a-zA-Z]+)\s*\}"
 )
 _MATH_IN_TEXT = re.compile(
-    r"\\text\{ ?([-+]?\d*\\[dt]?(?:frac ?\{[^{}]*\} ?\{[^{}]*\}|sqrt ?\{[^{}]*\}|pi)) ?\}"
+    r"\\text\{ ?([-+]?\d*\\[dt]?(?:frac ?(?:\d\d|\{[^{}]*\} ?\{[^{}]*\})|sqrt ?\{[^{}]*\}|pi)) ?\}"
 )
 _TEXT_GROUP = re.compile(r"\\text\{([^{}]*)\}")
 _FUNCTIONS = (
@@ -90,6 +90,10 @@ _DEGREE = re.compile(
 _ENVIRONMENT = re.compile(
     r"\\(begin|end)\s*\{(?:p|b|B|small)?(?:matrix|array)\}(?:\s*\{[lcr|\s]*\})?"
 )
+_ROWS = re.compile(r"\\begin ?\{(?:[a-zA-Z]?matrix|smallmatrix|array|cases|align|gather|split)")
+_CHOOSE = re.compile(r"\{([^{}]{1,60})\\choose(?![a-zA-Z])([^{}]{1,60})\}")
+_ORDINAL = re.compile(r"(?<=\d) ?\^ ?\{ ?(?:\\text ?\{ ?)?(?:st|nd|rd|th) ?\}? ?\}")
+_MODULUS = re.compile(r"\\([pb]?mod) ?(\d+)")
 _SEPARATED = re.compile(
     r"(?<![\d.,])(\d{1,3})((?:(?:\\[,;:! ]|\{,\}|,\\!|,\s?\\!\s?|~|[ '])\d{3})+)(?![\d])"
 )
@@ -130,6 +134,8 @@ def _text_group(match: re.Match[str]) -> str:
         return content
     if content == ".":
         return ""
+    if content == CURRENCY:
+        return content
     if content in ("", ",", ";"):
         return f" {content} "
     if content in ("e", "i") or content.replace(",", "").replace(".", "").isdigit():
@@ -271,13 +277,16 @@ def normalize(text: str) -> str:
     text = _COMMAND.sub(lambda m: _COMMANDS[m.group(1)], text)
     text = _REPEATED.sub(lambda m: f"{m[1]}\\overline{{{m[2] or m[3]}}}", text)
     text = _ONGOING.sub(r"\1\\overline{\2}", text)
+    text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
+    text = _ORDINAL.sub(r"\\text{th}", text)
+    text = _MODULUS.sub(r"\\\1{\2}", text)
     text = _LOG_BASE.sub(r"\\log_{\1}", text)
     text = _DEGREE.sub("°", text)
     text = _ENVIRONMENT.sub(r"\\\1{matrix}", text)
     text = text.replace("**", "^").replace("*", r"\cdot ")
     text = _INEQUALITY_RE.sub(lambda m: _INEQUALITY[m.group()], text)
     text = _PLAIN_FUNCTION.sub(
-        lambda m: r"\infty " if m.group(1) == "infinity" else f"\\{m.group(1)} ", text
+        lambda m: r"\infty " if m.group(1).startswith("inf") else f"\\{m.group(1)} ", text
     )
     text = _SPACE.sub(" ", text)
     text = _REALS_WITHOUT.sub(r"\1 \\setminus ", text)
@@ -292,7 +301,7 @@ def normalize(text: str) -> str:
 def _protect_rows(text: str) -> str:
     r"""Keep a row break ``\\`` from being read as the backslash of what follows."""
     text = re.sub(r"\\\\(?:\[[^\]]{0,10}\])?(?=\s|[^a-zA-Z]|$)", "\ue002", text)
-    if "matrix" in text or "array" in text:
+    if _ROWS.search(text):
         return text.replace("\\\\", "\ue002")
     return re.sub(r"\\\\(?=[a-zA-Z])", r"\\", text)  # \\frac, escaped once too often
 

@@ -33,7 +33,8 @@ _VALUE = re.compile(
 )
 _BASED = re.compile(
     r"(?P<sign>-?)\(? ?(?:\\text\{)?(?P<digits>[0-9A-Za-z]+)\}? ?\)?"
-    r" ?_ ?(?:\{ ?(?P<base>[^{}]{1,20}|\\text ?\{[^{}]{1,20}\} ?\d{0,2}) ?\}|(?P<base2>\d))"
+    r" ?_ ?(?:\{ ?(?P<base>[^{}]{1,20}|\\text ?\{[^{}]{1,20}\} ?\d{0,2}) ?\}"
+    r"|(?P<base2>\d|\\text ?\{[^{}]{1,20}\}))"
 )
 _BASE_WORDS = re.compile(
     r"(?P<digits>[0-9A-Z]+) ?\(?(?:\\text ?\{)? ?\(?(?:in )?base\}?[ -]?(?P<base>\w+)\)?\}?\)?"
@@ -96,7 +97,7 @@ _UNIT_FRACTION = re.compile(
     r"\\frac ?\{ ?\\text ?\{([^{}]*)\} ?\} ?\{ ?\\text ?\{([^{}]*)\} ?(\^ ?\{? ?\d ?\}?)? ?\}"
 )
 _PREFIX_CURRENCY = re.compile(
-    rf"([-+]?) ?(?:([{CURRENCY}€£₹¥])|(?:\\text ?\{{)? ?(Rs|USD|US)\.? ?\}}?) ?"
+    rf"([-+]?) ?(?:(?:US ?)?([{CURRENCY}€£₹¥])|(?:\\text ?\{{)? ?(Rs|USD)\.? ?\}}?) ?"
 )
 
 
@@ -267,7 +268,7 @@ def parse_quantity(text: str) -> Quantity | None:
     unit: tuple[tuple[tuple[str, int], ...], Fraction] | str | None = None
     currency = _PREFIX_CURRENCY.match(text)
     if currency:
-        name = currency.group(2) or {"US": "USD"}.get(currency.group(3), currency.group(3))
+        name = currency.group(2) or currency.group(3)
         unit = ((UNITS[name][0], 1),), UNITS[name][1]
         text = currency.group(1) + text[currency.end() :]
     while text.startswith("(") and text.endswith(")") and text.count("(") == 1:
@@ -306,6 +307,8 @@ def parse_quantity(text: str) -> Quantity | None:
             letters = stripped[:1].isalpha()
             if letters and not _bare_unit(rest):
                 return None
+            if currency and re.fullmatch(r"/ ?[A-Za-z]{2,}", stripped):
+                stripped = "each" + stripped.replace("/", " ")  # $18/day
             if stripped[0] in "/^" or (stripped[0] == "\\" and not stripped.startswith("\\text")):
                 return None
             read = read_unit(stripped)

@@ -24,8 +24,19 @@ _NAME = re.compile(
     r"|[a-zA-Z]'*(?:\^ ?\{? ?-1 ?\}? ?)?\([^()]*\)|\^ ?\{? ?-1 ?\}?|[a-zA-Z|'\[\](), :]"
     r"|_ ?(?:\{[^{}]*\}|\w)|[{}])+"
 )
+_LETTERS = r"(?:[a-zA-Z]+|\\(?!pi|infty|sqrt|frac)[a-z]+)"
+_FUNCTION_VALUE = re.compile(
+    r"\\(?:sin|cos|tan|cot|sec|csc) ?(?:\^ ?\{? ?\d ?\}? ?)?\(?\{? ?\d* ?\\?[a-zA-Z]+ ?\}?\)?"
+    r"|\\frac ?\{ ?d ?[a-z] ?\} ?\{ ?d ?[a-z] ?\}"
+)
+_POINT = re.compile(r"[A-Z]'? ?(?P<coordinates>\([^()]*,[^()]*\))")
+_DOMAIN = re.compile(
+    r"(?P<rest>(?:(?!\\(?:ne|le|ge|in|cup)(?![a-z]))[^=<>,;])+)"
+    r"(?:[,;]|[,;]? ?\\text ?\{,? ?(?:for|where|if|when|with) ?\}) ?[a-z] ?\\ne(?![a-z])"
+    r"[^=<>,]{1,30}"
+)
 _COMPOUND = re.compile(
-    r"[a-zA-Z]+(?: ?[-+/] ?[a-zA-Z]+)+|\\frac ?\{ ?[a-zA-Z]+ ?\} ?\{ ?[a-zA-Z]+ ?\}"
+    rf"{_LETTERS}(?: ?[-+/] ?{_LETTERS})+" r"|\\frac ?\{ ?[a-zA-Z]+ ?\} ?\{ ?[a-zA-Z]+ ?\}"
 )
 _CONDITION = re.compile(
     r"(?P<rest>.*\S) ?[,;]? ?(?:\\text ?\{,? ?(?:where|for|with|for (?:any|all) integers?)? ?\} ?)?"
@@ -38,17 +49,21 @@ _MATRIX = re.compile(
 )
 _TURNED_BRACKETS = re.compile(r"([\[\]]) ?([^\[\]()]+[,;][^\[\]()]+) ?([\[\]])")
 _LABEL = re.compile(
-    r"\\text ?\{ ?(?!not|no |never|except|wrong|if )[A-Za-z][A-Za-z ]{0,40}: ?\}(?=.)"
+    r"\\text ?\{ ?(?!(?:not?|never|except|wrong|if)\b)[A-Za-z][A-Za-z ]{0,40}"
+    r"(?:: ?\}|\} ?:)(?=.)",
+    re.IGNORECASE,
 )
 _WHOLE_TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
 _INTRO = re.compile(
-    r"(?:\\text ?\{)? ?(?:the )?(?:final |correct )?(?:answer|result|solution|option|choice)"
+    r"(?:\\text ?\{)? ?(?:the )?(?:final |correct |ordered )?"
+    r"(?:answer|result|solution|option|choice|points?|pair|vertex|cent(?:er|re)|interval)"
     r"(?: is)?(?: ?: ?\}?| \}?|\})(?: ?\\text ?\{ ?is ?:? ?\})?(?=.)",
     re.IGNORECASE,
 )
 _ABOUT = re.compile(r"(?:\\text ?\{)? ?(?:about|approximately|roughly|exactly) ?\}? ?(?=-?[\d\\.])")
 _ALL_REALS = re.compile(
-    r"(?:\\text ?\{)? ?(?:all|any|every)(?: the)? real(?: numbers?| values?)?(?: of [a-z])? ?\}?",
+    r"(?:\\text ?\{)? ?(?:all|any|every)(?: the)? real(?:s| numbers?| values?)?(?: of [a-z])?"
+    r"(?P<but> (?:except|but)(?: for)?)? ?\}?(?(but) ?(?P<points>[^{}]{1,60}))",
     re.IGNORECASE,
 )
 
@@ -128,7 +143,8 @@ def _relation(text: str, split: list[tuple[str, str]]) -> Node:
         exact, approximate = parse(text[:cut].strip()), parse(parts[-1])
         return Node("approx", text, (exact, approximate))
     if "\\equiv" in operators:
-        return Node("scalar", text)
+        residue = len(parts) == 2 and is_name(parts[0]) and "mod" in parts[1]
+        return Node("scalar", parts[1] if residue else text)
     if operators[0] in ("=", "\\in") and len(parts) >= 3 and is_name(parts[0]):
         rest = text[text.index(operators[0]) + len(operators[0]) :].strip()
         return parse(rest)
@@ -137,7 +153,9 @@ def _relation(text: str, split: list[tuple[str, str]]) -> Node:
 
 def is_name(text: str) -> bool:
     """Whether the left side of an equality only names its value: ``x``, ``f(x)``, ``AB``."""
-    return len(text) <= 80 and _NAME.fullmatch(text) is not None
+    if len(text) > 80:
+        return False
+    return bool(_NAME.fullmatch(text) or _FUNCTION_VALUE.fullmatch(text))
 
 
 def _bracketed(text: str, opening: str, inside: str, closing: str) -> Node | None:
@@ -199,6 +217,8 @@ def _without(whole: str, excluded: Node) -> Node | None:
     """The reals, or an interval, without points or an interval; None if it is neither."""
     points = excluded.items if excluded.kind in ("set", "list") else (excluded,)
     if whole in ("\\mathbb{R}", "\\mathbb R"):
+        if excluded.kind == "tuple" and len(points := excluded.items) == 2:
+            excluded = _interval(points[0], points[1], "()")
         if excluded.kind != "interval":
             return _except(points)
         low, high = excluded.items
@@ -234,7 +254,15 @@ def _list(text: str, split: list[tuple[str, str]]) -> Node:
     joints = {re.sub(r"\\text|[{}, \\]", "", separator) for _, separator in split[1:]}
     if len(items) > 1 and all(item.kind == "interval" and item.name for item in items):
         return _inequalities(text, items, joints)
-    if items and all(item.kind == "except" for item in items):
+    if (
+        items
+        and items[0].kind == "except"
+        and all(
+            item.kind == "except" or (item.kind == "scalar" and parse_quantity(item.text))
+            for item in items
+        )
+    ):  # x \\ne 0, 1
+        items = [item if item.kind == "except" else _except([item]) for item in items]
         return _except((i for item in items for i in item.items), items[0].name)
     return Node("list", text, tuple(items))
 
@@ -252,7 +280,7 @@ def _inequalities(text: str, items: list[Node], joints: set[str]) -> Node:
 
 
 def _plus_minus(text: str) -> Node | None:
-    if "\\pm" not in text and "\\mp" not in text:
+    if not re.search(r"\\(?:pm|mp)(?![a-z])", text):  # not \\pmod
         return None
     signs = (("+", "-"), ("-", "+"))
     both = [
@@ -290,11 +318,21 @@ def parse(text: str) -> Node:
     whole = _WHOLE_TEXT.fullmatch(text)
     if whole and re.search(r"\d|[=<>]", whole.group(1)):
         return parse(whole.group(1))
-    if _ALL_REALS.fullmatch(text) or text in ("\\mathbb{R}", "\\mathbb R"):
+    reals = _ALL_REALS.fullmatch(text)
+    if reals and reals.group("points"):
+        points = parse(reals.group("points"))
+        return _except(points.items if points.kind in ("set", "list") else (points,))
+    if reals or text in ("\\mathbb{R}", "\\mathbb R"):
         return _interval(_infinite("-"), _infinite(""), "()")
     condition = _CONDITION.fullmatch(text)
     if condition and not re.search(r"[(\[{|:,]$", condition.group("rest").rstrip(" ,")):
         return parse(condition.group("rest").rstrip(" ,;"))
+    domain = _DOMAIN.fullmatch(text)
+    if domain:  # an expression, and where it is defined
+        return parse(domain.group("rest"))
+    point = _POINT.fullmatch(text)
+    if point:
+        return parse(point.group("coordinates"))
     turned = _TURNED_BRACKETS.fullmatch(text)
     if turned and (turned.group(1), turned.group(3)) != ("[", "]"):  # ]3,4] is (3,4]
         opening, inside, closing = turned.groups()
