@@ -1,0 +1,22 @@
+"""Estimators over repeated samples of the same problems, and their uncertainty.
+
+`estimators` holds avg@k, pass@k and pass^k, `majority` maj@k, `intervals` the bootstrap over
+problems, `summary` what one benchmark's records add up to.
+Standard library and numpy only.
+"""
+
+from eval.metrics.estimators import Mean, avg_at_k, pass_at_k, pass_hat_k
+from eval.metrics.intervals import bootstrap_interval
+from eval.metrics.majority import maj_at_k
+from eval.metrics.summary import ks_up_to, summarise
+
+__all__ = [
+    "Mean",
+    "avg_at_k",
+    "bootstrap_interval",
+    "ks_up_to",
+    "maj_at_k",
+    "pass_at_k",
+    "pass_hat_k",
+    "summarise",
+]
