@@ -1,101 +1,157 @@
-"""`python -m eval run`: sample a model on a file of problems and report its accuracy."""
+"""`python -m eval`: run, score, compare, report, watch and bench evaluations."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from eval.metrics import avg_at_k
+from eval.errors import EvaluationError
+
+DESCRIPTION = """\
+Evaluate language models on benchmarks with checkable answers.
+
+  python -m eval run --model Qwen/Qwen3-1.7B --benchmarks aime24:32,math500:4 --out runs/qwen3
+  python -m eval score runs/qwen3                      judge again, without generating
+  python -m eval compare runs/base runs/qwen3          paired tests between models
+  python -m eval report runs/base runs/qwen3           one HTML file to look through
+  python -m eval watch runs/train/ckpt --out runs/curve   checkpoints as they appear
+  python -m eval bench --model Qwen/Qwen3-1.7B         what the harness costs over plain vLLM
+
+Killed at any point, the same `run` command resumes and generates only what is missing.
+"""
+
+RUN = """\
+Generate, judge and summarise. Writes OUT/summary.json, OUT/manifest.json and, line by line as
+they finish, OUT/<benchmark>/generations.jsonl. The same command resumes what was interrupted;
+more benchmarks or repeats can be added to the same folder, other settings cannot (--fresh).
+"""
+
+SCORE = """\
+Judge without generating. `score DIR` judges a run's records again, after the verifier changed or
+was busy. `score --benchmark NAME --responses FILE.jsonl` scores what another system wrote: a line
+is {"id": ..., "response": ...}; ids are the data's own unique_id or id, else the row number from
+0; several lines of one id are its repeats.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Evaluate; returns the exit status: 0, or 2 for what the user can mend."""
-    arguments = _parser().parse_args(argv)
+    """Run a command.
+
+    Returns:
+        0; 2 for what the user can mend, 1 for what gave way outside, 130 where interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    commands: dict[str, Callable[[Sequence[str]], int]] = {
+        "run": run,
+        "score": score,
+        "compare": _elsewhere("eval.compare"),
+        "report": _elsewhere("eval.report"),
+        "watch": _elsewhere("eval.watch"),
+        "bench": _elsewhere("eval.bench"),
+    }
+    parser = argparse.ArgumentParser(
+        prog="python -m eval",
+        description=DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("command", choices=commands)
+    command = parser.parse_args(arguments[:1]).command
     try:
-        summary = run(arguments)
+        return commands[command](arguments[1:])
     except ValueError as error:
-        print(f"python -m eval: error: {error}", file=sys.stderr)
+        print(f"python -m eval {command}: error: {error}", file=sys.stderr)
         return 2
-    print(json.dumps(summary, indent=2))
+    except EvaluationError as error:
+        print(f"python -m eval {command}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"\npython -m eval {command}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _elsewhere(module: str) -> Callable[[Sequence[str]], int]:
+    def command(arguments: Sequence[str]) -> int:
+        result: int = importlib.import_module(module).main(arguments)
+        return result
+
+    return command
+
+
+def run(argv: Sequence[str]) -> int:
+    """`python -m eval run`."""
+    from eval.options import add_run_options, run_of
+
+    parser = argparse.ArgumentParser(
+        prog="python -m eval run",
+        description=RUN,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--out", required=True, type=Path, help="folder for the results")
+    parser.add_argument(
+        "--fresh", action="store_true", help="delete the records in OUT first, whatever made them"
+    )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print what would be generated and how many tokens at most, and stop",
+    )
+    add_run_options(parser)
+    arguments = parser.parse_args(argv)
+    what = run_of(arguments)
+    from eval import runner, tables
+
+    if arguments.dry_run:
+        planned = runner.plan(what)
+        print(tables.plan_text(planned, runner.left_to_do(planned, arguments.out, arguments.fresh)))
+        return 0
+    try:
+        summary = runner.execute(what, arguments.out, fresh=arguments.fresh)
+    except EvaluationError as error:
+        raise EvaluationError(
+            f"{error}\nWhat was generated until then is in {arguments.out}; the same command goes "
+            "on from there."
+        ) from error
+    print(tables.summary_table(summary))
+    print(f"records and summary: {arguments.out}")
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m eval", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    run_parser = commands.add_parser(
-        "run",
-        help="generate, verify, and summarise",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+def score(argv: Sequence[str]) -> int:
+    """`python -m eval score`."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eval score",
+        description=SCORE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    run_parser.add_argument("--model", required=True, help="model folder or hub id")
-    run_parser.add_argument(
-        "--problems", required=True, help="JSONL or Parquet file with columns prompt and label"
+    parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="folder of a run")
+    parser.add_argument("--benchmark", help="name, or file, of the problems that were answered")
+    parser.add_argument("--responses", type=Path, metavar="FILE", help="JSONL with id, response")
+    parser.add_argument("--data-dir", type=Path, help="folder with the benchmark's file")
+    parser.add_argument(
+        "--template",
+        default="",
+        help="of the prompts that were answered; with dapo an answer needs no box",
     )
-    run_parser.add_argument("--out", required=True, type=Path, help="folder for the results")
-    run_parser.add_argument("--repeats", type=int, default=4, help="samples per problem (k)")
-    run_parser.add_argument("--temperature", type=float, default=1.0)
-    run_parser.add_argument("--max-tokens", type=int, default=1024, help="longest response")
-    run_parser.add_argument("--seed", type=int, default=0)
-    return parser
+    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
+    arguments = parser.parse_args(argv)
+    foreign = arguments.benchmark is not None and arguments.responses is not None
+    if foreign == (arguments.folder is not None):
+        raise ValueError("give the folder of a run, or --benchmark and --responses")
+    from eval import scoring, tables
 
-
-def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Sampled and greedy accuracy; writes `responses.jsonl` and `summary.json` into `--out`.
-
-    Raises:
-        ValueError: the problems cannot be read, or the model has no chat template.
-    """
-    from eval.generate import Generator
-    from reward import verify
-
-    problems = _read_problems(arguments.problems)
-    generator = Generator(arguments.model, max_tokens=arguments.max_tokens, seed=arguments.seed)
-    passes = {
-        "sampled": (arguments.repeats, arguments.temperature),
-        "greedy": (1, 0.0),
-    }
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    summary: dict[str, Any] = {
-        "model": str(arguments.model),
-        "problems": len(problems),
-        "repeats": arguments.repeats,
-        "temperature": arguments.temperature,
-    }
-    with open(arguments.out / "responses.jsonl", "w", encoding="utf-8") as file:
-        for name, (repeats, temperature) in passes.items():
-            sampled = generator.sample(
-                [problem["prompt"] for problem in problems],
-                repeats=repeats,
-                temperature=temperature,
-            )
-            correct = []
-            for index, (problem, responses) in enumerate(zip(problems, sampled, strict=True)):
-                verdicts = [verify(response.text, problem["label"]) for response in responses]
-                correct.append([verdict.correct for verdict in verdicts])
-                for repeat, (response, verdict) in enumerate(zip(responses, verdicts, strict=True)):
-                    line = {"problem": index, "repeat": repeat, "pass": name, **problem}
-                    line |= {**vars(response), **vars(verdict)}
-                    file.write(json.dumps(line) + "\n")
-            mean = avg_at_k(correct)
-            summary[name] = {"accuracy": mean.value, "standard_error": mean.standard_error}
-    (arguments.out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    return summary
-
-
-def _read_problems(path: str) -> list[dict[str, str]]:
-    from vespo_openrlhf.data import checks
-
-    checks.check_prompts(path, input_key="prompt", label_key="label", split="train")
-    from datasets import load_dataset
-
-    kind = "json" if path.endswith((".json", ".jsonl")) else "parquet"
-    rows = load_dataset(kind, data_files=path, split="train")
-    return [{"prompt": row["prompt"], "label": str(row["label"])} for row in rows]
+    if foreign:
+        result = scoring.score_responses(
+            arguments.benchmark, arguments.responses, arguments.data_dir, arguments.template
+        )
+        summary = {"benchmarks": {result["benchmark"]: result}, "average": result["avg@k"]}
+    else:
+        result = summary = scoring.rescore(arguments.folder)
+    print(json.dumps(result, indent=2) if arguments.json else tables.summary_table(summary))
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,258 @@
+"""The benchmarks: where each one's data is, how a row reads, and what it must hold.
+
+A benchmark is one :class:`Benchmark`; a user's own is the same fields in a YAML file, an instance
+in a Python file, or nothing but a JSONL, CSV or Parquet file with problems and answers.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark.
+
+    Attributes:
+        name: what it is called on the command line and in the results.
+        hub: its dataset on the Hugging Face hub; empty for a local file.
+        config: that dataset's configuration, if it has several.
+        split: that dataset's split.
+        path: a local file instead of the hub.
+        problem: columns that may hold the problem; the first that is there is taken.
+        gold: columns that may hold the gold answer, likewise; of a list, the parts are joined.
+        id: columns that may hold a problem's id; without one it is the row number, from 0.
+        answer_marker: the gold is what follows the last of these in its column (GSM8K's
+            ``####``), and so is the answer of a response without a box.
+        wrong_choices: columns of the wrong choices; the gold's is then the right one, they are
+            shuffled by a fixed seed, and the gold is the letter.
+        type: how answers are compared: "math", "choice" or "text", as in `reward.labels`.
+        rows: how many problems there must be; None is any number but zero.
+        repeats: responses to each problem where the command line does not say.
+        template: the prompt template, see `eval.prompts`.
+        licence: of the data.
+        aliases: other names that its files go by.
+    """
+
+    name: str
+    hub: str = ""
+    config: str | None = None
+    split: str = "test"
+    path: str = ""
+    problem: tuple[str, ...] = ("problem", "question", "prompt")
+    gold: tuple[str, ...] = ("answer", "label", "gold")
+    id: tuple[str, ...] = ("unique_id", "id")
+    answer_marker: str = ""
+    wrong_choices: tuple[str, ...] = ()
+    type: str = "math"
+    rows: int | None = None
+    repeats: int = 4
+    template: str = "qwen"
+    licence: str = ""
+    aliases: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w][\w.-]*", self.name):
+            raise ValueError(
+                f"benchmark name {self.name!r}: letters, digits, '_', '-' and '.' make a name"
+            )
+        if bool(self.hub) + bool(self.path) + (self.name == EMBEDDED) != 1:
+            raise ValueError(f"benchmark {self.name}: give either hub or path")
+        if self.repeats < 1:
+            raise ValueError(f"benchmark {self.name}: repeats must be 1 or more")
+        if self.type not in ("math", "choice", "text"):
+            raise ValueError(f"benchmark {self.name}: type is math, choice or text")
+
+
+# The paper's repeats: 32 for the small competitions, 16 for AMC, 4 for the larger sets.
+_ALL = (
+    Benchmark(
+        "aime24",
+        hub="HuggingFaceH4/aime_2024",
+        split="train",
+        rows=30,
+        repeats=32,
+        licence="problems © MAA",
+        aliases=("aime2024",),
+    ),
+    Benchmark(
+        "aime25",
+        hub="math-ai/aime25",
+        rows=30,
+        repeats=32,
+        licence="Apache-2.0; problems © MAA",
+        aliases=("aime2025",),
+    ),
+    Benchmark(
+        "amc23",
+        hub="math-ai/amc23",
+        rows=40,
+        repeats=16,
+        licence="problems © MAA",
+        aliases=("amc2023", "amc"),
+    ),
+    Benchmark("math500", hub="HuggingFaceH4/MATH-500", rows=500, licence="MIT"),
+    Benchmark(
+        "gsm8k",
+        hub="openai/gsm8k",
+        config="main",
+        answer_marker="####",
+        rows=1319,
+        licence="MIT",
+    ),
+    Benchmark(
+        "minerva",
+        hub="math-ai/minervamath",
+        rows=272,
+        licence="see the dataset's card",
+        aliases=("minervamath",),
+    ),
+    Benchmark(
+        "olympiadbench",
+        hub="Hothan/OlympiadBench",
+        config="OE_TO_maths_en_COMP",
+        split="train",
+        gold=("final_answer", "answer"),
+        rows=674,
+        licence="Apache-2.0",
+        aliases=("olympiad", "olympiadbenchoetomathsencomp", "oetomathsencomp"),
+    ),
+    Benchmark("beyondaime", hub="ByteDance-Seed/BeyondAIME", rows=100, licence="CC0-1.0"),
+    Benchmark(
+        "gpqa_diamond",
+        hub="Idavidrein/gpqa",
+        config="gpqa_diamond",
+        split="train",
+        problem=("Question", "question", "problem"),
+        gold=("Correct Answer",),
+        id=("Record ID", "unique_id", "id"),
+        wrong_choices=("Incorrect Answer 1", "Incorrect Answer 2", "Incorrect Answer 3"),
+        type="choice",
+        rows=198,
+        licence="CC-BY-4.0; gated: accept its terms on the hub first",
+        aliases=("gpqa",),
+    ),
+    Benchmark(EMBEDDED, rows=256, template="plain", licence="Apache-2.0"),
+)
+BENCHMARKS: Mapping[str, Benchmark] = {benchmark.name: benchmark for benchmark in _ALL}
+
+
+@dataclass(frozen=True)
+class Selection:
+    """A benchmark that was asked for, and the responses to each problem; None is the default."""
+
+    benchmark: Benchmark
+    repeats: int | None
+
+
+def parse(text: str) -> list[Selection]:
+    """Read ``--benchmarks``: comma-separated names, each with its repeats after a colon.
+
+    ``aime24:32``, ``my.jsonl:8``, ``my.yaml``, ``my.py:BENCHMARK:4``.
+
+    Raises:
+        ValueError: an unknown name (the nearest are offered), a file that is not there or cannot
+            be read, repeats that are no number, or one benchmark twice.
+    """
+    selections = [_parse_one(part.strip()) for part in text.split(",") if part.strip()]
+    if not selections:
+        raise ValueError(f"--benchmarks is empty; known are {', '.join(BENCHMARKS)}")
+    names = [selection.benchmark.name for selection in selections]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"--benchmarks asks for {name} twice")
+    return selections
+
+
+def _parse_one(text: str) -> Selection:
+    what, colon, count = text.rpartition(":")
+    if not colon or (what.endswith(".py") and not count.isdigit()):
+        what, repeats = text, None
+    elif count.isdigit() and int(count) > 0:
+        repeats = int(count)
+    else:
+        raise ValueError(f"--benchmarks {text}: after the colon stands a number of 1 or more")
+    return Selection(_find(what), repeats)
+
+
+def _find(what: str) -> Benchmark:
+    if ".py:" in what:
+        return _from_python(what)
+    suffix = Path(what).suffix.lower()
+    if suffix in (".yaml", ".yml"):
+        return _from_yaml(Path(what))
+    if suffix in FILE_SUFFIXES:
+        name = re.sub(r"[^\w.-]+", "_", Path(what).stem).lstrip(".-") or "problems"
+        return Benchmark(name, path=_existing(what), template="")
+    key = re.sub(r"[^a-z0-9]", "", what.lower())
+    for benchmark in _ALL:
+        if key in {re.sub(r"[^a-z0-9]", "", n) for n in (benchmark.name, *benchmark.aliases)}:
+            return benchmark
+    near = difflib.get_close_matches(what.lower(), BENCHMARKS, n=3, cutoff=0.4)
+    raise ValueError(
+        f"unknown benchmark {what!r}: "
+        + (f"did you mean {' or '.join(near)}? " if near else "")
+        + f"Known are {', '.join(BENCHMARKS)}; your own is a .jsonl, .csv, .parquet or .yaml "
+        "file, or file.py:NAME"
+    )
+
+
+def _existing(path: str) -> str:
+    if not Path(path).is_file():
+        raise ValueError(f"--benchmarks {path}: there is no such file")
+    return path
+
+
+def _from_yaml(path: Path) -> Benchmark:
+    import yaml
+
+    _existing(str(path))
+    try:
+        entry = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {error}") from error
+    if not isinstance(entry, dict):
+        raise ValueError(f"{path} must hold the fields of one benchmark, such as 'path: my.jsonl'")
+    known = {field.name: field for field in fields(Benchmark)}
+    for name in entry:
+        if name not in known:
+            near = difflib.get_close_matches(str(name), known, n=1)
+            raise ValueError(
+                f"{path}: unknown field {name!r}"
+                + (f", did you mean {near[0]}?" if near else "")
+                + f" Known are {', '.join(known)}"
+            )
+    entry.setdefault("name", path.stem)
+    for name, value in entry.items():
+        if known[name].type.startswith("tuple"):
+            entry[name] = (value,) if isinstance(value, str) else tuple(value)
+    benchmark = Benchmark(**entry)
+    if benchmark.path:
+        benchmark = replace(benchmark, path=_existing(str(path.parent / benchmark.path)))
+    return benchmark
+
+
+def _from_python(what: str) -> Benchmark:
+    path, _, name = what.rpartition(":")
+    _existing(path)
+    spec = importlib.util.spec_from_file_location("eval_users_benchmark", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ValueError(f"--benchmarks {path} does not import: {error!r}") from error
+    found: Any = getattr(module, name, None)
+    if not isinstance(found, Benchmark):
+        raise ValueError(f"--benchmarks {what}: {path} defines no Benchmark of the name {name}")
+    return found

@@ -1,0 +1,241 @@
+"""Reads a benchmark's rows, from the hub or a local file, and checks them first."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from eval.benchmarks import EMBEDDED, FILE_SUFFIXES, Benchmark
+
+_KINDS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+_SHARD = re.compile(r"^\d{5}$")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One problem: its id in the data, its text, and its gold as `reward.labels` reads it."""
+
+    id: str
+    text: str
+    gold: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A benchmark with its problems.
+
+    Attributes:
+        benchmark: its entry; the template of a plain file is filled in.
+        problems: in the data's order.
+        source: where they were read from.
+        checksum: SHA-256 of ids, texts and golds.
+    """
+
+    benchmark: Benchmark
+    problems: tuple[Problem, ...]
+    source: str
+    checksum: str
+
+
+def load(benchmark: Benchmark, data_dir: Path | None = None) -> Loaded:
+    """Read and check a benchmark.
+
+    Args:
+        benchmark: its entry.
+        data_dir: a folder in which its file is looked for by name, instead of the hub.
+
+    Raises:
+        ValueError: the data cannot be found or read, is empty, lacks a column, has the wrong
+            number of rows, or a row without a problem, a gold, or an id of its own.
+    """
+    from dataclasses import replace
+
+    if benchmark.name == EMBEDDED:
+        rows, source = _embedded(), "vespo_openrlhf.embedded, seed 0"
+    elif benchmark.path:
+        rows, source = _read_files([Path(benchmark.path)]), benchmark.path
+    elif data_dir is not None:
+        files = find_files(benchmark, data_dir)
+        rows, source = _read_files(files), ", ".join(map(str, files))
+    else:
+        rows, source = _read_hub(benchmark), f"hub: {benchmark.hub}, split {benchmark.split}"
+    if not rows:
+        raise ValueError(f"benchmark {benchmark.name}: {source} holds no rows")
+    if benchmark.rows is not None and len(rows) != benchmark.rows:
+        raise ValueError(
+            f"benchmark {benchmark.name}: {source} holds {len(rows)} rows, but the benchmark has "
+            f"{benchmark.rows}; results on other data cannot be compared. Use the complete file, "
+            "or name the file itself in --benchmarks"
+        )
+    if not benchmark.template:
+        # A file of prompts is for sending as it stands; a file of problems wants the instruction.
+        column = _column(benchmark.problem, rows, benchmark, source)
+        benchmark = replace(benchmark, template="plain" if column == "prompt" else "qwen")
+    problems = tuple(_problems(benchmark, rows, source))
+    text = "\n".join(json.dumps([p.id, p.text, p.gold]) for p in problems)
+    return Loaded(benchmark, problems, source, hashlib.sha256(text.encode()).hexdigest())
+
+
+def find_files(benchmark: Benchmark, folder: Path) -> list[Path]:
+    """The file (or the shards) of a benchmark in a folder, whatever the usual name it goes by.
+
+    ``math500.jsonl``, ``MATH-500/test.jsonl``, ``gsm8k_test.jsonl``,
+    ``gsm8k/main/test-00000-of-00001.parquet``: letter case, punctuation, the split and the
+    shard's number do not matter.
+
+    Raises:
+        ValueError: there is no such folder, none is found, or files of several names are.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"--data-dir {folder}: there is no such folder")
+    wanted = {_squash(name) for name in (benchmark.name, *benchmark.aliases)}
+    wanted.add(_squash(benchmark.hub.rpartition("/")[2]))
+    found: dict[tuple[Path, str], list[Path]] = {}
+    for path in sorted(folder.rglob("*")):
+        if path.suffix.lower() not in FILE_SUFFIXES or not path.is_file():
+            continue
+        parts = path.relative_to(folder).with_suffix("").parts
+        if any(_name(parts[-n:], benchmark) in wanted for n in range(1, len(parts) + 1)):
+            stem = re.sub(r"-\d{5}-of-\d{5}$", "", path.stem)
+            found.setdefault((path.parent, stem + path.suffix), []).append(path)
+    if not found:
+        raise ValueError(
+            f"benchmark {benchmark.name}: no file of it in --data-dir {folder}; call it "
+            f"{benchmark.name}.jsonl or {benchmark.name}.parquet"
+        )
+    if len(found) > 1:
+        several = ", ".join(str(paths[0]) for paths in found.values())
+        raise ValueError(
+            f"benchmark {benchmark.name}: several files go by its name: {several}. Leave one in "
+            "--data-dir, or name the file in --benchmarks"
+        )
+    return next(iter(found.values()))
+
+
+def _squash(text: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", text.lower())
+
+
+def _name(parts: Sequence[str], benchmark: Benchmark) -> str:
+    words = re.split(r"[^a-z0-9]+", " ".join(parts).lower())
+    meaningless = {"data", "of", "test", benchmark.split, *filter(None, [benchmark.config])}
+    return "".join(w for w in words if w not in meaningless and not _SHARD.match(w))
+
+
+def _read_files(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    for path in paths:
+        if path.stat().st_size == 0:
+            raise ValueError(f"{path} is empty")
+    kind = _KINDS[paths[0].suffix.lower()]
+    from datasets import disable_progress_bars, load_dataset
+
+    disable_progress_bars()
+    # In memory, with a cache that goes: nothing of it is worth keeping, nor read when stale.
+    with tempfile.TemporaryDirectory(prefix="eval-data-") as cache:
+        try:
+            rows = load_dataset(
+                kind,
+                data_files=[str(path) for path in paths],
+                split="train",
+                cache_dir=cache,
+                keep_in_memory=True,
+            )
+            return list(rows)
+        except Exception as error:
+            cause = error.__cause__ or error
+            raise ValueError(f"{paths[0]} cannot be read: {cause}") from error
+
+
+def _read_hub(benchmark: Benchmark) -> list[dict[str, Any]]:
+    from datasets import load_dataset
+
+    try:
+        return list(load_dataset(benchmark.hub, benchmark.config, split=benchmark.split))
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise ValueError(
+            f"benchmark {benchmark.name}: {benchmark.hub} cannot be read from the hub "
+            f"({reason[0] if reason else type(error).__name__}). Without a network, put its file "
+            f"into a folder as {benchmark.name}.jsonl or .parquet and name that with --data-dir"
+        ) from error
+
+
+def _embedded() -> list[dict[str, Any]]:
+    """The held-out problems that ``python -m vespo_openrlhf.embedded`` builds by default."""
+    from vespo_openrlhf.embedded.arithmetic import split_problems, to_row
+    from vespo_openrlhf.embedded.settings import Settings
+
+    settings = Settings()
+    sizes = [settings.train_problems, settings.heldout_problems]
+    return [dict(to_row(problem)) for problem in split_problems(settings.seed, sizes)[1]]
+
+
+def _column(
+    names: Sequence[str], rows: Sequence[dict[str, Any]], benchmark: Benchmark, source: str
+) -> str:
+    for name in names:
+        if name in rows[0]:
+            return name
+    raise ValueError(
+        f"benchmark {benchmark.name}: {source} has no column {' or '.join(names)}; it has "
+        f"{', '.join(rows[0])}"
+    )
+
+
+def _problems(benchmark: Benchmark, rows: list[dict[str, Any]], source: str) -> list[Problem]:
+    text = _column(benchmark.problem, rows, benchmark, source)
+    gold = _column(benchmark.gold, rows, benchmark, source)
+    identity = next((name for name in benchmark.id if name in rows[0]), None)
+    for name in benchmark.wrong_choices:
+        _column((name,), rows, benchmark, source)
+    problems = []
+    seen: set[str] = set()
+    for number, row in enumerate(rows):
+        where = f"benchmark {benchmark.name}: row {number} of {source}"
+        key = str(number) if identity is None else str(row[identity])
+        if key in seen or (identity is not None and row[identity] is None):
+            raise ValueError(f"{where} has no id of its own in column {identity}: {key!r}")
+        seen.add(key)
+        answer = _gold(row[gold], benchmark.answer_marker)
+        if not answer or not str(row[text] or "").strip():
+            empty = text if answer else gold
+            raise ValueError(f"{where} has nothing in column {empty}")
+        question = str(row[text])
+        if benchmark.wrong_choices:
+            question, answer = _choices(benchmark, key, question, answer, row)
+        if benchmark.type != "math":
+            answer = json.dumps({"answer": answer, "type": benchmark.type})
+        problems.append(Problem(key, question, answer))
+    return problems
+
+
+def _gold(value: Any, marker: str) -> str:
+    if isinstance(value, dict):
+        return json.dumps(value)  # a label of the reward's, with alternatives or a type
+    if isinstance(value, (list, tuple)):
+        value = ", ".join(str(part) for part in value)
+    elif value is None:
+        return ""
+    elif isinstance(value, float) and value.is_integer():
+        value = int(value)  # 33.0 where a column of integers was stored as float
+    text = str(value)
+    return text.rpartition(marker)[2].strip() if marker else text.strip()
+
+
+def _choices(
+    benchmark: Benchmark, key: str, question: str, right: str, row: dict[str, Any]
+) -> tuple[str, str]:
+    """The question with its choices in an order of its own, and the letter of the right one."""
+    choices = [right, *(str(row[name]).strip() for name in benchmark.wrong_choices)]
+    order = list(range(len(choices)))
+    random.Random(f"{benchmark.name}/{key}").shuffle(order)
+    lines = [f"({chr(65 + place)}) {choices[i]}" for place, i in enumerate(order)]
+    question = "\n".join([question.strip(), "", *lines, "", "Answer with the letter alone."])
+    return question, chr(65 + order.index(0))

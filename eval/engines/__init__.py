@@ -1,0 +1,68 @@
+"""What answers the prompts: `offline` (vLLM here), `cluster` (vLLM on Ray), `endpoint` (HTTP).
+
+An engine takes all requests at once and yields completions as they finish, in any order, so that
+its batch stays full to the end and what has finished is on disk long before the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from eval.prompts import Prompt
+
+
+@dataclass(frozen=True)
+class Request:
+    """One response to be generated.
+
+    Attributes:
+        benchmark: name in the records.
+        id: the problem's.
+        repeat: which of the problem's responses, from 0.
+        seed: of this response.
+        prompt: what the model is sent.
+        temperature: 0 is greedy.
+    """
+
+    benchmark: str
+    id: str
+    repeat: int
+    seed: int
+    prompt: Prompt
+    temperature: float
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What came back.
+
+    Attributes:
+        index: of the request in the sequence given.
+        text: the response, special tokens kept where the engine keeps them.
+        tokens: its length; None where a server does not say.
+        finish_reason: "stop", "length", or what the engine says.
+    """
+
+    index: int
+    text: str
+    tokens: int | None
+    finish_reason: str
+
+
+class Engine(Protocol):
+    """Answers requests."""
+
+    def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
+        """Completions as they finish, one for each request.
+
+        Raises:
+            ValueError: a prompt that the model cannot take.
+            eval.errors.EvaluationError: the engine gave way.
+        """
+        ...
+
+    def close(self) -> None:
+        """Let go of processes and connections."""
+        ...

