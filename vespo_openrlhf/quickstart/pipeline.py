@@ -116,21 +116,22 @@ def _build(plan: Plan) -> None:
 
 
 def _evaluate(plan: Plan, model: Path, out: Path) -> dict[str, Any]:
+    """Sampled and greedy accuracy on the held-out problems: summaries of `python -m eval run`."""
     summary = out / "summary.json"
     if not summary.is_file():
         options: dict[str, Any] = {
             "model": model,
-            "problems": plan.built / "heldout.jsonl",
+            "benchmarks": f"{plan.built / 'heldout.jsonl'}:{EVAL_REPEATS}",
             "out": out,
-            "repeats": EVAL_REPEATS,
             "max-tokens": MAX_RESPONSE_TOKENS,
             "seed": plan.seed,
         }
+        flags = [f"--{name}={value}" for name, value in options.items()]
         _run_logged(
-            ["-m", "eval", "run", *(f"--{name}={value}" for name, value in options.items())],
-            log=plan.out / f"{out.name}.log",
+            ["-m", "eval", "run", "--also-greedy", *flags], log=plan.out / f"{out.name}.log"
         )
-    result: dict[str, Any] = json.loads(summary.read_text())
+    benchmarks = json.loads(summary.read_text())["benchmarks"]
+    result = {"sampled": benchmarks["heldout"], "greedy": benchmarks["heldout-greedy"]}
     print(f"   sampled {_percent(result['sampled'])}, greedy {_percent(result['greedy'])}")
     return result
 
@@ -223,7 +224,7 @@ def _environment() -> dict[str, str]:
 
 
 def _percent(mean: dict[str, float]) -> str:
-    return f"{100 * mean['accuracy']:.1f} ± {100 * mean['standard_error']:.1f} %"
+    return f"{100 * mean['avg@k']:.1f} ± {100 * mean['standard_error']:.1f} %"
 
 
 def _print_table(plan: Plan, before: dict[str, Any], after: dict[str, Any], seconds: float) -> None:
@@ -239,7 +240,7 @@ def _print_table(plan: Plan, before: dict[str, Any], after: dict[str, Any], seco
 
 
 def _verdict(before: dict[str, Any], after: dict[str, Any]) -> int:
-    gain = after["sampled"]["accuracy"] - before["sampled"]["accuracy"]
+    gain = after["sampled"]["avg@k"] - before["sampled"]["avg@k"]
     error = sum(mean["sampled"]["standard_error"] ** 2 for mean in (before, after)) ** 0.5
     if gain > 2 * error:
         return 0

@@ -1,0 +1,157 @@
+"""`python -m eval watch`: evaluate checkpoints as they appear, and plot accuracy over steps."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.options import add_run_options, run_of
+from eval.records import SUMMARY
+
+DESCRIPTION = """\
+Evaluate every Hugging Face checkpoint below CKPT_DIR, those that are there and those that appear,
+in the order of their steps (the last number in a folder's name: global_step120_hf,
+checkpoint-500). Each gets OUT/step_<n>/, as `python -m eval run` writes it; OUT/accuracy.png shows
+accuracy over steps. OpenRLHF writes such checkpoints with --ckpt.save_hf --ckpt.save_steps N.
+Stop it with Ctrl-C; started again, it skips what is done.
+"""
+
+PICTURE = "accuracy.png"
+_ATTEMPTS = 2
+
+
+def main(argv: Sequence[str]) -> int:
+    """Watch until interrupted, or with ``--once`` until what is there is done.
+
+    Returns:
+        0, or 1 if ``--once`` left a checkpoint that could not be evaluated.
+
+    Raises:
+        ValueError: there is no such folder, or options that a run would refuse.
+    """
+    own = argparse.ArgumentParser(add_help=False)
+    own.add_argument("folder", type=Path, metavar="CKPT_DIR", help="where checkpoints appear")
+    own.add_argument("--out", required=True, type=Path, help="folder for the results")
+    own.add_argument("--once", action="store_true", help="stop once what is there is evaluated")
+    own.add_argument(
+        "--interval", type=float, default=30.0, help="seconds between looks (default 30)"
+    )
+    parser = argparse.ArgumentParser(
+        prog="python -m eval watch",
+        description=DESCRIPTION,
+        parents=[own],
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add_run_options(parser, model=False)
+    arguments = parser.parse_args(argv)
+    if run_of(arguments, model="", revision=None).endpoint is not None:
+        raise ValueError("watch loads each checkpoint itself: leave --endpoint out")
+    if not arguments.folder.is_dir():
+        raise ValueError(f"{arguments.folder}: there is no such folder")
+    _, options = own.parse_known_args(argv)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    failures: dict[Path, int] = {}
+    while True:
+        waiting = [
+            (step, path)
+            for step, path in checkpoints(arguments.folder)
+            if not (_folder(arguments.out, step) / SUMMARY).exists()
+            and failures.get(path, 0) < _ATTEMPTS
+        ]
+        for step, path in waiting[:1]:  # then look again: results come in the order of steps
+            print(f"== step {step}: {path}", flush=True)
+            command = [sys.executable, "-m", "eval", "run", "--model", str(path)]
+            out = str(_folder(arguments.out, step))
+            # A process of its own: it gives its memory back, and cannot take the watch with it.
+            if subprocess.run([*command, "--out", out, *options]).returncode:
+                failures[path] = failures.get(path, 0) + 1
+                print(f"step {step} failed ({failures[path]} of {_ATTEMPTS} times)", flush=True)
+            else:
+                plot(arguments.out)
+        if waiting:
+            continue
+        if arguments.once:
+            return int(any(count >= _ATTEMPTS for count in failures.values()))
+        time.sleep(arguments.interval)
+
+
+def _folder(out: Path, step: int) -> Path:
+    return out / f"step_{step:06d}"
+
+
+def checkpoints(folder: Path) -> list[tuple[int, Path]]:
+    """The complete checkpoints below a folder, by step: (step, path)."""
+    found = {}
+    for config in sorted([*folder.glob("*/config.json"), *folder.glob("*/*/config.json")]):
+        path = config.parent
+        numbers = re.findall(r"\d+", path.name)
+        if numbers and is_complete(path):
+            found[int(numbers[-1])] = path
+    return sorted(found.items())
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint is written to its end: tokenizer, and every weight of every file."""
+    if not any(checkpoint.glob("tokenizer*")):
+        return False
+    files = {path.name for path in checkpoint.glob("*.safetensors")}
+    index = checkpoint / "model.safetensors.index.json"
+    try:
+        if index.exists():
+            files |= set(json.loads(index.read_text())["weight_map"].values())
+        return bool(files) and all(_whole(checkpoint / name) for name in files)
+    except (OSError, ValueError, KeyError, struct.error):
+        return False
+
+
+def _whole(path: Path) -> bool:
+    """Whether a safetensors file is as long as its header says."""
+    with open(path, "rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        if length > path.stat().st_size:
+            return False
+        header: Mapping[str, Any] = json.loads(file.read(length))
+    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
+    return path.stat().st_size == 8 + length + max(ends, default=0)
+
+
+def plot(out: Path) -> None:
+    """Draw accuracy over steps, one line a benchmark with its 95 % interval."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    curves: dict[str, list[tuple[int, float, float, float]]] = {}
+    for path in sorted(out.glob(f"step_*/{SUMMARY}")):
+        step = int(path.parent.name.removeprefix("step_"))
+        for name, numbers in json.loads(path.read_text())["benchmarks"].items():
+            label = f"{name}, avg@{numbers['repeats']}"
+            curves.setdefault(label, []).append((step, numbers["avg@k"], *numbers["interval"]))
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), dpi=150)
+    for label, points in sorted(curves.items()):
+        steps, means, lows, highs = zip(*points, strict=True)
+        (line,) = axes.plot(steps, [100 * m for m in means], marker="o", markersize=3, label=label)
+        axes.fill_between(
+            steps,
+            [100 * low for low in lows],
+            [100 * high for high in highs],
+            color=line.get_color(),
+            alpha=0.2,
+            linewidth=0,
+        )
+    axes.set(xlabel="step", ylabel="accuracy, %", ylim=(0, 100))
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(out / PICTURE)
+    pyplot.close(figure)
