@@ -182,7 +182,7 @@ class Folder:
         if before is not None:
             manifest["created"] = before["created"]
             manifest["benchmarks"] = {**before["benchmarks"], **manifest["benchmarks"]}
-        elif any(self.path.glob(f"*/{GENERATIONS}")):
+        elif self._has_records():
             raise ValueError(
                 f"{self.path} holds records without a {MANIFEST}, so their settings are unknown: "
                 "take another --out, or --fresh to delete them"
@@ -195,7 +195,8 @@ class Folder:
         Raises:
             ValueError: what is here was made with other settings.
         """
-        before = self.manifest()
+        # Settings without records bind nobody: a run that could not start leaves them.
+        before = self.manifest() if self._has_records() else None
         differences = [] if before is None else list(_differences(before, manifest))
         if differences:
             raise ValueError(
@@ -218,6 +219,9 @@ class Folder:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Write `summary.json`."""
         write_json(self.path / SUMMARY, summary)
+
+    def _has_records(self) -> bool:
+        return any(path.stat().st_size for path in self.path.glob(f"*/{GENERATIONS}"))
 
     def _clear(self) -> None:
         for path in self.path.glob(f"*/{GENERATIONS}"):

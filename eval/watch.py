@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from eval.benchmarks import parse
 from eval.options import add_run_options, run_of
 from eval.records import SUMMARY
 
@@ -52,6 +53,7 @@ def main(argv: Sequence[str]) -> int:
     )
     add_run_options(parser, model=False)
     arguments = parser.parse_args(argv)
+    parse(arguments.benchmarks)
     if run_of(arguments, model="", revision=None).endpoint is not None:
         raise ValueError("watch loads each checkpoint itself: leave --endpoint out")
     if not arguments.folder.is_dir():

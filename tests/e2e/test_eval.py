@@ -1,0 +1,148 @@
+"""`python -m eval` on real vLLM engines: in this process, on Ray, and behind vLLM's own server."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vespo_openrlhf import cpu
+from vespo_openrlhf.cpu import settings as cpu_settings
+from vespo_openrlhf.embedded.build import build
+from vespo_openrlhf.embedded.settings import Settings, WarmStart
+
+TIMEOUT_S = 240
+pytestmark = pytest.mark.skipif(not cpu.is_active(), reason="compares float32 engines bit by bit")
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An embedded model, warmed up just enough to be right now and then."""
+    out = tmp_path_factory.mktemp("embedded")
+    warm_start = WarmStart(steps=400, forget_share=0.3)
+    build(
+        out, Settings(train_problems=64, heldout_problems=64, warm_start=warm_start), progress=False
+    )
+    return out
+
+
+def command(built: Path, out: Path, *more: str) -> list[str]:
+    arguments = ["--model", str(built / "model"), "--out", str(out), "--max-tokens", "40"]
+    benchmarks = ["--benchmarks", f"{built / 'heldout.jsonl'}:8"]
+    return [sys.executable, "-m", "eval", "run", *arguments, *benchmarks, *more]
+
+
+def evaluate(built: Path, out: Path, *more: str) -> Path:
+    finished = subprocess.run(
+        command(built, out, *more), capture_output=True, text=True, timeout=TIMEOUT_S
+    )
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    return out
+
+
+def records(out: Path, benchmark: str) -> list[str]:
+    return sorted((out / benchmark / "generations.jsonl").read_text().splitlines())
+
+
+def verdicts(lines: list[str]) -> dict[str, tuple[bool, str | None]]:
+    return {r["id"]: (r["correct"], r["extracted"]) for r in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="module")
+def offline(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of an uninterrupted run on vLLM in its process, sampled and greedy."""
+    return evaluate(built, tmp_path_factory.mktemp("offline"), "--also-greedy")
+
+
+def test_the_model_is_evaluated_for_real(offline: Path) -> None:
+    summary = json.loads((offline / "summary.json").read_text())["benchmarks"]["heldout"]
+    assert (summary["problems"], summary["repeats"]) == (64, 8)
+    assert 0.02 < summary["avg@k"] < 0.98
+    assert summary["avg@k"] < summary["pass@k"]["8"]
+    assert summary["extraction_rate"] > 0.5
+    assert 20 < summary["length"]["mean"] <= 40
+    assert summary["tokens_per_second"] > 0
+
+
+def test_killed_while_generating_and_resumed_the_records_are_the_same(
+    built: Path, offline: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "killed"
+    path = out / "heldout" / "generations.jsonl"
+    running = subprocess.Popen(
+        command(built, out, "--also-greedy"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + TIMEOUT_S
+    while not (path.exists() and path.stat().st_size):
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    with open(path, "ab") as file:
+        file.write(b'{"benchmark": "heldout", "id"')  # as a kill within a write leaves it
+    evaluate(built, out, "--also-greedy")
+    for name in ("heldout", "heldout-greedy"):
+        assert records(out, name) == records(offline, name)
+
+
+def test_engines_on_ray_write_the_same_records(built: Path, offline: Path, tmp_path: Path) -> None:
+    out = evaluate(built, tmp_path / "ray", "--engines", "2")
+    assert records(out, "heldout") == records(offline, "heldout")
+
+
+@pytest.fixture(scope="module")
+def endpoint(built: Path) -> Iterator[str]:
+    """vLLM's own server on loopback."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    arguments = ["--model", str(built / "model"), "--host", "127.0.0.1", "--port", str(port)]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments]
+        + ["--dtype", "float32", "--enforce-eager"],
+        env=os.environ | cpu_settings.environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    url = f"http://127.0.0.1:{port}"
+    deadline = time.monotonic() + TIMEOUT_S
+    try:
+        while True:
+            assert server.poll() is None
+            assert time.monotonic() < deadline
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield url
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(timeout=30)
+        finally:
+            if server.poll() is None:
+                os.killpg(server.pid, signal.SIGKILL)
+
+
+def test_vllms_own_server_gives_the_verdicts_of_the_offline_engine(
+    built: Path, offline: Path, endpoint: str, tmp_path: Path
+) -> None:
+    out = tmp_path / "endpoint"
+    arguments = ["--endpoint", endpoint, "--temperature", "0"]
+    arguments += ["--benchmarks", f"{built / 'heldout.jsonl'}:1"]
+    evaluate(built, out, *arguments)
+    theirs, ours = verdicts(records(out, "heldout")), verdicts(records(offline, "heldout-greedy"))
+    assert len(theirs) == 64
+    assert theirs == ours

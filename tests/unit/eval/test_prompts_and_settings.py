@@ -1,0 +1,73 @@
+"""What the model is sent, and the seed it is sent with."""
+
+import pytest
+
+from eval.judging import judge
+from eval.prompts import TEMPLATES, Renderer, find_template
+from eval.settings import Settings, seed_of
+from vespo_openrlhf.embedded.tokenizer import build_tokenizer
+
+
+def test_the_chat_template_and_the_system_prompt_are_applied() -> None:
+    prompt = Renderer(build_tokenizer(), system="Add.").render(TEMPLATES["plain"], "1+1=")
+    assert prompt.text == (
+        "<|im_start|>system\nAdd.<|im_end|>\n<|im_start|>user\n1+1=<|im_end|>\n"
+        "<|im_start|>assistant\n"
+    )
+
+
+def test_raw_prompts_go_out_as_they_are() -> None:
+    renderer = Renderer(build_tokenizer(), raw=True)
+    assert renderer.render(TEMPLATES["plain"], "1+1=").text == "1+1="
+    prompt = Renderer(build_tokenizer()).render(TEMPLATES["r1"], "1+1=")
+    assert prompt.messages is None
+    assert prompt.text.endswith("User: 1+1=\nAssistant: <think>")
+
+
+def test_braces_and_backslashes_of_a_problem_are_left_alone() -> None:
+    problem = r"Find $\frac{1}{2}$ of {problem} \boxed{}"
+    assert problem in find_template("dapo").text.replace("{problem}", problem)
+    assert problem in Renderer().render(TEMPLATES["qwen"], problem).text
+
+
+def test_a_model_without_a_chat_template_is_told_what_to_do() -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="--raw"):
+        Renderer(tokenizer).render(TEMPLATES["plain"], "1+1=")
+
+
+def test_templates_by_name_or_text() -> None:
+    assert find_template("Solve: {problem}").text == "Solve: {problem}"
+    with pytest.raises(ValueError, match="did you mean qwen"):
+        find_template("qwn")
+
+
+def test_a_seed_depends_on_what_it_is_for_and_on_nothing_else() -> None:
+    seeds = [
+        seed_of(seed, name, problem, repeat)
+        for seed in (0, 1) for name in ("a", "b") for problem in ("1", "2") for repeat in range(50)
+    ]  # fmt: skip
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert seed_of(0, "aime24", "7", 3) == 1642504349
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"temperature": -1}, {"top_p": 0}, {"max_tokens": 0}, {"template": "nope"}]
+)
+def test_settings_that_mean_nothing_are_refused(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong)).replace("_", "-")):
+        Settings(**wrong)
+
+
+def test_the_answer_of_a_worked_solution_needs_no_box() -> None:
+    assert judge("So 2.\n#### 1,234", "1234", marker="####")["correct"]
+    assert not judge("So 2.\n#### 1,235", "1234", marker="####")["correct"]
+    assert not judge("#### 1\nno, \\boxed{2}", "1", marker="####")["correct"]
+
+
+def test_a_response_to_a_prompt_that_opens_the_thinking_starts_inside_it() -> None:
+    verdict = judge("I guess \\boxed{2}", "2", prompt="Assistant: <think>")
+    assert (verdict["correct"], verdict["reason"]) == (False, "truncated")
+    assert judge("Hm.</think> \\boxed{2}", "2", prompt="Assistant: <think>")["correct"]

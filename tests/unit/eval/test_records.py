@@ -1,0 +1,88 @@
+"""Records on disk: whole lines, whatever happens to the process or the disk."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from eval.errors import EvaluationError
+from eval.records import Folder, Lines, Recorder, rates
+
+
+@pytest.mark.parametrize("torn", ["", '{"a": 3', '{"a": 3}', "x" * 200_000, "\x00" * 10])
+def test_a_torn_last_line_is_cut_off(torn: str, tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"a": 1}\n{"a": 2}\n' + torn)
+    lines = Lines(path)
+    assert list(lines.read()) == [{"a": 1}, {"a": 2}]
+    lines.append([{"a": 4}])
+    assert path.read_text() == '{"a": 1}\n{"a": 2}\n{"a": 4}\n'
+
+
+def test_a_file_of_nothing_but_a_torn_line_is_empty(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"a":')
+    assert list(Lines(path).read()) == []
+    assert path.read_text() == ""
+
+
+def test_a_broken_line_in_the_middle_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"a": 1}\nbroken\n{"a": 2}\n')
+    with pytest.raises(ValueError, match="line 2, is not JSON"):
+        list(Lines(path).read())
+
+
+def test_where_the_disk_is_full_the_file_ends_where_it_did(tmp_path: Path) -> None:
+    """A file-size limit fails writes as a full disk does: partly, then wholly."""
+    import resource
+
+    lines = Lines(tmp_path / "lines.jsonl")
+    lines.append([{"a": 1}])
+    before = lines.path.read_text()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(before) + 100, limits[1]))
+    try:
+        with pytest.raises(EvaluationError, match="cannot be written"):
+            lines.append([{"a": "x" * 1000}])
+        assert lines.path.read_text() == before
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    lines.append([{"a": 2}])
+    assert [line["a"] for line in lines.read()] == [1, 2]
+
+
+def test_a_folder_belongs_to_one_process_at_a_time(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    with pytest.raises(ValueError, match="another process"):
+        Folder(tmp_path)
+    folder.close()
+    Folder(tmp_path).close()
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="cannot be written"):
+        Folder(tmp_path / "file" / "out")
+
+
+def test_the_recorder_writes_what_it_was_given_and_times_it(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    rows = [{"benchmark": "ab"[i % 2], "id": str(i), "tokens": 3} for i in range(500)]
+    with Recorder(folder) as recorder:
+        for row in rows:
+            recorder.put(row)
+    assert list(folder.generations("a").read()) == rows[::2]
+    assert list(folder.generations("b").read()) == rows[1::2]
+    assert sum(sum(line["tokens"].values()) for line in folder.timings.read()) == 1500
+    assert rates(folder.timings).keys() == {"a", "b"}
+    folder.close()
+
+
+def test_replacing_is_whole_or_not_at_all(tmp_path: Path) -> None:
+    lines = Lines(tmp_path / "lines.jsonl")
+    lines.append([{"a": 1}])
+    lines.replace([{"a": 2}, {"a": 3}])
+    assert [json.loads(line)["a"] for line in lines.path.read_text().splitlines()] == [2, 3]
+    assert os.listdir(tmp_path) == ["lines.jsonl"]
