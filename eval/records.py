@@ -70,6 +70,7 @@ class Lines:
         block = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
         before = self.path.stat().st_size if self.path.exists() else 0
         try:
+            self.path.parent.mkdir(exist_ok=True)
             with open(self.path, "ab") as file:
                 file.write(block)
                 file.flush()
@@ -207,9 +208,7 @@ class Folder:
 
     def generations(self, benchmark: str) -> Lines:
         """The records of a benchmark."""
-        folder = self.path / benchmark
-        folder.mkdir(exist_ok=True)
-        return Lines(folder / GENERATIONS)
+        return Lines(self.path / benchmark / GENERATIONS)
 
     @property
     def timings(self) -> Lines:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from eval.engines import Completion, Request
+from eval.errors import EvaluationError
 from eval.settings import Settings
 
 
@@ -103,7 +104,11 @@ class OfflineEngine:
         """Completions as they finish; every request is queued at once, so the batch stays full."""
         self.add(dict(enumerate(requests)))
         while self.busy:
-            yield from self.step()
+            try:
+                finished = self.step()
+            except RuntimeError as error:  # out of memory, or the engine's process is gone
+                raise EvaluationError(f"vLLM gave way: {error}") from error
+            yield from finished
 
     def close(self) -> None:
         """Nothing to do: the engine ends with the process."""

@@ -107,9 +107,9 @@ def endpoint(built: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     arguments = ["--model", str(built / "model"), "--host", "127.0.0.1", "--port", str(port)]
+    arguments += ["--dtype", "float32", "--enforce-eager"]
     server = subprocess.Popen(
-        [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments]
-        + ["--dtype", "float32", "--enforce-eager"],
+        [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments],
         env=os.environ | cpu_settings.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
