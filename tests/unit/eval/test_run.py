@@ -274,6 +274,23 @@ def test_a_model_that_is_not_there_is_named(
     assert message in capsys.readouterr().err
 
 
+def test_a_model_without_a_chat_template_is_told_of_raw_prompts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from vespo_openrlhf.embedded.tokenizer import build_tokenizer
+
+    tokenizer = build_tokenizer()
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path / "model")
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "qwen3"}')
+    (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
+    arguments = ["run", "--model", str(tmp_path / "model"), "--benchmarks", "embedded"]
+    arguments += ["--out", str(tmp_path / "out"), "--dry-run"]
+    assert main(arguments) == 2
+    assert "no chat template: send the prompts as they are with --raw" in capsys.readouterr().err
+    assert main([*arguments, "--raw"]) == 0
+
+
 def test_scoring_again_mends_verdicts_and_generates_nothing(
     done: Path, server: Any, lines: ReadLines, capsys: pytest.CaptureFixture[str]
 ) -> None:
