@@ -1,0 +1,91 @@
+"""How requests are dealt out to engines, and what happens when one dies.
+
+Ray is a stand-in here, so that an engine can die at a chosen call; the real one with two engines
+is in tests/e2e/test_eval.py.
+"""
+
+import types
+
+import pytest
+
+from eval.engines import Completion, Request
+from eval.engines.cluster import ClusterEngine
+from eval.errors import EvaluationError
+from eval.prompts import Prompt
+
+
+class DiedError(Exception):
+    pass
+
+
+class Call:
+    def __init__(self, result: object) -> None:
+        self.result = result
+
+
+class Worker:
+    """Finishes up to three of the requests it holds a call; dies at the call it is told to."""
+
+    def __init__(self, dies_at: int | None = None) -> None:
+        self.held: list[int] = []
+        self.calls = 0
+        self.dies_at = dies_at
+        self.done = 0
+        self.advance = types.SimpleNamespace(remote=self._advance)
+
+    def _advance(self, new: dict[int, Request]) -> Call:
+        self.calls += 1
+        self.held += new
+        if self.dies_at is not None and self.calls >= self.dies_at:
+            return Call(DiedError("gone"))
+        finished, self.held = self.held[:3], self.held[3:]
+        self.done += len(finished)
+        return Call([Completion(i, str(i), 1, "stop") for i in finished])
+
+
+def get(call: Call) -> object:
+    if isinstance(call.result, Exception):
+        raise call.result
+    return call.result
+
+
+RAY = types.SimpleNamespace(
+    wait=lambda calls, num_returns: (calls[:1], calls[1:]),
+    get=get,
+    exceptions=types.SimpleNamespace(RayActorError=DiedError, RayTaskError=ZeroDivisionError),
+)
+REQUESTS = [Request("b", str(i), 0, i, Prompt("?", None), 1.0) for i in range(50)]
+
+
+def cluster(*workers: Worker, capacity: int = 4) -> ClusterEngine:
+    engine = ClusterEngine.__new__(ClusterEngine)
+    engine._ray = RAY
+    engine._workers = list(workers)
+    engine._capacity = [capacity] * len(workers)
+    return engine
+
+
+def test_every_request_is_answered_once_and_the_work_is_shared() -> None:
+    workers = Worker(), Worker(), Worker()
+    answered = [c.index for c in cluster(*workers).generate(REQUESTS)]
+    assert sorted(answered) == list(range(50))
+    assert min(worker.done for worker in workers) > 10
+
+
+def test_a_short_queue_is_dealt_out_evenly() -> None:
+    workers = Worker(), Worker()
+    list(cluster(*workers, capacity=1000).generate(REQUESTS[:6]))
+    assert [worker.done for worker in workers] == [3, 3]
+
+
+@pytest.mark.parametrize("call", [1, 3])
+def test_the_others_take_over_from_an_engine_that_dies(call: int) -> None:
+    engine = cluster(Worker(), Worker(dies_at=call), capacity=40)
+    answered = [c.index for c in engine.generate(REQUESTS)]
+    assert sorted(answered) == list(range(50))
+
+
+def test_when_every_engine_has_died_the_run_stops() -> None:
+    engine = cluster(Worker(dies_at=2), Worker(dies_at=1))
+    with pytest.raises(EvaluationError, match="every engine has died"):
+        list(engine.generate(REQUESTS))
