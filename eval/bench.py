@@ -37,9 +37,11 @@ def main(argv: Sequence[str]) -> int:
         raise ValueError("bench takes one engine in this process, and one round or more")
     from eval import runner
     from eval.engines.offline import OfflineEngine
+    from eval.judging import Judge
     from eval.records import Folder
 
     planned = runner.plan(run)
+    judge = Judge()
     engine = OfflineEngine(run.model, run.revision, run.settings)
     requests = planned.requests
 
@@ -50,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     def harness() -> int:
         with tempfile.TemporaryDirectory() as name:
             folder = Folder(Path(name))
-            runner.generate(engine, requests, planned, folder)
+            runner.generate(engine, requests, planned, folder, judge)
             names = [task.name for task in planned.tasks]
             tokens = sum(r["tokens"] for name in names for r in folder.generations(name).read())
             folder.close()
@@ -69,6 +71,7 @@ def main(argv: Sequence[str]) -> int:
     for number in range(arguments.rounds):
         for name in list(ways)[:: 1 if number % 2 == 0 else -1]:
             rates[name].append(rate(ways[name]))
+    judge.close()
     for name, values in rates.items():
         spread = f"{min(values):.0f} to {max(values):.0f}"
         print(f"{name:<18} {statistics.median(values):8.0f} tokens/s ({spread})")

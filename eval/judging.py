@@ -5,12 +5,19 @@ from __future__ import annotations
 import functools
 import hashlib
 import importlib.metadata
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import reward
+from eval.errors import EvaluationError
 from reward.labels import parse_label
 from reward.options import RewardOptions
 from reward.query import split_query
@@ -61,22 +68,74 @@ def judge(
     }
 
 
-def judge_record(record: Mapping[str, Any], how: Mapping[str, Any]) -> dict[str, Any]:
-    """A record with its verdict; `how` holds its benchmark's `require_box` and `answer_marker`."""
-    verdict = judge(
+def _verdict(record: Mapping[str, Any], how: Mapping[str, Any]) -> dict[str, Any]:
+    """A record's verdict; `how` holds its benchmark's `require_box` and `answer_marker`."""
+    return judge(
         record["response"],
         record["gold"],
         prompt=record["prompt"],
         require_box=how.get("require_box", True),
         marker=how.get("answer_marker", ""),
     )
-    return {**record, **verdict}
 
 
 def judge_all(
     records: Iterable[Mapping[str, Any]], how: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """`judge_record` for many records of one benchmark, several at a time, in their order."""
-    judged: Callable[[Mapping[str, Any]], dict[str, Any]] = functools.partial(judge_record, how=how)
+    """Records of one benchmark with their verdicts, judged several at a time, in their order."""
+
+    def judged(record: Mapping[str, Any]) -> dict[str, Any]:
+        return {**record, **_verdict(record, how)}
+
     with ThreadPoolExecutor(THREADS) as threads:
         yield from threads.map(judged, records)
+
+
+class Judge:
+    """Judges in a process of its own, which starts while the model loads.
+
+    In the engine's process, judging would take the interpreter's lock from it at every step.
+    """
+
+    def __init__(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pool = ProcessPoolExecutor(1, mp_context=context, initializer=_start_judge)
+        self._pool.submit(verifier_version)
+
+    def __call__(
+        self, records: Sequence[Mapping[str, Any]], entries: Mapping[str, Mapping[str, Any]]
+    ) -> list[dict[str, Any]]:
+        """Records with their verdicts; `entries` are the manifest's, by benchmark.
+
+        Raises:
+            EvaluationError: the process has died.
+        """
+        how = [entries[record["benchmark"]] for record in records]
+        try:
+            verdicts = self._pool.submit(_judge_block, list(records), how).result()
+        except BrokenProcessPool as error:
+            raise EvaluationError("the process that judges has died") from error
+        return [{**record, **verdict} for record, verdict in zip(records, verdicts, strict=True)]
+
+    def close(self) -> None:
+        """End the process."""
+        self._pool.shutdown()
+
+
+def _start_judge() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent has it judge what came back
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def follow() -> None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)  # it was killed, and would not have been told
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def _judge_block(
+    records: Sequence[Mapping[str, Any]], how: Sequence[Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    with ThreadPoolExecutor(THREADS) as threads:
+        return list(threads.map(_verdict, records, how))

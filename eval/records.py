@@ -19,7 +19,7 @@ import os
 import queue
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -255,14 +255,21 @@ class Recorder:
     """Writes records in blocks, from a thread of its own, so that nobody waits for the disk.
 
     Use as a context manager; leaving it writes what is left. `error` is what stopped the writing.
+
+    Args:
+        folder: of the records.
+        finish: turns a block of what is put in here into records.
     """
 
-    def __init__(self, folder: Folder) -> None:
+    def __init__(
+        self, folder: Folder, finish: Callable[[list[Any]], Sequence[Mapping[str, Any]]] = list
+    ) -> None:
         self._folder = folder
+        self._finish = finish
         self._files: dict[str, Lines] = {}
-        self._queue: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self.error: EvaluationError | None = None
+        self.error: Exception | None = None
 
     def __enter__(self) -> Recorder:
         self._last = time.monotonic()
@@ -275,34 +282,34 @@ class Recorder:
         if self.error is not None and exception[0] is None:
             raise self.error
 
-    def put(self, record: dict[str, Any]) -> None:
-        """Hand over a record."""
-        self._queue.put(record)
+    def put(self, item: Any) -> None:
+        """Hand over what becomes a record."""
+        self._queue.put(item)
 
     def _run(self) -> None:
-        block: list[dict[str, Any]] = []
+        block: list[Any] = []
         since = time.monotonic()
         while True:
             try:
-                record = self._queue.get(timeout=_BLOCK_S)
-                if record is not None:
-                    block.append(record)
+                item = self._queue.get(timeout=_BLOCK_S)
+                if item is not None:
+                    block.append(item)
+                ended = item is None
             except queue.Empty:
-                record = {}
-            ended = record is None
+                ended = False
             due = time.monotonic() - since >= _BLOCK_S or len(block) >= _BLOCK
             if block and (due or ended) and self.error is None:
                 try:
-                    self._write(block)
-                except EvaluationError as error:
+                    self._write(self._finish(block))
+                except Exception as error:  # raised where the generation waits for it
                     self.error = error
                 block = []
                 since = time.monotonic()
             if ended:
                 return
 
-    def _write(self, block: list[dict[str, Any]]) -> None:
-        by_benchmark: dict[str, list[dict[str, Any]]] = {}
+    def _write(self, block: Sequence[Mapping[str, Any]]) -> None:
+        by_benchmark: dict[str, list[Mapping[str, Any]]] = {}
         for record in block:
             by_benchmark.setdefault(record["benchmark"], []).append(record)
         for name, records in by_benchmark.items():

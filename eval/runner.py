@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import platform
 import sys
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from eval.data import Loaded, load
 from eval.engines import Completion, Engine, Request
 from eval.engines.endpoint import Endpoint
 from eval.errors import EvaluationError
-from eval.judging import THREADS, judge_record
+from eval.judging import Judge
 from eval.models import load_tokenizer, revision_of
 from eval.prompts import Renderer, Template, find_template
 from eval.records import MANIFEST, Folder, Recorder, rates
@@ -217,11 +216,10 @@ def execute(run: Run, out: Path, *, fresh: bool = False) -> dict[str, Any]:
             done = len(planned.requests) - len(requests)
             if done:
                 print(f"{done} of {len(planned.requests)} responses found", file=sys.stderr)
-            engine = start_engine(run)
-            try:
-                generate(engine, requests, planned, folder, done=done)
-            finally:
-                engine.close()
+            with contextlib.closing(Judge()) as judge:
+                engine = start_engine(run)
+                with contextlib.closing(engine):
+                    generate(engine, requests, planned, folder, judge, done=done)
         summary = summarise_folder(folder)
         folder.write_summary(summary)
     finally:
@@ -249,6 +247,7 @@ def generate(
     requests: Sequence[Request],
     planned: Plan,
     folder: Folder,
+    judge: Judge,
     *,
     done: int = 0,
 ) -> None:
@@ -260,35 +259,28 @@ def generate(
     from tqdm import tqdm
 
     entries = planned.manifest["benchmarks"]
-    pending: deque[Future[None]] = deque()
+
+    def finish(block: list[Completion]) -> list[dict[str, Any]]:
+        return judge([_record(requests[c.index], c, planned.golds) for c in block], entries)
+
     started = time.monotonic()
     tokens = 0
-
-    def finish(completion: Completion) -> None:
-        request = requests[completion.index]
-        gold = planned.golds[request.benchmark, request.id]
-        record = _record(request, completion, gold)
-        recorder.put(judge_record(record, entries[request.benchmark]))
-
     with (
         tqdm(total=done + len(requests), initial=done, unit="response", smoothing=0.05) as bar,
-        Recorder(folder) as recorder,
-        ThreadPoolExecutor(THREADS) as judges,
+        Recorder(folder, finish) as recorder,
     ):
         for completion in engine.generate(requests):
-            pending.append(judges.submit(finish, completion))
+            recorder.put(completion)
             tokens += completion.tokens or 0
             bar.set_postfix_str(f"{tokens / (time.monotonic() - started):.0f} tokens/s", False)
             bar.update()
-            while pending and pending[0].done():
-                pending.popleft().result()
             if recorder.error is not None:
                 raise recorder.error
-        while pending:
-            pending.popleft().result()
 
 
-def _record(request: Request, completion: Completion, gold: str) -> dict[str, Any]:
+def _record(
+    request: Request, completion: Completion, golds: Mapping[tuple[str, str], str]
+) -> dict[str, Any]:
     return {
         "benchmark": request.benchmark,
         "id": request.id,
@@ -296,7 +288,7 @@ def _record(request: Request, completion: Completion, gold: str) -> dict[str, An
         "seed": request.seed,
         "prompt_hash": prompt_hash(request.prompt.text),
         "prompt": request.prompt.text,
-        "gold": gold,
+        "gold": golds[request.benchmark, request.id],
         "response": completion.text,
         "tokens": completion.tokens,
         "finish_reason": completion.finish_reason,

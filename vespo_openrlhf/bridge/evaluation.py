@@ -167,10 +167,18 @@ def _number(value: Any) -> float | None:
     return float(value.item() if hasattr(value, "item") else value)
 
 
-def _judge(records: list[dict[str, Any]], reward_file: str | None) -> list[dict[str, Any]]:
-    """Verdicts of our verifier; of the user's own reward where the run has one: its plain score."""
+def _judge(
+    records: list[dict[str, Any]], reward_files: str | Sequence[str] | None
+) -> list[dict[str, Any]]:
+    """Verdicts of our verifier; of the user's own reward where the run has one: its plain score.
+
+    Args:
+        records: without verdicts, but with the reward's ``score``.
+        reward_files: ``--reward.remote_url``, which OpenRLHF splits at commas.
+    """
+    files = [reward_files] if isinstance(reward_files, str) else list(reward_files or [])
     ours = Path(reward.__file__).with_name("math_reward.py")
-    if not reward_file or (Path(reward_file).exists() and ours.samefile(reward_file)):
+    if all(Path(file).exists() and ours.samefile(file) for file in files):
         plain = [{name: r[name] for name in r if name != "score"} for r in records]
         return list(judge_all(plain, {}))
     from reward.extract import extract
@@ -186,7 +194,7 @@ def _judge(records: list[dict[str, Any]], reward_file: str | None) -> list[dict[
                 "extracted": ", ".join(answers) if answers else None,
                 "correct": right,
                 "reason": "correct" if right else "wrong",
-                "verifier": Path(reward_file).name,
+                "verifier": ", ".join(Path(file).name for file in files),
             }
         )
     return judged
