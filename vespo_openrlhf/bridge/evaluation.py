@@ -4,8 +4,6 @@ OpenRLHF's own evaluation keys samples on the prompt's text, reports a mean and 
 keeps nothing. Here every sample is a record under its problem's id, in the run folder, as
 `python -m eval run` writes them: `RUN_DIR/eval/step_000010/<datasource>/generations.jsonl` and
 `summary.json`; so `python -m eval compare` and `report` take two steps of a run, or two runs.
-
-Mix `SyncEvaluation` into `PPOTrainer`, `AsyncEvaluation` into `GenerateSamplesActor`.
 """
 
 from __future__ import annotations
@@ -30,38 +28,6 @@ FOLDER = "eval"
 _ID_COLUMNS = ("unique_id", "id")
 # What OpenRLHF sends to the engines from its flags, as far as it decides the responses.
 _SETTINGS = ("temperature", "top_p", "top_k", "max_new_tokens", "min_new_tokens")
-
-
-class SyncEvaluation:
-    """Mixed into OpenRLHF's `PPOTrainer`."""
-
-    samples_generator: Any
-    wandb_logger: Any
-    tensorboard_logger: Any
-
-    def evaluate(self, global_step: int, **generate_kwargs: Any) -> dict[str, float]:
-        """In the place of OpenRLHF's: same arguments, same names of metrics and more."""
-        logs = evaluate(self.samples_generator, global_step, **generate_kwargs)
-        for logger in (self.wandb_logger, self.tensorboard_logger):
-            if logger:
-                logger.log_eval(global_step, logs)
-        return logs
-
-
-class AsyncEvaluation:
-    """Mixed into OpenRLHF's `GenerateSamplesActor`, whose trainer does the logging."""
-
-    args: Any
-    samples_generator: Any
-    generate_kwargs: dict[str, Any]
-    _last_eval_step: int
-
-    def _run_eval(self) -> dict[str, float]:
-        options = self.generate_kwargs | {
-            "temperature": self.args.eval.temperature,
-            "n_samples_per_prompt": self.args.eval.n_samples_per_prompt,
-        }
-        return evaluate(self.samples_generator, self._last_eval_step, **options)
 
 
 def evaluate(samples_generator: Any, step: int, **generate_kwargs: Any) -> dict[str, float]:
