@@ -60,8 +60,8 @@ def answers_to_count(samples: Sequence[Mapping[str, Any]]) -> list[str | None]:
     tell. An answer that is beyond what the verifier reads keeps its own spelling.
     """
     from reward.judge import MAX_CHARS
+    from reward.node import TooComplexError
     from reward.normalize import normalize
-    from reward.structure import TooComplexError
 
     def spelling(answer: str | None) -> str | None:
         if answer is None or len(answer) > MAX_CHARS:
