@@ -1,0 +1,365 @@
+"""`python -m eval compare A B [C ...]`: are these runs different, or is it chance?
+
+Each later run is compared with the first, problem by problem, from their records and manifests.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from eval.metrics.intervals import bootstrap_interval, difference_intervals
+from eval.metrics.paired import holm, mcnemar_p_value, sign_flip_p_value
+from eval.metrics.summary import group_by_problem
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """avg@k of one run on the problems that are compared.
+
+    Attributes:
+        interval: 95 % bootstrap interval over problems.
+        repeats: samples per problem (k).
+    """
+
+    run: str
+    value: float
+    interval: tuple[float, float]
+    repeats: int
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A problem right in most samples of one run and not of the other."""
+
+    id: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One run against the first, on one benchmark.
+
+    Attributes:
+        benchmark: its name.
+        problems: how many both runs have; the comparison is made on these.
+        difference: avg@k of `after` minus that of `before`.
+        interval: its 95 % paired bootstrap interval over problems.
+        p_value: exact sign-flip permutation test over problems, two-sided.
+        p_value_holm: the same, adjusted for all comparisons of this table; None with one only.
+        mcnemar: exact McNemar p-value; None unless both runs have one sample per problem.
+        gained, lost: the flips, largest change first.
+    """
+
+    benchmark: str
+    problems: int
+    before: Accuracy
+    after: Accuracy
+    difference: float
+    interval: tuple[float, float]
+    p_value: float
+    p_value_holm: float | None
+    mcnemar: float | None
+    gained: tuple[Flip, ...]
+    lost: tuple[Flip, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What `compare` found: the differences, and what makes them hard to read."""
+
+    runs: tuple[str, ...]
+    differences: tuple[Difference, ...]
+    warnings: tuple[str, ...]
+
+    def text(self, flips: int = _SHOWN) -> str:
+        """For a terminal; `flips` problems are named in each direction."""
+        lines = [f"warning: {warning}" for warning in self.warnings]
+        for d in self.differences:
+            lines += ["", f"{d.benchmark}: {d.problems} problems in both"]
+            for side in (d.before, d.after):
+                lines.append(
+                    f"  {_accuracy(side)}  {side.run} ({_plural(side.repeats, 'sample')} each)"
+                )
+            lines.append(f"  difference {_points(d.difference)} {_points_interval(d.interval)}")
+            lines.append(f"  {_p_values(d)}")
+            for name, flipped in (("gained", d.gained), ("lost", d.lost)):
+                ids = ", ".join(flip.id for flip in flipped[:flips])
+                more = f", and {len(flipped) - flips} more" if len(flipped) > flips else ""
+                lines.append(f"  {name} {len(flipped)}" + (f": {ids}{more}" if ids else ""))
+        return "\n".join(lines).strip() + "\n"
+
+    def markdown(self) -> str:
+        """A table for a paper or an issue, with the tests named under it."""
+        adjusted = any(d.p_value_holm is not None for d in self.differences)
+        head = ["benchmark", "problems", "run", "avg@k (%)", "difference (points)", "p"]
+        rows = [head + ["p (Holm)"] * adjusted + ["gained / lost"]]
+        rows.append(["---"] * len(rows[0]))
+        firsts = set()
+        for d in self.differences:
+            blank = [""] * (1 + adjusted)
+            if d.before not in firsts:
+                firsts.add(d.before)
+                first = [d.benchmark, str(d.problems), _code(d.before.run), _accuracy(d.before)]
+                rows.append([*first, "", *blank, ""])
+            rows.append(
+                [
+                    d.benchmark,
+                    str(d.problems),
+                    _code(d.after.run),
+                    _accuracy(d.after),
+                    f"{_points(d.difference, unit='')} {_points_interval(d.interval)}",
+                    _p(d.p_value),
+                    *([_p(d.p_value_holm)] if d.p_value_holm is not None else []),
+                    f"{len(d.gained)} / {len(d.lost)}",
+                ]
+            )
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        lines += [
+            "",
+            "In brackets 95 % bootstrap intervals over problems (paired for differences); p: exact "
+            "two-sided sign-flip test over problems; gained / lost: problems right in most samples "
+            "of one run and not of the other.",
+        ]
+        lines += [f"\n> **Warning:** {warning}" for warning in self.warnings]
+        return "\n".join(lines) + "\n"
+
+
+@dataclass(frozen=True)
+class _Run:
+    name: str
+    manifest: Mapping[str, Any]
+    benchmarks: Mapping[str, Mapping[str, list[Mapping[str, Any]]]]
+
+
+def compare(dirs: Sequence[Path]) -> Comparison:
+    """Compare each of the later runs with the first.
+
+    Args:
+        dirs: two or more output folders of `python -m eval run`.
+
+    Raises:
+        ValueError: fewer than two runs, a folder without records, records that are incomplete, no
+            benchmark in common, or the same benchmark with no problem in common.
+    """
+    if len(dirs) < 2:
+        raise ValueError("a comparison needs two runs or more")
+    runs = [_read(Path(folder)) for folder in dirs]
+    first, *others = runs
+    differences: list[Difference] = []
+    warnings: list[str] = []
+    for other in others:
+        shared = [name for name in first.benchmarks if name in other.benchmarks]
+        if not shared:
+            raise ValueError(
+                f"{first.name} ({', '.join(first.benchmarks)}) and {other.name} "
+                f"({', '.join(other.benchmarks)}) have no benchmark in common"
+            )
+        apart = sorted(set(first.benchmarks) ^ set(other.benchmarks))
+        if apart:
+            warnings.append(f"only one of {first.name} and {other.name} has {', '.join(apart)}")
+        warnings += _setting_warnings(first, other)
+        for name in shared:
+            difference, more = _difference(name, first, other)
+            differences.append(difference)
+            warnings += more
+    if len(differences) > 1:
+        adjusted = holm([difference.p_value for difference in differences])
+        differences = [
+            replace(difference, p_value_holm=p)
+            for difference, p in zip(differences, adjusted, strict=True)
+        ]
+    return Comparison(tuple(run.name for run in runs), tuple(differences), tuple(warnings))
+
+
+def _read(folder: Path) -> _Run:
+    files = sorted(folder.glob("*/generations.jsonl"))
+    if not files:
+        raise ValueError(
+            f"{folder} holds no <benchmark>/generations.jsonl: give the --out folder of "
+            "python -m eval run"
+        )
+    manifest = folder / "manifest.json"
+    return _Run(
+        str(folder),
+        json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {},
+        {file.parent.name: _problems(file) for file in files},
+    )
+
+
+def _problems(file: Path) -> dict[str, list[Mapping[str, Any]]]:
+    records = []
+    with open(file, encoding="utf-8") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                record = json.loads(line)
+                # Responses are long and not needed.
+                records.append({k: record.get(k) for k in _KEPT} | {"id": record["id"]})
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{file}, line {number} is no complete record; if the run was interrupted, "
+                    "give its command again to complete it"
+                ) from error
+    try:
+        return group_by_problem(records)
+    except ValueError as error:
+        raise ValueError(f"{file}: {error}") from error
+
+
+_KEPT = ("repeat", "correct", "gold", "prompt_hash", "verifier")
+
+
+def _difference(name: str, first: _Run, other: _Run) -> tuple[Difference, list[str]]:
+    a, b = first.benchmarks[name], other.benchmarks[name]
+    shared = [problem for problem in a if problem in b]
+    if not shared:
+        raise ValueError(
+            f"{name}: {first.name} and {other.name} have no problem in common (ids such as "
+            f"{next(iter(a))} and {next(iter(b))})"
+        )
+    warnings = []
+    if len(shared) < max(len(a), len(b)):
+        warnings.append(
+            f"{name}: {first.name} has {len(a)} problems, {other.name} {len(b)}; the "
+            f"{len(shared)} that both have are compared"
+        )
+    for field, what in (
+        ("gold", "another gold answer: the data is not the same"),
+        ("prompt_hash", "another prompt"),
+        ("verifier", "been judged by another verifier: run python -m eval score on both"),
+    ):
+        changed = sum(a[p][0].get(field) != b[p][0].get(field) for p in shared)
+        if changed:
+            warnings.append(f"{name}: {changed} of {len(shared)} problems have {what}")
+
+    right_a = np.array([sum(bool(s["correct"]) for s in a[p]) for p in shared])
+    right_b = np.array([sum(bool(s["correct"]) for s in b[p]) for p in shared])
+    repeats_a, repeats_b = len(a[shared[0]]), len(b[shared[0]])
+    before, after = right_a / repeats_a, right_b / repeats_b
+    low, high = difference_intervals((after - before)[None])[0]
+    flips = [
+        Flip(shared[i], float(before[i]), float(after[i]))
+        for i in np.argsort(-np.abs(after - before), kind="stable")
+    ]
+    gained = tuple(flip for flip in flips if flip.before <= 0.5 < flip.after)
+    lost = tuple(flip for flip in flips if flip.after <= 0.5 < flip.before)
+    single = repeats_a == repeats_b == 1
+    return (
+        Difference(
+            benchmark=name,
+            problems=len(shared),
+            before=Accuracy(
+                first.name, float(before.mean()), bootstrap_interval(before.tolist()), repeats_a
+            ),
+            after=Accuracy(
+                other.name, float(after.mean()), bootstrap_interval(after.tolist()), repeats_b
+            ),
+            difference=float((after - before).mean()),
+            interval=(float(low), float(high)),
+            # Whole numbers: both accuracies in units of 1 / (repeats_a * repeats_b).
+            p_value=sign_flip_p_value((right_b * repeats_a - right_a * repeats_b).tolist()),
+            p_value_holm=None,
+            mcnemar=mcnemar_p_value(len(gained), len(lost)) if single else None,
+            gained=gained,
+            lost=lost,
+        ),
+        warnings,
+    )
+
+
+def _setting_warnings(first: _Run, other: _Run) -> list[str]:
+    """What differs between two manifests apart from the model and the time."""
+    for run in (first, other):
+        if not run.manifest:
+            return [f"{run.name} has no manifest.json, so its settings are not known"]
+    changes = []
+    for part in ("settings", "versions", "benchmarks"):
+        a, b = (_flat(run.manifest.get(part) or {}, part) for run in (first, other))
+        for key in sorted(set(a) & set(b) if part == "benchmarks" else set(a) | set(b)):
+            if a.get(key) != b.get(key):
+                changes.append(f"{key}: {a.get(key)!r} in {first.name}, {b.get(key)!r}")
+    return [f"settings differ, {change} in {other.name}" for change in changes]
+
+
+def _flat(value: Any, name: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        return {name: value}
+    return {k: v for key, part in value.items() for k, v in _flat(part, f"{name}.{key}").items()}
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def _accuracy(accuracy: Accuracy) -> str:
+    low, high = (100 * end for end in accuracy.interval)
+    return f"{100 * accuracy.value:5.1f} [{low:.1f}, {high:.1f}]"
+
+
+def _points(difference: float, unit: str = " points") -> str:
+    return f"{100 * difference:+.1f}{unit}"
+
+
+def _points_interval(interval: tuple[float, float]) -> str:
+    return f"[{100 * interval[0]:+.1f}, {100 * interval[1]:+.1f}]"
+
+
+def _p(value: float) -> str:
+    return "< 0.0001" if value < 1e-4 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+
+
+def _p_values(d: Difference) -> str:
+    parts = [f"p {_p(d.p_value)} (sign-flip permutation)"]
+    if d.p_value_holm is not None:
+        parts.append(f"{_p(d.p_value_holm)} (Holm, all comparisons here)")
+    if d.mcnemar is not None:
+        parts.append(f"{_p(d.mcnemar)} (McNemar)")
+    return ", ".join(parts)
+
+
+def _code(name: str) -> str:
+    return "`" + name.replace("|", "\\|") + "`"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the comparison; returns the exit status: 0, or 2 for what the user can mend."""
+    parser = argparse.ArgumentParser(
+        prog="python -m eval compare",
+        description="Compare each later run with the first one, paired by problem: difference with "
+        "its 95%% bootstrap interval, exact permutation test (McNemar's too with one sample per "
+        "problem; Holm's adjustment with several comparisons), and the problems that flipped.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, help="two or more --out folders of eval run")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_true", help="a table for a paper")
+    form.add_argument("--json", action="store_true", help="everything, with all flips")
+    parser.add_argument(
+        "--flips", type=int, default=_SHOWN, help="flipped problems to name (default: %(default)s)"
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        comparison = compare(arguments.runs)
+    except (ValueError, OSError) as error:
+        print(f"python -m eval compare: error: {error}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        print(json.dumps(asdict(comparison), indent=2))
+    elif arguments.markdown:
+        print(comparison.markdown(), end="")
+    else:
+        print(comparison.text(arguments.flips), end="")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,190 @@
+"""`python -m eval compare` on records written here: figures, warnings, refusals, renderings."""
+
+import json
+from pathlib import Path
+
+import pytest
+from scipy import stats
+
+from eval.compare import compare, main
+
+
+def write_run(folder: Path, verdicts, *, benchmark="aime24", settings=None, **fields) -> Path:
+    """A run's folder; `verdicts` maps a problem's id to the verdicts of its repeats."""
+    records = folder / benchmark / "generations.jsonl"
+    records.parent.mkdir(parents=True)
+    with open(records, "w") as file:
+        for problem, samples in verdicts.items():
+            for repeat, correct in enumerate(samples):
+                record = {
+                    "benchmark": benchmark,
+                    "id": problem,
+                    "repeat": repeat,
+                    "correct": bool(correct),
+                    "gold": "7",
+                    "prompt_hash": "same",
+                    "response": "long",
+                    "verifier": "1",
+                }
+                file.write(json.dumps(record | fields) + "\n")
+    manifest = {
+        "model": folder.name,
+        "settings": settings or {"temperature": 1.0},
+        "benchmarks": {benchmark: {"checksum": "c"}},
+        "versions": {"vllm": "1"},
+    }
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def single(flips: str) -> dict[str, list[int]]:
+    return {f"p{i:02}": [int(flip)] for i, flip in enumerate(flips)}
+
+
+def test_one_sample_each_gives_mcnemar_and_the_flips(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", single("1100000000"))
+    b = write_run(tmp_path / "b", single("0111111100"))
+    (d,) = compare([a, b]).differences
+    assert d.problems == 10
+    assert d.before.value == 0.2
+    assert d.after.value == 0.7
+    assert d.difference == pytest.approx(0.5)
+    assert [flip.id for flip in d.gained] == ["p02", "p03", "p04", "p05", "p06", "p07"]
+    assert [flip.id for flip in d.lost] == ["p00"]
+    assert d.mcnemar == pytest.approx(stats.binomtest(1, 7, 0.5).pvalue)
+    assert d.p_value == pytest.approx(d.mcnemar)
+    assert d.p_value_holm is None
+    low, high = d.interval
+    assert low < 0.5 < high
+
+
+def test_repeats_may_differ_between_the_runs(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", {"x": [0, 0, 1], "y": [1, 1, 1]})
+    b = write_run(tmp_path / "b", {"x": [1, 0], "y": [1, 1]})
+    (d,) = compare([a, b]).differences
+    assert d.difference == pytest.approx((0.5 - 1 / 3) / 2)
+    assert d.p_value == 1.0  # one problem differs: either sign is as far
+    assert d.mcnemar is None
+    assert not d.gained
+    assert (d.before.repeats, d.after.repeats) == (3, 2)
+
+
+def test_pairing_narrows_the_interval(tmp_path: Path) -> None:
+    problems = {f"p{i}": [i % 2, i % 2, i % 2, 0] for i in range(40)}
+    better = {p: [*samples[:3], samples[0]] for p, samples in problems.items()}
+    runs = [write_run(tmp_path / "a", problems), write_run(tmp_path / "b", better)]
+    (d,) = compare(runs).differences
+    paired = d.interval[1] - d.interval[0]
+    assert paired < 0.5 * (d.before.interval[1] - d.before.interval[0])
+    assert d.interval[0] > 0
+    assert d.p_value < 0.001
+
+
+def test_three_runs_are_compared_with_the_first_and_adjusted(tmp_path: Path) -> None:
+    runs = [
+        write_run(tmp_path / "a", single("0" * 20)),
+        write_run(tmp_path / "b", single("1" * 8 + "0" * 12)),
+        write_run(tmp_path / "c", single("1" * 5 + "0" * 15)),
+    ]
+    first, second = compare(runs).differences
+    assert (first.after.run, second.after.run) == (str(runs[1]), str(runs[2]))
+    assert first.p_value_holm == pytest.approx(2 * 2 / 2**8)
+    assert second.p_value_holm == pytest.approx(2 / 2**5)
+
+
+def test_it_warns_of_what_is_not_the_same(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", single("110"), settings={"sampling": {"temperature": 1.0}})
+    b = write_run(
+        tmp_path / "b",
+        single("1110"),
+        settings={"sampling": {"temperature": 0.6}},
+        gold="8",
+        verifier="2",
+    )
+    warnings = compare([a, b]).warnings
+    assert f"settings.sampling.temperature: 1.0 in {a}, 0.6 in {b}" in warnings[0]
+    assert any("has 3 problems" in w and "3 that both have" in w for w in warnings)
+    assert any("3 of 3 problems have another gold answer" in w for w in warnings)
+    assert any("python -m eval score" in w for w in warnings)
+    assert not compare([a, a]).warnings
+
+
+def test_a_run_without_a_manifest_is_compared_with_a_warning(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", single("110"))
+    b = write_run(tmp_path / "b", single("111"))
+    (b / "manifest.json").unlink()
+    assert compare([a, b]).warnings == (f"{b} has no manifest.json, so its settings are not known",)
+
+
+def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", single("110"))
+    with pytest.raises(ValueError, match="two runs or more"):
+        compare([a])
+    with pytest.raises(ValueError, match=r"holds no <benchmark>/generations.jsonl"):
+        compare([a, tmp_path / "nothing"])
+    other = write_run(tmp_path / "other", single("110"), benchmark="math500")
+    with pytest.raises(ValueError, match="no benchmark in common"):
+        compare([a, other])
+    apart = write_run(tmp_path / "apart", {"q1": [1], "q2": [0]})
+    with pytest.raises(ValueError, match=r"aime24: .* no problem in common"):
+        compare([a, apart])
+    uneven = write_run(tmp_path / "uneven", {"p00": [1, 1], "p01": [0]})
+    with pytest.raises(ValueError, match="fewer than 2 samples"):
+        compare([a, uneven])
+    torn = write_run(tmp_path / "torn", single("110"))
+    records = torn / "aime24" / "generations.jsonl"
+    records.write_text(records.read_text()[:-20])
+    with pytest.raises(ValueError, match="line 3 is no complete record"):
+        compare([a, torn])
+
+
+def test_a_benchmark_that_one_run_lacks_is_left_out_with_a_warning(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", single("110"))
+    b = write_run(tmp_path / "b", single("111"))
+    write_run(tmp_path / "more", single("1"), benchmark="math500")
+    (tmp_path / "more" / "math500").rename(b / "math500")
+    comparison = compare([a, b])
+    assert [d.benchmark for d in comparison.differences] == ["aime24"]
+    assert comparison.warnings == (f"only one of {a} and {b} has math500",)
+
+
+@pytest.fixture
+def two_runs(tmp_path: Path) -> list[str]:
+    a = write_run(tmp_path / "a", single("11" + "0" * 18))
+    b = write_run(tmp_path / "b", single("0" + "1" * 9 + "0" * 10), settings={"temperature": 0.5})
+    return [str(a), str(b)]
+
+
+def test_text(two_runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*two_runs, "--flips", "2"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("warning: settings differ, settings.temperature: 1.0 in ")
+    assert "aime24: 20 problems in both" in out
+    assert "difference +35.0 points [+" in out
+    assert "p 0.039 (sign-flip permutation), 0.039 (McNemar)" in out
+    assert "gained 8: p02, p03, and 6 more" in out
+    assert "lost 1: p00\n" in out
+
+
+def test_markdown(two_runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*two_runs, "--markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert len(rows) == 4  # head, rule, the first run, the second
+    assert len({row.count("|") for row in rows}) == 1
+    assert "8 / 1" in rows[3]
+    assert any("Warning" in line for line in lines)
+
+
+def test_json(two_runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*two_runs, "--json"]) == 0
+    loaded = json.loads(capsys.readouterr().out)
+    (difference,) = loaded["differences"]
+    assert difference["difference"] == pytest.approx(0.35)
+    assert len(difference["gained"]) == 8
+    assert loaded["runs"] == two_runs
+
+
+def test_a_mistake_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(tmp_path / "x"), str(tmp_path / "y")]) == 2
+    assert "give the --out folder" in capsys.readouterr().err
