@@ -135,7 +135,7 @@ def paired(n, k, mean, seed):
 @pytest.mark.parametrize(("n", "k", "mean"), [(30, 1, 0.5), (100, 4, 0.5), (100, 1, 0.8)])
 def test_the_interval_of_a_difference_covers(n, k, mean) -> None:
     differences, truth = paired(n, k, mean, seed=n + k)
-    assert 0.925 <= covered(difference_intervals(differences, resamples=1_000), truth) <= 0.978
+    assert 0.93 <= covered(difference_intervals(differences, resamples=1_000), truth) <= 0.97
 
 
 def test_runs_that_agree_on_every_problem_still_have_an_interval() -> None:
