@@ -15,6 +15,8 @@ from eval.metrics.majority import maj_at_ks
 #: Verdicts that say nothing of the answer: the verifier was not there.
 UNVERIFIED = ("overloaded", "unavailable")
 
+_SPELLED_CHARS = 1_000
+
 
 def ks_up_to(n: int) -> list[int]:
     """The k that are reported with n samples: 1, 2, 4, ... and n itself."""
@@ -54,24 +56,16 @@ def group_by_problem(
 
 
 def answers_to_count(samples: Sequence[Mapping[str, Any]]) -> list[str | None]:
-    """Extracted answers in the verifier's canonical spelling, in which maj@k counts votes.
+    r"""Extracted answers in the verifier's canonical spelling, in which maj@k counts votes.
 
-    "\\\\dfrac{1}{2}" and "\\\\frac12" vote together; "0.5" votes apart, because only algebra would
-    tell. An answer that is beyond what the verifier reads keeps its own spelling.
+    "\dfrac{1}{2}" and "\frac12" vote together; "0.5" votes apart, because only algebra would tell.
+    An answer of more than 1,000 characters keeps its own spelling: finding the canonical one can
+    take time that grows with the square of its length.
     """
-    from reward.judge import MAX_CHARS
-    from reward.node import TooComplexError
     from reward.normalize import normalize
 
-    def spelling(answer: str | None) -> str | None:
-        if answer is None or len(answer) > MAX_CHARS:
-            return answer
-        try:
-            return normalize(answer)
-        except (TooComplexError, RecursionError):
-            return answer
-
-    return [spelling(sample.get("extracted")) for sample in samples]
+    extracted = [sample.get("extracted") for sample in samples]
+    return [a if a is None or len(a) > _SPELLED_CHARS else normalize(a) for a in extracted]
 
 
 def summarise(
