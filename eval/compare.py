@@ -89,7 +89,7 @@ class Comparison:
             lines += ["", f"{d.benchmark}: {d.problems} problems in both"]
             for side in (d.before, d.after):
                 lines.append(
-                    f"  {_accuracy(side)}  {side.run} ({_plural(side.repeats, 'sample')} each)"
+                    f"  {_accuracy(side):<21}{side.run} ({_plural(side.repeats, 'sample')} each)"
                 )
             lines.append(f"  difference {_points(d.difference)} {_points_interval(d.interval)}")
             lines.append(f"  {_p_values(d)}")
@@ -105,11 +105,12 @@ class Comparison:
         head = ["benchmark", "problems", "run", "avg@k (%)", "difference (points)", "p"]
         rows = [head + ["p (Holm)"] * adjusted + ["gained / lost"]]
         rows.append(["---"] * len(rows[0]))
-        firsts = set()
+        shown = set()
         for d in self.differences:
             blank = [""] * (1 + adjusted)
-            if d.before not in firsts:
-                firsts.add(d.before)
+            # Not the same for every run: each is compared on the problems that both have.
+            if (d.benchmark, d.problems, d.before) not in shown:
+                shown.add((d.benchmark, d.problems, d.before))
                 first = [d.benchmark, str(d.problems), _code(d.before.run), _accuracy(d.before)]
                 rows.append([*first, "", *blank, ""])
             rows.append(
@@ -179,6 +180,8 @@ def compare(dirs: Sequence[Path]) -> Comparison:
             replace(difference, p_value_holm=p)
             for difference, p in zip(differences, adjusted, strict=True)
         ]
+    order = list(first.benchmarks)
+    differences.sort(key=lambda difference: order.index(difference.benchmark))
     return Comparison(tuple(run.name for run in runs), tuple(differences), tuple(warnings))
 
 
@@ -303,7 +306,7 @@ def _plural(count: int, noun: str) -> str:
 
 def _accuracy(accuracy: Accuracy) -> str:
     low, high = (100 * end for end in accuracy.interval)
-    return f"{100 * accuracy.value:5.1f} [{low:.1f}, {high:.1f}]"
+    return f"{100 * accuracy.value:.1f} [{low:.1f}, {high:.1f}]"
 
 
 def _points(difference: float, unit: str = " points") -> str:

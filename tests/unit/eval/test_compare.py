@@ -176,6 +176,22 @@ def test_markdown(two_runs: list[str], capsys: pytest.CaptureFixture[str]) -> No
     assert any("Warning" in line for line in lines)
 
 
+def test_markdown_of_three_runs_keeps_each_benchmark_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = []
+    for name, flips in (("a", "0001"), ("b", "0011"), ("c", "0111")):
+        runs.append(write_run(tmp_path / name, single(flips)))
+        # The same verdicts in both benchmarks: the first run must still show in each.
+        more = write_run(tmp_path / f"{name}-more", single(flips), benchmark="math500")
+        (more / "math500").rename(runs[-1] / "math500")
+    assert main([*map(str, runs), "--markdown"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    rows = [line.split(" | ") for line in lines if line.startswith(("| aime24", "| math500"))]
+    assert [row[0] for row in rows] == ["| aime24"] * 3 + ["| math500"] * 3
+    assert [Path(row[2].strip("`")).name for row in rows] == ["a", "b", "c"] * 2
+
+
 def test_json(two_runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*two_runs, "--json"]) == 0
     loaded = json.loads(capsys.readouterr().out)
