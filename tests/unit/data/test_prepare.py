@@ -1,0 +1,254 @@
+"""`python -m vespo_openrlhf.data prepare` on data written here, with the real verifier.
+
+The hub is switched off: of the benchmarks, those are there whose files the tests write.
+"""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from reward.labels import parse_label
+from vespo_openrlhf.data.__main__ import main
+from vespo_openrlhf.data.checks import check_prompts
+from vespo_openrlhf.data.prepare import Options, prepare
+from vespo_openrlhf.data.sources import SOURCES, read
+
+GSM8K_ROWS = 1_319
+
+
+def write(path: Path, rows) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def question(number: int) -> str:
+    return (
+        f"A farmer keeps {number} hens, and each of the hens lays three eggs on every day but "
+        f"Sunday. The farmer's neighbour number {number} buys half of them. How many are left?"
+    )
+
+
+def read_parquet(path: Path) -> list[dict[str, str]]:
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_table(path).to_pylist()
+
+
+@pytest.fixture(autouse=True)
+def _no_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+@pytest.fixture(scope="module")
+def benchmarks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a GSM8K of the right size, whose problems are 10,000 to 11,318."""
+    folder = tmp_path_factory.mktemp("benchmarks")
+    rows = [{"question": question(10_000 + i), "answer": f"#### {i}"} for i in range(GSM8K_ROWS)]
+    write(folder / "gsm8k_test.jsonl", rows)
+    return folder
+
+
+def test_each_reason_is_found_and_counted(tmp_path: Path, benchmarks: Path) -> None:
+    good = [{"problem": f"What is {i} plus {i}?", "answer": str(2 * i)} for i in range(300)]
+    changed = question(10_005).replace("hens", "geese", 1)
+    bad = [
+        {"problem": "", "answer": "1"},
+        {"problem": "No gold?", "answer": ""},
+        {"problem": "What is 7 plus 7?", "answer": "14"},  # as written
+        {"problem": "what is $8$ plus $8$", "answer": "16.0"},  # in another spelling
+        {"problem": "Which of two?", "answer": "1"},
+        {"problem": "Which of two?!", "answer": "2"},
+        {"problem": question(10_003), "answer": "3"},
+        {"problem": changed, "answer": "5"},
+        {"problem": "An unreadable gold?", "answer": r"\frac{1}{"},
+    ]
+    source = write(tmp_path / "mine.jsonl", good + bad)
+    out = tmp_path / "out"
+    report = prepare(Options("custom", out, (source,), benchmarks, validation=0.1))
+    assert report.read == len(good) + len(bad)
+    assert report.dropped == {
+        "no_problem": 1,
+        "no_gold": 1,
+        "duplicate": 2,
+        "conflict": 2,
+        "contaminated_exact": 1,
+        "contaminated_overlap": 1,
+        "gold_unusable": 1,
+        "gold_not_itself": 0,
+    }
+    assert report.contaminated == {"gsm8k": {"exact": 1, "overlap": 1}}
+    assert sum(report.splits.values()) == len(good)
+    assert report.read == sum(report.splits.values()) + sum(report.dropped.values())
+
+    dropped = [json.loads(line) for line in (out / "dropped.jsonl").read_text().splitlines()]
+    assert Counter(line["reason"] for line in dropped) == Counter(
+        {name: count for name, count in report.dropped.items() if count and name != "duplicate"}
+    )
+    overlap = next(line for line in dropped if line["reason"] == "contaminated_overlap")
+    assert (overlap["benchmark"], overlap["id"]) == ("gsm8k", "5")
+    assert json.loads((out / "manifest.json").read_text())["dropped"] == report.dropped
+
+
+def test_training_can_read_what_was_written(tmp_path: Path) -> None:
+    rows = [
+        {"problem": "What is a half?", "answer": {"answer": "1/2", "alternatives": ["0.5"]}},
+        {"problem": "Which letter?", "answer": {"answer": "B", "type": "choice"}},
+    ]
+    out = tmp_path / "out"
+    prepare(Options("custom", out, (write(tmp_path / "rows.jsonl", rows),), validation=0))
+    check_prompts(str(out / "train.parquet"), input_key="prompt", label_key="label", split="train")
+    half, letter = read_parquet(out / "train.parquet")
+    assert set(half) == {"prompt", "label", "source"}
+    assert half["prompt"].startswith("What is a half?\nPlease reason step by step")
+    assert half["source"] == "custom"
+    label = parse_label(half["label"])
+    assert label.golds == ("1/2", "0.5")
+    assert label.source == "custom"
+    assert parse_label(letter["label"]).type == "choice"
+    assert not (out / "validation.parquet").exists()  # a split without rows
+
+
+def test_a_problem_stays_in_its_split(tmp_path: Path) -> None:
+    rows = [{"problem": f"What is {i} squared?", "answer": str(i * i)} for i in range(400)]
+    splits = []
+    for name, part in (("all", rows), ("half", rows[::2])):
+        out = tmp_path / name
+        file = write(tmp_path / f"{name}.jsonl", part)
+        prepare(Options("custom", out, (file,), validation=0.2, template="plain"))
+        splits.append({row["prompt"] for row in read_parquet(out / "validation.parquet")})
+    assert 50 < len(splits[0]) < 110
+    assert splits[1] == splits[0] & {row["problem"] for row in rows[::2]}
+
+
+def test_the_same_command_gives_the_same_files(tmp_path: Path) -> None:
+    rows = [{"problem": f"What is {i}?", "answer": str(i)} for i in range(50)]
+    options = Options("custom", tmp_path / "out", (write(tmp_path / "rows.jsonl", rows),))
+    files = []
+    for _ in range(2):
+        prepare(options)
+        files.append({path.name: path.read_bytes() for path in options.out.iterdir()})
+    assert files[0] == files[1]
+
+
+def test_the_card_says_loudly_what_was_not_checked(
+    tmp_path: Path, benchmarks: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"question": f"What is {i}?", "answer": f"It is.\n#### {i}"} for i in range(20)]
+    file = write(tmp_path / "rows.jsonl", rows)
+    out = tmp_path / "out"
+    command = ["prepare", "gsm8k", "--from", str(file), "--out", str(out), "--validation", "0"]
+    assert main([*command, "--benchmark-data", str(benchmarks)]) == 0
+    printed = capsys.readouterr()
+    assert "20 rows in" in printed.out
+    assert "checked against the benchmarks: gsm8k, embedded" in printed.out
+    assert "WARNING: NOT CHECKED for contamination, 8 benchmarks" in printed.err
+    assert "math500: no file of it" in printed.err
+    card = (out / "README.md").read_text()
+    assert card.startswith("---\nlicense: mit\n")
+    assert "**Warning:** not checked for contamination" in card
+    assert "| gsm8k | 1,319 | 0 | 0 |" in card
+    assert "| **math500** | | | | **not checked** |" in card
+
+
+def test_arithmetic_shares_nothing_with_its_benchmark(tmp_path: Path) -> None:
+    report = prepare(Options("arithmetic", tmp_path / "out"))
+    assert report.read == sum(report.splits.values()) == 4_096
+    assert report.checked["embedded"]["problems"] == 256
+    first = read_parquet(tmp_path / "out" / "train.parquet")[0]
+    assert first["prompt"].endswith("=")  # plain: the tiny model knows no instruction
+
+
+def rows_of(name: str, file: Path) -> list[tuple[str, str]]:
+    return [(row.problem, row.gold) for row in read(SOURCES[name], (file,))[0]]
+
+
+def test_dapo_rows_lose_their_instruction(tmp_path: Path) -> None:
+    prompt = (
+        "Solve the following math problem step by step. The last line of your response should be "
+        "of the form Answer: $Answer (without quotes) where $Answer is the answer to the problem."
+        '\n\nWhat is $1+1$?\n\nRemember to put your answer on its own line after "Answer:".'
+    )
+    row = {
+        "data_source": "math_dapo",
+        "prompt": [{"content": prompt, "role": "user"}],
+        "reward_model": {"ground_truth": "2", "style": "rule"},
+    }
+    assert (
+        rows_of("dapo-math-17k", write(tmp_path / "a.jsonl", [row] * 3))
+        == [("What is $1+1$?", "2")] * 3
+    )
+    edition = {"prompt": "What is $1+1$?", "solution": "2"}
+    assert rows_of("dapo-math-17k", write(tmp_path / "b.jsonl", [edition])) == [
+        ("What is $1+1$?", "2")
+    ]
+
+
+def test_golds_are_taken_out_of_solutions(tmp_path: Path) -> None:
+    math = [
+        {"problem": "x?", "solution": r"First \boxed{1} is wrong. So $x = \boxed{\frac{1}{2}}$."},
+        {"problem": "y?", "solution": "No box."},
+    ]
+    assert rows_of("math", write(tmp_path / "math.jsonl", math)) == [
+        ("x?", r"\frac{1}{2}"),
+        ("y?", ""),
+    ]
+    gsm8k = [
+        {"question": "x?", "answer": "1 + 1 = <<1+1=2>>2\n#### 2"},
+        {"question": "y?", "answer": "No marker."},
+    ]
+    assert rows_of("gsm8k", write(tmp_path / "gsm8k.jsonl", gsm8k)) == [("x?", "2"), ("y?", "")]
+
+
+def test_what_was_prepared_can_be_prepared_again(tmp_path: Path) -> None:
+    rows = [{"problem": f"What is {i}?", "answer": str(i)} for i in range(10)]
+    file = write(tmp_path / "rows.jsonl", rows)
+    prepare(Options("custom", tmp_path / "once", (file,), validation=0))
+    again = Options("custom", tmp_path / "twice", (tmp_path / "once/train.parquet",), validation=0)
+    prepare(again)
+    once, twice = (read_parquet(tmp_path / d / "train.parquet") for d in ("once", "twice"))
+    assert once == twice
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["custom"], "name its files with --from"),
+        (["custom", "--from", "gone.jsonl"], "there is no such file"),
+        (["custom", "--from", "rows.txt"], "expected one of .jsonl"),
+        (["custom", "--from", "empty.jsonl"], "is empty"),
+        (["gsm8k", "--from", "rows.jsonl"], "has no column answer or label or gold; it has"),
+        (["custom", "--from", "blank.jsonl"], "none is left: 1 no gold answer in it"),
+        (["gsm8k"], "cannot be read from the hub"),
+        (["arithmetic", "--template", "qwne"], "did you mean qwen"),
+        (["arithmetic", "--validation", "1"], "--validation 1.0"),
+        (["arithmetic", "--benchmark-data", "gone"], "--benchmark-data gone"),
+        (["arithmetic", "--overlap", "0"], "--overlap 0.0"),
+        (["arithmetic", "--out", "other"], "holds another dataset"),
+        (["arithmetic", "--out", "foreign"], "holds Parquet files and no manifest.json"),
+    ],
+)
+def test_mistakes_exit_with_2_and_say_what_to_change(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "rows.jsonl", [{"question": "x?", "wrong": "1"}])
+    write(tmp_path / "blank.jsonl", [{"question": "x?", "answer": ""}])
+    (tmp_path / "rows.txt").write_text("x")
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "manifest.json").write_text('{"source": "math"}')
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "train.parquet").write_text("")
+    assert main(["prepare", *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert (tmp_path / "foreign" / "train.parquet").exists()

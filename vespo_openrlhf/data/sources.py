@@ -1,0 +1,264 @@
+"""The training datasets: where each one is, and how a row of it reads."""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+ARITHMETIC = "arithmetic"
+_KINDS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
+
+# DAPO's prompts come with an instruction around the problem (arXiv 2503.14476; some editions ask
+# for a box in it). What is asked of the model is decided by our template, not by the data.
+_DAPO_INSTRUCTION = re.compile(
+    r"Solve the following math problem step by step\..{0,200}?answer to the problem\.\s*(.*?)"
+    r"\s*Remember to put your answer on its own line after \"Answer:\"\.",
+    re.DOTALL,
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One dataset.
+
+    Attributes:
+        name: what it is called on the command line and in the `source` column.
+        hub: its dataset on the Hugging Face hub; empty where it is made or a user's own.
+        configs: that dataset's configurations; their rows are put together.
+        split: that dataset's split.
+        problem: columns that may hold the problem, the first that is there is taken. A list of
+            chat messages stands for its last message.
+        gold: columns that may hold the gold answer, likewise; a dot leads into a nested column.
+        boxed: the gold is the last ``\\boxed{}`` of that column, a solution.
+        answer_marker: the gold is what follows the last of these (GSM8K's ``####``).
+        template: put around each problem where the command line does not say.
+        licence: of the data.
+        url: where it is described.
+    """
+
+    name: str
+    hub: str = ""
+    configs: tuple[str | None, ...] = (None,)
+    split: str = "train"
+    problem: tuple[str, ...] = ("problem", "question", "prompt")
+    gold: tuple[str, ...] = ("answer", "label", "gold")
+    boxed: bool = False
+    answer_marker: str = ""
+    template: str = "qwen"
+    licence: str = "unknown"
+    url: str = ""
+
+
+_ALL = (
+    # 17,398 problems, each in it about a hundred times.
+    Source(
+        "dapo-math-17k",
+        hub="BytedTsinghua-SIA/DAPO-Math-17k",
+        problem=("prompt",),
+        # `solution` is what open-r1's deduplicated edition of the data calls it.
+        gold=("reward_model.ground_truth", "solution"),
+        licence="apache-2.0",
+        url="arXiv 2503.14476",
+    ),
+    Source(
+        "deepscaler",
+        hub="agentica-org/DeepScaleR-Preview-Dataset",
+        licence="mit",
+        url="the DeepScaleR-1.5B-Preview release",
+    ),
+    Source(
+        "gsm8k",
+        hub="openai/gsm8k",
+        configs=("main",),
+        answer_marker="####",
+        licence="mit",
+        url="arXiv 2110.14168",
+    ),
+    Source(
+        "math",
+        hub="EleutherAI/hendrycks_math",
+        configs=(
+            "algebra",
+            "counting_and_probability",
+            "geometry",
+            "intermediate_algebra",
+            "number_theory",
+            "prealgebra",
+            "precalculus",
+        ),
+        gold=("solution",),
+        boxed=True,
+        licence="mit",
+        url="arXiv 2103.03874",
+    ),
+    Source(ARITHMETIC, template="plain", licence="apache-2.0"),
+    Source("custom"),
+)
+SOURCES: Mapping[str, Source] = {source.name: source for source in _ALL}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One problem as it was read: its text without instructions, and its gold; both may be empty.
+
+    The gold is a plain answer, or a JSON object as `reward.labels` reads it.
+    """
+
+    problem: str
+    gold: str
+
+
+def read(source: Source, files: Sequence[Path] = ()) -> tuple[Iterator[Row], int | None, str]:
+    """The rows of a dataset, from local files where some are given, else from the hub.
+
+    Returns:
+        The rows, their number where it is known, and where they come from.
+
+    Raises:
+        ValueError: a file that is missing, empty or of no known kind; a dataset that cannot be
+            read; a column that is not there; `custom` without files.
+    """
+    if files:
+        where = ", ".join(map(str, files))
+        tables = [_local(files)]
+    elif source.name == ARITHMETIC:
+        rows = _arithmetic()
+        return iter(rows), len(rows), "vespo_openrlhf.embedded, seed 0"
+    elif not source.hub:
+        raise ValueError(f"{source.name} is data of your own: name its files with --from")
+    else:
+        where = f"hub: {source.hub}, split {source.split}"
+        tables = [_hub(source, config) for config in source.configs]
+    columns = [
+        (_column(source.problem, table, where), _column(source.gold, table, where))
+        for table in tables
+    ]
+    rows_in_all = sum(len(table) for table in tables)
+    if rows_in_all == 0:
+        raise ValueError(f"{where} holds no rows")
+
+    def rows_of() -> Iterator[Row]:
+        for table, (problem, gold) in zip(tables, columns, strict=True):
+            wanted = list(dict.fromkeys(name.partition(".")[0] for name in (problem, gold)))
+            for row in table.select_columns(wanted):
+                yield Row(_problem(row[problem]), _gold(_nested(row, gold), source))
+
+    return rows_of(), rows_in_all, where
+
+
+def _local(files: Sequence[Path]) -> Any:
+    kinds = set()
+    for file in files:
+        if not file.is_file():
+            raise ValueError(f"--from {file}: there is no such file")
+        if file.stat().st_size == 0:
+            raise ValueError(f"--from {file} is empty")
+        if file.suffix.lower() not in _KINDS:
+            raise ValueError(f"--from {file}: expected one of {', '.join(_KINDS)}")
+        kinds.add(_KINDS[file.suffix.lower()])
+    if len(kinds) > 1:
+        raise ValueError("--from: the files must be of one kind")
+    from datasets import disable_progress_bars, load_dataset
+
+    disable_progress_bars()
+    # A cache that goes: nothing in it is worth keeping, nor read when the file has changed.
+    with tempfile.TemporaryDirectory(prefix="vespo-data-") as cache:
+        try:
+            return load_dataset(
+                kinds.pop(),
+                data_files=[str(file) for file in files],
+                split="train",
+                cache_dir=cache,
+                keep_in_memory=True,
+            )
+        except Exception as error:
+            cause = error.__cause__ or error
+            raise ValueError(f"--from {files[0]} cannot be read: {cause}") from error
+
+
+def _hub(source: Source, config: str | None) -> Any:
+    from datasets import load_dataset
+
+    try:
+        return load_dataset(source.hub, config, split=source.split)
+    except Exception as error:
+        reason = str(error).strip().splitlines()
+        raise ValueError(
+            f"{source.hub} cannot be read from the hub "
+            f"({reason[0] if reason else type(error).__name__}). Without a network, download its "
+            f"files elsewhere and name them with --from"
+        ) from error
+
+
+def _arithmetic() -> list[Row]:
+    """The embedded task's training problems, which share no sum with its benchmark."""
+    from vespo_openrlhf.embedded.arithmetic import split_problems
+    from vespo_openrlhf.embedded.settings import Settings
+
+    settings = Settings()
+    sizes = [settings.train_problems, settings.heldout_problems]
+    train = split_problems(settings.seed, sizes)[0]
+    return [Row(problem.prompt, problem.label) for problem in train]
+
+
+def _column(names: Sequence[str], table: Any, where: str) -> str:
+    for name in names:
+        head, _, field = name.partition(".")
+        if head in table.column_names and (not field or field in table.features[head]):
+            return name
+    raise ValueError(
+        f"{where} has no column {' or '.join(names)}; it has {', '.join(table.column_names)}"
+    )
+
+
+def _nested(row: Mapping[str, Any], name: str) -> Any:
+    head, _, field = name.partition(".")
+    return (row[head] or {}).get(field) if field else row[head]
+
+
+def _problem(value: Any) -> str:
+    if isinstance(value, list):  # chat messages
+        value = value[-1].get("content") if value else ""
+    text = str(value or "").strip()
+    for instruction in _instructions():
+        wrapped = instruction.fullmatch(text)
+        if wrapped:
+            return wrapped[1].strip()
+    return text
+
+
+@functools.cache
+def _instructions() -> tuple[re.Pattern[str], ...]:
+    """What a prompt may have around its problem: DAPO's words, or a template of ours."""
+    from eval.prompts import PLACE, TEMPLATES
+
+    patterns = [_DAPO_INSTRUCTION]
+    for template in TEMPLATES.values():
+        around = [r"\s+".join(map(re.escape, t.split())) for t in template.text.split(PLACE)]
+        if any(around):
+            patterns.append(re.compile(r"\s*(.*)\s*".join(around), re.DOTALL))
+    return tuple(patterns)
+
+
+def _gold(value: Any, source: Source) -> str:
+    if isinstance(value, Mapping):
+        return json.dumps(value)
+    if isinstance(value, (list, tuple)):
+        value = value[0] if len(value) == 1 else None  # of several, which?
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 33.0 where a column of integers was stored as float
+    text = "" if value is None else str(value).strip()
+    if source.answer_marker:
+        # Without the marker this is no answer but all of a solution.
+        return text.rpartition(source.answer_marker)[2].strip() * (source.answer_marker in text)
+    if source.boxed:
+        from reward.extract import extract
+
+        return ", ".join(extract(text).answers)
+    return text
