@@ -253,7 +253,8 @@ def _benchmark_problems(folder: Path | None, report: Report) -> Iterator[tuple[s
             except ValueError as error:
                 # Each further dataset would be tried for half a minute.
                 hub_is_there &= not isinstance(error.__cause__, ConnectionError)
-                reasons.append(str(error).removeprefix(f"benchmark {name}: "))
+                reason = str(error).removeprefix(f"benchmark {name}: ")
+                reasons.append(reason.replace("--data-dir", "--benchmark-data"))
                 continue
             report.checked[name] = {
                 "problems": len(loaded.problems),
