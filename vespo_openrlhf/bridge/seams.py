@@ -180,6 +180,7 @@ def _rollout_engine() -> None:
     _mentions(executor.execute, "llm_engine.generate(")
     generator = _attribute("openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator")
     _has_parameters(generator._process_response_into_experience, "response")
+    _has_parameters(generator._dispatch_prompts_to_vllm, "prompts", "labels", "images")
     _attribute("vllm.v1.engine.output_processor:OutputProcessor")
     _mentions(_attribute("vllm.v1.engine.output_processor:RequestState"), "external_req_id")
 

@@ -21,7 +21,7 @@ from openrlhf.utils.utils import get_tokenizer
 from tqdm import tqdm
 from vllm import SamplingParams
 
-from vespo_openrlhf.bridge import mini_batches, records
+from vespo_openrlhf.bridge import evaluation, mini_batches, records
 from vespo_openrlhf.bridge.driver import Driver, PromptRow, RayEngine
 from vespo_openrlhf.bridge.events import RolloutSettings
 from vespo_openrlhf.bridge.experience import ShortExperienceMaker, skips_old_log_probs
@@ -309,10 +309,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         await asyncio.to_thread(self._evaluate, step, self._generate_kwargs | options)
 
     def _evaluate(self, step: int, options: dict[str, Any]) -> None:
-        samples = self._samples_generator.generate_eval_samples(**options)
-        metrics = ppo_trainer.compute_eval_metrics(
-            self.eval_dataloader, samples, options["n_samples_per_prompt"]
-        )
+        metrics = evaluation.evaluate(self._samples_generator, step, **options)
         for log in (self.wandb_logger, self.tensorboard_logger):
             if log:
                 log.log_eval(step, metrics)
