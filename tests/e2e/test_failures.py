@@ -6,7 +6,7 @@ import json
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,8 +52,19 @@ def gone(processes: list[psutil.Process]) -> bool:
 
 
 @pytest.fixture(scope="module")
+def started() -> Iterator[list[Training]]:
+    """Runs that are ended with the tests, whatever becomes of these."""
+    runs: list[Training] = []
+    yield runs
+    for run in runs:
+        run.process.kill()
+
+
+@pytest.fixture(scope="module")
 def story(
-    command: Callable[..., list[str]], tmp_path_factory: pytest.TempPathFactory
+    command: Callable[..., list[str]],
+    tmp_path_factory: pytest.TempPathFactory,
+    started: list[Training],
 ) -> dict[str, Any]:
     """The engine is killed and comes back, twice; then the whole run is; then it is resumed."""
     folder = tmp_path_factory.mktemp("failures")
@@ -67,6 +78,7 @@ def story(
     }
     log = folder / "log"
     run = Training(command(folder, **flags), folder, log)
+    started.append(run)
     run.wait_until(lambda: run.step >= 1, "the first batch")
     for life in (1, 2):
         engine = run.engine()
@@ -88,6 +100,7 @@ def story(
     assert gone(everything)
     before = run.step
     resumed = Training(command(folder, ckpt__load_enable=True, **flags), folder, log)
+    started.append(resumed)
     assert resumed.process.wait(WAIT_S) == 0, log.read_text()[-6000:]
     samples = [json.loads(line) for line in (folder / "samples.jsonl").open()]
     return {"folder": folder, "log": log.read_text(), "samples": samples, "before": before}
