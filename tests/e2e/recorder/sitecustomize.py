@@ -56,6 +56,7 @@ def record_training(module):
         write("trainer", responses=responses)
         return train(self, experience, *args, **kwargs)
 
+    @functools.wraps(broadcast)
     def broadcast_to_vllm(self):
         write("trainer", broadcast=True)
         return broadcast(self)
