@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Qwen3-0.6B on GSM8K with one GPU: the smallest run on a real model.
+#
+#   scripts/one-gpu-gsm8k.sh [FLAG...]
+#   MODEL=Qwen/Qwen3-1.7B scripts/one-gpu-gsm8k.sh
+#
+# One GPU of 48 GB for 0.6B, of 80 GB for 1.7B; trainer and engine take turns on it, because
+# asynchronous training takes two. An update takes 32 prompts x 8 responses, N = 4 unless set.
+#
+# Not as in the paper: a smaller model, batch and response (2,048 tokens). ZeRO shards nothing on
+# one GPU; stage 2 is here for its sleep, which moves the optimizer to the host and back.
+: "${MINI_BATCH:=32}"
+# shellcheck source=recipe.sh
+source "$(dirname "$0")/recipe.sh"
+: "${MODEL:=Qwen/Qwen3-0.6B}" "${DATA:=$repository/data/gsm8k/train.parquet}" "${N:=4}"
+
+# 6,400 of some 7,400 problems: whole rollout batches for N = 1, 2, 4 and 8.
+flags+=(--actor.model_name_or_path "$MODEL" --data.max_samples 6400 --train.num_episodes 2)
+math_data
+lengths 512 2048
+loss
+batch "$N"
+
+trainer 8192
+flags+=(--actor.num_nodes 1 --actor.num_gpus_per_node 1 --ds.zero_stage 2)
+flags+=(
+  --train.colocate_all --vllm.num_engines 1 --vllm.gpu_memory_utilization 0.7
+  --vllm.enable_sleep --ds.enable_sleep --vllm.enable_prefix_caching
+)
+submit "$recipe-$LOSS-n$N" "$@"

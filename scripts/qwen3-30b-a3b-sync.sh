@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# Qwen3-30B-A3B-Base, synchronous, N updates on every rollout batch: the paper's main runs.
+#
+#   scripts/qwen3-30b-a3b-sync.sh N [FLAG...]      N = 4, 8, 16, 32 or 64
+#
+# 64 GPUs of 80 GB (8 nodes), trainer and engines in turn on all of them. An update takes 256
+# prompts x 8 responses; 24 passes over 16,384 prompts make 1,536 updates (the paper: 1,500), and
+# 16,384 prompts are whole rollout batches for every N.
+#
+# Not as in the paper: OpenRLHF trains with ZeRO-3 where the paper's framework has Megatron. ZeRO-3
+# gathers all 61 GB of weights for each forward and each backward pass of each micro-batch, experts
+# that no token chose included; expert parallelism moves tokens instead. It fits, the update is the
+# same, but the trainer waits for the network: a few times slower, least on NVLink plus 400 Gb/s
+# per GPU. There is no routing replay: engine and trainer may choose different experts for a token,
+# which W then measures (log_w_abs_mean_before). At N = 64 a rollout batch is 131,072 responses:
+# keep 150 GB of host memory free on the node of the job.
+# shellcheck source=recipe.sh
+source "$(dirname "$0")/recipe.sh"
+: "${MODEL:=Qwen/Qwen3-30B-A3B-Base}" "${DATA:=$repository/data/dapo-math-17k/train.parquet}"
+N=${1:-${N:-}}
+shift || true
+
+flags+=(--actor.model_name_or_path "$MODEL" --data.max_samples 16384 --train.num_episodes 24)
+math_data
+lengths 1024 15360
+loss
+batch "$N"
+
+# Trainer: 64 shards of weights, gradients and optimizer.
+trainer 16384
+flags+=(
+  --actor.num_nodes 8 --actor.num_gpus_per_node 8 --ds.zero_stage 3
+  --rollout.max_tokens_per_gpu 32768
+)
+# Engines: 32 of 2 GPUs, asleep while the trainer works, as its optimizer is while they do.
+flags+=(
+  --train.colocate_all --vllm.num_engines 32 --vllm.tensor_parallel_size 2
+  --vllm.gpu_memory_utilization 0.8 --vllm.enable_sleep --ds.enable_sleep
+  --vllm.enable_prefix_caching
+)
+submit "$recipe-$LOSS-n$N" "$@"
