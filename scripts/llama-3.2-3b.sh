@@ -21,10 +21,7 @@ batch "$N"
 
 # Trainer: data parallel over 8 GPUs.
 trainer 16384
-flags+=(
-  --actor.num_nodes 1 --actor.num_gpus_per_node 8 --ds.zero_stage 2
-  --rollout.max_tokens_per_gpu 32768
-)
+flags+=(--actor.num_nodes 1 --actor.num_gpus_per_node 8 --ds.zero_stage 2)
 # Engines: one per GPU, asleep while the trainer works.
 flags+=(
   --train.colocate_all --vllm.num_engines 8 --vllm.tensor_parallel_size 1

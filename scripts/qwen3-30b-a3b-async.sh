@@ -30,10 +30,7 @@ flags+=(
 )
 # Trainer: 16 shards.
 trainer 16384
-flags+=(
-  --actor.num_nodes 2 --actor.num_gpus_per_node 8 --ds.zero_stage 3
-  --rollout.max_tokens_per_gpu 32768
-)
+flags+=(--actor.num_nodes 2 --actor.num_gpus_per_node 8 --ds.zero_stage 3)
 # Engines: 24 of 2 GPUs.
 flags+=(
   --vllm.num_engines 24 --vllm.tensor_parallel_size 2 --vllm.gpu_memory_utilization 0.9

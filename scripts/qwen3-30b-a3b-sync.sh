@@ -28,10 +28,7 @@ batch "$N"
 
 # Trainer: 64 shards of weights, gradients and optimizer.
 trainer 16384
-flags+=(
-  --actor.num_nodes 8 --actor.num_gpus_per_node 8 --ds.zero_stage 3
-  --rollout.max_tokens_per_gpu 32768
-)
+flags+=(--actor.num_nodes 8 --actor.num_gpus_per_node 8 --ds.zero_stage 3)
 # Engines: 32 of 2 GPUs, asleep while the trainer works, as its optimizer is while they do.
 flags+=(
   --train.colocate_all --vllm.num_engines 32 --vllm.tensor_parallel_size 2

@@ -19,10 +19,7 @@ batch "$N"
 
 # Trainer: 16 shards.
 trainer 16384
-flags+=(
-  --actor.num_nodes 2 --actor.num_gpus_per_node 8 --ds.zero_stage 3
-  --rollout.max_tokens_per_gpu 32768
-)
+flags+=(--actor.num_nodes 2 --actor.num_gpus_per_node 8 --ds.zero_stage 3)
 # Engines: one per GPU, asleep while the trainer works.
 flags+=(
   --train.colocate_all --vllm.num_engines 16 --vllm.tensor_parallel_size 1

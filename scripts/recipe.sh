@@ -78,6 +78,7 @@ trainer() {
     --actor.adam.lr 1e-6 --actor.lr_scheduler constant --actor.lr_warmup_ratio 0
     --actor.gradient_checkpointing_enable
     --ds.packing_samples --train.dynamic_batch_enable --train.max_tokens_per_gpu "$1"
+    --rollout.max_tokens_per_gpu "$1"
   )
 }
 

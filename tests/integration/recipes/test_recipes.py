@@ -1,0 +1,142 @@
+"""Every recipe, submitted with `ray job submit` to a cluster and run for two updates.
+
+The cluster is this machine with logical GPUs, the models are tiny (a dense Qwen3, and for the
+mixture of experts a Qwen3-MoE), and flags at the end of the command line shrink the rest. Two
+recipes run by default, since each takes most of a minute; VESPO_ALL_RECIPES=1 runs all of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vespo_openrlhf.cpu import settings as cpu_settings
+from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
+from vespo_openrlhf.embedded.model import build_model, reproducible
+from vespo_openrlhf.embedded.tokenizer import build_tokenizer
+from vespo_openrlhf.quickstart.cluster import LocalCluster
+
+SCRIPTS = Path(__file__).parents[3] / "scripts"
+TIMEOUT_S = 400
+# What a CPU cannot do; the memory that most of it saves is not needed here.
+WITHOUT = (
+    "ds.packing_samples train.dynamic_batch_enable train.max_tokens_per_gpu "
+    "rollout.max_tokens_per_gpu vllm.enable_sleep ds.enable_sleep"
+)
+SMALL = {
+    "actor.num_nodes": 1,
+    "actor.num_gpus_per_node": 1,
+    "vllm.num_engines": 1,
+    "vllm.tensor_parallel_size": 1,
+    "vllm.gpu_memory_utilization": 0.5,
+    "rollout.micro_batch_size": 8,
+    "train.micro_batch_size": 8,
+    "train.num_episodes": 1,
+    "data.max_len": 64,
+    "rollout.max_new_tokens": 32,
+}
+
+# script -> (arguments, model, updates per rollout batch, environment)
+DENSE, EXPERTS = "dense", "experts"
+RECIPES = {
+    "qwen3-30b-a3b-sync": (["2"], EXPERTS, 2, {}),
+    "qwen3-30b-a3b-async": ([], EXPERTS, 4, {}),
+    "qwen3-8b": ([], DENSE, 2, {"N": "2"}),
+    "llama-3.2-3b": ([], DENSE, 2, {"N": "2", "LOSS": "gspo"}),
+    "one-gpu-gsm8k": ([], DENSE, 2, {"N": "2", "LOSS": "grpo"}),
+    "eight-gpu-dapo-math": ([], DENSE, 2, {"N": "2", "LOSS": "sapo"}),
+}
+ALWAYS = ("qwen3-30b-a3b-async", "one-gpu-gsm8k")
+CHOSEN = RECIPES if os.environ.get("VESPO_ALL_RECIPES") == "1" else ALWAYS
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with both untrained models and their prompts."""
+    import torch
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    folder = tmp_path_factory.mktemp("models")
+    tokenizer = build_tokenizer()
+    with reproducible(0):
+        dense = build_model(tokenizer)
+        experts = Qwen3MoeForCausalLM(
+            Qwen3MoeConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=128,
+                intermediate_size=256,
+                moe_intermediate_size=64,
+                num_experts=4,
+                num_experts_per_tok=2,
+                num_hidden_layers=2,
+                num_attention_heads=4,
+                num_key_value_heads=4,
+                head_dim=32,
+                max_position_embeddings=256,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+                bos_token_id=None,
+                dtype="float32",
+            )
+        ).to(torch.float32)
+        experts.generation_config = dense.generation_config
+    for name, model in ((DENSE, dense), (EXPERTS, experts)):
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+    write_jsonl(folder / "train.jsonl", split_problems(0, [64])[0])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
+    log = tmp_path_factory.mktemp("ray") / "ray.log"
+    with LocalCluster(
+        num_gpus=2, num_cpus=8, environment=cpu_settings.environment(), log=log
+    ) as running:
+        yield running
+
+
+@pytest.mark.parametrize("recipe", CHOSEN)
+def test_a_submitted_recipe_trains(
+    recipe: str, models: Path, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    arguments, model, updates, environment = RECIPES[recipe]
+    prompts = 4 * updates
+    small = {**SMALL, "data.max_samples": prompts}
+    finished = subprocess.run(
+        [
+            SCRIPTS / f"{recipe}.sh",
+            *arguments,
+            *(word for flag, value in small.items() for word in (f"--{flag}", str(value))),
+        ],
+        env={
+            **cluster.environment,
+            **environment,
+            "RAY_API_SERVER_ADDRESS": cluster.dashboard,
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "PYTHON": sys.executable,
+            "MODEL": str(models / model),
+            "DATA": str(models / "train.jsonl"),
+            "RUN_DIR": str(tmp_path / "run"),
+            "MINI_BATCH": "4",
+            "SAMPLES": "4",
+            "WITHOUT": WITHOUT,
+        },
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert finished.returncode == 0, finished.stdout[-6000:]
+    (line,) = map(json.loads, (tmp_path / "run" / "metrics.jsonl").read_text().splitlines())
+    loss = {"grpo": "ppo"}.get(environment.get("LOSS", "vespo"), environment.get("LOSS", "vespo"))
+    assert line[f"{loss}/ess_ratio"] > 0
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["rollout.batch_size"] * 4 == updates * config["train.batch_size"]
+    assert (tmp_path / "run" / "model" / "config.json").is_file()

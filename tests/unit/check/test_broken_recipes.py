@@ -1,0 +1,260 @@
+"""Each recipe is broken in one way, and check says which and what to write instead."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Check = Callable[..., tuple[int, str]]
+CONFIGS = Path(__file__).parents[2] / "data" / "configs"
+ON_ONE_NODE = ("--nodes", "1", "--gpus-per-node", "8")
+OUT = None  # as a value: the flag is left out
+
+# what is wrong -> (flags that differ, what is found, what to change)
+BROKEN = {
+    "a flag is mistyped": (
+        {"vespo.c1_po": "3"},
+        "unrecognized arguments: --vespo.c1_po",
+        "did you mean --vespo.c1_pos?",
+    ),
+    "a number is none": ({"rollout.batch_size": "many"}, "--rollout.batch_size", "invalid int"),
+    "a choice does not exist": (
+        {"ds.param_dtype": "int8"},
+        "--ds.param_dtype: invalid choice: 'int8'",
+        "bf16",
+    ),
+    "the loss has no such name": (
+        {"actor.policy_loss_type": "vespa"},
+        "unknown policy loss 'vespa'",
+        "Known: vespo",
+    ),
+    "a kernel without a second moment": (
+        {"vespo.c1_neg": "0.5"},
+        "--vespo.c1_neg must be at least 1",
+        "got 0.5",
+    ),
+    "sampling from a truncated distribution": (
+        {"rollout.top_p": "0.9"},
+        "biases the importance weight",
+        "set --rollout.top_p 1.0",
+    ),
+    "the mismatch corrected twice": (
+        {"algo.advantage.is_correction_level": "seq"},
+        "it would count twice",
+        "leave the flag out",
+    ),
+    "updates do not divide the batch": (
+        {"rollout.batch_size": "100"},
+        "--train.batch_size 256 does not divide the rollout batch of 100 prompts x 8 = 800",
+        "set --rollout.batch_size to a multiple of 32",
+    ),
+    "updates split groups": (
+        {"rollout.n_samples_per_prompt": "6", "train.batch_size": "256"},
+        "--train.batch_size 256 is not a whole number of groups of 6",
+        "set --train.batch_size 252",
+    ),
+    "ranks get unequal parts": (
+        {"actor.num_gpus_per_node": "3"},
+        "--train.batch_size 256 does not split evenly over 3 data-parallel ranks",
+        "a multiple of 3",
+    ),
+    "one response is no group": (
+        {"rollout.n_samples_per_prompt": "1"},
+        "group_norm requires n_samples_per_prompt > 1",
+        "",
+    ),
+    "the lag bound cannot be kept": (
+        {"lag.max": "2"},
+        "lag.max 2 cannot be kept",
+        "Set lag.max to at least 3",
+    ),
+    "syncs too rare for the bound": (
+        {"lag.max": "4", "lag.sync_every": "7"},
+        "with a weight sync every 7 updates",
+        "set lag.sync_every to 4",
+    ),
+    "partial rollout without asynchrony": (
+        {"train.async_enable": OUT},
+        "requires --train.async_enable",
+        "",
+    ),
+    "more GPUs than there are": (
+        {"vllm.num_engines": "6"},
+        "the run takes 10 GPUs (4 of the trainer + 6 of the engines",
+        "lower --actor.num_nodes",
+    ),
+    "more GPUs per node than a node has": (
+        {"actor.num_gpus_per_node": "16", "vllm.num_engines": "1"},
+        "--actor.num_gpus_per_node 16, but no node has more than 8",
+        "set --actor.num_gpus_per_node 8",
+    ),
+    "heads do not split": (
+        {"vllm.tensor_parallel_size": "3", "vllm.num_engines": "1"},
+        "does not divide the model's 32 attention heads",
+        "power of two",
+    ),
+    "colocated engines of another size": (
+        {
+            "train.async_enable": OUT,
+            "train.partial_rollout_enable": OUT,
+            "train.colocate_all": "",
+            "vllm.num_engines": "3",
+        },
+        "the trainer has 4 and 3 engines x 1 have 3",
+        "set --vllm.num_engines 4",
+    ),
+    "no engine": ({"vllm.num_engines": OUT}, "no engine to roll out", "set --vllm.num_engines"),
+    "no such data": (
+        {"data.prompt_dataset": "/nowhere/train.jsonl"},
+        "--data.prompt_dataset /nowhere/train.jsonl",
+        "there is no such file",
+    ),
+    "no such column": (
+        {"data.input_key": "question"},
+        "has no such column",
+        "it has prompt, label",
+    ),
+    "no such model": (
+        {"actor.model_name_or_path": "/nowhere/model"},
+        "--actor.model_name_or_path /nowhere/model",
+        "no such folder",
+    ),
+    "no such reward": (
+        {"reward.remote_url": "/nowhere/reward.py"},
+        "--reward.remote_url /nowhere/reward.py",
+        "no such file",
+    ),
+    "no reward at all": (
+        {"reward.remote_url": OUT},
+        "nothing gives a reward",
+        "set --reward.remote_url",
+    ),
+    "no room for a prompt": (
+        {"data.max_len": "8192"},
+        "--rollout.max_new_tokens 8192 leaves no room for a prompt",
+        "set --data.max_len 9216",
+    ),
+    "longer than the model reads": (
+        {"data.max_len": "65536"},
+        "more than the 32768 positions of the model",
+        "at most 32768",
+    ),
+    "fewer prompts than a batch": (
+        {"rollout.batch_size": "1024"},
+        "one pass has 512 prompts, fewer than a rollout batch of 1024",
+        "at most 512",
+    ),
+    "the trainer does not fit": (
+        {"ds.zero_stage": "0"},
+        "the trainer takes",
+        "set --ds.zero_stage 3",
+    ),
+    "activations do not fit": (
+        {"actor.gradient_checkpointing_enable": OUT},
+        "most of it activations of all layers",
+        "add --actor.gradient_checkpointing_enable",
+    ),
+    "the KV cache does not fit": (
+        {"vllm.gpu_memory_utilization": "0.2"},
+        "less than one sequence of 9216",
+        "raise --vllm.tensor_parallel_size",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", BROKEN)
+def test_a_broken_recipe_is_found_with_what_to_change(fault: str, good: dict, check: Check) -> None:
+    changes, found, change = BROKEN[fault]
+    flags = {name: value for name, value in (good | changes).items() if value is not OUT}
+    status, output = check(flags, *ON_ONE_NODE)
+    assert status == 1
+    (line,) = [e for e in output.splitlines() if e.startswith("error") and found in e]
+    assert change in line
+
+
+def test_a_good_recipe_passes(good: dict, check: Check) -> None:
+    status, output = check(good, *ON_ONE_NODE)
+    assert status == 0, output
+    assert "ready" in output
+    assert "error" not in output
+    assert "warning" not in output
+
+
+def test_every_fault_is_found_at_once(good: dict, check: Check) -> None:
+    faults = {"lag.max": "2", "rollout.top_p": "0.9", "data.input_key": "question"}
+    status, output = check(good | faults, *ON_ONE_NODE)
+    assert status == 1
+    assert "3 to change" in output
+
+
+def test_a_tokenizer_without_a_chat_template_is_found(
+    good: dict, check: Check, model: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(model, bare)
+    (bare / "chat_template.jinja").unlink(missing_ok=True)
+    config = json.loads((bare / "tokenizer_config.json").read_text())
+    config.pop("chat_template", None)
+    (bare / "tokenizer_config.json").write_text(json.dumps(config))
+    status, output = check(good | {"actor.model_name_or_path": str(bare)}, *ON_ONE_NODE)
+    assert status == 1
+    assert "has no chat template" in output
+
+
+def test_prompts_over_the_limit_are_counted(
+    good: dict, check: Check, rows: Callable[..., str]
+) -> None:
+    short, long = {"prompt": "1+1=", "label": "2"}, {"prompt": "1+1=" * 2000, "label": "2"}
+    flags = good | {"data.prompt_dataset": rows(*[short] * 125, *[long] * 3)}
+    status, output = check(flags, *ON_ONE_NODE)
+    assert status == 0
+    assert "3 of 128 prompts are longer than 1024 tokens" in output
+    assert "row 125" in output
+    only_long = good | {"data.prompt_dataset": rows(*[long] * 128)}
+    assert check(only_long, *ON_ONE_NODE)[0] == 1
+
+
+def test_a_short_last_batch_is_warned_of(good: dict, check: Check) -> None:
+    status, output = check(good | {"data.max_samples": "300"}, *ON_ONE_NODE)
+    assert status == 0
+    assert "300 prompts are not whole rollout batches of 128" in output
+    assert "--data.max_samples 256" in output
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("exit 3", "fails with status 3"),
+        ("true", "does not call `ray job submit`"),
+        ("ray job submit -- python train.py --lr 1", "`python -m vespo_openrlhf.train FLAGS`"),
+        ('ray job submit -- "python -m vespo_openrlhf.train --n 1"', "unrecognized arguments: --n"),
+    ],
+)
+def test_a_script_that_submits_no_training_is_named(
+    text: str, found: str, tmp_path: Path, check: Check
+) -> None:
+    script = tmp_path / "broken.sh"
+    script.write_text(f"#!/usr/bin/env bash\n{text}\n")
+    status, output = check({}, str(script))
+    assert status == 1
+    assert found in output
+
+
+def test_nothing_heavy_is_imported(good: dict) -> None:
+    words = [word for name, value in good.items() for word in (f"--{name}", value) if word]
+    code = (
+        "import sys; from vespo_openrlhf.check.__main__ import main; main(sys.argv[1:]); "
+        "print(*sys.modules)"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=True
+    )
+    assert "ready" in finished.stdout
+    loaded = set(finished.stdout.splitlines()[-1].split())
+    assert not loaded & {"vllm", "ray", "openrlhf", "deepspeed", "transformers"}

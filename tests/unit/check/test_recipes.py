@@ -1,0 +1,129 @@
+"""Every recipe in scripts/ passes check, against the configs of the models it names."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from vespo_openrlhf.check.model import ModelShape
+from vespo_openrlhf.check.recipe import submitted_flags
+
+CONFIGS = Path(__file__).parents[2] / "data" / "configs"
+SCRIPTS = Path(__file__).parents[3] / "scripts"
+Check = Callable[..., tuple[int, str]]
+
+SUBMITTING = sorted(
+    path
+    for path in SCRIPTS.glob("*.sh")
+    if '/recipe.sh"' in path.read_text() and path.stem != "recipe"
+)
+SYNC = "qwen3-30b-a3b-sync"
+RUNS = [
+    *((SYNC, [str(n)], {}) for n in (4, 8, 16, 32, 64)),
+    *((path.stem, [], {}) for path in SUBMITTING if path.stem != SYNC),
+    ("one-gpu-gsm8k", [], {"MODEL": "Qwen/Qwen3-1.7B"}),
+    *(("qwen3-8b", [], {"LOSS": loss}) for loss in ("grpo", "gspo", "sapo", "cispo", "topr")),
+]
+NAMES = ["-".join([script, *words, *changes.values()]) for script, words, changes in RUNS]
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As many as DAPO-Math-17k has after it is prepared, nearly."""
+    path = tmp_path_factory.mktemp("data") / "train.jsonl"
+    line = json.dumps({"prompt": "What is 1 + 1?", "label": "2"})
+    path.write_text(f"{line}\n" * 17_000)
+    return path
+
+
+@pytest.mark.parametrize(("script", "words", "changes"), RUNS, ids=NAMES)
+def test_a_recipe_passes(
+    script: str,
+    words: list[str],
+    changes: dict[str, str],
+    prompts: Path,
+    tmp_path: Path,
+    check: Check,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    environment = {"DATA": str(prompts), "RUN_DIR": str(tmp_path / "run"), **changes}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    path = str(SCRIPTS / f"{script}.sh")
+    status, output = check({}, path, *words, "--model-config", str(CONFIGS))
+    assert status == 0, output
+    assert "warning" not in output
+    assert "GPU memory" in output
+
+
+def test_the_papers_numbers_are_in_the_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+    for n in (4, 64):
+        flags = _flags(SYNC, str(n))
+        assert flags["--rollout.batch_size"] == str(256 * n)
+        assert flags["--train.batch_size"] == str(256 * 8)
+        assert flags["--rollout.max_new_tokens"] == "15360"
+        assert flags["--data.max_len"] == "16384"
+    flags = _flags("qwen3-30b-a3b-async")
+    assert int(flags["--actor.num_nodes"]) * int(flags["--actor.num_gpus_per_node"]) == 16
+    assert int(flags["--vllm.num_engines"]) * int(flags["--vllm.tensor_parallel_size"]) == 48
+    assert flags["--lag.sync_every"] == "4"
+    monkeypatch.setenv("LOSS", "gspo")
+    flags = _flags("qwen3-8b")
+    assert flags["--actor.eps_clip_low_high"] == "3e-4"
+
+
+def test_the_environment_and_the_end_of_the_command_line_win(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("MODEL", "models/mine")
+    monkeypatch.setenv("WITHOUT", "ds.packing_samples data.max_samples")
+    words = submitted_flags(SCRIPTS / "qwen3-8b.sh", ["--train.seed", "7"])
+    assert words[words.index("--actor.model_name_or_path") + 1] == "models/mine"
+    assert words[-2:] == ["--train.seed", "7"]
+    assert "--ds.packing_samples" not in words
+    assert "--data.max_samples" not in words
+    assert "16384" not in words[:6]  # its value is gone too
+
+
+@pytest.mark.parametrize("script", [*SUBMITTING, SCRIPTS / "ray-node.sh"], ids=lambda p: p.stem)
+def test_help_teaches(script: Path) -> None:
+    shown = subprocess.run([script, "--help"], capture_output=True, text=True, check=True).stdout
+    assert f"scripts/{script.name}" in shown
+    if script in SUBMITTING:
+        assert "Not as in the paper" in shown
+        assert "LOSS" in shown
+
+
+def test_without_its_argument_the_synchronous_recipe_says_what_it_wants() -> None:
+    finished = subprocess.run([SCRIPTS / f"{SYNC}.sh"], capture_output=True, text=True)
+    assert finished.returncode == 2
+    assert "N is a number of updates" in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "total", "active"),
+    [
+        ("Qwen3-30B-A3B-Base", 30.53e9, 3.0e9),
+        ("Qwen3-8B-Base", 8.19e9, 7.57e9),
+        ("Qwen3-1.7B", 1.72e9, 1.72e9),
+        ("Qwen3-0.6B", 0.596e9, 0.596e9),
+        ("Llama-3.2-3B-Instruct", 3.21e9, 3.21e9),
+    ],
+)
+def test_parameters_are_those_that_the_models_publish(
+    name: str, total: float, active: float
+) -> None:
+    shape = ModelShape.from_config(json.loads((CONFIGS / f"{name}.json").read_text()))
+    assert shape.parameters == pytest.approx(total, rel=0.003)
+    assert shape.active_parameters == pytest.approx(active, rel=0.02)
+
+
+def _flags(script: str, *words: str) -> dict[str, str]:
+    """Each flag with the word after it."""
+    flags = submitted_flags(SCRIPTS / f"{script}.sh", words)
+    return dict(itertools.pairwise(flags))

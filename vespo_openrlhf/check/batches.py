@@ -1,0 +1,182 @@
+"""Rules on batches and lag: do the numbers divide, and can the bound be kept?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vespo_openrlhf import config
+from vespo_openrlhf.check.findings import Finding, error, warning
+from vespo_openrlhf.check.memory import world
+from vespo_openrlhf.check.model import ModelShape
+from vespo_openrlhf.scheduling.lag import LagBudget
+
+_NO_LIMIT = int(1e8)  # OpenRLHF's default of --data.max_samples
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The arithmetic of a run.
+
+    Attributes:
+        prompts: in a rollout batch.
+        samples: responses per prompt.
+        responses: in an update.
+        updates: N, per rollout batch.
+        ranks: data-parallel ranks of the trainer, each with `responses / ranks` of an update.
+        per_episode: rollout batches in one pass over the prompts; None if their number is unknown.
+        episodes: passes.
+    """
+
+    prompts: int
+    samples: int
+    responses: int
+    updates: int
+    ranks: int
+    per_episode: int | None
+    episodes: int
+
+    @classmethod
+    def of(cls, flags: Mapping[str, Any], rows: int | None) -> Batches:
+        """From resolved flags, and the rows of the prompt data if they are known."""
+        prompts, samples = flags["rollout.batch_size"], flags["rollout.n_samples_per_prompt"]
+        known = prompts_per_episode(flags, rows)
+        return cls(
+            prompts=prompts,
+            samples=samples,
+            responses=flags["train.batch_size"],
+            updates=prompts * samples * flags["train.max_epochs"] // flags["train.batch_size"],
+            ranks=data_parallel_ranks(flags),
+            per_episode=None if known is None else known // prompts,
+            episodes=flags["train.num_episodes"],
+        )
+
+    @property
+    def total(self) -> int | None:
+        """Rollout batches of the whole run."""
+        return None if self.per_episode is None else self.per_episode * self.episodes
+
+
+def data_parallel_ranks(flags: Mapping[str, Any]) -> int:
+    """Ranks that each take their own part of an update."""
+    return world(flags) // (flags["ds.ring_attn_size"] * flags["ds.tensor_parallel_size"])
+
+
+def prompts_per_episode(flags: Mapping[str, Any], rows: int | None) -> int | None:
+    """Prompts of one pass; without the data what --data.max_samples says."""
+    limit: int = flags["data.max_samples"]
+    if rows is None:
+        return None if limit >= _NO_LIMIT else limit
+    return min(limit, rows)
+
+
+def check_batches(flags: Mapping[str, Any], rows: int | None) -> Iterator[Finding]:
+    """Whole updates of whole groups, in equal parts on every rank."""
+    prompts, samples = flags["rollout.batch_size"], flags["rollout.n_samples_per_prompt"]
+    responses, update = prompts * samples, flags["train.batch_size"]
+    parallel = flags["ds.ring_attn_size"] * flags["ds.tensor_parallel_size"]
+    if world(flags) % parallel:
+        yield error(
+            f"{world(flags)} GPUs of the trainer do not split into groups of {parallel} "
+            "(--ds.ring_attn_size x --ds.tensor_parallel_size)",
+            "set --actor.num_gpus_per_node to a multiple of it",
+        )
+        return
+    ranks = data_parallel_ranks(flags)
+    if responses % update:
+        low = max(update // samples, 1)
+        yield error(
+            f"--train.batch_size {update} does not divide the rollout batch of {prompts} prompts "
+            f"x {samples} = {responses} responses: the updates would not line up with the batches",
+            f"set --rollout.batch_size to a multiple of {low}, N x {low} for N updates",
+        )
+    if update % samples:
+        yield error(
+            f"--train.batch_size {update} is not a whole number of groups of {samples} responses "
+            "(--rollout.n_samples_per_prompt)",
+            f"set --train.batch_size {_multiple(update, samples)}",
+        )
+    micro = 1 if flags["train.dynamic_batch_enable"] else flags["train.micro_batch_size"]
+    if update % (ranks * micro):
+        each = f" x {micro} per micro-batch" if micro > 1 else ""
+        yield error(
+            f"--train.batch_size {update} does not split evenly over {ranks} data-parallel "
+            f"ranks{each}",
+            f"set --train.batch_size to a multiple of {ranks * micro}",
+        )
+    forward = 1 if flags["train.dynamic_batch_enable"] else flags["rollout.micro_batch_size"]
+    if responses % (ranks * forward):
+        yield error(
+            f"a rollout batch of {responses} responses does not split evenly over {ranks} "
+            f"data-parallel ranks x {forward} (--rollout.micro_batch_size): ranks would wait for "
+            "one another for ever",
+            f"make --rollout.batch_size x --rollout.n_samples_per_prompt a multiple of "
+            f"{ranks * forward}",
+        )
+    yield from _check_episode(flags, rows)
+
+
+def _check_episode(flags: Mapping[str, Any], rows: int | None) -> Iterator[Finding]:
+    prompts = flags["rollout.batch_size"]
+    available = prompts_per_episode(flags, rows)
+    if available is None:
+        return
+    if available < prompts:
+        yield error(
+            f"one pass has {available} prompts, fewer than a rollout batch of {prompts} "
+            "(--rollout.batch_size)",
+            f"take more data, or set --rollout.batch_size to at most {available}",
+        )
+    elif available % prompts:
+        whole = available // prompts * prompts
+        yield warning(
+            f"{available} prompts are not whole rollout batches of {prompts}: the last batch of "
+            f"each pass has only {available - whole}, and its updates are out of step",
+            f"set --data.max_samples {whole}",
+        )
+
+
+def check_lengths(flags: Mapping[str, Any], shape: ModelShape | None) -> Iterator[Finding]:
+    """A prompt and a response fit together into what the model can read."""
+    longest, response = flags["data.max_len"], flags["rollout.max_new_tokens"]
+    if response is not None and response >= longest:
+        yield error(
+            f"--rollout.max_new_tokens {response} leaves no room for a prompt in --data.max_len "
+            f"{longest}, which counts both",
+            f"set --data.max_len {response + 1024} for prompts of up to 1,024 tokens",
+        )
+    if shape is not None and 0 < shape.max_positions < longest:
+        yield error(
+            f"--data.max_len {longest} is more than the {shape.max_positions} positions of the "
+            "model, and vLLM will not start",
+            f"set --data.max_len to at most {shape.max_positions}",
+        )
+
+
+def check_lag(flags: Mapping[str, Any]) -> Iterator[Finding]:
+    """The bound can be kept with these batches."""
+    if (
+        flags["rollout.batch_size"] * flags["rollout.n_samples_per_prompt"]
+        < flags["train.batch_size"]
+    ):
+        yield error(
+            "a rollout batch holds less than one update (--train.batch_size, in responses)",
+            "raise --rollout.batch_size",
+        )
+        return
+    try:
+        budget(flags)
+    except ValueError as refused:
+        yield error(f"--lag: {refused}")
+
+
+def budget(flags: Mapping[str, Any]) -> LagBudget:
+    """The lag budget of the run. Raises ValueError where the bound cannot be kept."""
+    batches = Batches.of(flags, None)
+    groups = max(batches.responses // batches.samples, 1)
+    return LagBudget.from_options(config.lag_options(flags), batches.updates, groups)
+
+
+def _multiple(value: int, of: int) -> int:
+    return max(value // of, 1) * of

@@ -1,0 +1,145 @@
+"""Rules on GPUs: enough of them, and placement groups that can be placed."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from vespo_openrlhf.check.findings import Finding, error, warning
+from vespo_openrlhf.check.memory import colocated, world
+from vespo_openrlhf.check.model import ModelShape
+from vespo_openrlhf.cpu.settings import logical_gpus
+
+_TIMEOUT_S = 3
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """GPUs of each node, and where that is known from."""
+
+    gpus: tuple[int, ...]
+    source: str
+
+    @classmethod
+    def stated(cls, nodes: int, gpus_per_node: int) -> Cluster:
+        """As the user says.
+
+        Raises:
+            ValueError: there is nothing to run on.
+        """
+        if nodes < 1 or gpus_per_node < 1:
+            raise ValueError("--nodes and --gpus-per-node are at least 1")
+        return cls((gpus_per_node,) * nodes, "as stated")
+
+    @classmethod
+    def running(cls, address: str) -> Cluster:
+        """Ask the dashboard of a running Ray cluster, `http://HOST:8265`.
+
+        Raises:
+            ValueError: it does not answer.
+        """
+        url = f"{address.rstrip('/')}/api/v0/nodes?detail=true"
+        try:
+            with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
+                nodes = json.load(answer)["data"]["result"]["result"]
+        except (urllib.error.URLError, OSError, KeyError, TypeError, ValueError) as failure:
+            raise ValueError(
+                f"no Ray cluster answers at {address} ({failure}): start it (scripts/ray-node.sh), "
+                "or state what it will have with --nodes and --gpus-per-node"
+            ) from failure
+        alive = [node["resources_total"] for node in nodes if node["state"] == "ALIVE"]
+        return cls(tuple(int(node.get("GPU", 0)) for node in alive), f"running at {address}")
+
+    @property
+    def total(self) -> int:
+        return sum(self.gpus)
+
+    def __str__(self) -> str:
+        shape = " + ".join(map(str, self.gpus)) if len(set(self.gpus)) > 1 else ""
+        nodes = f"{len(self.gpus)} x {self.gpus[0]}" if self.gpus and not shape else shape
+        return f"{nodes or 0} GPUs, {self.source}"
+
+
+def needed_gpus(flags: dict[str, Any]) -> int:
+    """All that a run reserves."""
+    return logical_gpus(flags)
+
+
+def needed_nodes(flags: dict[str, Any]) -> tuple[int, int]:
+    """The (nodes, GPUs per node) a recipe is written for, where nothing else is stated."""
+    per_node = flags["actor.num_gpus_per_node"]
+    gpus = needed_gpus(flags)
+    if flags["actor.num_nodes"] == 1 and gpus > per_node:
+        per_node = min(gpus, 8)
+    return -(-gpus // per_node), per_node
+
+
+def check_cluster(
+    flags: dict[str, Any], cluster: Cluster, shape: ModelShape | None
+) -> Iterator[Finding]:
+    """GPUs in number and in shape."""
+    yield from _check_engines(flags, cluster, shape)
+    needed, trainer = needed_gpus(flags), world(flags)
+    if needed > cluster.total:
+        engines = needed - trainer
+        parts = f"{trainer} of the trainer"
+        if engines > 0:
+            parts += f" + {engines} of the engines and other models"
+        yield error(
+            f"the run takes {needed} GPUs ({parts}), the cluster has {cluster.total} ({cluster}): "
+            "it would wait for its placement group for ever",
+            "lower --actor.num_nodes, --actor.num_gpus_per_node or --vllm.num_engines, or put "
+            "trainer and engines on the same GPUs with --train.colocate_all --vllm.enable_sleep "
+            "--ds.enable_sleep",
+        )
+    elif needed < cluster.total and len(cluster.gpus) > 0:
+        yield warning(
+            f"the run takes {needed} of the cluster's {cluster.total} GPUs",
+            "raise --vllm.num_engines or --actor.num_nodes, or rent less",
+        )
+    most = max(cluster.gpus, default=0)
+    if flags["actor.num_gpus_per_node"] > most:
+        yield error(
+            f"--actor.num_gpus_per_node {flags['actor.num_gpus_per_node']}, but no node has more "
+            f"than {most}",
+            f"set --actor.num_gpus_per_node {most} and --actor.num_nodes "
+            f"{-(-trainer // max(most, 1))}",
+        )
+
+
+def _check_engines(
+    flags: Mapping[str, Any], cluster: Cluster, shape: ModelShape | None
+) -> Iterator[Finding]:
+    engines, parallel = flags["vllm.num_engines"] or 0, flags["vllm.tensor_parallel_size"]
+    if engines < 1:
+        yield error("there is no engine to roll out with", "set --vllm.num_engines")
+        return
+    if shape is not None and shape.heads % parallel:
+        yield error(
+            f"--vllm.tensor_parallel_size {parallel} does not divide the model's {shape.heads} "
+            "attention heads",
+            "use a power of two",
+        )
+    if parallel > max(cluster.gpus, default=0):
+        yield warning(
+            f"an engine of {parallel} GPUs (--vllm.tensor_parallel_size) spans nodes, and each "
+            "token waits for the network",
+            "set it to at most the GPUs of a node",
+        )
+    if colocated(flags):
+        if engines * parallel != world(flags):
+            yield error(
+                f"--train.colocate_all puts trainer and engines on the same GPUs, but the trainer "
+                f"has {world(flags)} and {engines} engines x {parallel} have {engines * parallel}",
+                f"set --vllm.num_engines {max(world(flags) // parallel, 1)}",
+            )
+        if not (flags["vllm.enable_sleep"] and flags["ds.enable_sleep"]):
+            yield warning(
+                "trainer and engines share GPUs, and one of them keeps its memory while the other "
+                "works",
+                "add --vllm.enable_sleep --ds.enable_sleep",
+            )

@@ -1,0 +1,188 @@
+"""Rules on what the flags point to: model, tokenizer, prompts, reward."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vespo_openrlhf.check.findings import Finding, error, note, warning
+from vespo_openrlhf.check.model import model_file
+from vespo_openrlhf.data import checks
+
+_SHOWN = 3
+_FILES = (".json", ".jsonl", ".csv", ".parquet", ".arrow")
+
+
+@dataclass
+class Prompts:
+    """The prompt data as far as it lies here.
+
+    Attributes:
+        rows: None where some of it is on the hub.
+        texts: the prompts' own words, chat messages joined.
+    """
+
+    rows: int | None
+    texts: list[str]
+
+
+def check_model_files(flags: Mapping[str, Any]) -> Iterator[Finding]:
+    """A folder that looks like one is there and holds a model and a tokenizer."""
+    model = flags["actor.model_name_or_path"]
+    if model and not Path(model).is_dir() and not model.startswith((".", "/", "~")):
+        return  # a hub id: asking the hub would take a network
+    try:
+        checks.check_model(model)
+    except ValueError as refused:
+        yield error(str(refused))
+
+
+def check_reward_file(flags: Mapping[str, Any]) -> Iterator[Finding]:
+    """A reward or agent that is a file exists and defines what OpenRLHF calls."""
+    reward, agent = flags["reward.remote_url"], flags["train.agent_func_path"]
+    if agent:
+        if not Path(agent).is_file():
+            yield error(f"--train.agent_func_path {agent}: there is no such file")
+        return
+    if not reward:
+        if not flags["reward.model_name_or_path"]:
+            yield error(
+                "nothing gives a reward",
+                "set --reward.remote_url to reward/math_reward.py or a file of yours",
+            )
+    elif reward.endswith(".py"):
+        try:
+            checks.load_reward(reward)
+        except ValueError as refused:
+            yield error(str(refused))
+
+
+def load_prompts(flags: Mapping[str, Any]) -> tuple[Prompts, list[Finding]]:
+    """The prompts that lie here, and what is wrong with them. Labels are not audited: training
+    does so before it starts."""
+    dataset, key = flags["data.prompt_dataset"], flags["data.input_key"]
+    try:
+        checks.check_prompts(
+            dataset,
+            input_key=key,
+            label_key=flags["data.label_key"],
+            split=flags["data.prompt_split"],
+        )
+    except ValueError as refused:
+        return Prompts(None, []), [error(str(refused))]
+    from datasets import load_dataset
+
+    rows: int | None = 0
+    texts: list[str] = []
+    for part in (p.strip() for p in dataset.split(",")):
+        suffix = Path(part).suffix.lower()
+        if suffix not in _FILES:
+            rows = None
+            continue
+        kind = "json" if suffix == ".jsonl" else suffix.lstrip(".")
+        data = load_dataset(kind, data_files=part)[flags["data.prompt_split"]]
+        texts += [_text(prompt) for prompt in data[key]]
+        rows = None if rows is None else rows + len(data)
+    findings = [] if rows is not None else [note(f"{dataset} is on the hub: not looked into")]
+    return Prompts(rows, texts), findings
+
+
+def check_tokenizer(flags: Mapping[str, Any], prompts: Prompts) -> Iterator[Finding]:
+    """A chat template where one is applied, and prompts that leave room for a response."""
+    model = flags["actor.model_name_or_path"] or ""
+    template = _chat_template(model) if flags["data.apply_chat_template"] else ""
+    if template is None:
+        folder = Path(model).is_dir()
+        if folder or model_file(model, "tokenizer_config.json") is not None:
+            yield error(
+                f"--data.apply_chat_template, but the tokenizer of {model} has no chat template",
+                "leave the flag out and give a --data.input_template, or take a model that has one",
+            )
+        else:
+            yield note(f"the tokenizer of {model} is not here: chat template not looked for")
+        template = ""
+    response = flags["rollout.max_new_tokens"]
+    if response is None or response >= flags["data.max_len"]:
+        return
+    limit = flags["data.max_len"] - response
+    tokenizer_file = model_file(model, "tokenizer.json")
+    if tokenizer_file is None:
+        if prompts.texts:
+            yield note(f"the tokenizer of {model} is not here: prompts not measured")
+        return
+    lengths = _long_prompts(tokenizer_file, prompts.texts, template, limit)
+    if lengths:
+        level = error if len(lengths) == len(prompts.texts) else warning
+        shown = ", ".join(f"row {row}: {tokens}" for row, tokens in lengths[:_SHOWN])
+        yield level(
+            f"{len(lengths)} of {len(prompts.texts)} prompts are longer than {limit} tokens, "
+            f"--data.max_len less --rollout.max_new_tokens ({shown}): responses cut short",
+            "raise --data.max_len to at least "
+            f"{response + max(tokens for _, tokens in lengths)}, or remove them",
+        )
+
+
+def check_run_folder(flags: Mapping[str, Any]) -> Iterator[Finding]:
+    """Something is left of the run, where it can be written."""
+    folder = flags["run.dir"]
+    if folder is None:
+        return
+    path = Path(folder).resolve()
+    while not path.exists():
+        path = path.parent
+    if not path.is_dir() or not os.access(path, os.W_OK):
+        yield error(f"--run.dir {folder} cannot be written here", "choose another folder")
+
+
+def _text(prompt: Any) -> str:
+    if isinstance(prompt, str):
+        return prompt
+    return "\n".join(str(message.get("content", "")) for message in prompt)
+
+
+def _chat_template(model: str) -> str | None:
+    """The template's own text, or None where the tokenizer has none that lies here."""
+    beside = model_file(model, "chat_template.jinja")
+    if beside is not None:
+        return beside.read_text()
+    config = model_file(model, "tokenizer_config.json")
+    template = json.loads(config.read_text()).get("chat_template") if config else None
+    if isinstance(template, list):  # several by name
+        template = next((t["template"] for t in template if t["name"] == "default"), None)
+    return template
+
+
+def _long_prompts(
+    tokenizer_file: Path, texts: list[str], template: str, limit: int
+) -> list[tuple[int, int]]:
+    """(row, tokens) of the prompts over `limit`, with what the chat template adds to each."""
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(tokenizer_file))
+    added = len(tokenizer.encode(_around(template), add_special_tokens=False).ids)
+    # A token is at least a byte long: shorter texts need not be encoded.
+    rows = [row for row, text in enumerate(texts) if len(text.encode()) + added > limit]
+    encoded = tokenizer.encode_batch([texts[row] for row in rows], add_special_tokens=False)
+    lengths = [(row, len(e.ids) + added) for row, e in zip(rows, encoded, strict=True)]
+    return [(row, tokens) for row, tokens in lengths if tokens > limit]
+
+
+def _around(template: str) -> str:
+    """What the template puts around a prompt; nothing if it cannot be rendered here."""
+    if not template:
+        return ""
+    import jinja2
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    try:
+        rendered: str = environment.from_string(template).render(
+            messages=[{"role": "user", "content": ""}], add_generation_prompt=True
+        )
+    except (jinja2.TemplateError, TypeError, AttributeError):
+        return ""
+    return rendered

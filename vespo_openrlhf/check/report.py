@@ -1,0 +1,132 @@
+"""A verdict for a reader, and for a program."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vespo_openrlhf.check.resolve import Resolved
+    from vespo_openrlhf.check.verdict import Verdict
+
+_GIB = 2**30
+_WIDTH = 100
+
+
+def as_json(resolved: Resolved, verdict: Verdict) -> dict[str, Any]:
+    """Every flag, finding and estimate; bytes as bytes."""
+    return {
+        "flags": resolved.flags,
+        **dataclasses.asdict(verdict),
+        "parameters": verdict.shape and verdict.shape.parameters,
+    }
+
+
+def as_text(resolved: Resolved, verdict: Verdict) -> str:
+    """The resolved configuration, the estimates, and then what was found."""
+    lines = _configuration(resolved)
+    lines += ["", *_facts(resolved.flags, verdict), ""]
+    for level in ("note", "warning", "error"):
+        lines += [f"{level:<9}{finding}" for finding in verdict.findings if finding.level == level]
+    number = len(verdict.errors)
+    lines.append(f"{number} to change" if number else "ready: nothing has to be changed")
+    return "\n".join(lines)
+
+
+def _configuration(resolved: Resolved) -> list[str]:
+    """Flags that differ from their defaults, a line for each group."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(resolved.given):
+        group, _, option = name.partition(".")
+        value = resolved.flags[name]
+        groups.setdefault(group, []).append(
+            option if value is True else f"{option}={_short(value)}"
+        )
+    lines = []
+    for group, options in groups.items():
+        line = f"--{group}."
+        for option in options:
+            if len(line) + len(option) + 1 > _WIDTH:
+                lines.append(line)
+                line = " " * 10
+            line = f"{line:<10}{option}  " if line.strip() else f"{line}{option}  "
+        lines.append(line.rstrip())
+    return lines
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ",".join(map(str, value))
+    return str(value)
+
+
+def _facts(flags: dict[str, Any], verdict: Verdict) -> list[str]:
+    facts: list[tuple[str, str]] = []
+    shape, sizes, speed = verdict.shape, verdict.batches, verdict.speed
+    if shape is not None:
+        kind = f"{shape.active_parameters / 1e9:.1f} B of them active" if shape.experts else "dense"
+        facts.append(("model", f"{shape.parameters / 1e9:.2f} B parameters, {kind}"))
+    if verdict.cluster is not None:
+        facts.append(("cluster", str(verdict.cluster)))
+    if sizes is not None:
+        facts.append(
+            (
+                "batches",
+                f"N = {sizes.updates} updates of {sizes.responses} responses "
+                f"({sizes.responses / sizes.ranks:g} per rank) from {sizes.prompts} prompts x "
+                f"{sizes.samples}",
+            )
+        )
+        facts.append(("lag", _lag(flags, sizes.updates)))
+        if sizes.total is not None:
+            facts.append(
+                (
+                    "run",
+                    f"{sizes.total} rollout batches, {sizes.total * sizes.updates} updates "
+                    f"({sizes.episodes} passes)",
+                )
+            )
+    for memory in verdict.memory:
+        terms = sorted(memory.terms.items(), key=lambda term: -term[1])
+        parts = ", ".join(f"{name} {size / _GIB:.1f}" for name, size in terms if size > _GIB / 20)
+        facts.append(("GPU memory", f"{memory.place}: {memory.total / _GIB:.1f} GiB of "))
+        facts[-1] = ("GPU memory", f"{facts[-1][1]}{memory.gpu / _GIB:.0f} = {parts}")
+    if verdict.engine is not None:
+        full = verdict.engine.tokens // flags["data.max_len"]
+        facts.append(
+            ("KV cache", f"{verdict.engine.tokens:,} tokens per engine, {full} of the longest")
+        )
+    host = ", ".join(
+        f"{name} {size / _GIB:.0f} GiB" for name, size in verdict.host.items() if size > _GIB
+    )
+    if host:
+        facts.append(("host memory", host))
+    if speed is not None:
+        facts.append(("time", _time(flags, speed)))
+    return [f"{name:<13}{text}" for name, text in facts]
+
+
+def _lag(flags: dict[str, Any], updates: int) -> str:
+    if not flags["train.async_enable"]:
+        return f"synchronous: at most {updates - 1} updates, within the batch"
+    from vespo_openrlhf.check.batches import budget
+
+    bound = budget(flags)
+    return (
+        f"at most {bound.limit} updates (the least possible: {bound.minimum}), "
+        f"weight sync every {bound.sync_every}"
+    )
+
+
+def _time(flags: dict[str, Any], speed: Any) -> str:
+    how = "at once" if flags["train.async_enable"] else "in turn"
+    text = (
+        f"{speed.batch / 60:.1f} min per rollout batch: generation {speed.generate / 60:.1f} "
+        f"({speed.tokens_per_second:.0f} tokens/s per GPU, mean response "
+        f"{speed.mean_response:.0f}) and training {speed.train / 60:.1f} {how}"
+    )
+    if speed.gather > 0:
+        text += f"; ZeRO-3 gathers for {speed.gather / 60:.1f}"
+    if speed.hours is not None:
+        text += f"; {speed.hours:.1f} hours in all"
+    return text + " (to a factor of two)"

@@ -1,0 +1,126 @@
+"""From flags to a resolved configuration, by the installed OpenRLHF's own code.
+
+OpenRLHF builds its parser, and validates what was parsed, under `if __name__ == "__main__"` of a
+module whose imports take half a minute and want a GPU's libraries. That part of the installed
+source is run here alone, with its heavy imports left out and its `train` replaced: which flags
+exist, and what they may be, has one truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import contextlib
+import importlib.util
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import mock
+
+from vespo_openrlhf.bridge import cli
+from vespo_openrlhf.bridge.settings import flatten
+
+_HEAVY = ("openrlhf", "ray")
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A recipe after parsing and OpenRLHF's own validation.
+
+    Attributes:
+        flags: every flag by its dotted name.
+        given: names of the flags whose value is not the default.
+        warnings: lines that OpenRLHF's validation printed.
+    """
+
+    flags: dict[str, Any]
+    given: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def resolve(arguments: Sequence[str]) -> Resolved:
+    """Parse and validate `arguments` as `vespo_openrlhf.train` would.
+
+    Raises:
+        ValueError: an unknown flag (the nearest is named), a value that does not parse, or what
+            OpenRLHF's validation refuses.
+    """
+    package = _package_folder()
+    source = package / "cli" / "train_ppo_ray.py"
+    resolved: list[SimpleNamespace] = []
+    given: list[str] = []
+    names = {
+        "__name__": "__main__",
+        "hierarchize": _load(package / "utils" / "config.py").hierarchize,
+        "train": resolved.append,
+    }
+    printed = io.StringIO()
+    with (
+        mock.patch.object(sys, "argv", [str(source), *arguments]),
+        _our_parser(given),
+        contextlib.redirect_stdout(printed),
+    ):
+        try:
+            exec(compile(_light(source), str(source), "exec"), names)
+        except AssertionError as refused:
+            raise ValueError(f"OpenRLHF refuses these flags: {refused}") from refused
+    flags = flatten(resolved[0])
+    if isinstance(flags["reward.remote_url"], list):  # split in validation, after ours would look
+        flags["reward.remote_url"] = ",".join(flags["reward.remote_url"])
+    warnings = tuple(line for line in printed.getvalue().splitlines() if line.strip())
+    return Resolved(flags, tuple(given), warnings)
+
+
+@contextlib.contextmanager
+def _our_parser(given: list[str]) -> Iterator[None]:
+    """As `bridge.cli` extends OpenRLHF's parser for training, without what it does after."""
+    upstream = argparse.ArgumentParser.parse_args
+
+    def parse_args(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> Any:
+        cli._extend(parser)
+        namespace = upstream(parser, *args, **kwargs)
+        parsed = vars(namespace)
+        given.extend(name for name in parsed if parsed[name] != parser.get_default(name))
+        return namespace
+
+    with mock.patch.object(argparse.ArgumentParser, "parse_args", parse_args):
+        yield
+
+
+def _package_folder() -> Path:
+    spec = importlib.util.find_spec("openrlhf")
+    if spec is None or spec.origin is None:
+        raise ValueError(
+            "OpenRLHF is not installed, and it alone knows its flags: run scripts/install.sh"
+        )
+    return Path(spec.origin).parent
+
+
+def _light(source: Path) -> ast.Module:
+    """The module without its heavy imports and without the `train` it defines."""
+    tree = ast.parse(source.read_text())
+    return ast.fix_missing_locations(_WithoutHeavyImports().visit(tree))
+
+
+class _WithoutHeavyImports(ast.NodeTransformer):
+    def visit_Import(self, node: ast.Import) -> ast.Import | None:
+        return None if any(alias.name.split(".")[0] in _HEAVY for alias in node.names) else node
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.ImportFrom | None:
+        return None if (node.module or "").split(".")[0] in _HEAVY else node
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef | None:
+        return None if node.name == "train" else node
+
+
+def _load(path: Path) -> Any:
+    spec = importlib.util.spec_from_file_location("vespo_check_openrlhf_config", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,210 @@
+"""Every rule and every estimate on one recipe."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vespo_openrlhf.check import batches, cluster, files, losses, memory, speed
+from vespo_openrlhf.check.cluster import Cluster
+from vespo_openrlhf.check.findings import Finding, error, note
+from vespo_openrlhf.check.memory import GIB, Engine, Memory
+from vespo_openrlhf.check.model import ModelShape, find_config
+from vespo_openrlhf.check.resolve import Resolved
+from vespo_openrlhf.check.speed import Rates, Speed
+
+
+@dataclass(frozen=True)
+class Machines:
+    """Where the recipe is to run.
+
+    Attributes:
+        nodes, gpus_per_node: as stated; None: a running cluster's, else the recipe's own.
+        address: dashboard of a running cluster, `http://HOST:8265`.
+        gpu_memory: of one GPU, GiB.
+    """
+
+    nodes: int | None = None
+    gpus_per_node: int | None = None
+    address: str | None = None
+    gpu_memory: float = 79.0
+
+    def cluster(self, flags: dict[str, Any]) -> Cluster:
+        """Raises ValueError where a running cluster was named and does not answer."""
+        if self.nodes is not None or self.gpus_per_node is not None:
+            nodes, per_node = cluster.needed_nodes(flags)
+            return Cluster.stated(self.nodes or nodes, self.gpus_per_node or per_node)
+        if self.address is not None:
+            return Cluster.running(self.address)
+        nodes, per_node = cluster.needed_nodes(flags)
+        return Cluster((per_node,) * nodes, "what the recipe is written for")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is known of a recipe before it starts. Parts that could not be had are None."""
+
+    findings: tuple[Finding, ...]
+    shape: ModelShape | None
+    cluster: Cluster | None
+    batches: batches.Batches | None
+    memory: tuple[Memory, ...]
+    host: dict[str, float]
+    engine: Engine | None
+    speed: Speed | None
+
+    @property
+    def errors(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.level == "error"]
+
+
+def judge(
+    resolved: Resolved, machines: Machines, rates: Rates, model_config: Path | None
+) -> Verdict:
+    """Apply every rule; a fault in one does not hide the next.
+
+    Args:
+        resolved: the recipe.
+        machines: where it is to run.
+        rates: for the estimate of time.
+        model_config: where configs lie, of models that are not here; see `find_config`.
+    """
+    flags = resolved.flags
+    found = [Finding("warning", f"OpenRLHF: {line}") for line in resolved.warnings]
+    found += losses.check_options(flags)
+    found += files.check_model_files(flags)
+    found += files.check_reward_file(flags)
+    found += files.check_run_folder(flags)
+    prompts, prompt_findings = files.load_prompts(flags)
+    found += prompt_findings
+    found += files.check_tokenizer(flags, prompts)
+    shape, shape_findings = _shape(flags, model_config)
+    found += shape_findings
+    found += batches.check_lengths(flags, shape)
+    arithmetic = list(batches.check_batches(flags, prompts.rows))
+    arithmetic += batches.check_lag(flags)
+    found += arithmetic
+    where, cluster_findings = _cluster(flags, machines, shape)
+    found += cluster_findings
+
+    sizes = speeds = engine = None
+    memories: tuple[Memory, ...] = ()
+    host: dict[str, float] = {}
+    if not any(finding.level == "error" for finding in arithmetic):
+        sizes = batches.Batches.of(flags, prompts.rows)
+    if shape is not None and flags["vllm.num_engines"]:
+        gpu, reads_old = machines.gpu_memory * GIB, _reads_old(flags)
+        engine = memory.engine_memory(shape, flags, gpu)
+        memories = (
+            memory.trainer_memory(shape, flags, gpu, reads_old_log_probs=reads_old),
+            memory.rollout_memory(shape, flags, gpu),
+        )
+        host = memory.host_memory(shape, flags)
+        found += _check_memory(flags, memories, engine)
+        if sizes is not None:
+            speeds = speed.estimate(shape, flags, sizes, rates, gpu, reads_old_log_probs=reads_old)
+    return Verdict(tuple(found), shape, where, sizes, memories, host, engine, speeds)
+
+
+def _reads_old(flags: dict[str, Any]) -> bool:
+    try:
+        return losses.reads_old_log_probs(flags)
+    except ValueError:  # an unknown loss, which has been found already
+        return True
+
+
+def _shape(
+    flags: dict[str, Any], model_config: Path | None
+) -> tuple[ModelShape | None, list[Finding]]:
+    model = flags["actor.model_name_or_path"]
+    if not model:
+        return None, []
+    try:
+        config = find_config(model, model_config)
+        if config is not None:
+            return ModelShape.from_config(config), []
+    except ValueError as refused:
+        return None, [error(str(refused))]
+    if os.path.isdir(model):
+        return None, []
+    return None, [
+        note(
+            f"no config.json of {model} here, so memory and time are not estimated: "
+            "--model-config FILE names one"
+        )
+    ]
+
+
+def _cluster(
+    flags: dict[str, Any], machines: Machines, shape: ModelShape | None
+) -> tuple[Cluster | None, list[Finding]]:
+    try:
+        where = machines.cluster(flags)
+    except ValueError as refused:
+        return None, [error(str(refused))]
+    return where, list(cluster.check_cluster(flags, where, shape))
+
+
+def _check_memory(
+    flags: dict[str, Any], memories: tuple[Memory, ...], engine: Engine
+) -> list[Finding]:
+    found = []
+    trainer, rollout = memories
+    if not trainer.fits:
+        found.append(
+            error(
+                f"the trainer takes {trainer.total / GIB:.0f} GiB of a GPU's "
+                f"{trainer.gpu / GIB:.0f}, most of it {trainer.largest()}",
+                _less_memory(flags, trainer),
+            )
+        )
+    share = flags["vllm.gpu_memory_utilization"]
+    if engine.tokens < flags["data.max_len"]:
+        found.append(
+            error(
+                f"an engine has room for {max(engine.tokens, 0)} tokens of KV cache beside "
+                f"{engine.weights / GIB:.0f} GiB of weights per GPU, less than one sequence of "
+                f"{flags['data.max_len']}",
+                "raise --vllm.tensor_parallel_size or --vllm.gpu_memory_utilization "
+                f"({share:g}), or lower --data.max_len",
+            )
+        )
+    elif not rollout.fits:
+        least = (rollout.total - rollout.gpu) / rollout.gpu
+        found.append(
+            error(
+                f"while engines generate, a GPU is asked for {rollout.total / GIB:.0f} of its "
+                f"{rollout.gpu / GIB:.0f} GiB, most of it {rollout.largest()}",
+                f"set --vllm.gpu_memory_utilization {share - least - 0.005:.2f} or less",
+            )
+        )
+    return found
+
+
+def _less_memory(flags: dict[str, Any], trainer: Memory) -> str:
+    """What to change, by what is large."""
+    terms, advice = trainer.terms, []
+    states = sum(terms.get(name, 0) for name in ("weights", "gradients", "optimizer"))
+    activations = trainer.total - states
+    if activations > trainer.gpu / 3:
+        if not flags["actor.gradient_checkpointing_enable"]:
+            advice.append("add --actor.gradient_checkpointing_enable")
+        ring = flags["ds.ring_attn_size"]
+        longest = flags["data.max_len"] // ring
+        if memory.micro_batch_tokens(flags, "train") <= longest:
+            advice.append(f"split sequences over GPUs with --ds.ring_attn_size {2 * ring}")
+        elif flags["train.dynamic_batch_enable"]:
+            advice.append(f"set --train.max_tokens_per_gpu {longest}")
+        else:
+            advice.append("set --train.micro_batch_size 1")
+    if states > trainer.gpu / 3:
+        if flags["ds.zero_stage"] < 3:
+            advice.append("set --ds.zero_stage 3")
+        if not flags["ds.adam_offload"]:
+            advice.append("move the optimizer to the host with --ds.adam_offload")
+        advice.append("give the trainer more GPUs")
+    if "engine awake" in terms:
+        advice.append("add --vllm.enable_sleep")
+    return ", or ".join(advice) or "lower --data.max_len, or give the trainer more GPUs"
