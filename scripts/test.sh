@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets itself up, then runs every check: lint, types, and all tests. Arguments go to pytest:
+# Sets itself up, then runs every check: lint, types, whether requirements.txt can be resolved, and
+# all tests. Arguments go to pytest:
 #
 #   scripts/test.sh                 everything
 #   scripts/test.sh tests/unit      seconds
@@ -16,4 +17,5 @@ bin=.venv/bin
 $bin/ruff check .
 $bin/ruff format --check .
 $bin/mypy
+[ $# -gt 0 ] || scripts/resolve.sh
 exec $bin/python -m pytest "$@"

@@ -1,0 +1,54 @@
+"""`vespo COMMAND` is the module of that name."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from vespo_openrlhf.__main__ import COMMANDS, main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_a_module_that_runs(command: str) -> None:
+    module = f"vespo_openrlhf.{command}"
+    spec = importlib.util.find_spec(module)
+    if spec is None:
+        pytest.skip(f"{module} is not there yet")
+    if spec.submodule_search_locations is not None:
+        main_module = importlib.util.find_spec(f"{module}.__main__")
+        if main_module is None:
+            pytest.skip(f"{module} has no command line yet")
+
+
+def test_help_lists_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 0
+    shown = capsys.readouterr().out
+    assert all(command in shown for command in COMMANDS)
+
+
+def test_an_unknown_command_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["tarin"]) == 2
+    assert "there are train, check" in capsys.readouterr().err
+
+
+def test_arguments_and_status_pass_through() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "vespo_openrlhf", "simulate", "--lag-batches", "none"],
+        capture_output=True,
+        text=True,
+    )
+    assert finished.returncode == 2
+    assert "--lag-batches" in finished.stderr
+
+
+def test_the_command_is_installed_and_the_changelog_knows_the_version() -> None:
+    assert 'vespo = "vespo_openrlhf.__main__:main"' in (ROOT / "pyproject.toml").read_text()
+    from vespo_openrlhf import __version__
+
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()

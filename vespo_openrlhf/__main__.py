@@ -1,0 +1,43 @@
+"""The console command `vespo`: `vespo train ...` is `python -m vespo_openrlhf.train ...`."""
+
+from __future__ import annotations
+
+import importlib.util
+import runpy
+import sys
+from collections.abc import Sequence
+
+COMMANDS = {
+    "train": "train with VESPO or a rival, on OpenRLHF",
+    "check": "check a recipe before a node is rented",
+    "simulate": "size a cluster and a lag bound",
+    "data": "prepare prompts",
+    "study": "compare losses under staleness, without a GPU",
+    "report": "a page on one run or several",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a module of this package as a program; only that one is imported.
+
+    Returns:
+        0, or 2 for a command that does not exist. A command's own status is raised by it.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = words[0] if words else "--help"
+    if command in ("-h", "--help"):
+        print("usage: vespo COMMAND ...    vespo COMMAND --help says more\n")
+        for name, text in COMMANDS.items():
+            print(f"  {name:<10}{text}")
+        return 0
+    module = f"vespo_openrlhf.{command}"
+    if command not in COMMANDS or importlib.util.find_spec(module) is None:
+        print(f"vespo: no command {command!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    sys.argv = [f"vespo {command}", *words[1:]]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
