@@ -4,7 +4,7 @@
 #   scripts/one-gpu-gsm8k.sh [FLAG...]
 #   MODEL=Qwen/Qwen3-1.7B scripts/one-gpu-gsm8k.sh
 #
-# One GPU of 48 GB for 0.6B, of 80 GB for 1.7B; trainer and engine take turns on it, because
+# One GPU of 24 GB for 0.6B, of 48 GB for 1.7B; trainer and engine take turns on it, because
 # asynchronous training takes two. An update takes 32 prompts x 8 responses, N = 4 unless set.
 #
 # Not as in the paper: a smaller model, batch and response (2,048 tokens). ZeRO shards nothing on
@@ -21,7 +21,7 @@ lengths 512 2048
 loss
 batch "$N"
 
-trainer 8192
+trainer 4096
 flags+=(--actor.num_nodes 1 --actor.num_gpus_per_node 1 --ds.zero_stage 2)
 flags+=(
   --train.colocate_all --vllm.num_engines 1 --vllm.gpu_memory_utilization 0.7

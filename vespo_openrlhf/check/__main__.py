@@ -80,6 +80,11 @@ def build_parser() -> argparse.ArgumentParser:
             metavar="X",
             help=texts[field.name] + default,
         )
+    parser.add_argument(
+        "--fetch",
+        action="store_true",
+        help="get config and tokenizer of a hub model that is not here (some 10 MB, no weights)",
+    )
     parser.add_argument("--json", action="store_true", help="everything, as JSON")
     return parser
 
@@ -99,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
     # Not before --help is answered: these import torch.
+    from vespo_openrlhf.check.model import fetch
     from vespo_openrlhf.check.recipe import submitted_flags
     from vespo_openrlhf.check.resolve import resolve
     from vespo_openrlhf.check.speed import Rates
@@ -113,6 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             flags = recipe
         resolved = resolve(flags)
+        if options.fetch and resolved.flags["actor.model_name_or_path"]:
+            fetch(resolved.flags["actor.model_name_or_path"])
     except ValueError as refused:
         print(f"error    {refused}")
         return 1

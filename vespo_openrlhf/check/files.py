@@ -103,7 +103,9 @@ def check_tokenizer(flags: Mapping[str, Any], prompts: Prompts) -> Iterator[Find
                 "leave the flag out and give a --data.input_template, or take a model that has one",
             )
         else:
-            yield note(f"the tokenizer of {model} is not here: chat template not looked for")
+            yield note(
+                f"the tokenizer of {model} is not here: chat template not looked for (--fetch)"
+            )
         template = ""
     response = flags["rollout.max_new_tokens"]
     if response is None or response >= flags["data.max_len"]:
@@ -112,7 +114,7 @@ def check_tokenizer(flags: Mapping[str, Any], prompts: Prompts) -> Iterator[Find
     tokenizer_file = model_file(model, "tokenizer.json")
     if tokenizer_file is None:
         if prompts.texts:
-            yield note(f"the tokenizer of {model} is not here: prompts not measured")
+            yield note(f"no tokenizer of {model} here: prompts not measured (--fetch)")
         return
     lengths = _long_prompts(tokenizer_file, prompts.texts, template, limit)
     if lengths:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+_SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+_HUB_TIMEOUT_S = 5.0
+
 
 @dataclass(frozen=True)
 class ModelShape:
@@ -164,6 +167,24 @@ def model_file(model: str, name: str) -> Path | None:
     except HFValidationError:
         return None
     return Path(cached) if isinstance(cached, str) else None
+
+
+def fetch(model: str) -> None:
+    """Put what `check` reads of a hub model into the hub's cache: no weights, some 10 MB at most.
+
+    Raises:
+        ValueError: the hub does not answer, or will not give it to us.
+    """
+    if Path(model).is_dir():
+        return
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        snapshot_download(model, allow_patterns=list(_SMALL_FILES), etag_timeout=_HUB_TIMEOUT_S)
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError, OSError) as refused:
+        reason = str(refused).splitlines()[0]
+        raise ValueError(f"--fetch: {model} cannot be read from the hub: {reason}") from refused
 
 
 def _read(path: Path) -> dict[str, Any]:

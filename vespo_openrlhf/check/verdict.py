@@ -131,8 +131,8 @@ def _shape(
         return None, []
     return None, [
         note(
-            f"no config.json of {model} here, so memory and time are not estimated: "
-            "--model-config FILE names one"
+            f"no config.json of {model} here, so memory and time are not estimated: --fetch gets "
+            "it from the hub, --model-config FILE names one"
         )
     ]
 
@@ -200,7 +200,7 @@ def _less_memory(flags: dict[str, Any], trainer: Memory) -> str:
         else:
             advice.append("set --train.micro_batch_size 1")
     if states > trainer.gpu / 3:
-        if flags["ds.zero_stage"] < 3:
+        if flags["ds.zero_stage"] < 3 and memory.world(flags) > 1:
             advice.append("set --ds.zero_stage 3")
         if not flags["ds.adam_offload"]:
             advice.append("move the optimizer to the host with --ds.adam_offload")

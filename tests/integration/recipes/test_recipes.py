@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from vespo_openrlhf.check.__main__ import main as check
 from vespo_openrlhf.cpu import settings as cpu_settings
 from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
 from vespo_openrlhf.embedded.model import build_model, reproducible
@@ -100,6 +101,25 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
         num_gpus=2, num_cpus=8, environment=cpu_settings.environment(), log=log
     ) as running:
         yield running
+
+
+def test_check_asks_a_running_cluster(
+    models: Path,
+    cluster: LocalCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MODEL", str(models / DENSE))
+    monkeypatch.setenv("DATA", str(models / "train.jsonl"))
+    monkeypatch.setenv("MINI_BATCH", "8")
+    small = ["--data.max_len", "64", "--rollout.max_new_tokens", "32"]
+    words = [str(SCRIPTS / "eight-gpu-dapo-math.sh"), *small, "--address", cluster.dashboard]
+    assert check(words) == 1
+    output = capsys.readouterr().out
+    assert "the run takes 8 GPUs" in output
+    assert "the cluster has 2 (1 x 2 GPUs, running at" in output
+    two = ["--actor.num_gpus_per_node", "1", "--vllm.num_engines", "1"]
+    assert check([*words, *two]) == 0
 
 
 @pytest.mark.parametrize("recipe", CHOSEN)
