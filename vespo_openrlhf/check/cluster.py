@@ -14,7 +14,7 @@ from vespo_openrlhf.check.memory import colocated, world
 from vespo_openrlhf.check.model import ModelShape
 from vespo_openrlhf.cpu.settings import logical_gpus
 
-_TIMEOUT_S = 3
+_TIMEOUT_S = 10
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Cluster:
         """Ask the dashboard of a running Ray cluster, `http://HOST:8265`.
 
         Raises:
-            ValueError: it does not answer.
+            ValueError: it does not answer, or has no node.
         """
         url = f"{address.rstrip('/')}/api/v0/nodes?detail=true"
         try:
@@ -52,6 +52,10 @@ class Cluster:
                 "or state what it will have with --nodes and --gpus-per-node"
             ) from failure
         alive = [node["resources_total"] for node in nodes if node["state"] == "ALIVE"]
+        if not alive:
+            raise ValueError(
+                f"the Ray cluster at {address} has no node yet: wait until `ray status` lists them"
+            )
         return cls(tuple(int(node.get("GPU", 0)) for node in alive), f"running at {address}")
 
     @property

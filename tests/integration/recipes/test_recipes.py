@@ -103,25 +103,6 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
         yield running
 
 
-def test_check_asks_a_running_cluster(
-    models: Path,
-    cluster: LocalCluster,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.setenv("MODEL", str(models / DENSE))
-    monkeypatch.setenv("DATA", str(models / "train.jsonl"))
-    monkeypatch.setenv("MINI_BATCH", "8")
-    small = ["--data.max_len", "64", "--rollout.max_new_tokens", "32"]
-    words = [str(SCRIPTS / "eight-gpu-dapo-math.sh"), *small, "--address", cluster.dashboard]
-    assert check(words) == 1
-    output = capsys.readouterr().out
-    assert "the run takes 8 GPUs" in output
-    assert "the cluster has 2 (1 x 2 GPUs, running at" in output
-    two = ["--actor.num_gpus_per_node", "1", "--vllm.num_engines", "1"]
-    assert check([*words, *two]) == 0
-
-
 @pytest.mark.parametrize("recipe", CHOSEN)
 def test_a_submitted_recipe_trains(
     recipe: str, models: Path, cluster: LocalCluster, tmp_path: Path
@@ -160,3 +141,22 @@ def test_a_submitted_recipe_trains(
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert config["rollout.batch_size"] * 4 == updates * config["train.batch_size"]
     assert (tmp_path / "run" / "model" / "config.json").is_file()
+
+
+def test_check_asks_a_running_cluster(
+    models: Path,
+    cluster: LocalCluster,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("MODEL", str(models / DENSE))
+    monkeypatch.setenv("DATA", str(models / "train.jsonl"))
+    monkeypatch.setenv("MINI_BATCH", "8")
+    small = ["--data.max_len", "64", "--rollout.max_new_tokens", "32"]
+    words = [str(SCRIPTS / "eight-gpu-dapo-math.sh"), *small, "--address", cluster.dashboard]
+    assert check(words) == 1
+    output = capsys.readouterr().out
+    assert "the run takes 8 GPUs" in output
+    assert "the cluster has 2 (1 x 2 GPUs, running at" in output
+    two = ["--actor.num_gpus_per_node", "1", "--vllm.num_engines", "1"]
+    assert check([*words, *two]) == 0
