@@ -14,8 +14,7 @@
 source "$(dirname "$0")/recipe.sh"
 : "${MODEL:=Qwen/Qwen3-0.6B}" "${DATA:=$repository/data/gsm8k/train.parquet}" "${N:=4}"
 
-# 6,400 of some 7,400 problems: whole rollout batches for N = 1, 2, 4 and 8.
-flags+=(--actor.model_name_or_path "$MODEL" --data.max_samples 6400 --train.num_episodes 2)
+flags+=(--actor.model_name_or_path "$MODEL" --train.num_episodes 2)
 math_data
 lengths 512 2048
 loss

@@ -4,8 +4,7 @@
 #   scripts/qwen3-30b-a3b-sync.sh N [FLAG...]      N = 4, 8, 16, 32 or 64
 #
 # 64 GPUs of 80 GB (8 nodes), trainer and engines in turn on all of them. An update takes 256
-# prompts x 8 responses; 24 passes over 16,384 prompts make 1,536 updates (the paper: 1,500), and
-# 16,384 prompts are whole rollout batches for every N.
+# prompts x 8 responses; 24 passes over 16,384 prompts make 1,536 updates (the paper: 1,500).
 #
 # Not as in the paper: OpenRLHF trains with ZeRO-3 where the paper's framework has Megatron. ZeRO-3
 # gathers all 61 GB of weights for each forward and each backward pass of each micro-batch, experts

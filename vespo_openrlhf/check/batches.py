@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vespo_openrlhf import config
-from vespo_openrlhf.check.findings import Finding, error, warning
+from vespo_openrlhf.bridge.settings import scheduler_config
+from vespo_openrlhf.check.findings import Finding, error
 from vespo_openrlhf.check.memory import world
 from vespo_openrlhf.check.model import ModelShape
-from vespo_openrlhf.scheduling.lag import LagBudget
 
 _NO_LIMIT = int(1e8)  # OpenRLHF's default of --data.max_samples
 
@@ -25,8 +24,8 @@ class Batches:
         responses: in an update.
         updates: N, per rollout batch.
         ranks: data-parallel ranks of the trainer, each with `responses / ranks` of an update.
-        per_episode: rollout batches in one pass over the prompts; None if their number is unknown.
-        episodes: passes.
+        episodes: passes over the prompts.
+        all_prompts: in all passes; None if their number is unknown.
     """
 
     prompts: int
@@ -34,28 +33,27 @@ class Batches:
     responses: int
     updates: int
     ranks: int
-    per_episode: int | None
     episodes: int
+    all_prompts: int | None
 
     @classmethod
     def of(cls, flags: Mapping[str, Any], rows: int | None) -> Batches:
         """From resolved flags, and the rows of the prompt data if they are known."""
         prompts, samples = flags["rollout.batch_size"], flags["rollout.n_samples_per_prompt"]
-        known = prompts_per_episode(flags, rows)
         return cls(
             prompts=prompts,
             samples=samples,
             responses=flags["train.batch_size"],
-            updates=prompts * samples * flags["train.max_epochs"] // flags["train.batch_size"],
+            updates=prompts * samples // flags["train.batch_size"],
             ranks=data_parallel_ranks(flags),
-            per_episode=None if known is None else known // prompts,
             episodes=flags["train.num_episodes"],
+            all_prompts=all_prompts(flags, rows),
         )
 
     @property
     def total(self) -> int | None:
-        """Rollout batches of the whole run."""
-        return None if self.per_episode is None else self.per_episode * self.episodes
+        """Rollout batches of the whole run, the last one perhaps short."""
+        return None if self.all_prompts is None else -(-self.all_prompts // self.prompts)
 
 
 def data_parallel_ranks(flags: Mapping[str, Any]) -> int:
@@ -63,12 +61,13 @@ def data_parallel_ranks(flags: Mapping[str, Any]) -> int:
     return world(flags) // (flags["ds.ring_attn_size"] * flags["ds.tensor_parallel_size"])
 
 
-def prompts_per_episode(flags: Mapping[str, Any], rows: int | None) -> int | None:
-    """Prompts of one pass; without the data what --data.max_samples says."""
+def all_prompts(flags: Mapping[str, Any], rows: int | None) -> int | None:
+    """Prompts of all passes; without the data what --data.max_samples says."""
     limit: int = flags["data.max_samples"]
-    if rows is None:
-        return None if limit >= _NO_LIMIT else limit
-    return min(limit, rows)
+    if rows is None and limit >= _NO_LIMIT:
+        return None
+    episodes: int = flags["train.num_episodes"]
+    return min(limit, limit if rows is None else rows) * episodes
 
 
 def check_batches(flags: Mapping[str, Any], rows: int | None) -> Iterator[Finding]:
@@ -114,26 +113,13 @@ def check_batches(flags: Mapping[str, Any], rows: int | None) -> Iterator[Findin
             f"make --rollout.batch_size x --rollout.n_samples_per_prompt a multiple of "
             f"{ranks * forward}",
         )
-    yield from _check_episode(flags, rows)
-
-
-def _check_episode(flags: Mapping[str, Any], rows: int | None) -> Iterator[Finding]:
-    prompts = flags["rollout.batch_size"]
-    available = prompts_per_episode(flags, rows)
-    if available is None:
-        return
-    if available < prompts:
+    available = all_prompts(flags, rows)
+    if available is not None and available < prompts:
         yield error(
-            f"one pass has {available} prompts, fewer than a rollout batch of {prompts} "
-            "(--rollout.batch_size)",
-            f"take more data, or set --rollout.batch_size to at most {available}",
-        )
-    elif available % prompts:
-        whole = available // prompts * prompts
-        yield warning(
-            f"{available} prompts are not whole rollout batches of {prompts}: the last batch of "
-            f"each pass has only {available - whole}, and its updates are out of step",
-            f"set --data.max_samples {whole}",
+            f"all passes together have {available} prompts, fewer than a rollout batch of "
+            f"{prompts} (--rollout.batch_size)",
+            f"take more data, raise --train.num_episodes, or set --rollout.batch_size to at most "
+            f"{available}",
         )
 
 
@@ -155,27 +141,11 @@ def check_lengths(flags: Mapping[str, Any], shape: ModelShape | None) -> Iterato
 
 
 def check_lag(flags: Mapping[str, Any]) -> Iterator[Finding]:
-    """The bound can be kept with these batches."""
-    if (
-        flags["rollout.batch_size"] * flags["rollout.n_samples_per_prompt"]
-        < flags["train.batch_size"]
-    ):
-        yield error(
-            "a rollout batch holds less than one update (--train.batch_size, in responses)",
-            "raise --rollout.batch_size",
-        )
-        return
+    """The bound can be kept, and the scheduler can run, with batches that divide."""
     try:
-        budget(flags)
+        scheduler_config(flags)
     except ValueError as refused:
-        yield error(f"--lag: {refused}")
-
-
-def budget(flags: Mapping[str, Any]) -> LagBudget:
-    """The lag budget of the run. Raises ValueError where the bound cannot be kept."""
-    batches = Batches.of(flags, None)
-    groups = max(batches.responses // batches.samples, 1)
-    return LagBudget.from_options(config.lag_options(flags), batches.updates, groups)
+        yield error(f"scheduler: {refused}")
 
 
 def _multiple(value: int, of: int) -> int:

@@ -12,11 +12,11 @@ from vespo_openrlhf.check.findings import Finding, error
 
 
 def check_options(flags: dict[str, Any]) -> Iterator[Finding]:
-    """The kernel, the lag, the reward and the loss with its sampling; every fault."""
+    """The kernel, the lag, the reward, the loss and its sampling; every fault."""
     checks: list[Callable[[dict[str, Any]], object]] = [
         config.kernel_options,
         config.lag_options,
-        settings._check_reward_options,
+        config.reward_options,
         build_loss,
         _check_distribution,
         _check_correction,

@@ -82,7 +82,7 @@ def _facts(flags: dict[str, Any], verdict: Verdict) -> list[str]:
             facts.append(
                 (
                     "run",
-                    f"{sizes.total} rollout batches, {sizes.total * sizes.updates} updates "
+                    f"{sizes.total} rollout batches of {sizes.updates} updates "
                     f"({sizes.episodes} passes)",
                 )
             )
@@ -109,9 +109,9 @@ def _facts(flags: dict[str, Any], verdict: Verdict) -> list[str]:
 def _lag(flags: dict[str, Any], updates: int) -> str:
     if not flags["train.async_enable"]:
         return f"synchronous: at most {updates - 1} updates, within the batch"
-    from vespo_openrlhf.check.batches import budget
+    from vespo_openrlhf.bridge.settings import scheduler_config
 
-    bound = budget(flags)
+    bound = scheduler_config(flags).budget()
     return (
         f"at most {bound.limit} updates (the least possible: {bound.minimum}), "
         f"weight sync every {bound.sync_every}"

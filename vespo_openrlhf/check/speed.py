@@ -21,8 +21,6 @@ from vespo_openrlhf.check.memory import (
 )
 from vespo_openrlhf.check.model import ModelShape
 
-#: Sequences that vLLM decodes at once on one engine, unless told otherwise.
-MAX_SEQUENCES = 256
 #: Seconds of a decode step that do not depend on the model.
 STEP_OVERHEAD = 0.005
 #: Tokens of a prompt, as a rule.
@@ -86,8 +84,9 @@ def estimate(
     responses = batches.prompts * batches.samples
     parallel, engines = flags["vllm.tensor_parallel_size"], flags["vllm.num_engines"] or 1
 
+    in_flight = flags["rollout.in_flight_per_engine"]
     engine = engine_memory(shape, flags, gpu)
-    at_once = max(min(MAX_SEQUENCES, responses / engines, engine.tokens / (PROMPT + mean)), 1)
+    at_once = max(min(in_flight, responses / engines, engine.tokens / (PROMPT + mean)), 1)
     memory_rate = rates.bandwidth * 1e9 / 2
     weights = engine.weights / memory_rate + STEP_OVERHEAD
     cache = at_once * (PROMPT + mean / 2) * token_bytes(shape, parallel) / memory_rate

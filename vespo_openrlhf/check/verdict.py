@@ -84,7 +84,8 @@ def judge(
     found += shape_findings
     found += batches.check_lengths(flags, shape)
     arithmetic = list(batches.check_batches(flags, prompts.rows))
-    arithmetic += batches.check_lag(flags)
+    if not arithmetic:
+        arithmetic += batches.check_lag(flags)
     found += arithmetic
     where, cluster_findings = _cluster(flags, machines, shape)
     found += cluster_findings

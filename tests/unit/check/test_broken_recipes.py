@@ -110,6 +110,16 @@ BROKEN = {
         "set --vllm.num_engines 4",
     ),
     "no engine": ({"vllm.num_engines": OUT}, "no engine to roll out", "set --vllm.num_engines"),
+    "samples trained twice": (
+        {"train.max_epochs": "2"},
+        "every sample is trained once",
+        "leave the flag out",
+    ),
+    "a group that no engine can hold": (
+        {"rollout.in_flight_per_engine": "4"},
+        "is less than one group of 8 samples",
+        "",
+    ),
     "no such data": (
         {"data.prompt_dataset": "/nowhere/train.jsonl"},
         "--data.prompt_dataset /nowhere/train.jsonl",
@@ -147,7 +157,7 @@ BROKEN = {
     ),
     "fewer prompts than a batch": (
         {"rollout.batch_size": "1024"},
-        "one pass has 512 prompts, fewer than a rollout batch of 1024",
+        "all passes together have 512 prompts, fewer than a rollout batch of 1024",
         "at most 512",
     ),
     "the trainer does not fit": (
@@ -218,13 +228,6 @@ def test_prompts_over_the_limit_are_counted(
     assert "row 125" in output
     only_long = good | {"data.prompt_dataset": rows(*[long] * 128)}
     assert check(only_long, *ON_ONE_NODE)[0] == 1
-
-
-def test_a_short_last_batch_is_warned_of(good: dict, check: Check) -> None:
-    status, output = check(good | {"data.max_samples": "300"}, *ON_ONE_NODE)
-    assert status == 0
-    assert "300 prompts are not whole rollout batches of 128" in output
-    assert "--data.max_samples 256" in output
 
 
 @pytest.mark.parametrize(
