@@ -70,6 +70,21 @@ def all_prompts(flags: Mapping[str, Any], rows: int | None) -> int | None:
     return min(limit, limit if rows is None else rows) * episodes
 
 
+_SIZES = (
+    *("rollout.batch_size", "rollout.n_samples_per_prompt", "rollout.micro_batch_size"),
+    *("train.batch_size", "train.micro_batch_size", "train.num_episodes", "data.max_len"),
+    *("actor.num_nodes", "actor.num_gpus_per_node", "vllm.tensor_parallel_size"),
+    *("ds.ring_attn_size", "ds.tensor_parallel_size"),
+)
+
+
+def check_sizes(flags: Mapping[str, Any]) -> Iterator[Finding]:
+    """Numbers that everything else divides by."""
+    for name in _SIZES:
+        if flags[name] < 1:
+            yield error(f"--{name} is {flags[name]}", "set it to at least 1")
+
+
 def check_batches(flags: Mapping[str, Any], rows: int | None) -> Iterator[Finding]:
     """Whole updates of whole groups, in equal parts on every rank."""
     prompts, samples = flags["rollout.batch_size"], flags["rollout.n_samples_per_prompt"]

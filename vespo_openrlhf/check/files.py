@@ -103,9 +103,7 @@ def check_tokenizer(flags: Mapping[str, Any], prompts: Prompts) -> Iterator[Find
                 "leave the flag out and give a --data.input_template, or take a model that has one",
             )
         else:
-            yield note(
-                f"the tokenizer of {model} is not here: chat template not looked for (--fetch)"
-            )
+            yield note(f"no tokenizer of {model} here: chat template not looked for (--fetch)")
         template = ""
     response = flags["rollout.max_new_tokens"]
     if response is None or response >= flags["data.max_len"]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
 _GIB = 2**30
 _WIDTH = 100
+_NAME = 13
 
 
 def as_json(resolved: Resolved, verdict: Verdict) -> dict[str, Any]:
@@ -34,24 +36,25 @@ def as_text(resolved: Resolved, verdict: Verdict) -> str:
 
 
 def _configuration(resolved: Resolved) -> list[str]:
-    """Flags that differ from their defaults, a line for each group."""
+    """Flags that differ from their defaults, group by group."""
     groups: dict[str, list[str]] = {}
     for name in sorted(resolved.given):
         group, _, option = name.partition(".")
         value = resolved.flags[name]
-        groups.setdefault(group, []).append(
-            option if value is True else f"{option}={_short(value)}"
-        )
-    lines = []
-    for group, options in groups.items():
-        line = f"--{group}."
-        for option in options:
-            if len(line) + len(option) + 1 > _WIDTH:
-                lines.append(line)
-                line = " " * 10
-            line = f"{line:<10}{option}  " if line.strip() else f"{line}{option}  "
-        lines.append(line.rstrip())
-    return lines
+        shown = option if value is True else f"{option}={_short(value)}"
+        groups.setdefault(group, []).append(shown)
+    return [_entry(f"--{group}.", "  ".join(options)) for group, options in groups.items()]
+
+
+def _entry(name: str, text: str) -> str:
+    """A name and what belongs to it, in two columns."""
+    return textwrap.fill(
+        f"{name:<{_NAME}}{text}",
+        width=_WIDTH,
+        subsequent_indent=" " * _NAME,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def _short(value: Any) -> str:
@@ -77,7 +80,7 @@ def _facts(flags: dict[str, Any], verdict: Verdict) -> list[str]:
                 f"{sizes.samples}",
             )
         )
-        facts.append(("lag", _lag(flags, sizes.updates)))
+        facts.append(("lag", _lag(flags)))
         if sizes.total is not None:
             facts.append(
                 (
@@ -89,8 +92,8 @@ def _facts(flags: dict[str, Any], verdict: Verdict) -> list[str]:
     for memory in verdict.memory:
         terms = sorted(memory.terms.items(), key=lambda term: -term[1])
         parts = ", ".join(f"{name} {size / _GIB:.1f}" for name, size in terms if size > _GIB / 20)
-        facts.append(("GPU memory", f"{memory.place}: {memory.total / _GIB:.1f} GiB of "))
-        facts[-1] = ("GPU memory", f"{facts[-1][1]}{memory.gpu / _GIB:.0f} = {parts}")
+        of = f"{memory.total / _GIB:.1f} of {memory.gpu / _GIB:.0f} GiB"
+        facts.append(("GPU memory", f"{memory.place}: {of} = {parts}"))
     if verdict.engine is not None:
         full = verdict.engine.tokens // flags["data.max_len"]
         facts.append(
@@ -103,18 +106,17 @@ def _facts(flags: dict[str, Any], verdict: Verdict) -> list[str]:
         facts.append(("host memory", host))
     if speed is not None:
         facts.append(("time", _time(flags, speed)))
-    return [f"{name:<13}{text}" for name, text in facts]
+    return [_entry(name, text) for name, text in facts]
 
 
-def _lag(flags: dict[str, Any], updates: int) -> str:
-    if not flags["train.async_enable"]:
-        return f"synchronous: at most {updates - 1} updates, within the batch"
+def _lag(flags: dict[str, Any]) -> str:
     from vespo_openrlhf.bridge.settings import scheduler_config
 
     bound = scheduler_config(flags).budget()
+    how = "asynchronous" if flags["train.async_enable"] else "synchronous"
     return (
-        f"at most {bound.limit} updates (the least possible: {bound.minimum}), "
-        f"weight sync every {bound.sync_every}"
+        f"{how}: no trained token older than {bound.limit} updates (the least that is possible: "
+        f"{bound.minimum}), a weight sync every {bound.sync_every}"
     )
 
 

@@ -66,8 +66,12 @@ def resolve(arguments: Sequence[str]) -> Resolved:
     ):
         try:
             exec(compile(_light(source), str(source), "exec"), names)
-        except AssertionError as refused:
-            raise ValueError(f"OpenRLHF refuses these flags: {refused}") from refused
+        except ValueError:  # of the parser: says what to write instead
+            raise
+        except Exception as refused:
+            # Assertions as a rule, but it also stumbles over numbers that are 0 or missing.
+            reason = str(refused) if isinstance(refused, AssertionError) else repr(refused)
+            raise ValueError(f"OpenRLHF refuses these flags: {reason}") from refused
     flags = flatten(resolved[0])
     if isinstance(flags["reward.remote_url"], list):  # split in validation, after ours would look
         flags["reward.remote_url"] = ",".join(flags["reward.remote_url"])

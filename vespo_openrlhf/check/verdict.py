@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,13 +48,13 @@ class Verdict:
     """What is known of a recipe before it starts. Parts that could not be had are None."""
 
     findings: tuple[Finding, ...]
-    shape: ModelShape | None
-    cluster: Cluster | None
-    batches: batches.Batches | None
-    memory: tuple[Memory, ...]
-    host: dict[str, float]
-    engine: Engine | None
-    speed: Speed | None
+    shape: ModelShape | None = None
+    cluster: Cluster | None = None
+    batches: batches.Batches | None = None
+    memory: tuple[Memory, ...] = ()
+    host: Mapping[str, float] = field(default_factory=dict)
+    engine: Engine | None = None
+    speed: Speed | None = None
 
     @property
     def errors(self) -> list[Finding]:
@@ -72,6 +73,8 @@ def judge(
         model_config: where configs lie, of models that are not here; see `find_config`.
     """
     flags = resolved.flags
+    if wrong := tuple(batches.check_sizes(flags)):
+        return Verdict(wrong)
     found = [Finding("warning", f"OpenRLHF: {line}") for line in resolved.warnings]
     found += losses.check_options(flags)
     found += files.check_model_files(flags)

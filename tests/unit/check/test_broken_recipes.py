@@ -23,6 +23,8 @@ BROKEN = {
         "unrecognized arguments: --vespo.c1_po",
         "did you mean --vespo.c1_pos?",
     ),
+    "a size is zero": ({"train.batch_size": "0"}, "--train.batch_size is 0", "at least 1"),
+    "ranks of no size": ({"ds.ring_attn_size": "0"}, "OpenRLHF refuses", "ZeroDivisionError"),
     "a number is none": ({"rollout.batch_size": "many"}, "--rollout.batch_size", "invalid int"),
     "a choice does not exist": (
         {"ds.param_dtype": "int8"},
