@@ -33,15 +33,9 @@ esac
 : "${LOSS:=vespo}" "${MINI_BATCH:=256}" "${SAMPLES:=8}"
 flags=()
 
-# The loss; baselines with the clips and temperatures of the paper.
+# The loss. Each has the clips, temperatures or exponents it was published with by default.
 loss() {
-  case $LOSS in
-    grpo) flags+=(--actor.policy_loss_type ppo --actor.eps_clip_low_high 0.2 0.28) ;;
-    gspo) flags+=(--actor.policy_loss_type gspo --actor.eps_clip_low_high 3e-4 4e-4
-      --actor.loss_agg_mode seq-mean-token-mean) ;;
-    # SAPO's tau of 1.0 and 1.05 and VESPO's (2, 3) and (3, 2) are the defaults.
-    *) flags+=(--actor.policy_loss_type "$LOSS") ;;
-  esac
+  flags+=(--actor.policy_loss_type "${LOSS/#grpo/ppo}")
   # Reward minus the group's mean, over its standard deviation; no KL penalty, no entropy bonus.
   flags+=(--algo.advantage.estimator group_norm --algo.kl.init_coef 0)
 }

@@ -12,6 +12,7 @@ import pytest
 
 from vespo_openrlhf.check.model import ModelShape
 from vespo_openrlhf.check.recipe import submitted_flags
+from vespo_openrlhf.losses.registry import option_defaults
 
 CONFIGS = Path(__file__).parents[2] / "data" / "configs"
 SCRIPTS = Path(__file__).parents[3] / "scripts"
@@ -61,7 +62,7 @@ def test_a_recipe_passes(
     assert "GPU memory" in output
 
 
-def test_the_papers_numbers_are_in_the_flags(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_papers_numbers_are_in_the_flags() -> None:
     for n in (4, 64):
         flags = _flags(SYNC, str(n))
         assert flags["--rollout.batch_size"] == str(256 * n)
@@ -72,9 +73,26 @@ def test_the_papers_numbers_are_in_the_flags(monkeypatch: pytest.MonkeyPatch) ->
     assert int(flags["--actor.num_nodes"]) * int(flags["--actor.num_gpus_per_node"]) == 16
     assert int(flags["--vllm.num_engines"]) * int(flags["--vllm.tensor_parallel_size"]) == 48
     assert flags["--lag.sync_every"] == "4"
-    monkeypatch.setenv("LOSS", "gspo")
-    flags = _flags("qwen3-8b")
-    assert flags["--actor.eps_clip_low_high"] == "3e-4"
+
+
+@pytest.mark.parametrize(
+    ("loss", "options"),
+    [
+        ("vespo", {}),
+        ("grpo", {"clip_low": 0.2, "clip_high": 0.28}),
+        ("gspo", {"clip_low": 3e-4, "clip_high": 4e-4}),
+        ("sapo", {"tau_pos": 1.0, "tau_neg": 1.05}),
+    ],
+)
+def test_a_baseline_has_the_papers_settings(
+    loss: str, options: dict[str, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOSS", loss)
+    given = _flags("qwen3-8b")
+    settings = option_defaults(given["--actor.policy_loss_type"])
+    assert {option: settings[option] for option in options} == options
+    assert "--actor.eps_clip" not in given
+    assert "--actor.eps_clip_low_high" not in given
 
 
 def test_the_environment_and_the_end_of_the_command_line_win(
