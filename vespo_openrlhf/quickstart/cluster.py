@@ -18,6 +18,9 @@ from typing import Any
 from vespo_openrlhf.quickstart import reaper
 
 _START_TIMEOUT_S = 90.0
+# A port that was free may be taken by the time Ray gets there, and on a busy machine Ray's own
+# processes give each other up after a fixed half minute.
+_ATTEMPTS = 3
 
 
 class LocalCluster:
@@ -30,7 +33,7 @@ class LocalCluster:
         log: file that takes the output of `ray start`.
 
     Raises:
-        RuntimeError: Ray did not come up in time; the message holds the end of its output.
+        RuntimeError: Ray did not come up, several times; the message holds the end of its output.
     """
 
     def __init__(
@@ -41,9 +44,20 @@ class LocalCluster:
         self._mark = uuid.uuid4().hex
         self._environment = {**os.environ, **environment, reaper.VARIABLE: self._mark}
         self._log = log
-        self.dashboard = f"http://127.0.0.1:{_free_port()}"
+        self.dashboard = ""
 
     def __enter__(self) -> LocalCluster:
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                self._start()
+                break
+            except RuntimeError:
+                if attempt == _ATTEMPTS:
+                    raise
+        return self
+
+    def _start(self) -> None:
+        self.dashboard = f"http://127.0.0.1:{_free_port()}"
         # Ray puts sockets below this folder, and their paths may only have some 100 characters.
         folder = tempfile.mkdtemp(prefix="vespo-ray-")
         self._reaper = subprocess.Popen(
@@ -76,7 +90,6 @@ class LocalCluster:
         except BaseException:
             self.stop()
             raise
-        return self
 
     def __exit__(self, *exception: Any) -> None:
         self.stop()
