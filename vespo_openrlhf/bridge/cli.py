@@ -60,7 +60,7 @@ def _extended_parser() -> Iterator[None]:
 
     def parse_args(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> Any:
         argparse.ArgumentParser.parse_args = upstream  # type: ignore[method-assign]
-        _extend(parser)
+        extend_parser(parser)
         namespace = upstream(parser, *args, **kwargs)
         _prepare(vars(namespace))
         return namespace
@@ -69,7 +69,7 @@ def _extended_parser() -> Iterator[None]:
         yield
 
 
-def _extend(parser: argparse.ArgumentParser) -> None:
+def extend_parser(parser: argparse.ArgumentParser) -> None:
     """Our flags, our loss names, and errors that fit on a screen."""
     parser.prog = PROGRAM
     parser.description = (

@@ -119,10 +119,10 @@ def check(flags: dict[str, Any]) -> None:
         ValueError: names the flag, what is wrong with it, and what to write instead.
     """
     config.kernel_options(flags)
-    _check_reward_options(flags)
+    check_reward_options(flags)
     if uses_our_loss(flags) and build_loss(flags).needs_rollout_log_probs:
-        _check_rollout_distribution(flags)
-        _check_correction(flags)
+        check_rollout_distribution(flags)
+        check_correction(flags)
     if flags["vespo.loss_options"] and not uses_our_loss(flags):
         raise ValueError(
             f"--vespo.loss_options are for the losses of this project, and with --vespo.anchor old "
@@ -204,7 +204,7 @@ _SAME_TERM = {
 }
 
 
-def _check_reward_options(flags: dict[str, Any]) -> None:
+def check_reward_options(flags: dict[str, Any]) -> None:
     """Options must reach a reward, name files that are there, and count no term twice."""
     options = config.reward_options(flags)
     for ours, upstream in _SAME_TERM.items():
@@ -228,7 +228,7 @@ def _check_reward_options(flags: dict[str, Any]) -> None:
         )
 
 
-def _check_correction(flags: dict[str, Any]) -> None:
+def check_correction(flags: dict[str, Any]) -> None:
     """OpenRLHF's correction of the engine-to-trainer mismatch is a factor that W contains."""
     asked_for = {
         "level": flags["algo.advantage.is_correction_level"] == "seq",
@@ -246,7 +246,7 @@ def _check_correction(flags: dict[str, Any]) -> None:
             )
 
 
-def _check_rollout_distribution(flags: dict[str, Any]) -> None:
+def check_rollout_distribution(flags: dict[str, Any]) -> None:
     """The behaviour policy must be the engine's full distribution, or W is biased."""
     if flags["rollout.top_p"] != 1.0:
         raise ValueError(

@@ -16,7 +16,7 @@ def check_options(flags: dict[str, Any]) -> Iterator[Finding]:
     checks: list[Callable[[dict[str, Any]], object]] = [
         config.kernel_options,
         config.lag_options,
-        config.reward_options,
+        settings.check_reward_options,
         build_loss,
         _check_distribution,
         _check_correction,
@@ -39,12 +39,12 @@ def _needs_rollout_log_probs(flags: dict[str, Any]) -> bool:
 
 def _check_distribution(flags: dict[str, Any]) -> None:
     if _needs_rollout_log_probs(flags):
-        settings._check_rollout_distribution(flags)
+        settings.check_rollout_distribution(flags)
 
 
 def _check_correction(flags: dict[str, Any]) -> None:
     if _needs_rollout_log_probs(flags):
-        settings._check_correction(flags)
+        settings.check_correction(flags)
 
 
 def reads_old_log_probs(flags: dict[str, Any]) -> bool:

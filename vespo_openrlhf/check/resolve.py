@@ -85,7 +85,7 @@ def _our_parser(given: list[str]) -> Iterator[None]:
     upstream = argparse.ArgumentParser.parse_args
 
     def parse_args(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> Any:
-        cli._extend(parser)
+        cli.extend_parser(parser)
         namespace = upstream(parser, *args, **kwargs)
         parsed = vars(namespace)
         given.extend(name for name in parsed if parsed[name] != parser.get_default(name))
