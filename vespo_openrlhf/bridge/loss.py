@@ -197,6 +197,11 @@ def build_loss(flags: Mapping[str, Any]) -> PolicyLoss:
         return get_policy_loss(name, **options)
     if name == "vespo":
         options |= config.kernel_options(flags)
+    elif flags["vespo.length_normalisation"] != "none" and "length_normalisation" not in known:
+        raise ValueError(
+            f"--vespo.length_normalisation {flags['vespo.length_normalisation']} is an ablation of "
+            f"vespo, and {name} knows nothing of it: leave the flag out"
+        )
     shared = {
         "loss_agg_mode": flags["actor.loss_agg_mode"],
         "anchor": flags["vespo.anchor"],

@@ -209,6 +209,12 @@ def test_what_would_bias_the_weight_is_refused(changes: dict, message: str) -> N
         settings.check(DEFAULTS | changes)
 
 
+def test_an_ablation_of_vespo_is_refused_for_a_loss_that_ignores_it() -> None:
+    flags = DEFAULTS | {"actor.policy_loss_type": "sapo", "vespo.length_normalisation": "sqrt"}
+    with pytest.raises(ValueError, match="sapo knows nothing of it"):
+        build_loss(flags)
+
+
 def test_a_run_does_not_mix_with_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(settings.checks, "check_model", lambda path: None)
     monkeypatch.setattr(settings.checks, "check_prompts", lambda *args, **kwargs: None)
