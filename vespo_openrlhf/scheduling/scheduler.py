@@ -125,7 +125,7 @@ class Scheduler:
     def on_scored(
         self, ticket: int, sample: int, reward: float | None, payload: Any = None
     ) -> None:
-        """The verdict on a generated sample; None or NaN if it failed.
+        """The verdict on a generated sample; None if it failed, as does one that is not finite.
 
         An unscored sample stays in its group, for the trainer to leave out. A group with fewer
         than half its samples scored is sent again.
@@ -370,7 +370,7 @@ class Scheduler:
 
     def _settle_sample(self, group: Group, sample: int, reward: float | None) -> bool:
         """The verdict, or the end of waiting for it; False if there has been one before."""
-        if reward is not None and math.isnan(reward):
+        if reward is not None and not math.isfinite(reward):
             reward = None
         if not group.settle(sample, reward):
             return False
