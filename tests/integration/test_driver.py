@@ -73,6 +73,9 @@ def engine_class(tmp_path):
                 yield Generated(sample, ((self.version, 5),))
                 if sample and what == "silent":
                     await asyncio.sleep(600)
+                if what == "worthless":
+                    yield Scored(sample, None, None)
+                    continue
                 yield Scored(sample, 1.0, Rollout(label, (f"{ticket}/{sample}",)))
 
     return ray.remote(max_restarts=-1, num_cpus=0)(FakeEngine)
@@ -175,3 +178,9 @@ def test_an_engine_that_never_gets_better_ends_the_run(engine_class, monkeypatch
     monkeypatch.setattr(driver_module, "MAX_DEATHS_IN_A_ROW", 1)
     with pytest.raises(RuntimeError, match=r"engine-0\.1 died 2 times in a row"):
         run(engine_class, ["poison always"], engines=1)
+
+
+@pytest.mark.parametrize("prompts", [3, 12])
+def test_a_reward_that_never_works_ends_the_run(engine_class, prompts: int) -> None:
+    with pytest.raises(RuntimeError, match="got no finite reward"):
+        run(engine_class, ["worthless always"] * prompts, engines=1)

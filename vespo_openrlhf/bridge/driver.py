@@ -122,6 +122,7 @@ class Driver:
         self.scheduler.start({engine.name: engine for engine in self.engines})
         try:
             while not self.scheduler.finished and self._error is None:
+                self._check_rewards()
                 due = self.scheduler.next_timeout()
                 wait = None if due is None else max(0.0, due - asyncio.get_running_loop().time())
                 try:
@@ -131,10 +132,22 @@ class Driver:
                 self._changed.clear()
             if self._error is not None:
                 raise self._error
+            self._check_rewards()
         finally:
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _check_rewards(self) -> None:
+        """Prompts are given up one by one; where that befalls the first batch, all are lost."""
+        scheduler = self.scheduler
+        first = min(scheduler.config.prompts_per_batch, len(self.rows))
+        if not scheduler.batches and scheduler.abandoned >= first:
+            raise RuntimeError(
+                f"the first {scheduler.abandoned} prompts were given up, since their samples got "
+                "no finite reward: try --reward.remote_url on a few of your prompts and labels "
+                "by hand; the errors it raised are in the engines' logs"
+            )
 
     def engine_failed(self, engine: RayEngine, error: BaseException) -> None:
         """An engine's call failed: its actor died, or lives on without its vLLM engine."""

@@ -58,6 +58,7 @@ class Scheduler:
         self.version = 0  # optimizer updates done
         self.position = 0  # version at which the next batch will start
         self.batches = 0
+        self.abandoned = 0  # prompts given up in this process
         self.pool = EnginePool(config.in_flight_per_engine, config.samples_per_prompt)
         self.live = LiveGroups(self.budget, enforced=config.lag.on_stale != "keep")
         self._trainer = trainer
@@ -403,4 +404,5 @@ class Scheduler:
         if self.ledger.lose(group.prompt):
             self._recorder.counters.resent += 1
         else:
+            self.abandoned += 1
             self._recorder.counters.abandoned += 1
