@@ -1,0 +1,226 @@
+"""`python -m vespo_openrlhf.study --preset quick`: the stability study on this machine's cores."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vespo_openrlhf.study.cells import LossSetting, Recipe
+from vespo_openrlhf.study.presets import PRESETS, PUBLISHED, Grid, Study
+from vespo_openrlhf.study.store import Store
+
+DESCRIPTION = """\
+Train a small model off-policy with each policy loss and see which stay up as data get stale.
+
+A rollout batch is sampled with one set of weights and then trained on for N updates, so its last
+mini-batch is N - 1 updates old; --lag makes all of it older still. The losses are the very
+functions that the full stack trains with. The task is addition with worked columns; a policy that
+was taught by somebody whose pen slips has to make every digit reliable. 256 updates take some ten
+seconds on one core.
+
+Presets:
+  quick     VESPO, GRPO, SAPO and REINFORCE at N = 8 and 64: some minutes on two cores
+  paper     every loss at its published setting, then each tuned with the same small budget
+  ablation  length normalisation, and kernels that treat both signs alike
+  mismatch  noise on the engine's log-probs, and a sampler in bfloat16
+  kernel    a sweep of (c1, c2)
+
+Finished runs are kept in --out and skipped the next time: interrupt and go on as you like. It
+leaves report.html (one file, no network), figures as PNG and SVG, tables as CSV and Markdown.
+"""
+
+EXAMPLES = """\
+examples:
+  python -m vespo_openrlhf.study --preset quick
+  python -m vespo_openrlhf.study --preset paper --n 4 8 16 32 64 --seeds 1 2 3 4
+  python -m vespo_openrlhf.study --loss vespo gspo,clip_low=0.03,clip_high=0.04 --n 64 --lag 0 64
+  python -m vespo_openrlhf.study --loss VESPO my_loss.py:my_loss --n 8 64 --learning-rate 3e-4 6e-4
+"""
+
+
+def parse_loss(text: str) -> LossSetting:
+    """A loss from the command line: GRPO, or ppo, or my.py:f, then ,option=value for each option.
+
+    Raises:
+        ValueError: an option without a value.
+    """
+    name, *parts = text.split(",")
+    options: dict[str, Any] = {}
+    for part in parts:
+        option, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError(f"--loss {text}: write {option}=VALUE after the comma")
+        try:
+            options[option] = json.loads(value)
+        except json.JSONDecodeError:
+            options[option] = value
+    for label, setting in PUBLISHED.items():
+        if name.lower() in (label.lower(), setting.name):
+            name, short = setting.name, label
+            break
+    else:
+        short = name
+    return LossSetting(", ".join([short, *parts]), name, options)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m vespo_openrlhf.study",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--preset", choices=list(PRESETS), default="quick")
+    parser.add_argument(
+        "--out", type=Path, metavar="DIR", help="the study's folder (default runs/study-PRESET)"
+    )
+    parser.add_argument(
+        "--processes", type=int, metavar="N", help="runs at a time (default: one per core)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the tables as JSON")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+    grid = parser.add_argument_group(
+        "axes that replace those of the preset's grids (its tuning is then left out)"
+    )
+    grid.add_argument("--loss", nargs="+", metavar="LOSS", help="NAME[,OPTION=VALUE...]")
+    grid.add_argument("--n", nargs="+", type=int, metavar="N", help="updates per rollout batch")
+    grid.add_argument("--lag", nargs="+", type=int, help="updates before a batch starts to train")
+    grid.add_argument("--learning-rate", nargs="+", type=float, metavar="LR")
+    grid.add_argument("--seeds", nargs="+", type=int, metavar="SEED")
+    grid.add_argument("--updates", type=int, help=f"of every run (default {Recipe.updates})")
+    return parser
+
+
+def build_study(options: argparse.Namespace) -> Study:
+    """The preset with the axes that were given.
+
+    Raises:
+        ValueError: values that do not fit, or a loss that cannot be found.
+    """
+    study = PRESETS[options.preset]
+    changes: dict[str, Any] = {}
+    if options.lag:
+        changes["lags"] = tuple(options.lag)
+    if options.loss:
+        changes["losses"] = tuple(parse_loss(text) for text in options.loss)
+    if options.n:
+        changes["updates_per_batch"] = tuple(options.n)
+    shared: dict[str, Any] = {}
+    if options.learning_rate:
+        shared["learning_rates"] = tuple(options.learning_rate)
+    if options.seeds:
+        shared["seeds"] = tuple(options.seeds)
+    if not changes and not shared and options.updates is None:
+        return study
+    grids = tuple(replace(grid, **shared, **_unless_control(grid, changes)) for grid in study.grids)
+    recipe = study.recipe
+    if options.updates is not None:
+        recipe = replace(recipe, updates=options.updates)
+    return replace(study, grids=grids, tuning=None, recipe=recipe)
+
+
+def _unless_control(grid: Grid, changes: dict[str, Any]) -> dict[str, Any]:
+    return {} if grid.updates_per_batch == (1,) else changes
+
+
+def run(study: Study, store: Store, processes: int, *, progress: bool) -> None:
+    """Run what is missing of the study, the tuned settings once they are known."""
+    from vespo_openrlhf.study.analysis import choose
+    from vespo_openrlhf.study.runner import run_missing
+
+    run_missing(study.cells(), store, processes, title=study.name, progress=progress)
+    if study.tuning is None:
+        return
+    tuning = study.tuning
+    run_missing(tuning.cells(), store, processes, title="tuning", progress=progress)
+    chosen = choose(study, store)
+    assert chosen is not None, "all of its runs are there"
+    run_missing(tuning.report(chosen), store, processes, title="tuned", progress=progress)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the study and write what it came to.
+
+    Args:
+        arguments: of the command line; those of the process if None.
+
+    Returns:
+        0; 2 for options that do not fit, with the reason on standard error; 130 if interrupted,
+        after a report on the runs that were finished.
+    """
+    parser = build_parser()
+    options = parser.parse_args(arguments)
+    out = options.out or Path("runs") / f"study-{options.preset}"
+    try:
+        study = build_study(options)
+        cells = study.cells()
+        processes = options.processes or len(os.sched_getaffinity(0))
+        if processes < 1:
+            raise ValueError(f"--processes must be at least 1, got {processes}")
+        _check_losses(study)
+    except ValueError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    store = Store(out, study.recipe)
+    interrupted = False
+    try:
+        run(study, store, processes, progress=not options.quiet)
+    except KeyboardInterrupt:
+        interrupted = True
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+    if len(store.missing(cells)) == len(cells):
+        print("no run is finished: nothing to report", file=sys.stderr)
+        return 130
+
+    from vespo_openrlhf.study.analysis import Analysis
+    from vespo_openrlhf.study.page import machine, write_report
+    from vespo_openrlhf.study.tables import claims_table, main_table, markdown, tuned_table
+
+    command = ["python", "-m", "vespo_openrlhf.study", *_arguments(arguments)]
+    provenance = {"command": shlex.join(command), "commit": _commit(), "machine": machine()}
+    summary = write_report(Analysis(study, store), out, provenance)
+    if options.json:
+        print(json.dumps(summary, indent=1))
+    else:
+        for rows, make in (
+            (summary["table"], main_table),
+            (summary["claims"], claims_table),
+            (summary["tuned"], tuned_table),
+        ):
+            if rows:
+                print(markdown(*make(rows)))
+        print(f"report: {out / 'report.html'}")
+    return 130 if interrupted else 0
+
+
+def _check_losses(study: Study) -> None:
+    from vespo_openrlhf.losses import get_policy_loss
+
+    for name, options in {
+        (cell.loss.name, tuple(cell.loss.options.items())) for cell in study.cells()
+    }:
+        get_policy_loss(name, **dict(options))
+
+
+def _arguments(arguments: Sequence[str] | None) -> Sequence[str]:
+    return sys.argv[1:] if arguments is None else arguments
+
+
+def _commit() -> str:
+    where = Path(__file__).parent
+    command = ["git", "-C", str(where), "describe", "--always", "--dirty", "--abbrev=12"]
+    found = subprocess.run(command, capture_output=True, text=True)
+    return found.stdout.strip() if found.returncode == 0 else "not a git checkout"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+"""A study's finished runs, put together: by condition and loss, paired by seed, tuned or not."""
+
+from __future__ import annotations
+
+import statistics as stdlib_statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from vespo_openrlhf.study.cells import Cell, LossSetting
+from vespo_openrlhf.study.presets import CONTROL, Study, Tuning
+from vespo_openrlhf.study.statistics import (
+    Estimate,
+    RunSummary,
+    estimate,
+    paired_difference,
+    summarise_run,
+    verdict,
+)
+from vespo_openrlhf.study.store import Store
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run and what it came to."""
+
+    cell: Cell
+    result: Mapping[str, Any]
+    summary: RunSummary
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one loss under one condition, by seed."""
+
+    label: str
+    cell: Cell
+    runs: Mapping[int, Finished]
+
+    @property
+    def finals(self) -> dict[int, float]:
+        """Seed -> final accuracy."""
+        return {seed: run.summary.final for seed, run in self.runs.items()}
+
+    @property
+    def final(self) -> Estimate:
+        """Final accuracy over seeds."""
+        return estimate(list(self.finals.values()))
+
+    def curves(self, name: str) -> list[list[float]]:
+        """What was recorded under `name` at each update; none where the loss has no such thing."""
+        runs = [run.result["updates"].get(name) for run in self.runs.values()]
+        return [curve for curve in runs if curve]
+
+
+class Analysis:
+    """The study as far as it has been run.
+
+    Args:
+        study: which runs.
+        store: where they are; those that are not there are left out.
+    """
+
+    def __init__(self, study: Study, store: Store) -> None:
+        self.study, self._store = study, store
+        cells = study.cells()
+        self.missing = len(store.missing(cells))
+        self._controls: dict[tuple[float, int], float] = {}
+        for cell in self._present(cells):
+            if cell.updates_per_batch == 1 and cell.loss.name == CONTROL.name and not cell.lag:
+                key = cell.learning_rate, cell.seed
+                self._controls[key] = self._finish(cell).summary.final
+        self.groups = self._grouped(cells)
+
+    def _present(self, cells: Sequence[Cell]) -> list[Cell]:
+        missing = set(map(id, self._store.missing(cells)))
+        return [cell for cell in cells if id(cell) not in missing]
+
+    def _finish(self, cell: Cell) -> Finished:
+        result = self._store.load(cell)
+        control = self._controls.get((cell.learning_rate, cell.seed))
+        last = self.study.recipe.last_evaluations
+        return Finished(cell, result, summarise_run(result["evaluations"], last, control))
+
+    def _grouped(self, cells: Sequence[Cell]) -> list[Group]:
+        groups: dict[tuple[Any, ...], dict[int, Finished]] = {}
+        for cell in self._present(cells):
+            key = (*cell.condition(), cell.loss.label)
+            groups.setdefault(key, {})[cell.seed] = self._finish(cell)
+        grouped = []
+        for runs in groups.values():
+            cell = next(iter(runs.values())).cell
+            grouped.append(Group(cell.loss.label, cell, dict(sorted(runs.items()))))
+        return grouped
+
+    @cached_property
+    def controls(self) -> list[Group]:
+        """The on-policy runs, one group a learning rate."""
+        return [group for group in self.groups if group.label == CONTROL.label]
+
+    @cached_property
+    def compared(self) -> list[Group]:
+        """All but the on-policy control, from the least stale to the stalest."""
+        groups = [group for group in self.groups if group.label != CONTROL.label]
+        return sorted(groups, key=lambda group: group.cell.condition())
+
+    @cached_property
+    def labels(self) -> list[str]:
+        """The losses that are compared, in the order of the preset."""
+        return list(dict.fromkeys(group.label for group in self.groups if group in self.compared))
+
+    def conditions(self) -> dict[tuple[Any, ...], list[Group]]:
+        """The groups of each condition, in the order of the losses."""
+        by_condition: dict[tuple[Any, ...], list[Group]] = {}
+        for group in self.compared:
+            by_condition.setdefault(group.cell.condition(), []).append(group)
+        for groups in by_condition.values():
+            groups.sort(key=lambda group: self.labels.index(group.label))
+        return by_condition
+
+    def control(self, learning_rate: float) -> Group | None:
+        """The on-policy runs at this learning rate."""
+        found = [group for group in self.controls if group.cell.learning_rate == learning_rate]
+        return found[0] if found else None
+
+    def table(self) -> list[Row]:
+        """One row a condition and loss; see the columns of `tables.COLUMNS`."""
+        return [
+            self._row(group)
+            for group in [*self.controls, *(g for gs in self.conditions().values() for g in gs)]
+        ]
+
+    def _row(self, group: Group) -> Row:
+        summaries = [run.summary for run in group.runs.values()]
+        reached = [summary.reached for summary in summaries if summary.reached is not None]
+        late = _last_quarter(group)
+        return _condition(group.cell) | {
+            "loss": group.label,
+            "seeds": len(summaries),
+            "final": group.final.mean,
+            "final_half_width": group.final.half_width,
+            "best": estimate([summary.best for summary in summaries]).mean,
+            "drop": estimate([summary.drop for summary in summaries]).mean,
+            "collapsed": sum(summary.collapsed for summary in summaries) / len(summaries),
+            "reached_level": len(reached),
+            "updates_to_level": stdlib_statistics.median(reached) if reached else None,
+            "log_w_abs_mean": late("log_w_abs_mean"),
+            "ess": late("ess"),
+            "skipped_updates": sum(run.result["skipped"] for run in group.runs.values()),
+            "max_lag": max(run.result["lag"]["max"] for run in group.runs.values()),
+        }
+
+    def claims(self, ours: str = "VESPO") -> list[Row]:
+        """Under each condition, `ours` above each of the others in final accuracy."""
+        rows = []
+        for groups in self.conditions().values():
+            own = next((group for group in groups if group.label == ours), None)
+            if own is not None:
+                rows += [_claim(own, group) for group in groups if group is not own]
+        return [row for row in rows if row]
+
+    def tuned(self) -> list[Row]:
+        """Each family's choice, and the tuned VESPO's lead over it; empty before the choice."""
+        tuning = self.study.tuning
+        chosen = choose(self.study, self._store) if tuning else None
+        if tuning is None or chosen is None:
+            return []
+        reported = self._grouped(tuning.report(chosen))
+        groups = {group.label: group for group in reported}
+        scores = tuning_scores(tuning, self._store, self.study)
+        own = groups.get(chosen["VESPO"].label) if "VESPO" in chosen else None
+        rows = []
+        for family, setting in chosen.items():
+            group = groups.get(setting.label)
+            if group is None:
+                continue
+            row = _condition(group.cell) | {
+                "loss": family,
+                "chosen": setting.label,
+                "tuning_scores": scores[family],
+                "seeds": len(group.runs),
+                "final": group.final.mean,
+                "final_half_width": group.final.half_width,
+            }
+            if own is not None and group is not own:
+                row |= {k: v for k, v in _claim(own, group).items() if k in _CLAIM}
+            rows.append(row)
+        return rows
+
+
+_CLAIM = ("difference", "difference_half_width", "paired_seeds", "verdict")
+
+
+def _condition(cell: Cell) -> Row:
+    return {
+        "N": cell.updates_per_batch,
+        "lag": cell.lag,
+        "learning_rate": cell.learning_rate,
+        "mu_noise": cell.mu_noise,
+        "sampler": cell.sampler_dtype,
+    }
+
+
+def _claim(own: Group, other: Group) -> Row:
+    difference = paired_difference(own.finals, other.finals)
+    if difference is None:
+        return {}
+    return _condition(own.cell) | {
+        "claim": f"{own.label} above {other.label}",
+        "difference": difference.mean,
+        "difference_half_width": difference.half_width,
+        "paired_seeds": difference.count,
+        "verdict": verdict(difference),
+    }
+
+
+def _last_quarter(group: Group) -> Any:
+    def mean(name: str) -> float | None:
+        tails = [curve[-max(1, len(curve) // 4) :] for curve in group.curves(name)]
+        values = [value for tail in tails for value in tail]
+        return sum(values) / len(values) if values else None
+
+    return mean
+
+
+def tuning_scores(tuning: Tuning, store: Store, study: Study) -> dict[str, dict[str, float]]:
+    """Family -> setting -> mean final accuracy on the tuning seeds, of the finished runs."""
+    finals: dict[str, list[float]] = {}
+    cells = tuning.cells()
+    missing = set(map(id, store.missing(cells)))
+    for cell in cells:
+        if id(cell) not in missing:
+            run = summarise_run(store.load(cell)["evaluations"], study.recipe.last_evaluations)
+            finals.setdefault(cell.loss.label, []).append(run.final)
+    return {
+        family: {s.label: estimate(finals[s.label]).mean for s in settings if s.label in finals}
+        for family, settings in tuning.candidates.items()
+    }
+
+
+def choose(study: Study, store: Store) -> dict[str, LossSetting] | None:
+    """The best of each family's settings on the tuning seeds; None before all of them are run."""
+    tuning = study.tuning
+    assert tuning is not None
+    if store.missing(tuning.cells()):
+        return None
+    scores = tuning_scores(tuning, store, study)
+    return {
+        family: max(settings, key=lambda setting: scores[family][setting.label])
+        for family, settings in tuning.candidates.items()
+    }

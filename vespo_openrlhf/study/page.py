@@ -1,0 +1,185 @@
+"""What a study leaves: one self-contained page, figures, tables, and a JSON of the same."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vespo_openrlhf.pages import Block, Page, details, facts, figure, paragraph, plotting, table
+from vespo_openrlhf.study import figures
+from vespo_openrlhf.study.analysis import Analysis
+from vespo_openrlhf.study.statistics import COLLAPSE_SHARE, LEVEL_SHARE
+from vespo_openrlhf.study.tables import (
+    claims_table,
+    main_table,
+    markdown,
+    tuned_table,
+    write_csv,
+)
+
+_HOW_TO_READ = f"""\
+Final accuracy is the mean of a run's last evaluations on held-out problems at temperature 1; \
+intervals are 95 % Student's t over seeds. Differences are paired: a seed fixes the warm start, \
+the problems and the draws, and every loss runs on every seed. No interval is corrected for the \
+number of comparisons. A run has collapsed if it ends below {COLLAPSE_SHARE:.0%} of its own best \
+level; the on-policy level is {LEVEL_SHARE:.0%} of what the on-policy run of the same seed and \
+learning rate ends at. |log W| and ESS (effective sample size of W as a share of the mini-batch) \
+are means over the last quarter of the updates."""
+
+
+def write_report(analysis: Analysis, out: Path, provenance: Mapping[str, str]) -> dict[str, Any]:
+    """Write report.html, figures/, *.csv, tables.md and summary.json into `out`.
+
+    Args:
+        analysis: of at least one finished run.
+        out: the study's folder.
+        provenance: command, commit and machine, for the page.
+
+    Returns:
+        what summary.json holds.
+    """
+    rows, claims, tuned = analysis.table(), analysis.claims(), analysis.tuned()
+    summary = {
+        "preset": analysis.study.name,
+        "missing_runs": analysis.missing,
+        "provenance": dict(provenance),
+        "table": rows,
+        "claims": claims,
+        "tuned": tuned,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
+    for name, part in (
+        ("table", rows),
+        ("claims", claims),
+        ("tuned", tuned),
+        ("runs", _runs(analysis)),
+    ):
+        if part:
+            write_csv(out / f"{name}.csv", part)
+    (out / "tables.md").write_text(_markdown(analysis, rows, claims, tuned), encoding="utf-8")
+    drawings = _draw(analysis, out / "figures")
+    _page(analysis, rows, claims, tuned, drawings, provenance).write(out / "report.html")
+    return summary
+
+
+def machine() -> str:
+    """The processor and the versions that decide the figures; no name of the machine."""
+    import torch
+
+    return (
+        f"{platform.machine()}, {torch.get_num_threads()} thread a run, "
+        f"Python {platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+def _runs(analysis: Analysis) -> list[dict[str, Any]]:
+    rows = []
+    for group in [*analysis.controls, *analysis.compared]:
+        for seed, run in group.runs.items():
+            rows.append(
+                {
+                    "loss": group.label,
+                    "options": json.dumps(dict(run.cell.loss.options)),
+                    "N": run.cell.updates_per_batch,
+                    "lag": run.cell.lag,
+                    "learning_rate": run.cell.learning_rate,
+                    "mu_noise": run.cell.mu_noise,
+                    "sampler": run.cell.sampler_dtype,
+                    "seed": seed,
+                    "start": run.summary.start,
+                    "best": run.summary.best,
+                    "final": run.summary.final,
+                    "collapsed": run.summary.collapsed,
+                    "updates_to_level": run.summary.reached,
+                    "mean_lag": run.result["lag"]["mean"],
+                    "skipped_updates": run.result["skipped"],
+                    "seconds": run.result["seconds"],
+                }
+            )
+    return rows
+
+
+def _markdown(analysis: Analysis, rows: Any, claims: Any, tuned: Any) -> str:
+    parts = [f"# Study `{analysis.study.name}`", analysis.study.text, _HOW_TO_READ]
+    for title, part, make in (
+        ("Final accuracy", rows, main_table),
+        ("Paired differences", claims, claims_table),
+        ("Tuned", tuned, tuned_table),
+    ):
+        if part:
+            parts.append(f"## {title}\n\n{markdown(*make(part))}")
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _draw(analysis: Analysis, folder: Path) -> dict[str, Block]:
+    """Every figure as PNG and SVG in `folder`, and as a block of the page."""
+    folder.mkdir(parents=True, exist_ok=True)
+    drawn = {}
+    makers = {
+        "accuracy": (
+            figures.accuracy_curves,
+            "Held-out accuracy over updates",
+            "Mean over seeds, band of one standard error; dotted: on-policy.",
+        ),
+        "final": (
+            figures.final_accuracy,
+            "Final accuracy",
+            "Mean of the last evaluations, 95 % intervals over seeds; dotted: on-policy.",
+        ),
+        "weights": (
+            figures.weights_over_updates,
+            "Importance weights under the stalest condition",
+            "Each rollout batch begins fresh, with W near 1. Means of 8 updates.",
+        ),
+        "kernel": (
+            figures.kernel_and_data,
+            "The kernel, and the weights it met",
+            "Above, phi at the published coefficients; below, the density of log W over all "
+            "updates and seeds of VESPO's own runs.",
+        ),
+    }
+    import matplotlib as mpl
+
+    for name, (make, title, caption) in makers.items():
+        with plotting():
+            drawing = make(analysis)
+            drawn[name] = figure(drawing, caption, title=title)
+            with mpl.rc_context({"svg.hashsalt": "study"}):
+                drawing.savefig(folder / f"{name}.svg", metadata={"Date": None})
+            drawing.savefig(folder / f"{name}.png", dpi=150, facecolor="white")
+    return drawn
+
+
+def _page(
+    analysis: Analysis,
+    rows: Any,
+    claims: Any,
+    tuned: Any,
+    drawings: Mapping[str, Block],
+    provenance: Mapping[str, str],
+) -> Page:
+    study = analysis.study
+    page = Page(f"Stability study: {study.name}", study.text)
+    note = paragraph(_HOW_TO_READ)
+    if analysis.missing:
+        note = paragraph(f"Not finished: {analysis.missing} runs are missing.\n\n{_HOW_TO_READ}")
+    page.section("Accuracy", drawings["accuracy"], drawings["final"])
+    numeric = range(1, 20)
+    for title, part, make in (
+        ("Paired differences", claims, claims_table),
+        ("Tuned", tuned, tuned_table),
+        ("All conditions", rows, main_table),
+    ):
+        if part:
+            headings, cells = make(part)
+            page.section(title, table(headings, cells, numeric=() if part is tuned else numeric))
+    page.section("Importance weights", drawings["weights"], drawings["kernel"])
+    recipe = {name: str(value) for name, value in vars(study.recipe).items()}
+    page.section(
+        "How it was made", note, facts(provenance), details("Recipe of every run", facts(recipe))
+    )
+    return page

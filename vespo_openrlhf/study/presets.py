@@ -1,0 +1,245 @@
+"""The grids: which losses, how stale, how often. Standard library only.
+
+Every loss of a grid runs under the same conditions and on the same seeds. What a tuned setting is
+chosen on (`Tuning.seeds`) is never what it is reported on.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from vespo_openrlhf.study.cells import Cell, LossSetting, Recipe
+
+#: Every loss as its paper sets it. decoupled_ppo is PPO with a narrower clip wherever the trainer
+#: recomputes with the weights that sampled, as here at lag 0: it is left to --loss.
+PUBLISHED: dict[str, LossSetting] = {
+    setting.label: setting
+    for setting in (
+        LossSetting("VESPO", "vespo"),
+        LossSetting("GRPO", "ppo"),
+        LossSetting("GSPO", "gspo"),
+        LossSetting("SAPO", "sapo"),
+        LossSetting("CISPO", "cispo"),
+        LossSetting("TOPR", "topr"),
+        LossSetting("GMPO", "gmpo"),
+        LossSetting("TIS", "tis"),
+        LossSetting("REINFORCE", "reinforce"),
+    )
+}
+
+#: On-policy, W = 1 and all token-mean losses have one gradient, so one of them is the control.
+CONTROL = LossSetting("on-policy", "reinforce")
+
+
+def _kernel(label: str, c1_pos: float, c2_pos: float, c1_neg: float, c2_neg: float) -> LossSetting:
+    options = {"c1_pos": c1_pos, "c2_pos": c2_pos, "c1_neg": c1_neg, "c2_neg": c2_neg}
+    return LossSetting(label, "vespo", options)
+
+
+def _clip(name: str, label: str, low: float, high: float) -> LossSetting:
+    return LossSetting(label, name, {"clip_low": low, "clip_high": high})
+
+
+#: Three settings each, the published one among them; TOPR and REINFORCE have nothing to tune.
+CANDIDATES: dict[str, tuple[LossSetting, ...]] = {
+    "VESPO": (
+        PUBLISHED["VESPO"],
+        _kernel("VESPO, kernel wide (1, 1.5) (1.5, 1)", 1, 1.5, 1.5, 1),
+        _kernel("VESPO, kernel narrow (4, 6) (6, 4)", 4, 6, 6, 4),
+    ),
+    "GRPO": (
+        PUBLISHED["GRPO"],
+        _clip("ppo", "GRPO, clip 0.1/0.14", 0.1, 0.14),
+        _clip("ppo", "GRPO, clip 0.4/0.56", 0.4, 0.56),
+    ),
+    "GSPO": (
+        PUBLISHED["GSPO"],
+        _clip("gspo", "GSPO, clip 0.003/0.004", 0.003, 0.004),
+        _clip("gspo", "GSPO, clip 0.03/0.04", 0.03, 0.04),
+    ),
+    "SAPO": (
+        PUBLISHED["SAPO"],
+        LossSetting("SAPO, tau 3/3.15", "sapo", {"tau_pos": 3.0, "tau_neg": 3.15}),
+        LossSetting("SAPO, tau 10/10.5", "sapo", {"tau_pos": 10.0, "tau_neg": 10.5}),
+    ),
+    "CISPO": (
+        PUBLISHED["CISPO"],
+        LossSetting("CISPO, weight at most 2", "cispo", {"weight_high": 2.0}),
+        LossSetting("CISPO, weight at most 1.2", "cispo", {"weight_high": 1.2}),
+    ),
+    "GMPO": (
+        PUBLISHED["GMPO"],
+        _clip("gmpo", "GMPO, clip 0.2/0.2", 0.2, 0.2),
+        _clip("gmpo", "GMPO, clip 0.8/0.8", 0.8, 0.8),
+    ),
+    "TIS": (
+        PUBLISHED["TIS"],
+        LossSetting("TIS, sequence weight at most 1", "tis", {"level": "sequence", "cap": 1.0}),
+        LossSetting("TIS, sequence weight at most 5", "tis", {"level": "sequence", "cap": 5.0}),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Every combination of its axes."""
+
+    losses: tuple[LossSetting, ...]
+    updates_per_batch: tuple[int, ...]
+    seeds: tuple[int, ...]
+    lags: tuple[int, ...] = (0,)
+    learning_rates: tuple[float, ...] = (3e-4,)
+    mu_noises: tuple[float, ...] = (0.0,)
+    sampler_dtypes: tuple[str, ...] = ("float32",)
+
+    def cells(self) -> list[Cell]:
+        """Seed by seed, so that a study that is cut short compares all its losses."""
+        axes = (
+            self.seeds,
+            self.learning_rates,
+            self.lags,
+            self.mu_noises,
+            self.sampler_dtypes,
+            self.updates_per_batch,
+            self.losses,
+        )
+        return [
+            Cell(loss, n, seed, lag, learning_rate, noise, dtype)
+            for seed, learning_rate, lag, noise, dtype, n, loss in itertools.product(*axes)
+        ]
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """Choose one of each family's settings on seeds of its own, then report it on others.
+
+    Attributes:
+        grid: where the choice is reported; its losses are not used.
+        seeds: those of the choice.
+        candidates: family -> its settings, as many for each.
+    """
+
+    grid: Grid
+    seeds: tuple[int, ...]
+    candidates: Mapping[str, tuple[LossSetting, ...]] = field(default_factory=lambda: CANDIDATES)
+
+    def cells(self) -> list[Cell]:
+        """What the choice is made on."""
+        settings = tuple(itertools.chain.from_iterable(self.candidates.values()))
+        return replace(self.grid, losses=settings, seeds=self.seeds).cells()
+
+    def report(self, chosen: Mapping[str, LossSetting]) -> list[Cell]:
+        """What the choice is reported on."""
+        return replace(self.grid, losses=tuple(chosen.values())).cells()
+
+
+@dataclass(frozen=True)
+class Study:
+    """What one command runs.
+
+    Attributes:
+        name: of the preset.
+        text: what it asks, for the page.
+        grids: run in this order.
+        tuning: run after them, if any.
+        recipe: of every run.
+    """
+
+    name: str
+    text: str
+    grids: tuple[Grid, ...]
+    tuning: Tuning | None = None
+    recipe: Recipe = field(default_factory=Recipe)
+
+    def cells(self) -> list[Cell]:
+        """The cells of its grids, each once."""
+        cells = [cell for grid in self.grids for cell in grid.cells()]
+        return list({cell.key(self.recipe): cell for cell in cells}.values())
+
+
+def _settings(*labels: str) -> tuple[LossSetting, ...]:
+    return tuple(PUBLISHED[label] for label in labels)
+
+
+def _with_control(grid: Grid) -> tuple[Grid, Grid]:
+    control = Grid((CONTROL,), (1,), grid.seeds, learning_rates=grid.learning_rates)
+    return control, grid
+
+
+_ALL = tuple(PUBLISHED.values())
+_SEEDS = (1, 2, 3, 4, 5, 6)
+_N = (4, 8, 16, 32, 64)
+_VESPO = PUBLISHED["VESPO"]
+
+PRESETS: dict[str, Study] = {
+    study.name: study
+    for study in (
+        Study(
+            "quick",
+            "Does staleness bring down REINFORCE, SAPO and GRPO, and leave VESPO up?",
+            _with_control(Grid(_settings("VESPO", "GRPO", "SAPO", "REINFORCE"), (8, 64), (1, 2))),
+        ),
+        Study(
+            "paper",
+            "Every loss at its published setting, then each tuned with the same small budget.",
+            (
+                *_with_control(Grid(_ALL, (64,), _SEEDS)),
+                Grid(_ALL, (8,), _SEEDS[:4]),
+            ),
+            Tuning(Grid((), (64,), _SEEDS), (101, 102)),
+        ),
+        Study(
+            "ablation",
+            "Is it the missing length normalisation, and is it the asymmetric kernel?",
+            _with_control(
+                Grid(
+                    (
+                        _VESPO,
+                        LossSetting("log W / sqrt(T)", "vespo", {"length_normalisation": "sqrt"}),
+                        LossSetting("log W / T", "vespo", {"length_normalisation": "full"}),
+                        _kernel("(2, 3) for both signs", 2, 3, 2, 3),
+                        _kernel("(3, 2) for both signs", 3, 2, 3, 2),
+                    ),
+                    (8, 64),
+                    _SEEDS[:4],
+                )
+            ),
+        ),
+        Study(
+            "mismatch",
+            "What if the engine's log-probs are not those of the policy that sampled?",
+            (
+                *_with_control(
+                    Grid(
+                        _settings("VESPO", "GRPO", "GSPO"),
+                        (8,),
+                        _SEEDS[:4],
+                        mu_noises=(0.0, 0.1, 0.2),
+                    )
+                ),
+                Grid(
+                    _settings("VESPO", "GRPO", "GSPO"),
+                    (8,),
+                    _SEEDS[:4],
+                    sampler_dtypes=("bfloat16",),
+                ),
+            ),
+        ),
+        Study(
+            "kernel",
+            "How much do c1 and c2 matter?",
+            _with_control(
+                Grid(
+                    tuple(
+                        _kernel(f"({c1:g}, {c2:g}) ({c1:g}, {c2:g})", c1, c2, c1, c2)
+                        for c1, c2 in itertools.product((1, 2, 3), (1, 2, 3))
+                    ),
+                    (64,),
+                    _SEEDS[:4],
+                )
+            ),
+        ),
+    )
+}

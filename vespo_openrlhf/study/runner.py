@@ -1,0 +1,79 @@
+"""Run many cells: one process per core, one thread each, what is finished is skipped."""
+
+from __future__ import annotations
+
+import multiprocessing
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vespo_openrlhf.study.cells import Cell, Recipe
+from vespo_openrlhf.study.store import Store
+
+_Task = tuple[Cell | int, Recipe, Path]
+
+
+def run_missing(
+    cells: Sequence[Cell], store: Store, processes: int, *, title: str, progress: bool = True
+) -> None:
+    """Run every cell of which there is no result yet.
+
+    Args:
+        cells: in the order of importance: a study that is interrupted has the first of them.
+        store: where results are, and go.
+        processes: how many cells are run at a time.
+        title: of the progress bar, which also has the time left.
+        progress: show it, on standard error.
+    """
+    todo = store.missing(cells)
+    if not todo:
+        return
+    # Spawned, not forked: a fork of a process in which torch has run may hang.
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(min(processes, len(todo)), _initialise) as pool:
+        seeds = list(dict.fromkeys(cell.seed for cell in todo))
+        # Warm starts first, each by one process, and the runs only once all are there.
+        stages: tuple[tuple[str, Sequence[Cell] | Sequence[int]], ...] = (
+            (f"{title}: warm starts", seeds),
+            (title, todo),
+        )
+        for stage, tasks in stages:
+            part: list[_Task] = [(task, store.recipe, store.folder) for task in tasks]
+            bar = tqdm(
+                pool.imap_unordered(_work, part),
+                total=len(part),
+                desc=stage,
+                unit="run",
+                smoothing=0.1,
+                disable=not progress,
+                # In a log file every refresh is a line of its own.
+                mininterval=0.2 if sys.stderr.isatty() else 30.0,
+            )
+            for _ in bar:
+                pass
+
+
+def _initialise() -> None:
+    import torch
+
+    # One interrupt reaches the whole process group; the parent alone answers, and ends the pool.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Operators this small gain nothing from a second thread, and the cores are taken.
+    torch.set_num_threads(1)
+
+
+def _work(task: _Task) -> None:
+    from vespo_openrlhf.study.trainer import run_cell
+    from vespo_openrlhf.study.warm_start import warm_start
+
+    cell, recipe, folder = task
+    cache = folder / "warm_starts"
+    if isinstance(cell, int):
+        warm_start(cell, recipe, cache)
+        return
+    store = Store(folder, recipe)
+    if store.missing([cell]):  # or another command has run it meanwhile
+        store.save(cell, run_cell(cell, recipe, warm_start(cell.seed, recipe, cache)))

@@ -1,0 +1,131 @@
+"""The tables as CSV and Markdown, and the cells of both for the page. Standard library only."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Row = Mapping[str, Any]
+
+#: Conditions that a table shows only where they differ.
+CONDITIONS = {
+    "N": "N",
+    "lag": "extra lag",
+    "learning_rate": "lr",
+    "mu_noise": "noise on log mu",
+    "sampler": "sampler",
+}
+
+
+def percent(value: float | None, half_width: float | None = None) -> str:
+    """0.8123 and 0.034 as "81.2 ± 3.4": shares in per cent."""
+    if value is None or math.isnan(value):
+        return "–"
+    if half_width is None or math.isnan(half_width):
+        return f"{100 * value:.1f}"
+    return f"{100 * value:.1f} ± {100 * half_width:.1f}"
+
+
+def shown_conditions(rows: Sequence[Row]) -> dict[str, str]:
+    """Key -> heading of N and of the conditions in which these rows differ."""
+    return {
+        key: heading
+        for key, heading in CONDITIONS.items()
+        if key == "N" or len({row[key] for row in rows}) > 1
+    }
+
+
+def main_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of `Analysis.table`."""
+    conditions = shown_conditions(rows)
+    headings = [
+        "loss",
+        *conditions.values(),
+        "seeds",
+        "final accuracy, %",
+        "drop from best",
+        "collapsed",
+        "on-policy level reached",
+        "mean abs. log W",
+        "ESS",
+    ]
+    cells = []
+    for row in rows:
+        reached = f"{row['reached_level']}/{row['seeds']}"
+        if row["updates_to_level"] is not None:
+            reached += f", update {row['updates_to_level']:g}"
+        cells.append(
+            [
+                row["loss"],
+                *(f"{row[key]:g}" if key != "sampler" else row[key] for key in conditions),
+                str(row["seeds"]),
+                percent(row["final"], row["final_half_width"]),
+                percent(row["drop"]),
+                f"{row['collapsed']:.0%}",
+                reached,
+                "–" if row["log_w_abs_mean"] is None else f"{row['log_w_abs_mean']:.2f}",
+                "–" if row["ess"] is None else f"{row['ess']:.2f}",
+            ]
+        )
+    return headings, cells
+
+
+def claims_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of `Analysis.claims`."""
+    conditions = shown_conditions(rows) if rows else {}
+    headings = ["claim", *conditions.values(), "paired difference, points", "seeds", "verdict"]
+    cells = [
+        [
+            row["claim"],
+            *(f"{row[key]:g}" if key != "sampler" else row[key] for key in conditions),
+            percent(row["difference"], row["difference_half_width"]),
+            str(row["paired_seeds"]),
+            row["verdict"],
+        ]
+        for row in rows
+    ]
+    return headings, cells
+
+
+def tuned_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of `Analysis.tuned`."""
+    headings = [
+        "loss",
+        "chosen of three",
+        "on the tuning seeds, %",
+        "final accuracy, %",
+        "tuned VESPO's lead, points",
+        "verdict",
+    ]
+    cells = []
+    for row in rows:
+        scores = "; ".join(f"{name}: {percent(s)}" for name, s in row["tuning_scores"].items())
+        cells.append(
+            [
+                row["loss"],
+                row["chosen"],
+                scores,
+                percent(row["final"], row["final_half_width"]),
+                percent(row.get("difference"), row.get("difference_half_width")),
+                row.get("verdict", "–"),
+            ]
+        )
+    return headings, cells
+
+
+def markdown(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [headings, ["---"] * len(headings), *cells]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """Rows of one kind, with every digit, one column a key."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, names, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)

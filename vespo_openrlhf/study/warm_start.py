@@ -1,0 +1,86 @@
+"""The warm start of a seed: the policy every run of that seed begins with, and its problems."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from vespo_openrlhf.embedded.arithmetic import Problem, split_problems
+from vespo_openrlhf.study.cells import VERSION, Recipe
+from vespo_openrlhf.study.model import Decoder
+from vespo_openrlhf.study.task import PROMPT_TOKENS, demonstrations, response_mask
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the runs of one seed begin.
+
+    Attributes:
+        weights: state of a `Decoder`.
+        training: problems in the order in which they are sampled, each once.
+        held_out: problems it is evaluated on; none of them is in `training`.
+    """
+
+    weights: Mapping[str, Tensor]
+    training: list[Problem]
+    held_out: list[Problem]
+
+
+def warm_start(seed: int, recipe: Recipe, cache: Path) -> Start:
+    """The warm start of `seed`, trained now or read from `cache`.
+
+    Args:
+        seed: of problems, slips and initial weights.
+        recipe: its model, warm start and sizes are used.
+        cache: folder of weights; made if it is not there.
+    """
+    held_out, training, shown = split_problems(
+        seed,
+        [
+            recipe.evaluation_problems,
+            recipe.updates * recipe.groups_per_update,
+            recipe.warm_steps * recipe.warm_batch,
+        ],
+    )
+    facts = repr((seed, sorted(asdict(recipe).items()), VERSION))
+    path = cache / f"seed{seed}-{sha256(facts.encode()).hexdigest()[:10]}.pt"
+    if path.exists():
+        return Start(torch.load(path, weights_only=True), training, held_out)
+    model = _train(seed, recipe, demonstrations(shown, recipe.slip, seed))
+    cache.mkdir(parents=True, exist_ok=True)
+    # One rename: another process sees the whole file or none, and both would write the same.
+    part = path.with_suffix(f".{os.getpid()}.part")
+    torch.save(model.state_dict(), part)
+    os.replace(part, path)
+    return Start(model.state_dict(), training, held_out)
+
+
+def _train(seed: int, recipe: Recipe, shown_NT: Tensor) -> Decoder:
+    """One pass over the demonstrations; the learning rate rises for a tenth of it, then falls."""
+    torch.manual_seed(seed)
+    model = Decoder(recipe.width, recipe.layers, recipe.heads)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=recipe.warm_lr, betas=(0.9, 0.95), weight_decay=0.01, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer,
+        max_lr=recipe.warm_lr,
+        total_steps=recipe.warm_steps + 1,
+        pct_start=0.1,
+        cycle_momentum=False,
+    )
+    for ids_BT in shown_NT.split(recipe.warm_batch):
+        mask = response_mask(ids_BT[:, PROMPT_TOKENS:])
+        loss = -(model.log_probs(ids_BT) * mask).sum() / mask.sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.gradient_clip)
+        optimizer.step()
+        schedule.step()
+    return model
