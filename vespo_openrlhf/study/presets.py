@@ -172,6 +172,13 @@ _ALL = tuple(PUBLISHED.values())
 _SEEDS = (1, 2, 3, 4, 5, 6)
 _N = (4, 8, 16, 32, 64)
 _VESPO = PUBLISHED["VESPO"]
+_VARIANTS = (
+    LossSetting("tempered to ESS 0.5", "vespo_openrlhf.study.variants:tempered"),
+    LossSetting("kernel by ESS 0.5", "vespo_openrlhf.study.variants:adaptive_kernel"),
+)
+_SHRUNK = LossSetting(
+    "shrunk by the mismatch", "vespo_openrlhf.study.variants:shrunk", {"mismatch_std": 0.2}
+)
 
 PRESETS: dict[str, Study] = {
     study.name: study
@@ -225,6 +232,14 @@ PRESETS: dict[str, Study] = {
                     _SEEDS[:4],
                     sampler_dtypes=("bfloat16",),
                 ),
+            ),
+        ),
+        Study(
+            "variants",
+            "Does VESPO get better with a weight or a kernel that is set from the data?",
+            (
+                *_with_control(Grid((_VESPO, *_VARIANTS), (64,), _SEEDS[:4])),
+                Grid((_VESPO, *_VARIANTS, _SHRUNK), (8,), _SEEDS[:4], mu_noises=(0.2,)),
             ),
         ),
         Study(

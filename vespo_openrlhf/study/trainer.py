@@ -89,9 +89,10 @@ class Run:
             plain JSON: the cell and recipe; `evaluations`, (update, accuracy) pairs; `updates`,
             lists by update (reward, length and entropy of its mini-batch, log W and phi as
             `losses.summarise` has them, gradient norm before clipping); `log_w_histogram`;
-            `lag`; `skipped` updates whose gradient was not finite; `seconds`.
+            `lag`; `skipped` updates whose gradient was not finite; `seconds` on the clock and
+            `cpu_seconds` of the processor.
         """
-        started = time.perf_counter()
+        started = time.perf_counter(), time.process_time()
         n = self.cell.updates_per_batch
         evaluations = []
         for update in range(self.recipe.updates + 1):
@@ -117,7 +118,8 @@ class Run:
                 "mean": sum(lag * count for lag, count in self._tokens_by_lag.items()) / tokens,
             },
             "skipped": self._skipped,
-            "seconds": round(time.perf_counter() - started, 2),
+            "seconds": round(time.perf_counter() - started[0], 2),
+            "cpu_seconds": round(time.process_time() - started[1], 2),
         }
 
     def _generator(self, *purpose: int) -> torch.Generator:

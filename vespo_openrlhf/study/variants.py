@@ -1,0 +1,97 @@
+"""Candidates for a better VESPO, as the losses of the preset `variants`. What came of them:
+docs/study/README.md.
+
+Each is called as a user's own loss is, `vespo_openrlhf.study.variants:NAME`, and differs from VESPO
+in the weight that goes into the kernel, or in the kernel's sharpness; both are set from the
+mini-batch, and constants in the gradient like everything else about phi.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from vespo_openrlhf.losses import LossInputs, sequence_metrics, vespo_kernel
+from vespo_openrlhf.losses.ratios import sequence_advantage, sequence_log_weight
+from vespo_openrlhf.losses.weighted import weighted_log_prob_loss
+
+Metrics = dict[str, Tensor]
+
+
+def effective_share(log_weights: Tensor) -> Tensor:
+    """Effective sample size (sum w)^2 / (B sum w^2) of (B,) log-weights, 0-dim in (0, 1]."""
+    log_size = 2 * torch.logsumexp(log_weights, 0) - torch.logsumexp(2 * log_weights, 0)
+    return log_size.exp() / len(log_weights)
+
+
+def largest_power(log_weights: Tensor, target: float, low: float, high: float) -> float:
+    """The largest power in [low, high] at which w^power has an effective share of `target`.
+
+    The share falls as the power grows; `low` where even that has too little.
+    """
+    if effective_share(high * log_weights) >= target:
+        return high
+    for _ in range(20):
+        middle = (low + high) / 2
+        enough = bool(effective_share(middle * log_weights) >= target)
+        low, high = (middle, high) if enough else (low, middle)
+    return low
+
+
+def _loss(inputs: LossInputs, phi_of: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Metrics]:
+    log_w = sequence_log_weight(inputs, "rollout")
+    advantage = sequence_advantage(inputs)
+    phi = phi_of(log_w, advantage)
+    loss = weighted_log_prob_loss(inputs, phi, "token-mean")
+    return loss, sequence_metrics(inputs, log_w=log_w, phi=phi, advantage=advantage)
+
+
+def tempered(inputs: LossInputs, *, target: float = 0.5) -> tuple[Tensor, Metrics]:
+    """phi(W^b), b <= 1 the largest at which W^b keeps the effective sample size `target`.
+
+    Fresh and well-matched batches have b = 1 and are VESPO's; a batch whose weights say little
+    more than "something is off" is trained on nearly as if it were on-policy.
+    """
+
+    def phi_of(log_w: Tensor, advantage: Tensor) -> Tensor:
+        return vespo_kernel(largest_power(log_w, target, 0.0, 1.0) * log_w, advantage)
+
+    return _loss(inputs, phi_of)
+
+
+def shrunk(inputs: LossInputs, *, mismatch_std: float) -> tuple[Tensor, Metrics]:
+    """phi(W^b), b = 1 - (what the mismatch adds to the spread of log W) / (its whole spread).
+
+    If each reported log mu is off by independent noise of standard deviation `mismatch_std`,
+    log W of T tokens is off by a variance T mismatch_std^2, and this b gives the best linear
+    guess of the true log W from the observed one (empirical Bayes). The noise is what |log W|
+    shows at lag 0, where the true W is 1.
+
+    Args:
+        mismatch_std: nats per token.
+    """
+
+    def phi_of(log_w: Tensor, advantage: Tensor) -> Tensor:
+        noise = inputs.num_tokens.double().mean() * mismatch_std**2
+        share = noise / log_w.square().mean().clamp(min=1e-12)
+        return vespo_kernel((1 - share).clamp(min=0) * log_w, advantage)
+
+    return _loss(inputs, phi_of)
+
+
+def adaptive_kernel(inputs: LossInputs, *, target: float = 0.5) -> tuple[Tensor, Metrics]:
+    """phi(W)^s, that is (s c1, s c2), s in [1/2, 2] the largest with which phi^s keeps the
+    effective sample size `target`; at s = 1/2, c1 is 1, the least with a finite second moment."""
+
+    def phi_of(log_w: Tensor, advantage: Tensor) -> Tensor:
+        phi = vespo_kernel(log_w, advantage)
+        sharpness = largest_power(phi.double().clamp(min=1e-30).log(), target, 0.5, 2.0)
+        return phi**sharpness
+
+    return _loss(inputs, phi_of)
+
+
+for _variant in (tempered, shrunk, adaptive_kernel):
+    _variant.reads_old_log_probs = False  # type: ignore[attr-defined]
