@@ -142,9 +142,9 @@ def run(study: Study, store: Store, processes: int, *, progress: bool) -> None:
         return
     tuning = study.tuning
     run_missing(tuning.cells(), store, processes, title="tuning", progress=progress)
-    chosen = choose(study, store)
-    assert chosen is not None, "all of its runs are there"
-    run_missing(tuning.report(chosen), store, processes, title="tuned", progress=progress)
+    run_missing(
+        tuning.report(choose(study, store)), store, processes, title="tuned", progress=progress
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

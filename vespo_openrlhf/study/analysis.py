@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from vespo_openrlhf.study.cells import Cell, LossSetting
-from vespo_openrlhf.study.presets import CONTROL, Study, Tuning
+from vespo_openrlhf.study.presets import CONTROL, Study
 from vespo_openrlhf.study.statistics import (
     Estimate,
     RunSummary,
@@ -165,12 +165,12 @@ class Analysis:
     def tuned(self) -> list[Row]:
         """Each family's choice, and the tuned VESPO's lead over it; empty before the choice."""
         tuning = self.study.tuning
-        chosen = choose(self.study, self._store) if tuning else None
-        if tuning is None or chosen is None:
+        if tuning is None:
             return []
+        chosen = choose(self.study, self._store)
         reported = self._grouped(tuning.report(chosen))
         groups = {group.label: group for group in reported}
-        scores = tuning_scores(tuning, self._store, self.study)
+        scores = tuning_scores(self.study, self._store)
         own = groups.get(chosen["VESPO"].label) if "VESPO" in chosen else None
         rows = []
         for family, setting in chosen.items():
@@ -226,29 +226,37 @@ def _last_quarter(group: Group) -> Any:
     return mean
 
 
-def tuning_scores(tuning: Tuning, store: Store, study: Study) -> dict[str, dict[str, float]]:
-    """Family -> setting -> mean final accuracy on the tuning seeds, of the finished runs."""
-    finals: dict[str, list[float]] = {}
+def tuning_scores(study: Study, store: Store) -> dict[str, dict[str, float]]:
+    """Family -> setting -> mean final accuracy over the tuning seeds.
+
+    Over those seeds on which every setting of the family has been run, so that an unfinished
+    study compares like with like; a family without such a seed is left out.
+    """
+    tuning = study.tuning
+    assert tuning is not None
+    finals: dict[str, dict[int, float]] = {}
     cells = tuning.cells()
     missing = set(map(id, store.missing(cells)))
     for cell in cells:
         if id(cell) not in missing:
             run = summarise_run(store.load(cell)["evaluations"], study.recipe.last_evaluations)
-            finals.setdefault(cell.loss.label, []).append(run.final)
-    return {
-        family: {s.label: estimate(finals[s.label]).mean for s in settings if s.label in finals}
-        for family, settings in tuning.candidates.items()
-    }
+            finals.setdefault(cell.loss.label, {})[cell.seed] = run.final
+    scores = {}
+    for family, settings in tuning.candidates.items():
+        by_setting = {setting.label: finals.get(setting.label, {}) for setting in settings}
+        seeds = [s for s in tuning.seeds if all(s in found for found in by_setting.values())]
+        if seeds:
+            scores[family] = {
+                label: estimate([found[s] for s in seeds]).mean
+                for label, found in by_setting.items()
+            }
+    return scores
 
 
-def choose(study: Study, store: Store) -> dict[str, LossSetting] | None:
-    """The best of each family's settings on the tuning seeds; None before all of them are run."""
-    tuning = study.tuning
-    assert tuning is not None
-    if store.missing(tuning.cells()):
-        return None
-    scores = tuning_scores(tuning, store, study)
+def choose(study: Study, store: Store) -> dict[str, LossSetting]:
+    """The best of each family's settings on the tuning seeds, as far as those have been run."""
+    assert study.tuning is not None
     return {
-        family: max(settings, key=lambda setting: scores[family][setting.label])
-        for family, settings in tuning.candidates.items()
+        family: max(study.tuning.candidates[family], key=lambda setting: of_family[setting.label])
+        for family, of_family in tuning_scores(study, store).items()
     }

@@ -186,7 +186,8 @@ def kernel_and_data(analysis: Analysis) -> Figure:
     from vespo_openrlhf.study.trainer import LOG_W_BINS, LOG_W_RANGE
 
     low, high = LOG_W_RANGE
-    log_w = torch.linspace(low, high, LOG_W_BINS, dtype=torch.float64)
+    width = (high - low) / LOG_W_BINS
+    log_w = low + width * (torch.arange(LOG_W_BINS, dtype=torch.float64) + 0.5)
     figure = Figure(figsize=(6.0, 4.4))
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3, 2))
     for sign, text, style in (
@@ -203,7 +204,6 @@ def kernel_and_data(analysis: Analysis) -> Figure:
         counts = [0.0] * LOG_W_BINS
         for run in group.runs.values():
             counts = [a + b for a, b in zip(counts, run.result["log_w_histogram"], strict=True)]
-        width = (high - low) / LOG_W_BINS
         density = [count / sum(counts) / width for count in counts]
         style = line_style(number + 2)
         below.plot(log_w.tolist(), density, label=describe(group, varying), **style)

@@ -21,11 +21,11 @@ PUBLISHED: dict[str, LossSetting] = {
         LossSetting("GRPO", "ppo"),
         LossSetting("GSPO", "gspo"),
         LossSetting("SAPO", "sapo"),
+        LossSetting("REINFORCE", "reinforce"),
         LossSetting("CISPO", "cispo"),
         LossSetting("TOPR", "topr"),
         LossSetting("GMPO", "gmpo"),
         LossSetting("TIS", "tis"),
-        LossSetting("REINFORCE", "reinforce"),
     )
 }
 
@@ -186,7 +186,9 @@ PRESETS: dict[str, Study] = {
         Study(
             "quick",
             "Does staleness bring down REINFORCE, SAPO and GRPO, and leave VESPO up?",
-            _with_control(Grid(_settings("VESPO", "GRPO", "SAPO", "REINFORCE"), (8, 64), (1, 2))),
+            _with_control(
+                Grid(_settings("VESPO", "GRPO", "SAPO", "REINFORCE"), (8, 64), (1, 2, 3))
+            ),
         ),
         Study(
             "paper",
