@@ -163,7 +163,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         study = build_study(options)
         cells = study.cells()
-        processes = options.processes or len(os.sched_getaffinity(0))
+        processes = options.processes
+        if processes is None:
+            processes = len(os.sched_getaffinity(0))
         if processes < 1:
             raise ValueError(f"--processes must be at least 1, got {processes}")
         _check_losses(study)

@@ -91,8 +91,7 @@ def is_right(responses_BA: Tensor, answers_BS: Tensor) -> Tensor:
     """
     size = answers_BS.shape[1]
     length_B1 = response_mask(responses_BA).sum(dim=1, keepdim=True)
-    # A response shorter than the answer cannot end in it: its row is compared from the start.
-    start_B1 = (length_B1 - size).clamp(min=0)
-    tail_BS = responses_BA.gather(1, start_B1 + torch.arange(size))
-    matches = (tail_BS == answers_BS) | (answers_BS < 0)
-    return matches.all(dim=1) & (length_B1[:, 0] >= size)
+    place_BS = length_B1 - size + torch.arange(size)
+    tail_BS = responses_BA.gather(1, place_BS.clamp(min=0))
+    matches = (tail_BS == answers_BS) & (place_BS >= 0)
+    return (matches | (answers_BS < 0)).all(dim=1)

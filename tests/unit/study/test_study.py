@@ -210,8 +210,9 @@ def test_the_command_line_replaces_axes() -> None:
     ],
 )
 def test_what_does_not_fit_is_refused_before_anything_runs(
-    arguments: list[str], message: str, capsys, tmp_path
+    arguments: list[str], message: str, capsys, tmp_path, monkeypatch
 ) -> None:
+    monkeypatch.setattr("vespo_openrlhf.study.__main__.run", lambda *_, **__: pytest.fail("ran"))
     assert main([*arguments, "--out", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
