@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
@@ -71,9 +72,18 @@ def machine() -> str:
     import torch
 
     return (
-        f"{platform.machine()}, {torch.get_num_threads()} thread a run, "
+        f"{_processor()}, {len(os.sched_getaffinity(0))} cores, one thread a run, "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     )
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.machine()
 
 
 def _runs(analysis: Analysis) -> list[dict[str, Any]]:
