@@ -52,37 +52,26 @@ def varying_axes(groups: Sequence[Group]) -> list[str]:
     ]
 
 
-def accuracy_curves(analysis: Analysis) -> Figure:
-    """Held-out accuracy over updates: a panel a condition, the mean over seeds with a band of
-    one standard error on either side."""
+def accuracy_curves(analysis: Analysis, groups: Sequence[Group]) -> Figure:
+    """Held-out accuracy over updates under one condition: the mean over seeds with a band of one
+    standard error on either side."""
+    figure, axes = _one_panel()
+    control = analysis.control(groups[0].cell.learning_rate)
+    if control is not None:
+        _accuracy_line(axes, control, _CONTROL_STYLE, band=False)
+    for group in groups:
+        _accuracy_line(axes, group, style_of(group.label, analysis.labels), band=True)
+    axes.set(ylim=(0, 1), xlabel="update", ylabel="held-out accuracy")
+    figure.legend(loc="outside right upper")
+    return figure
+
+
+def _one_panel() -> tuple[Figure, Axes]:
+    """Room for a legend beside the axes; narrow enough for a phone."""
     from matplotlib.figure import Figure
 
-    conditions = list(analysis.conditions().values())
-    varying = varying_axes(analysis.compared)
-    columns = min(3, len(conditions))
-    rows = -(-len(conditions) // columns)
-    figure = Figure(figsize=(3.6 * columns + (2.0 if columns == 1 else 0.8), 2.9 * rows + 0.5))
-    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flatten()
-    for axes, groups in zip(panels, conditions, strict=False):
-        control = analysis.control(groups[0].cell.learning_rate)
-        if control is not None:
-            _accuracy_line(axes, control, _CONTROL_STYLE, band=False)
-        for group in groups:
-            _accuracy_line(axes, group, style_of(group.label, analysis.labels), band=True)
-        axes.set_title(describe(groups[0], varying))
-        axes.set_ylim(0, 1)
-    for axes in panels[len(conditions) :]:
-        axes.set_visible(False)
-    figure.supxlabel("update", fontsize=10, color="#5f6772")
-    panels[0].set_ylabel("held-out accuracy")
-    handles, names = [], []
-    for axes in panels:
-        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
-            if name not in names:
-                handles.append(handle)
-                names.append(name)
-    figure.legend(handles, names, loc="outside right upper")
-    return figure
+    figure = Figure(figsize=(6.0, 3.4))
+    return figure, figure.subplots()
 
 
 def _accuracy_line(axes: Axes, group: Group, style: dict[str, Any], *, band: bool) -> None:
@@ -107,13 +96,10 @@ def _band(
 
 def final_accuracy(analysis: Analysis) -> Figure:
     """Final accuracy against what varies, with 95 % intervals over seeds."""
-    from matplotlib.figure import Figure
-
     name = varying_axes(analysis.compared)[0]
     place = _AXES.index(name)
     values = sorted({group.cell.condition()[place] for group in analysis.compared})
-    figure = Figure(figsize=(6.0, 3.6))
-    axes = figure.subplots()
+    figure, axes = _one_panel()
     for control in analysis.controls:
         axes.axhline(control.final.mean, label=f"{control.label}", **_CONTROL_STYLE)
     for number, label in enumerate(analysis.labels):
@@ -143,32 +129,24 @@ def _finite(value: float) -> float:
     return 0.0 if math.isnan(value) else value
 
 
-def weights_over_updates(analysis: Analysis) -> Figure:
-    """|log W| and the effective sample size over updates, under the stalest condition."""
-    from matplotlib.figure import Figure
-
-    groups = list(analysis.conditions().values())[-1]
-    figure = Figure(figsize=(8.6, 3.1))
-    for axes, name, text in zip(
-        figure.subplots(1, 2),
-        ("log_w_abs_mean", "ess"),
-        ("mean |log W|, nats", "effective sample size, share"),
-        strict=True,
-    ):
-        for group in groups:
-            curves = [_smooth(curve) for curve in group.curves(name)]
-            if not curves:
-                continue
-            means, errors = mean_curve(curves)
-            updates = [_SMOOTHED_OVER * (i + 0.5) for i in range(len(means))]
-            style = style_of(group.label, analysis.labels)
-            axes.plot(updates, means, label=group.label, **style)
-            _band(axes, updates, means, errors, style)
-        axes.set(xlabel="update", title=text)
-    log_axes, share_axes = figure.axes
-    log_axes.set_yscale("log")
-    share_axes.set_ylim(0, 1)
-    figure.legend(*log_axes.get_legend_handles_labels(), loc="outside right upper")
+def weights_over_updates(analysis: Analysis, name: str) -> Figure:
+    """`log_w_abs_mean` or `ess` over updates, under the stalest condition."""
+    figure, axes = _one_panel()
+    for group in list(analysis.conditions().values())[-1]:
+        curves = [_smooth(curve) for curve in group.curves(name)]
+        if not curves:
+            continue
+        means, errors = mean_curve(curves)
+        updates = [_SMOOTHED_OVER * (i + 0.5) for i in range(len(means))]
+        style = style_of(group.label, analysis.labels)
+        axes.plot(updates, means, label=group.label, **style)
+        _band(axes, updates, means, errors, style)
+    axes.set_xlabel("update")
+    if name == "ess":
+        axes.set(ylim=(0, 1), ylabel="share of the mini-batch")
+    else:
+        axes.set(yscale="log", ylabel="nats")
+    figure.legend(loc="outside right upper")
     return figure
 
 

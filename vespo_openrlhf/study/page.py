@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vespo_openrlhf.pages import Block, Page, details, facts, figure, paragraph, plotting, table
 from vespo_openrlhf.study import figures
@@ -20,6 +22,9 @@ from vespo_openrlhf.study.tables import (
     tuned_table,
     write_csv,
 )
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _HOW_TO_READ = f"""\
 Final accuracy is the mean of a run's last evaluations on held-out problems at temperature 1; \
@@ -125,43 +130,79 @@ def _markdown(analysis: Analysis, rows: Any, claims: Any, tuned: Any) -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
-def _draw(analysis: Analysis, folder: Path) -> dict[str, Block]:
-    """Every figure as PNG and SVG in `folder`, and as a block of the page."""
-    folder.mkdir(parents=True, exist_ok=True)
-    drawn = {}
-    makers = {
-        "accuracy": (
-            figures.accuracy_curves,
-            "Held-out accuracy over updates",
-            "Mean over seeds, band of one standard error; dotted: on-policy.",
-        ),
-        "final": (
-            figures.final_accuracy,
+@dataclass(frozen=True)
+class _Drawing:
+    """A figure of the study: its file name, and what the page says above and under it."""
+
+    name: str
+    title: str
+    caption: str
+    make: Callable[[], Figure]
+
+
+def _drawings(analysis: Analysis) -> dict[str, list[_Drawing]]:
+    """Section of the page -> its figures."""
+    varying = figures.varying_axes(analysis.compared)
+    accuracy = []
+    for number, groups in enumerate(analysis.conditions().values(), start=1):
+        where = figures.describe(groups[0], varying)
+        accuracy.append(
+            _Drawing(
+                f"accuracy-{number}",
+                f"Held-out accuracy over updates, {where}",
+                "Mean over seeds, band of one standard error; dotted: on-policy.",
+                partial(figures.accuracy_curves, analysis, groups),
+            )
+        )
+    accuracy.append(
+        _Drawing(
+            "final",
             "Final accuracy",
             "Mean of the last evaluations, 95 % intervals over seeds; dotted: on-policy.",
+            partial(figures.final_accuracy, analysis),
+        )
+    )
+    fresh = "Stalest condition. A rollout batch begins fresh, with W near 1. Means of 8 updates."
+    weights = [
+        _Drawing(
+            "log-w",
+            "Mean |log W| over updates",
+            fresh,
+            partial(figures.weights_over_updates, analysis, "log_w_abs_mean"),
         ),
-        "weights": (
-            figures.weights_over_updates,
-            "Importance weights under the stalest condition",
-            "Each rollout batch begins fresh, with W near 1. Means of 8 updates.",
+        _Drawing(
+            "ess",
+            "Effective sample size over updates",
+            fresh,
+            partial(figures.weights_over_updates, analysis, "ess"),
         ),
-        "kernel": (
-            figures.kernel_and_data,
+        _Drawing(
+            "kernel",
             "The kernel, and the weights it met",
             "Above, phi at the published coefficients; below, the density of log W over all "
             "updates and seeds of VESPO's own runs.",
+            partial(figures.kernel_and_data, analysis),
         ),
-    }
+    ]
+    return {"Accuracy": accuracy, "Importance weights": weights}
+
+
+def _draw(analysis: Analysis, folder: Path) -> dict[str, list[Block]]:
+    """Section -> its figures as blocks of the page; each as PNG and SVG in `folder` too."""
     import matplotlib as mpl
 
-    for name, (make, title, caption) in makers.items():
-        with plotting():
-            drawing = make(analysis)
-            drawn[name] = figure(drawing, caption, title=title)
-            with mpl.rc_context({"svg.hashsalt": "study"}):
-                drawing.savefig(folder / f"{name}.svg", metadata={"Date": None})
-            drawing.savefig(folder / f"{name}.png", dpi=150, facecolor="white")
-    return drawn
+    folder.mkdir(parents=True, exist_ok=True)
+    blocks: dict[str, list[Block]] = {}
+    for section, drawings in _drawings(analysis).items():
+        for drawing in drawings:
+            # A fixed salt and no date: the same runs make the same files.
+            with plotting(), mpl.rc_context({"svg.hashsalt": "study"}):
+                drawn = drawing.make()
+                block = figure(drawn, drawing.caption, title=drawing.title)
+                blocks.setdefault(section, []).append(block)
+                drawn.savefig(folder / f"{drawing.name}.svg", metadata={"Date": None})
+                drawn.savefig(folder / f"{drawing.name}.png", dpi=120, facecolor="white")
+    return blocks
 
 
 def _page(
@@ -169,7 +210,7 @@ def _page(
     rows: Any,
     claims: Any,
     tuned: Any,
-    drawings: Mapping[str, Block],
+    drawings: Mapping[str, list[Block]],
     provenance: Mapping[str, str],
 ) -> Page:
     study = analysis.study
@@ -177,7 +218,7 @@ def _page(
     note = paragraph(_HOW_TO_READ)
     if analysis.missing:
         note = paragraph(f"Not finished: {analysis.missing} runs are missing.\n\n{_HOW_TO_READ}")
-    page.section("Accuracy", drawings["accuracy"], drawings["final"])
+    page.section("Accuracy", *drawings["Accuracy"])
     numeric = range(1, 20)
     for title, part, make in (
         ("Paired differences", claims, claims_table),
@@ -187,7 +228,7 @@ def _page(
         if part:
             headings, cells = make(part)
             page.section(title, table(headings, cells, numeric=() if part is tuned else numeric))
-    page.section("Importance weights", drawings["weights"], drawings["kernel"])
+    page.section("Importance weights", *drawings["Importance weights"])
     recipe = {name: str(value) for name, value in vars(study.recipe).items()}
     page.section(
         "How it was made", note, facts(provenance), details("Recipe of every run", facts(recipe))

@@ -91,7 +91,3 @@ def adaptive_kernel(inputs: LossInputs, *, target: float = 0.5) -> tuple[Tensor,
         return phi**sharpness
 
     return _loss(inputs, phi_of)
-
-
-for _variant in (tempered, shrunk, adaptive_kernel):
-    _variant.reads_old_log_probs = False  # type: ignore[attr-defined]

@@ -37,6 +37,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory, folders: ModuleType) -> dict
         "runs": root / "runs.html",
         "evaluation": root / "evaluation.html",
         "evaluations": root / "evaluations.html",
+        "study": Path(__file__).parents[3] / "docs" / "study" / "paper" / "report.html",
     }
     assert run_report([runs[0], "--out", str(made["run"])]) == 0
     assert run_report([*runs, "--out", str(made["runs"])]) == 0
@@ -71,7 +72,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
 
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-@pytest.mark.parametrize("name", ["run", "runs", "evaluation", "evaluations"])
+@pytest.mark.parametrize("name", ["run", "runs", "evaluation", "evaluations", "study"])
 def test_everything_is_drawn_and_nothing_hangs_over(
     visit: Callable[..., Any], pages: dict[str, Path], name: str, size: tuple[int, int]
 ) -> None:

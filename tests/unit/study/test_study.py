@@ -149,7 +149,7 @@ def test_a_study_resumes_and_reports(tmp_path) -> None:
         assert len(list(csv.DictReader(file))) == len(cells)
 
 
-FIGURES = ("accuracy", "final", "weights", "kernel")
+FIGURES = ("accuracy-1", "accuracy-2", "final", "log-w", "ess", "kernel")
 
 
 def test_a_key_names_what_is_computed_and_not_what_it_is_called() -> None:
