@@ -10,7 +10,7 @@
 #
 # Not as in the paper: ZeRO-3 instead of Megatron; see qwen3-30b-a3b-sync.sh. With 16 GPUs each
 # holds 4 times the optimizer state it does there, and gathers as much: if the engines are idle
-# (scheduler/engine_idle_share), move GPUs to the trainer with --actor.num_nodes 4
+# (scheduler/engine_idle), move GPUs to the trainer with --actor.num_nodes 4
 # --vllm.num_engines 16.
 # shellcheck source=recipe.sh
 source "$(dirname "$0")/recipe.sh"
