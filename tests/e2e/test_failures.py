@@ -123,8 +123,11 @@ def test_the_bound_holds_through_it_all(story: dict[str, Any]) -> None:
 def test_the_run_goes_on_from_its_checkpoint(story: dict[str, Any]) -> None:
     lines = (story["folder"] / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, BATCHES + 1))
-    checkpoint = story["before"] // SAVE_EVERY * SAVE_EVERY
-    assert f"resumed at global step {checkpoint}" in story["log"]
+    # The kill may have hit the last checkpoint while it was being written.
+    last = story["before"] // SAVE_EVERY * SAVE_EVERY
+    assert any(
+        f"resumed at global step {step}" in story["log"] for step in (last, last - SAVE_EVERY)
+    )
     updates = [group["update"] for group in story["samples"]]
     assert updates == sorted(updates)
     assert updates[-1] == 4 * BATCHES - 1

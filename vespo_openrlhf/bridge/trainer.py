@@ -17,6 +17,7 @@ from typing import Any
 import ray
 from openrlhf.trainer import ppo_trainer
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+from openrlhf.utils.logging_utils import init_logger
 from openrlhf.utils.utils import get_tokenizer
 from tqdm import tqdm
 from vllm import SamplingParams
@@ -55,6 +56,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         vllm_engines: list[Any],
         **generate_kwargs: Any,
     ) -> None:
+        init_logger("vespo_openrlhf")  # in this process, all of ours as OpenRLHF's
         args = strategy.args
         for steps in (args.eval, args.ckpt):
             name = "steps" if steps is args.eval else "save_steps"
