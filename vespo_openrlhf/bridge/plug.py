@@ -17,6 +17,7 @@ from reward import options as reward_options
 from vespo_openrlhf.bridge.actor import PolicyActor
 from vespo_openrlhf.bridge.engine import VersionedRollout
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
+from vespo_openrlhf.cpu import build_locks
 from vespo_openrlhf.cpu import settings as cpu_settings
 
 
@@ -66,6 +67,10 @@ def start_ray_on_cpu(flags: dict[str, Any]) -> None:
     Args:
         flags: every flag by its dotted name.
     """
+    for lock in build_locks.remove_stale():
+        print(
+            f"[vespo] removed {lock}, left by a run that was killed while it compiled", flush=True
+        )
     runtime_env = {
         "worker_process_setup_hook": "vespo_openrlhf.cpu.install",
         "env_vars": cpu_settings.environment(),
