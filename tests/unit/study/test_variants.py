@@ -1,0 +1,54 @@
+"""The candidates for a better VESPO: VESPO where there is nothing to correct."""
+
+import pytest
+import torch
+
+from vespo_openrlhf.losses import LossInputs, get_policy_loss
+from vespo_openrlhf.study.variants import effective_share, largest_power
+
+NAME = "vespo_openrlhf.study.variants:"
+
+
+def batch(spread: float) -> LossInputs:
+    torch.manual_seed(0)
+    log_probs = -torch.rand(32, 6, dtype=torch.float64)
+    return LossInputs(
+        log_probs.clone().requires_grad_(),
+        None,
+        torch.randn(32, 1, dtype=torch.float64).expand(32, 6),
+        torch.ones(32, 6, dtype=torch.bool),
+        rollout_log_probs=log_probs + spread * torch.randn(32, 6, dtype=torch.float64),
+    )
+
+
+def phi(inputs: LossInputs, name: str, **options: float) -> torch.Tensor:
+    loss, metrics = get_policy_loss(name, **options)(inputs)
+    assert torch.isfinite(loss)
+    return metrics["phi"]
+
+
+def test_effective_share_by_hand() -> None:
+    weights = torch.tensor([1.0, 1.0, 2.0], dtype=torch.float64)
+    assert effective_share(weights.log()).item() == pytest.approx(16 / 6 / 3)
+    power = largest_power(weights.log(), 0.95, 0.0, 1.0)
+    assert effective_share(power * weights.log()).item() == pytest.approx(0.95, abs=1e-4)
+    assert largest_power(weights.log(), 0.5, 0.0, 1.0) == 1.0
+
+
+@pytest.mark.parametrize(("name", "options"), [("tempered", {}), ("shrunk", {"mismatch_std": 0.0})])
+def test_with_nothing_to_correct_it_is_vespo(name: str, options: dict[str, float]) -> None:
+    inputs = batch(0.05)
+    torch.testing.assert_close(phi(inputs, NAME + name, **options), phi(inputs, "vespo"))
+
+
+def test_a_noisy_mu_is_seen_through() -> None:
+    """Where log W is all noise, every weight goes back to what it would be on-policy, 1."""
+    inputs = batch(0.5)
+    assert phi(inputs, "vespo").std() > 0.2
+    assert (phi(inputs, NAME + "shrunk", mismatch_std=0.6) - 1).abs().max() < 1e-6
+    assert phi(inputs, NAME + "tempered").std() < phi(inputs, "vespo").std()
+
+
+def test_the_adaptive_kernel_keeps_its_effective_sample_size() -> None:
+    weights = phi(batch(0.3), NAME + "adaptive_kernel")
+    assert effective_share(weights.double().log()).item() >= 0.49
