@@ -154,8 +154,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line; those of the process if None.
 
     Returns:
-        0; 2 for options that do not fit, with the reason on standard error; 130 if interrupted,
-        after a report on the runs that were finished.
+        0; 2 for options that do not fit and 1 if a process was killed, with the reason on standard
+        error; 130 if interrupted, after a report on the runs that were finished.
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
@@ -179,6 +179,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         interrupted = True
         print("interrupted; the same command goes on from here", file=sys.stderr)
+    except RuntimeError as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
     if len(store.missing(cells)) == len(cells):
         print("no run is finished: nothing to report", file=sys.stderr)
         return 130

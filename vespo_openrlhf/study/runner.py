@@ -6,6 +6,8 @@ import multiprocessing
 import signal
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from tqdm import tqdm
@@ -31,9 +33,11 @@ def run_missing(
     todo = store.missing(cells)
     if not todo:
         return
-    # Spawned, not forked: a fork of a process in which torch has run may hang.
+    # Spawned, not forked: a fork of a process in which torch has run may hang. An executor, not
+    # multiprocessing.Pool, which waits for ever for the task of a worker that was killed.
     context = multiprocessing.get_context("spawn")
-    with context.Pool(min(processes, len(todo)), _initialise) as pool:
+    executor = ProcessPoolExecutor(min(processes, len(todo)), context, _initialise)
+    try:
         seeds = list(dict.fromkeys(cell.seed for cell in todo))
         # Warm starts first, each by one process, and the runs only once all are there.
         stages: tuple[tuple[str, Sequence[Cell] | Sequence[int]], ...] = (
@@ -41,10 +45,10 @@ def run_missing(
             (title, todo),
         )
         for stage, tasks in stages:
-            part: list[_Task] = [(task, store.recipe, store.folder) for task in tasks]
+            futures = [executor.submit(_work, (t, store.recipe, store.folder)) for t in tasks]
             bar = tqdm(
-                pool.imap_unordered(_work, part),
-                total=len(part),
+                as_completed(futures),
+                total=len(futures),
                 desc=stage,
                 unit="run",
                 smoothing=0.1,
@@ -52,8 +56,19 @@ def run_missing(
                 # In a log file every refresh is a line of its own.
                 mininterval=0.2 if sys.stderr.isatty() else 30.0,
             )
-            for _ in bar:
-                pass
+            for future in bar:
+                future.result()
+    except BrokenProcessPool as error:
+        raise RuntimeError(
+            "a process of the study was killed, perhaps for want of memory; finished runs are "
+            "kept: give the same command again, with fewer --processes if it happens again"
+        ) from error
+    finally:
+        # Where it was interrupted, what runs is stopped: it would be run again anyway.
+        workers = list(executor._processes.values()) if executor._processes else []
+        executor.shutdown(wait=False, cancel_futures=True)
+        for worker in workers:
+            worker.terminate()
 
 
 def _initialise() -> None:

@@ -150,6 +150,17 @@ def test_a_study_resumes_and_reports(tmp_path) -> None:
         assert len(list(csv.DictReader(file))) == len(cells)
 
 
+def test_a_killed_process_is_an_error_and_not_a_wait(tmp_path) -> None:
+    """multiprocessing.Pool would wait for ever for what its dead worker was running."""
+    (tmp_path / "deadly.py").write_text(
+        "import os\n\n\ndef loss(inputs):\n    os._exit(9)\n", encoding="utf-8"
+    )
+    loss = LossSetting("deadly", f"{tmp_path / 'deadly.py'}:loss")
+    store = Store(tmp_path, RECIPE)
+    with pytest.raises(RuntimeError, match="give the same command again"):
+        run_missing([Cell(loss, 2, seed=1)], store, 1, title="deadly", progress=False)
+
+
 FIGURES = ("accuracy-1", "accuracy-2", "final", "log-w", "ess", "kernel")
 
 
