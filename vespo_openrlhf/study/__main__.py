@@ -31,6 +31,7 @@ Presets:
   paper     every loss at its published setting, then each tuned with the same small budget
   ablation  length normalisation, and kernels that treat both signs alike
   mismatch  noise on the engine's log-probs, and a sampler in bfloat16
+  variants  candidates for a better VESPO: weights and kernels set from the data
   kernel    a sweep of (c1, c2)
 
 Finished runs are kept in --out and skipped the next time: interrupt and go on as you like. It
