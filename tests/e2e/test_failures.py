@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import time
@@ -42,8 +43,14 @@ class Training:
             time.sleep(0.2)
 
     def engine(self) -> psutil.Process:
-        everything = psutil.Process(self.process.pid).children(recursive=True)
-        (engine,) = [p for p in everything if "VersionedRollout" in " ".join(p.cmdline())]
+        """By the title that Ray gives it, which while it works names the class it comes from."""
+        found: list[psutil.Process] = []
+        for process in psutil.Process(self.process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):
+                title = " ".join(process.cmdline())
+                if "VersionedRollout" in title or "RolloutRayActor" in title:
+                    found.append(process)
+        (engine,) = found
         return engine
 
 

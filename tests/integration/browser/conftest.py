@@ -19,7 +19,9 @@ FLAGS = (
 ).split()
 
 
-@pytest.fixture(scope="session")
+# Not for the session: while playwright is up, its event loop runs in the main thread, and no other
+# test can have one there.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     """Chromium, driven by playwright; skips where there is none."""
     program = next(filter(None, map(shutil.which, PROGRAMS)), None)
