@@ -89,6 +89,7 @@ class StubTrainer:
         self.trained: list[int] = []
         self.engines: set[str] = set()
         self.rewards: dict[int, list] = {}
+        self.saved = 0
 
     def train(self, step) -> None:
         self.driver.spawn(self._train(step))
@@ -132,7 +133,15 @@ def run(engine_class, prompts: list[str], engines: int) -> tuple[StubTrainer, Sc
     )
     ledger = PromptLedger([f"p{row}" for row in range(len(prompts))])
     trainer = StubTrainer()
-    scheduler = Scheduler(config, ledger, trainer, clock=time.monotonic)
+
+    async def save() -> None:
+        await asyncio.sleep(0.5)
+        trainer.saved += 1
+
+    def on_batch(report) -> None:
+        trainer.driver.spawn(save(), awaited=True)
+
+    scheduler = Scheduler(config, ledger, trainer, clock=time.monotonic, on_batch=on_batch)
     rows = [PromptRow(prompt, f"row-{row}", None) for row, prompt in enumerate(prompts)]
     actors = [engine_class.remote() for _ in range(engines)]
 
@@ -172,6 +181,11 @@ def test_an_only_engine_is_restarted_and_goes_on(engine_class) -> None:
     assert sorted(trainer.trained) == list(range(8))
     assert trainer.driver.engines[0].name == "engine-0.1"
     assert "engine-0.1" in trainer.engines
+
+
+def test_the_run_ends_when_the_last_batch_is_saved(engine_class) -> None:
+    trainer, scheduler = run(engine_class, [""] * 9, engines=1)
+    assert trainer.saved == scheduler.batches == 3
 
 
 def test_an_engine_that_never_gets_better_ends_the_run(engine_class, monkeypatch) -> None:

@@ -98,6 +98,7 @@ class Driver:
         # Once for all: a tokenizer of a large vocabulary is megabytes.
         self._settings = ray.put(settings)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._awaited: set[asyncio.Task[None]] = set()
         self._error: BaseException | None = None
         self._changed = asyncio.Event()
 
@@ -106,10 +107,16 @@ class Driver:
         living: Mapping[str, RayEngine] = {e.name: e for e in self.engines if not e.dead}
         return [living[name] for name in names if name in living]
 
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Do this beside everything else; an error in it ends the run."""
+    def spawn(self, work: Coroutine[Any, Any, None], *, awaited: bool = False) -> None:
+        """Do this beside everything else; an error in it ends the run.
+
+        Args:
+            awaited: `run` does not return before it is done, unless with an error.
+        """
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
+        if awaited:
+            self._awaited.add(task)
         task.add_done_callback(self._finish)
 
     def wake(self) -> None:
@@ -121,7 +128,7 @@ class Driver:
         await asyncio.gather(*(e.actor.configure.remote(self._settings) for e in self.engines))
         self.scheduler.start({engine.name: engine for engine in self.engines})
         try:
-            while not self.scheduler.finished and self._error is None:
+            while not (self.scheduler.finished and not self._awaited) and self._error is None:
                 self._check_rewards()
                 due = self.scheduler.next_timeout()
                 wait = None if due is None else max(0.0, due - asyncio.get_running_loop().time())
@@ -200,6 +207,7 @@ class Driver:
 
     def _finish(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._awaited.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._error = self._error or error
         self.wake()

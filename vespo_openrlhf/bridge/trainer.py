@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -58,10 +59,11 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
     ) -> None:
         init_logger("vespo_openrlhf")  # in this process, all of ours as OpenRLHF's
         args = strategy.args
-        for steps in (args.eval, args.ckpt):
-            name = "steps" if steps is args.eval else "save_steps"
-            if getattr(steps, name) == -1:
-                setattr(steps, name, float("inf"))
+        # OpenRLHF's -1 for never, as its own trainer's fit rewrites it.
+        if args.eval.steps == -1:
+            args.eval.steps = math.inf
+        if args.ckpt.save_steps == -1:
+            args.ckpt.save_steps = math.inf
         flags = flatten(args)
         if skips_old_log_probs(flags):
             ppo_trainer.RemoteExperienceMaker = ShortExperienceMaker
@@ -274,7 +276,8 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             "scheduler": json.dumps(scheduler.state_dict()),
         }
         rollouts = {group.ticket: list(group.payloads) for group in groups}
-        self._driver.spawn(self._log_and_save(self._global_step, status, states, rollouts))
+        saving = self._log_and_save(self._global_step, status, states, rollouts)
+        self._driver.spawn(saving, awaited=True)
 
     async def _log_and_save(
         self, step: int, status: dict[str, Any], states: dict[str, Any], rollouts: dict[int, Any]

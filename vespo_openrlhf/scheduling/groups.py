@@ -181,6 +181,12 @@ class Batch:
     version: int
     mini_batches: tuple[tuple[Group, ...], ...]
 
+    @classmethod
+    def of(cls, index: int, version: int, groups: Sequence[Group], per_update: int) -> Batch:
+        """Groups in their order, `per_update` to a mini-batch, of which the last may be short."""
+        parts = range(0, len(groups), per_update)
+        return cls(index, version, tuple(tuple(groups[i : i + per_update]) for i in parts))
+
     @property
     def groups(self) -> Iterator[Group]:
         """Its groups in the order of use."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from .adaptive import controller_for
 from .config import SchedulerConfig
+from .deadlines import RewardDeadlines
 from .engines import EnginePool, EngineSlot
 from .groups import Batch, Group, LiveGroups
 from .metrics import BatchReport, Recorder
@@ -69,7 +69,7 @@ class Scheduler:
         self._recorder = Recorder(clock())
         self._groups: dict[int, Group] = {}  # in flight, by ticket
         self._next_ticket = 0
-        self._timeouts: deque[tuple[float, int, int]] = deque()
+        self._deadlines = RewardDeadlines(config.reward_timeout, self._groups)
         self._job = "idle"  # what the trainer does: "idle", "train", "publish"
         self._sync = WeightSync(self.budget.sync_every, partial_rollout=config.partial_rollout)
         self._step: TrainStep | None = None  # of the batch in training, the step under way or done
@@ -86,8 +86,7 @@ class Scheduler:
     @property
     def finished(self) -> bool:
         """Whether every prompt of the run is trained or accounted for."""
-        no_more = self.ledger.exhausted or self.position == self.config.max_updates
-        return no_more and self._job == "idle" and not self._step and not self.live.total
+        return self._job == "idle" and self._all_trained
 
     def start(self, engines: Mapping[str, Engine]) -> None:
         """Begin. The engines have the weights of version 0; after a resume they are given theirs.
@@ -119,8 +118,7 @@ class Scheduler:
         group.generate(sample, spans, self.version, payload, now)
         self.pool.finish_sample(group)
         self._recorder.generated(now - group.dispatched_at)
-        if self.config.reward_timeout is not None:
-            self._timeouts.append((now + self.config.reward_timeout, ticket, sample))
+        self._deadlines.add(ticket, sample, now)
         self._advance()
 
     def on_scored(
@@ -193,21 +191,13 @@ class Scheduler:
 
     def next_timeout(self) -> float | None:
         """When `tick` is due, on the scheduler's clock; None while no reward is awaited."""
-        while self._timeouts:
-            due, ticket, sample = self._timeouts[0]
-            group = self._groups.get(ticket)
-            if group is not None and group.awaits_reward(sample):
-                return due
-            self._timeouts.popleft()
-        return None
+        return self._deadlines.next()
 
     def tick(self) -> None:
         """Give up the rewards that are overdue."""
         self._note_time()
-        now = self._clock()
-        while (due := self.next_timeout()) is not None and due <= now:
-            _, ticket, sample = self._timeouts.popleft()
-            self._settle_sample(self._groups[ticket], sample, None)
+        while overdue := self._deadlines.pop_overdue(self._clock()):
+            self._settle_sample(*overdue, None)
         self._advance()
 
     def state_dict(self) -> dict[str, Any]:
@@ -251,6 +241,11 @@ class Scheduler:
         if self._adaptive and state["adaptive"]:
             self._adaptive.load_state_dict(state["adaptive"])
 
+    @property
+    def _all_trained(self) -> bool:
+        no_more = self.ledger.exhausted or self.position == self.config.max_updates
+        return no_more and not self._step and not self.live.total
+
     def _note_time(self) -> None:
         self._recorder.advance(self._clock(), self.pool, self._job)
 
@@ -271,7 +266,7 @@ class Scheduler:
         self._deciding = False
 
     def _start_trainer_job(self) -> None:
-        engines = self._sync.engines_to_update(self.version, self.pool)
+        engines = self._sync.engines_to_update(self.version, self.pool, last=self._all_trained)
         if engines:
             self._job = "publish"
             self._sync.begin(engines, self.pool)
@@ -296,24 +291,19 @@ class Scheduler:
         self._trainer.train(self._step)
 
     def _form_batch(self) -> Batch | None:
-        size = self.config.prompts_per_batch
-        if self.live.complete < size:
-            if self.live.in_flight or not self.ledger.exhausted:
-                return None
-            size = self.live.complete  # the last batch of the data
-            if not size:
-                return None
-        per_update = self.budget.groups_per_update
+        size = min(self.config.prompts_per_batch, self.live.complete)
+        more = self.live.in_flight or not self.ledger.exhausted
+        if not size or (more and size < self.config.prompts_per_batch):
+            return None  # only the last batch of the data may be short
         groups, overdue = self.live.take(self.position, size)
         self._drop(overdue)
         self._recorder.waiting(not groups and self.live.complete >= size, self._clock())
         if not groups:
             return None
-        mini_batches = [groups[i : i + per_update] for i in range(0, size, per_update)]
-        batch = Batch(self.batches, self.position, tuple(map(tuple, mini_batches)))
+        batch = Batch.of(self.batches, self.position, groups, self.budget.groups_per_update)
         assert self.config.lag.on_stale == "keep" or batch.max_lag <= self.budget.limit
         self._batch_started = self._clock()
-        self.position += len(mini_batches)
+        self.position += len(batch.mini_batches)
         in_flight, complete = self.live.expired(self.position)
         for group in in_flight:
             del self._groups[group.ticket]

@@ -24,9 +24,14 @@ class WeightSync:
         self._missing: set[str] = set()
         self._covers_all = False
 
-    def engines_to_update(self, version: int, pool: EnginePool) -> list[str]:
-        """The engines that should be given the trainer's weights of `version` now, if any."""
-        if version - self.visible_version >= self._every:
+    def engines_to_update(self, version: int, pool: EnginePool, *, last: bool) -> list[str]:
+        """The engines that should be given the trainer's weights of `version` now, if any.
+
+        Args:
+            last: nothing is left to train. The engines are left with the weights the run ends
+                with, on which it may be evaluated, however few updates those are away.
+        """
+        if version - self.visible_version >= (1 if last else self._every):
             self.draining = not self._partial_rollout
             if not (self.draining and pool.in_flight):
                 return pool.names

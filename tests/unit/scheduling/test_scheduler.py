@@ -60,6 +60,9 @@ def test_the_last_batch_may_be_smaller(World):
     world.updated()
     assert len(world.steps[1].batch.mini_batches) == 1
     world.trained()
+    assert not world.scheduler.finished
+    assert world.publications[-1] == (3, ["a", "b"])  # fewer updates than from sync to sync
+    world.updated()
     assert world.scheduler.finished
     assert world.reports[1].updates == 1
     assert len(world.ledger.names_with("trained", 0)) == 3
