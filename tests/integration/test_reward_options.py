@@ -26,7 +26,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     """A cluster that was started without any option of the reward."""
     folder = tmp_path_factory.mktemp("cluster")
     environment = {"REWARD_OPTIONS": "", "PYTHONPATH": os.pathsep.join(sys.path)}
-    with LocalCluster(2, 4, environment, folder / "ray.log") as cluster:
+    with LocalCluster(folder / "ray.log", num_cpus=4, environment=environment) as cluster:
         yield cluster
 
 

@@ -12,9 +12,11 @@ import time
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vespo_openrlhf import cpu
 from vespo_openrlhf.quickstart import reaper
 
 _START_TIMEOUT_S = 90.0
@@ -27,22 +29,30 @@ class LocalCluster:
     """A context manager around `ray start --head`, with its dashboard on loopback only.
 
     Args:
-        num_gpus: GPUs to offer; logical ones on the CPU stack.
-        num_cpus: logical CPUs to offer.
-        environment: added to the environment of every process of the cluster.
         log: file that takes the output of `ray start`.
+        num_gpus: GPUs to offer, logical ones on the CPU stack; one for the trainer and one for
+            the engine if nothing else is said.
+        num_cpus: logical CPUs to offer. Every actor reserves one, and a small machine must not
+            wait for cores: at least 8 if nothing else is said.
+        environment: added to the environment of every process of the cluster, as are the CPU
+            stack's settings where it is active.
 
     Raises:
         RuntimeError: Ray did not come up, several times; the message holds the end of its output.
     """
 
     def __init__(
-        self, num_gpus: int, num_cpus: int, environment: dict[str, str], log: Path
+        self,
+        log: Path,
+        num_gpus: int = 2,
+        num_cpus: int | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self._num_gpus = num_gpus
-        self._num_cpus = num_cpus
+        self._num_cpus = num_cpus or max(8, os.cpu_count() or 1)
         self._mark = uuid.uuid4().hex
-        self._environment = {**os.environ, **environment, reaper.VARIABLE: self._mark}
+        added = {**_cpu_environment(), **(environment or {}), reaper.VARIABLE: self._mark}
+        self._environment = {**os.environ, **added}
         self._log = log
         self.dashboard = ""
 
@@ -117,6 +127,14 @@ class LocalCluster:
             time.sleep(0.3)
         tail = self._log.read_text(errors="replace")[-2000:]
         raise RuntimeError(f"Ray did not start within {_START_TIMEOUT_S:.0f} s:\n{tail}")
+
+
+def _cpu_environment() -> dict[str, str]:
+    if not cpu.is_active():
+        return {}
+    from vespo_openrlhf.cpu import settings
+
+    return settings.environment()
 
 
 def ray_command() -> list[str]:

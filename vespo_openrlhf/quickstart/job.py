@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,15 @@ from vespo_openrlhf.quickstart.cluster import LocalCluster, ray_command
 
 _POLL_S = 0.5
 _TAIL_LINES = 40
+
+
+def to_arguments(flags: Mapping[str, Any]) -> list[str]:
+    """Flags by dotted name as a command line: True is a switch, a list several values."""
+    arguments = []
+    for flag, value in flags.items():
+        values = [] if value is True else value if isinstance(value, list) else [value]
+        arguments += [f"--{flag}", *map(str, values)]
+    return arguments
 
 
 def run_job(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -16,7 +15,7 @@ from typing import Any
 
 from vespo_openrlhf import cpu
 from vespo_openrlhf.quickstart.cluster import LocalCluster
-from vespo_openrlhf.quickstart.job import run_job
+from vespo_openrlhf.quickstart.job import run_job, to_arguments
 from vespo_openrlhf.quickstart.plot import plot_run, read_metrics
 from vespo_openrlhf.report import write_report
 
@@ -149,42 +148,40 @@ def _run_logged(arguments: list[str], log: Path) -> None:
 def training_flags(plan: Plan) -> list[str]:
     """The arguments of `vespo_openrlhf.train`, as a user would write them for a real model."""
     batch = PROMPTS_PER_BATCH * SAMPLES_PER_PROMPT
-    flags: dict[str, Any] = {
-        # model, data, reward
-        "actor.model_name_or_path": plan.built / "model",
-        "data.prompt_dataset": plan.built / "train.jsonl",
-        "data.input_key": "prompt",
-        "data.label_key": "label",
-        "data.apply_chat_template": True,
-        "data.max_samples": PROMPTS_PER_BATCH * plan.batches,
-        "data.max_len": MAX_PROMPT_TOKENS + MAX_RESPONSE_TOKENS,
-        "rollout.max_new_tokens": MAX_RESPONSE_TOKENS,
-        "reward.remote_url": _REPOSITORY / "reward" / "math_reward.py",
-        # the loss
-        "actor.policy_loss_type": "vespo",
-        "algo.advantage.estimator": "group_norm",
-        "algo.kl.init_coef": 0,
-        # off-policy: N = 8 updates per rollout batch, generated while the last one trains
-        "train.async_enable": True,
-        "train.partial_rollout_enable": True,
-        "rollout.batch_size": PROMPTS_PER_BATCH,
-        "rollout.n_samples_per_prompt": SAMPLES_PER_PROMPT,
-        "train.batch_size": batch // UPDATES_PER_BATCH,
-        "train.micro_batch_size": batch // UPDATES_PER_BATCH,
-        "rollout.micro_batch_size": batch // UPDATES_PER_BATCH,
-        # optimizer
-        "actor.adam.lr": "1e-4",
-        "actor.lr_scheduler": "cosine_with_min_lr",
-        # where it runs, what it leaves
-        "actor.num_gpus_per_node": 1,
-        "vllm.num_engines": 1,
-        "train.seed": plan.seed,
-        "run.dir": plan.run_dir,
-    }
-    arguments = []
-    for flag, value in flags.items():
-        arguments += [f"--{flag}"] if value is True else [f"--{flag}", str(value)]
-    return arguments
+    return to_arguments(
+        {
+            # model, data, reward
+            "actor.model_name_or_path": plan.built / "model",
+            "data.prompt_dataset": plan.built / "train.jsonl",
+            "data.input_key": "prompt",
+            "data.label_key": "label",
+            "data.apply_chat_template": True,
+            "data.max_samples": PROMPTS_PER_BATCH * plan.batches,
+            "data.max_len": MAX_PROMPT_TOKENS + MAX_RESPONSE_TOKENS,
+            "rollout.max_new_tokens": MAX_RESPONSE_TOKENS,
+            "reward.remote_url": _REPOSITORY / "reward" / "math_reward.py",
+            # the loss
+            "actor.policy_loss_type": "vespo",
+            "algo.advantage.estimator": "group_norm",
+            "algo.kl.init_coef": 0,
+            # off-policy: N = 8 updates per rollout batch, generated while the last one trains
+            "train.async_enable": True,
+            "train.partial_rollout_enable": True,
+            "rollout.batch_size": PROMPTS_PER_BATCH,
+            "rollout.n_samples_per_prompt": SAMPLES_PER_PROMPT,
+            "train.batch_size": batch // UPDATES_PER_BATCH,
+            "train.micro_batch_size": batch // UPDATES_PER_BATCH,
+            "rollout.micro_batch_size": batch // UPDATES_PER_BATCH,
+            # optimizer
+            "actor.adam.lr": "1e-4",
+            "actor.lr_scheduler": "cosine_with_min_lr",
+            # where it runs, what it leaves
+            "actor.num_gpus_per_node": 1,
+            "vllm.num_engines": 1,
+            "train.seed": plan.seed,
+            "run.dir": plan.run_dir,
+        }
+    )
 
 
 def _train(plan: Plan) -> None:
@@ -196,14 +193,7 @@ def _train(plan: Plan) -> None:
     plan.run_dir.mkdir(parents=True)
     log = plan.run_dir / "job.log"
     print(f"   log: {log}")
-    with LocalCluster(
-        # One for the trainer, one for the engine. On the CPU stack they are logical.
-        num_gpus=2,
-        # Logical as well: every actor reserves one, and a small machine must not wait for cores.
-        num_cpus=max(8, os.cpu_count() or 1),
-        environment=_environment(),
-        log=plan.out / "ray.log",
-    ) as cluster:
+    with LocalCluster(plan.out / "ray.log") as cluster:
         print(f"   Ray dashboard: {cluster.dashboard}")
         run_job(
             cluster,
@@ -213,14 +203,6 @@ def _train(plan: Plan) -> None:
             total_steps=plan.batches,
         )
     finished.touch()
-
-
-def _environment() -> dict[str, str]:
-    if not cpu.is_active():
-        return {}
-    from vespo_openrlhf.cpu import settings
-
-    return settings.environment()
 
 
 def _percent(mean: dict[str, float]) -> str:

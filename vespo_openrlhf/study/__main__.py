@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vespo_openrlhf.study.cells import LossSetting, Recipe
+from vespo_openrlhf.study.full_stack import check_cells
 from vespo_openrlhf.study.presets import PRESETS, PUBLISHED, Grid, Study
 from vespo_openrlhf.study.store import Store
 
@@ -42,6 +43,7 @@ EXAMPLES = """\
 examples:
   python -m vespo_openrlhf.study --preset quick
   python -m vespo_openrlhf.study --preset paper --n 4 8 16 32 64 --seeds 1 2 3 4
+  python -m vespo_openrlhf.study --preset quick --backend openrlhf
   python -m vespo_openrlhf.study --loss vespo gspo,clip_low=0.03,clip_high=0.04 --n 64 --lag 0 64
   python -m vespo_openrlhf.study --loss VESPO my_loss.py:my_loss --n 8 64 --learning-rate 3e-4 6e-4
 """
@@ -87,6 +89,14 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--processes", type=int, metavar="N", help="runs at a time (default: one per core)"
     )
+    parser.add_argument(
+        "--backend",
+        choices=("light", "openrlhf"),
+        default="light",
+        help="openrlhf: then a few of the cells on the full stack too (OpenRLHF, Ray, vLLM, "
+        "DeepSpeed; some 5 minutes each on two cores), beside the light trainer's runs. They are "
+        "VESPO and GRPO at N = 8 and 64 on the first seed, or what --loss and --n say",
+    )
     parser.add_argument("--json", action="store_true", help="print the tables as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     grid = parser.add_argument_group(
@@ -122,30 +132,35 @@ def build_study(options: argparse.Namespace) -> Study:
         shared["seeds"] = tuple(options.seeds)
     if not changes and not shared and options.updates is None:
         return study
+    full_stack = replace(
+        study.full_stack,
+        **{name: values for name, values in (shared | changes).items() if name != "seeds"},
+        seeds=(options.seeds or study.full_stack.seeds)[:1],
+    )
     grids = tuple(replace(grid, **shared, **_unless_control(grid, changes)) for grid in study.grids)
     recipe = study.recipe
     if options.updates is not None:
         recipe = replace(recipe, updates=options.updates)
-    return replace(study, grids=grids, tuning=None, recipe=recipe)
+    return replace(study, grids=grids, tuning=None, full_stack=full_stack, recipe=recipe)
 
 
 def _unless_control(grid: Grid, changes: dict[str, Any]) -> dict[str, Any]:
     return {} if grid.updates_per_batch == (1,) else changes
 
 
-def run(study: Study, store: Store, processes: int, *, progress: bool) -> None:
+def run(study: Study, store: Store, processes: int, *, full_stack: bool, progress: bool) -> None:
     """Run what is missing of the study, the tuned settings once they are known."""
+    from vespo_openrlhf.study import full_stack as stack
     from vespo_openrlhf.study.analysis import choose
     from vespo_openrlhf.study.runner import run_missing
 
     run_missing(study.cells(), store, processes, title=study.name, progress=progress)
-    if study.tuning is None:
-        return
-    tuning = study.tuning
-    run_missing(tuning.cells(), store, processes, title="tuning", progress=progress)
-    run_missing(
-        tuning.report(choose(study, store)), store, processes, title="tuned", progress=progress
-    )
+    if (tuning := study.tuning) is not None:
+        run_missing(tuning.cells(), store, processes, title="tuning", progress=progress)
+        chosen = tuning.report(choose(study, store))
+        run_missing(chosen, store, processes, title="tuned", progress=progress)
+    if full_stack:
+        stack.run_missing(study.full_stack.cells(), stack.full_stack_store(store))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -170,13 +185,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if processes < 1:
             raise ValueError(f"--processes must be at least 1, got {processes}")
         _check_losses(study)
+        if full_stack := options.backend == "openrlhf":
+            check_cells(study.full_stack.cells(), cells, study.recipe)
     except ValueError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     store = Store(out, study.recipe)
     interrupted = False
     try:
-        run(study, store, processes, progress=not options.quiet)
+        run(study, store, processes, full_stack=full_stack, progress=not options.quiet)
     except KeyboardInterrupt:
         interrupted = True
         print("interrupted; the same command goes on from here", file=sys.stderr)
@@ -188,22 +205,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
     from vespo_openrlhf.study.analysis import Analysis
-    from vespo_openrlhf.study.page import machine, write_report
-    from vespo_openrlhf.study.tables import claims_table, main_table, markdown, tuned_table
+    from vespo_openrlhf.study.page import machine, study_tables, write_report
+    from vespo_openrlhf.study.tables import markdown
 
     command = ["python", "-m", "vespo_openrlhf.study", *_arguments(arguments)]
     provenance = {"command": shlex.join(command), "commit": _commit(), "machine": machine()}
-    summary = write_report(Analysis(study, store), out, provenance)
+    analysis = Analysis(study, store)
+    summary = write_report(analysis, out, provenance)
     if options.json:
         print(json.dumps(summary, indent=1))
     else:
-        for rows, make in (
-            (summary["table"], main_table),
-            (summary["claims"], claims_table),
-            (summary["tuned"], tuned_table),
-        ):
-            if rows:
-                print(markdown(*make(rows)))
+        for made in study_tables(analysis):
+            if made.rows:
+                print(markdown(*made.make(made.rows)))
         print(f"report: {out / 'report.html'}")
     return 130 if interrupted else 0
 

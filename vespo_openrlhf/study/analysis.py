@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-import statistics as stdlib_statistics
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean, median
 from typing import Any
 
 from vespo_openrlhf.study.cells import Cell, LossSetting
+from vespo_openrlhf.study.full_stack import full_stack_store
 from vespo_openrlhf.study.presets import CONTROL, Study
 from vespo_openrlhf.study.statistics import (
     Estimate,
@@ -146,7 +148,7 @@ class Analysis:
             "drop": estimate([summary.drop for summary in summaries]).mean,
             "collapsed": sum(summary.collapsed for summary in summaries) / len(summaries),
             "reached_level": len(reached),
-            "updates_to_level": stdlib_statistics.median(reached) if reached else None,
+            "updates_to_level": median(reached) if reached else None,
             "log_w_abs_mean": late("log_w_abs_mean"),
             "ess": late("ess"),
             "skipped_updates": sum(run.result["skipped"] for run in group.runs.values()),
@@ -161,6 +163,53 @@ class Analysis:
             if own is not None:
                 rows += [_claim(own, group) for group in groups if group is not own]
         return [row for row in rows if row]
+
+    def agreement(self) -> list[Row]:
+        """Each full-stack run beside the light trainer's runs of the same condition.
+
+        Compared is the mean accuracy over those of the last evaluations' updates at which both
+        evaluate. `low` and `high` bound, at 95 %, what one more run of the light trainer would
+        have: its interval for the mean would be too narrow for a single run.
+        """
+        store = full_stack_store(self._store)
+        rows = []
+        for cell in self.study.full_stack.cells():
+            group = next((g for g in self.groups if _same_but_seed(g.cell, cell)), None)
+            if group is None or store.missing([cell]):
+                continue
+            accuracy = dict(map(tuple, store.load(cell)["evaluations"]))
+            updates = self._compared_updates(accuracy)
+            light = [
+                fmean(dict(map(tuple, run.result["evaluations"]))[update] for update in updates)
+                for run in group.runs.values()
+            ]
+            mean = estimate(light)
+            reach = mean.half_width * math.sqrt(mean.count + 1)
+            found = fmean(accuracy[update] for update in updates)
+            rows.append(
+                _condition(cell)
+                | {
+                    "loss": group.label,
+                    "seed": cell.seed,
+                    "updates": updates,
+                    "full_stack": found,
+                    "light": mean.mean,
+                    "seeds": mean.count,
+                    "low": mean.mean - reach,
+                    "high": mean.mean + reach,
+                    "agrees": mean.mean - reach <= found <= mean.mean + reach,
+                }
+            )
+        return rows
+
+    def _compared_updates(self, accuracy: Mapping[int, float]) -> list[int]:
+        recipe = self.study.recipe
+        last = recipe.last_evaluations * recipe.evaluate_every
+        return [
+            update
+            for update in accuracy
+            if update > recipe.updates - last and update % recipe.evaluate_every == 0
+        ]
 
     def tuned(self) -> list[Row]:
         """Each family's choice, and the tuned VESPO's lead over it; empty before the choice."""
@@ -189,6 +238,10 @@ class Analysis:
                 row |= {k: v for k, v in _claim(own, group).items() if k in _CLAIM}
             rows.append(row)
         return rows
+
+
+def _same_but_seed(a: Cell, b: Cell) -> bool:
+    return a.condition() == b.condition() and a.loss.label == b.loss.label
 
 
 _CLAIM = ("difference", "difference_half_width", "paired_seeds", "verdict")

@@ -1,7 +1,9 @@
 """A small decoder in plain torch: trained over whole sequences, sampled with a key-value cache.
 
-Half the code and a third of the time of the same model through transformers, whose sampler spends
-most of its time between operators at this size.
+A third of the time of the same model through transformers, whose sampler spends most of its time
+between operators at this size. The architecture is OPT's, for which `checkpoint` writes it as files
+that transformers and vLLM load. A Qwen3 of the size learns the task half as fast: sums are written
+by place, and OPT's learned positions are places.
 
 Shapes: B sequences, T tokens, D width, H heads, K = D / H, V vocabulary, A response tokens.
 """
@@ -66,10 +68,10 @@ class _Layer(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.attention_norm = nn.RMSNorm(width)
+        self.attention_norm = nn.LayerNorm(width)
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
-        self.mlp_norm = nn.RMSNorm(width)
+        self.mlp_norm = nn.LayerNorm(width)
         self.up = nn.Linear(width, 2 * width, bias=False)
         self.down = nn.Linear(2 * width, width, bias=False)
 
@@ -86,7 +88,7 @@ class _Layer(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A causal transformer with learned positions.
+    """A causal transformer of OPT's architecture, without biases in its linear maps.
 
     Args:
         width: D.
@@ -101,7 +103,7 @@ class Decoder(nn.Module):
         # A plain list with types, and the module list that registers it.
         self._layers = [_Layer(width, heads) for _ in range(layers)]
         self.layers = nn.ModuleList(self._layers)
-        self.norm = nn.RMSNorm(width)
+        self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, len(VOCABULARY), bias=False)
         for parameter in self.parameters():
             if parameter.dim() == 2:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from vespo_openrlhf.pages import Block, Page, details, facts, figure, paragraph, plotting, table
 from vespo_openrlhf.study import figures
-from vespo_openrlhf.study.analysis import Analysis
+from vespo_openrlhf.study.analysis import Analysis, Row
 from vespo_openrlhf.study.statistics import COLLAPSE_SHARE, LEVEL_SHARE
 from vespo_openrlhf.study.tables import (
+    agreement_table,
     claims_table,
     main_table,
     markdown,
@@ -47,29 +48,51 @@ def write_report(analysis: Analysis, out: Path, provenance: Mapping[str, str]) -
     Returns:
         what summary.json holds.
     """
-    rows, claims, tuned = analysis.table(), analysis.claims(), analysis.tuned()
+    tables = study_tables(analysis)
     summary = {
         "preset": analysis.study.name,
         "missing_runs": analysis.missing,
         "provenance": dict(provenance),
-        "table": rows,
-        "claims": claims,
-        "tuned": tuned,
+        **{made.name: made.rows for made in tables},
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / "summary.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    for name, part in (
-        ("table", rows),
-        ("claims", claims),
-        ("tuned", tuned),
-        ("runs", _runs(analysis)),
-    ):
-        if part:
-            write_csv(out / f"{name}.csv", part)
-    (out / "tables.md").write_text(_markdown(analysis, rows, claims, tuned), encoding="utf-8")
+    for name, rows in [*((made.name, made.rows) for made in tables), ("runs", _runs(analysis))]:
+        if rows:
+            write_csv(out / f"{name}.csv", rows)
+    (out / "tables.md").write_text(_markdown(analysis, tables), encoding="utf-8")
     drawings = _draw(analysis, out / "figures")
-    _page(analysis, rows, claims, tuned, drawings, provenance).write(out / "report.html")
+    _page(analysis, tables, drawings, provenance).write(out / "report.html")
     return summary
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """A table of the study; `rows` is empty where nothing of it was run.
+
+    Attributes:
+        name: of its CSV, and its key in summary.json.
+        title: on the page.
+        rows: with every digit.
+        make: headings and cells from rows.
+    """
+
+    name: str
+    title: str
+    rows: list[Row]
+    make: Callable[[Sequence[Row]], tuple[list[str], list[list[str]]]]
+
+
+def study_tables(analysis: Analysis) -> list[StudyTable]:
+    """All of them, in the order of the page."""
+    return [
+        StudyTable("claims", "Paired differences", analysis.claims(), claims_table),
+        StudyTable("tuned", "Tuned", analysis.tuned(), tuned_table),
+        StudyTable(
+            "agreement", "Full stack beside light trainer", analysis.agreement(), agreement_table
+        ),
+        StudyTable("table", "All conditions", analysis.table(), main_table),
+    ]
 
 
 def machine() -> str:
@@ -118,15 +141,11 @@ def _runs(analysis: Analysis) -> list[dict[str, Any]]:
     return rows
 
 
-def _markdown(analysis: Analysis, rows: Any, claims: Any, tuned: Any) -> str:
+def _markdown(analysis: Analysis, tables: Sequence[StudyTable]) -> str:
     parts = [f"# Study `{analysis.study.name}`", analysis.study.text, _HOW_TO_READ]
-    for title, part, make in (
-        ("Final accuracy", rows, main_table),
-        ("Paired differences", claims, claims_table),
-        ("Tuned", tuned, tuned_table),
-    ):
-        if part:
-            parts.append(f"## {title}\n\n{markdown(*make(part))}")
+    for made in tables:
+        if made.rows:
+            parts.append(f"## {made.title}\n\n{markdown(*made.make(made.rows))}")
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
@@ -207,9 +226,7 @@ def _draw(analysis: Analysis, folder: Path) -> dict[str, list[Block]]:
 
 def _page(
     analysis: Analysis,
-    rows: Any,
-    claims: Any,
-    tuned: Any,
+    tables: Sequence[StudyTable],
     drawings: Mapping[str, list[Block]],
     provenance: Mapping[str, str],
 ) -> Page:
@@ -219,15 +236,12 @@ def _page(
     if analysis.missing:
         note = paragraph(f"Not finished: {analysis.missing} runs are missing.\n\n{_HOW_TO_READ}")
     page.section("Accuracy", *drawings["Accuracy"])
-    numeric = range(1, 20)
-    for title, part, make in (
-        ("Paired differences", claims, claims_table),
-        ("Tuned", tuned, tuned_table),
-        ("All conditions", rows, main_table),
-    ):
-        if part:
-            headings, cells = make(part)
-            page.section(title, table(headings, cells, numeric=() if part is tuned else numeric))
+    for made in tables:
+        if made.rows:
+            headings, cells = made.make(made.rows)
+            # The tuned table's cells are sentences.
+            numeric = () if made.make is tuned_table else range(1, len(headings))
+            page.section(made.title, table(headings, cells, numeric=numeric))
     page.section("Importance weights", *drawings["Importance weights"])
     recipe = {name: str(value) for name, value in vars(study.recipe).items()}
     page.section(

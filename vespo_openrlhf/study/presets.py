@@ -144,6 +144,7 @@ class Study:
         text: what it asks, for the page.
         grids: run in this order.
         tuning: run after them, if any.
+        full_stack: what `--backend openrlhf` runs on the full stack as well.
         recipe: of every run.
     """
 
@@ -151,6 +152,9 @@ class Study:
     text: str
     grids: tuple[Grid, ...]
     tuning: Tuning | None = None
+    full_stack: Grid = field(
+        default_factory=lambda: Grid(_settings("VESPO", "GRPO"), (8, 64), (1,))
+    )
     recipe: Recipe = field(default_factory=Recipe)
 
     def cells(self) -> list[Cell]:

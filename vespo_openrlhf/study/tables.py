@@ -118,6 +118,36 @@ def tuned_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     return headings, cells
 
 
+def agreement_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
+    """Headings and cells of `Analysis.agreement`."""
+    headings = [
+        "loss",
+        "N",
+        "seed",
+        "at updates",
+        "full stack, %",
+        "light trainer, %",
+        "seeds",
+        "one more run of it, 95 %",
+        "agrees",
+    ]
+    cells = [
+        [
+            row["loss"],
+            str(row["N"]),
+            str(row["seed"]),
+            ", ".join(map(str, row["updates"])),
+            percent(row["full_stack"]),
+            percent(row["light"]),
+            str(row["seeds"]),
+            f"{percent(row['low'])} to {percent(row['high'])}",
+            "yes" if row["agrees"] else "no",
+        ]
+        for row in rows
+    ]
+    return headings, cells
+
+
 def markdown(headings: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
     """A table in Markdown."""
     lines = [headings, ["---"] * len(headings), *cells]

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from vespo_openrlhf.embedded.arithmetic import Problem, worked_solution
 
-_BOX = "\\boxed{"
-VOCABULARY = (*"0123456789+=\n}", _BOX, "<end>", "<pad>")
+BOX = "\\boxed{"
+VOCABULARY = (*"0123456789+=\n}", BOX, "<end>", "<pad>")
 _ID = {token: i for i, token in enumerate(VOCABULARY)}
 END, PAD = _ID["<end>"], _ID["<pad>"]
 
@@ -34,9 +34,9 @@ MAX_TOKENS = PROMPT_TOKENS + MAX_RESPONSE_TOKENS
 def encode(text: str) -> list[int]:
     """Token ids of a prompt or solution; the opening of the box is one token."""
     ids: list[int] = []
-    for i, part in enumerate(text.split(_BOX)):
+    for i, part in enumerate(text.split(BOX)):
         if i:
-            ids.append(_ID[_BOX])
+            ids.append(_ID[BOX])
         ids.extend(_ID[character] for character in part)
     return ids
 
@@ -50,7 +50,7 @@ def encode_answers(problems: Sequence[Problem]) -> Tensor:
     """(B, 7) int64: what a right response ends in, `\\boxed{` to `<end>`, -1 in front of it."""
     rows = []
     for problem in problems:
-        ids = [*encode(f"{_BOX}{problem.label}}}"), END]
+        ids = [*encode(f"{BOX}{problem.label}}}"), END]
         rows.append([-1] * (7 - len(ids)) + ids)
     return torch.tensor(rows)
 

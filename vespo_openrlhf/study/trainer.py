@@ -195,11 +195,7 @@ class Run:
                 group.generate(sample, [(rollout.version, count)], rollout.version, None, 0.0)
                 group.settle(sample, score)
             groups.append(group)
-        size = recipe.groups_per_update
-        mini_batches = tuple(
-            tuple(groups[start : start + size]) for start in range(0, len(groups), size)
-        )
-        batch = Batch(rollout.index, first, mini_batches)
+        batch = Batch.of(rollout.index, first, groups, recipe.groups_per_update)
         for lag, count in LagStatistics.of(batch).tokens.items():
             self._tokens_by_lag[lag] = self._tokens_by_lag.get(lag, 0) + count
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from vespo_openrlhf.check.__main__ import main as check
-from vespo_openrlhf.cpu import settings as cpu_settings
 from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
 from vespo_openrlhf.embedded.model import build_model, reproducible
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
@@ -97,9 +96,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
     log = tmp_path_factory.mktemp("ray") / "ray.log"
-    with LocalCluster(
-        num_gpus=2, num_cpus=8, environment=cpu_settings.environment(), log=log
-    ) as running:
+    with LocalCluster(log) as running:
         yield running
 
 

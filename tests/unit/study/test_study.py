@@ -113,7 +113,7 @@ def tiny_study() -> Study:
         "Does it run?",
         (Grid((CONTROL,), (1,), seeds), Grid((VESPO, GRPO), (2, 8), seeds)),
         Tuning(Grid((), (8,), seeds), (9,), {name: CANDIDATES[name] for name in ("VESPO", "GRPO")}),
-        RECIPE,
+        recipe=RECIPE,
     )
 
 
