@@ -10,19 +10,16 @@
 # Not as in the paper: responses of 8,192 tokens, updates 8 times smaller, ZeRO-3 instead of
 # Megatron. With 4 shards, 33 GB of each GPU are weights, gradients and optimizer; where that is
 # too much, --ds.adam_offload moves the optimizer to the host and makes an update some 10 s longer.
-: "${MINI_BATCH:=32}"
 # shellcheck source=recipe.sh
 source "$(dirname "$0")/recipe.sh"
-: "${MODEL:=Qwen/Qwen3-8B-Base}" "${DATA:=$repository/data/dapo-math-17k/train.parquet}" "${N:=4}"
-
-flags+=(--actor.model_name_or_path "$MODEL" --data.max_samples 16384 --train.num_episodes 2)
-math_data
+: "${MINI_BATCH:=32}"
+setup Qwen/Qwen3-8B-Base dapo-math-17k
 lengths 1024 8192
-loss
-batch "$N"
+flags+=(--data.max_samples 16384 --train.num_episodes 2)
 
+# Asynchronous; --lag.max is 2N - 1 unless given.
 flags+=(--train.async_enable --train.partial_rollout_enable)
 trainer 9216
 flags+=(--actor.num_nodes 1 --actor.num_gpus_per_node 4 --ds.zero_stage 3)
-flags+=(--vllm.num_engines 4 --vllm.gpu_memory_utilization 0.9 --vllm.enable_prefix_caching)
-submit "$recipe-$LOSS-n$N" "$@"
+flags+=(--vllm.num_engines 4 --vllm.gpu_memory_utilization 0.9)
+submit "$@"

@@ -10,22 +10,13 @@
 # each GPU (7.4 GB), only gradients and optimizer are shared; nothing is gathered in a pass.
 # shellcheck source=recipe.sh
 source "$(dirname "$0")/recipe.sh"
-: "${MODEL:=meta-llama/Llama-3.2-3B-Instruct}" "${N:=4}"
-: "${DATA:=$repository/data/dapo-math-17k/train.parquet}"
-
-flags+=(--actor.model_name_or_path "$MODEL" --data.max_samples 16384 --train.num_episodes 24)
-math_data
-lengths 1024 15360
-loss
-batch "$N"
+setup meta-llama/Llama-3.2-3B-Instruct dapo-math-17k
+paper
 
 # Trainer: data parallel over 8 GPUs.
 trainer 16384
 flags+=(--actor.num_nodes 1 --actor.num_gpus_per_node 8 --ds.zero_stage 2)
-# Engines: one per GPU, asleep while the trainer works.
-flags+=(
-  --train.colocate_all --vllm.num_engines 8 --vllm.tensor_parallel_size 1
-  --vllm.gpu_memory_utilization 0.8 --vllm.enable_sleep --ds.enable_sleep
-  --vllm.enable_prefix_caching
-)
-submit "$recipe-$LOSS-n$N" "$@"
+# Engines: one per GPU, in turn with the trainer.
+in_turn
+flags+=(--vllm.num_engines 8 --vllm.tensor_parallel_size 1 --vllm.gpu_memory_utilization 0.8)
+submit "$@"

@@ -9,21 +9,15 @@
 #
 # Not as in the paper: a smaller model, batch and response (2,048 tokens). ZeRO shards nothing on
 # one GPU; stage 2 is here for its sleep, which moves the optimizer to the host and back.
-: "${MINI_BATCH:=32}"
 # shellcheck source=recipe.sh
 source "$(dirname "$0")/recipe.sh"
-: "${MODEL:=Qwen/Qwen3-0.6B}" "${DATA:=$repository/data/gsm8k/train.parquet}" "${N:=4}"
-
-flags+=(--actor.model_name_or_path "$MODEL" --train.num_episodes 2)
-math_data
+: "${MINI_BATCH:=32}"
+setup Qwen/Qwen3-0.6B gsm8k
 lengths 512 2048
-loss
-batch "$N"
+flags+=(--train.num_episodes 2)
 
 trainer 4096
 flags+=(--actor.num_nodes 1 --actor.num_gpus_per_node 1 --ds.zero_stage 2)
-flags+=(
-  --train.colocate_all --vllm.num_engines 1 --vllm.gpu_memory_utilization 0.7
-  --vllm.enable_sleep --ds.enable_sleep --vllm.enable_prefix_caching
-)
-submit "$recipe-$LOSS-n$N" "$@"
+in_turn
+flags+=(--vllm.num_engines 1 --vllm.gpu_memory_utilization 0.7)
+submit "$@"

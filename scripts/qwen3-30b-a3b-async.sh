@@ -3,10 +3,10 @@
 #
 #   scripts/qwen3-30b-a3b-async.sh [FLAG...]
 #
-# 64 GPUs of 80 GB (8 nodes). 4 updates of 256 prompts x 8 responses per rollout batch and one
-# weight sync after them; engines take new weights in mid-response (partial rollout). No trained
-# token is older than 7 updates: 3 within its batch and one batch of 4 ahead, which is the paper's
-# staleness threshold of 1.0 made a hard bound on tokens.
+# 64 GPUs of 80 GB (8 nodes). N = 4 updates (unless set) of 256 prompts x 8 responses per rollout
+# batch and one weight sync after them; engines take new weights in mid-response (partial rollout).
+# No trained token is older than 2N - 1 = 7 updates: 3 within its batch and one batch of 4 ahead,
+# which is the paper's staleness threshold of 1.0 made a hard bound on tokens.
 #
 # Not as in the paper: ZeRO-3 instead of Megatron; see qwen3-30b-a3b-sync.sh. With 16 GPUs each
 # holds 4 times the optimizer state it does there, and gathers as much: if the engines are idle
@@ -14,26 +14,17 @@
 # --vllm.num_engines 16.
 # shellcheck source=recipe.sh
 source "$(dirname "$0")/recipe.sh"
-: "${MODEL:=Qwen/Qwen3-30B-A3B-Base}" "${DATA:=$repository/data/dapo-math-17k/train.parquet}"
-: "${N:=4}"
-
-flags+=(--actor.model_name_or_path "$MODEL" --data.max_samples 16384 --train.num_episodes 24)
-math_data
-lengths 1024 15360
-loss
-batch "$N"
+setup Qwen/Qwen3-30B-A3B-Base dapo-math-17k
+paper
 
 # Asynchronous, with the bound.
 flags+=(
   --train.async_enable --train.partial_rollout_enable
-  --lag.max 7 --lag.sync_every 4 --lag.on_stale wait
+  --lag.max $((2 * N - 1)) --lag.sync_every "$N" --lag.on_stale wait
 )
 # Trainer: 16 shards.
 trainer 16384
 flags+=(--actor.num_nodes 2 --actor.num_gpus_per_node 8 --ds.zero_stage 3)
 # Engines: 24 of 2 GPUs.
-flags+=(
-  --vllm.num_engines 24 --vllm.tensor_parallel_size 2 --vllm.gpu_memory_utilization 0.9
-  --vllm.enable_prefix_caching
-)
-submit "$recipe-$LOSS" "$@"
+flags+=(--vllm.num_engines 24 --vllm.tensor_parallel_size 2 --vllm.gpu_memory_utilization 0.9)
+submit "$@"

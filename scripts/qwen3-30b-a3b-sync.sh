@@ -15,23 +15,15 @@
 # keep 150 GB of host memory free on the node of the job.
 # shellcheck source=recipe.sh
 source "$(dirname "$0")/recipe.sh"
-: "${MODEL:=Qwen/Qwen3-30B-A3B-Base}" "${DATA:=$repository/data/dapo-math-17k/train.parquet}"
 N=${1:-${N:-}}
 shift || true
-
-flags+=(--actor.model_name_or_path "$MODEL" --data.max_samples 16384 --train.num_episodes 24)
-math_data
-lengths 1024 15360
-loss
-batch "$N"
+setup Qwen/Qwen3-30B-A3B-Base dapo-math-17k
+paper
 
 # Trainer: 64 shards of weights, gradients and optimizer.
 trainer 16384
 flags+=(--actor.num_nodes 8 --actor.num_gpus_per_node 8 --ds.zero_stage 3)
-# Engines: 32 of 2 GPUs, asleep while the trainer works, as its optimizer is while they do.
-flags+=(
-  --train.colocate_all --vllm.num_engines 32 --vllm.tensor_parallel_size 2
-  --vllm.gpu_memory_utilization 0.8 --vllm.enable_sleep --ds.enable_sleep
-  --vllm.enable_prefix_caching
-)
-submit "$recipe-$LOSS-n$N" "$@"
+# Engines: 32 of 2 GPUs, in turn with the trainer.
+in_turn
+flags+=(--vllm.num_engines 32 --vllm.tensor_parallel_size 2 --vllm.gpu_memory_utilization 0.8)
+submit "$@"

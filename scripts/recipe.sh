@@ -1,11 +1,12 @@
-# Sourced by the recipes beside it: what they share. Each builds an array `flags` and ends in
-# `submit "$@"`, which hands it to `ray job submit`.
+# Sourced by the recipes beside it: what they share. A recipe begins with `setup MODEL DATASET`,
+# adds flags of its own to the array `flags`, and ends in `submit "$@"`: one `ray job submit`.
 #
 # Environment of every recipe:
 #   MODEL      model folder or hub id, as the cluster's nodes see it
 #   DATA       prompts: JSONL or Parquet with the columns prompt and label
 #   RUN_DIR    run folder, on storage that every node sees; started again with the same one, a run
-#              goes on from its last checkpoint (default: runs/NAME-LOSS[-nN])
+#              goes on from its last checkpoint, so runs that differ in flags need folders that
+#              differ (default: runs/RECIPE-LOSS-nN, and RECIPE-MODEL-LOSS-nN with a MODEL given)
 #   LOSS       vespo, or a rival with the settings of the paper: grpo, gspo, sapo; or any other
 #              name that --actor.policy_loss_type knows
 #   MINI_BATCH, SAMPLES, N   prompts per update, responses per prompt, updates per rollout batch
@@ -14,7 +15,7 @@
 #   RAY_API_SERVER_ADDRESS   the cluster (Ray's own variable; default: http://127.0.0.1:8265)
 #
 # What follows on the command line is appended, and wins over the recipe:
-#   LOSS=gspo scripts/qwen3-8b.sh --actor.adam.lr 2e-6 --train.seed 1
+#   RUN_DIR=runs/faster scripts/qwen3-8b.sh --actor.adam.lr 2e-6 --train.seed 1
 # Will it fit, and how long will it take?   python -m vespo_openrlhf.check scripts/qwen3-8b.sh
 # shellcheck shell=bash
 set -euo pipefail
@@ -30,24 +31,41 @@ case ${1:-} in -h | --help)
   ;;
 esac
 
-: "${LOSS:=vespo}" "${MINI_BATCH:=256}" "${SAMPLES:=8}"
 flags=()
 
-# The loss. Each has the clips, temperatures or exponents it was published with by default.
-loss() {
-  flags+=(--actor.policy_loss_type "${LOSS/#grpo/ppo}")
+# setup MODEL DATASET: model, data, loss and batches, unless the environment says otherwise.
+setup() {
+  : "${MODEL:=$1}" "${DATA:=$repository/data/$2/train.parquet}" "${LOSS:=vespo}"
+  : "${MINI_BATCH:=256}" "${SAMPLES:=8}" "${N=4}"
+  [[ $MODEL == "$1" ]] || recipe+=-$(basename "$MODEL")
+  case $N in '' | *[!0-9]* | 0*) echo "$recipe: N is a number of updates, got '$N'" >&2; exit 2 ;; esac
+
+  # Prompts as chat, with rule-based rewards.
+  flags+=(
+    --actor.model_name_or_path "$MODEL"
+    --data.prompt_dataset "$DATA" --data.input_key prompt --data.label_key label
+    --data.apply_chat_template --reward.remote_url "$repository/reward/math_reward.py"
+  )
+  # The loss. Each has the clips, temperatures or exponents it was published with by default.
   # Reward minus the group's mean, over its standard deviation; no KL penalty, no entropy bonus.
-  flags+=(--algo.advantage.estimator group_norm --algo.kl.init_coef 0)
+  flags+=(
+    --actor.policy_loss_type "${LOSS/#grpo/ppo}"
+    --algo.advantage.estimator group_norm --algo.kl.init_coef 0
+  )
+  # N updates on each rollout batch. OpenRLHF counts a rollout batch in prompts and a training
+  # batch, one update, in responses. A checkpoint every 64 updates, or as near as N allows. The
+  # responses to a prompt share its KV cache.
+  flags+=(
+    --rollout.batch_size $((N * MINI_BATCH)) --rollout.n_samples_per_prompt "$SAMPLES"
+    --vllm.enable_prefix_caching
+    --train.batch_size $((MINI_BATCH * SAMPLES)) --ckpt.save_steps $((N < 64 ? 64 / N : 1))
+  )
 }
 
-# batch N: N updates on each rollout batch. OpenRLHF counts a rollout batch in prompts and a
-# training batch, one update, in responses. A checkpoint every 64 updates, or as near as N allows.
-batch() {
-  case ${1:-} in '' | *[!0-9]* | 0) echo "$recipe: N is a number of updates, got '${1:-}'" >&2; exit 2 ;; esac
-  flags+=(
-    --rollout.batch_size $(($1 * MINI_BATCH)) --rollout.n_samples_per_prompt "$SAMPLES"
-    --train.batch_size $((MINI_BATCH * SAMPLES)) --ckpt.save_steps $(($1 < 64 ? 64 / $1 : 1))
-  )
+# The paper's lengths, and 24 passes over 16,384 prompts: 1,536 updates (the paper: 1,500).
+paper() {
+  lengths 1024 15360
+  flags+=(--data.max_samples 16384 --train.num_episodes 24)
 }
 
 # lengths PROMPT RESPONSE, in tokens, and sampling from the whole distribution, which W needs.
@@ -55,14 +73,6 @@ lengths() {
   flags+=(
     --data.max_len $(($1 + $2)) --rollout.max_new_tokens "$2"
     --rollout.temperature 1.0 --rollout.top_p 1.0
-  )
-}
-
-# Prompts as chat, with rule-based rewards.
-math_data() {
-  flags+=(
-    --data.prompt_dataset "$DATA" --data.input_key prompt --data.label_key label
-    --data.apply_chat_template --reward.remote_url "$repository/reward/math_reward.py"
   )
 }
 
@@ -75,6 +85,10 @@ trainer() {
     --rollout.max_tokens_per_gpu "$1"
   )
 }
+
+# Trainer and engines on the same GPUs, in turn: engines sleep while the trainer works, as its
+# optimizer does while they do.
+in_turn() { flags+=(--train.colocate_all --vllm.enable_sleep --ds.enable_sleep); }
 
 # Left out of `flags`: what WITHOUT names, with its values.
 _without() {
@@ -89,10 +103,10 @@ _without() {
   flags=("${kept[@]}")
 }
 
-# submit RUN_NAME [FLAG...]: `ray job submit` with the flags so far and those of the user.
+# submit [FLAG...]: `ray job submit` with the flags so far and those of the user.
 submit() {
-  local run=${RUN_DIR:-$repository/runs/$1} python=$repository/.venv/bin/python
-  shift
+  local run=${RUN_DIR:-$repository/runs/$recipe-$(basename "$LOSS")-n$N}
+  local python=$repository/.venv/bin/python
   [ -x "$python" ] || python=python
   command -v ray >/dev/null || PATH=$PATH:$repository/.venv/bin
   flags+=(--run.dir "$run" --ckpt.max_num 2 --ckpt.load_enable)
