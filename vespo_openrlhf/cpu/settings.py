@@ -73,13 +73,17 @@ def logical_gpus(flags: dict[str, Any]) -> int:
         role: flags[f"{role}.num_nodes"] * flags[f"{role}.num_gpus_per_node"]
         for role in ("actor", "ref", "critic", "reward")
     }
-    total = nodes["actor"]
-    if not flags["train.colocate_all"] or flags["train.async_enable"]:
+    shared = flags["train.colocate_all"]  # by all models, and if synchronous by the engines
+    total: int = nodes["actor"]
+    if not shared or flags["train.async_enable"]:
         total += (flags["vllm.num_engines"] or 0) * flags["vllm.tensor_parallel_size"]
+    if shared:
+        return total
     if flags["algo.kl.init_coef"] > 0 and not flags["train.colocate_actor_ref"]:
         total += nodes["ref"]
-    if flags["algo.advantage.estimator"] == "gae":
+    critic = flags["algo.advantage.estimator"] == "gae"
+    if critic:
         total += nodes["critic"]
-    if not flags["reward.remote_url"]:
+    if not flags["reward.remote_url"] and not (critic and flags["train.colocate_critic_reward"]):
         total += nodes["reward"]
     return total

@@ -59,6 +59,7 @@ DEFAULTS = our_defaults() | {
     "train.dynamic_batch_enable": False,
     "train.colocate_all": False,
     "train.colocate_actor_ref": False,
+    "train.colocate_critic_reward": False,
     "train.async_enable": True,
     "vllm.enforce_eager": False,
     "vllm.sync_backend": "nccl",
@@ -175,7 +176,18 @@ def test_what_a_cpu_cannot_do_is_refused(flag: str, value: object) -> None:
         ({}, 3),  # one trainer, two engines
         ({"algo.kl.init_coef": 0.01}, 11),
         ({"reward.remote_url": None}, 11),
-        ({"train.colocate_all": True, "train.async_enable": False, "vllm.num_engines": 1}, 1),
+        ({"algo.kl.init_coef": 0.01, "train.colocate_actor_ref": True}, 3),
+        ({"algo.kl.init_coef": 0.01, "train.colocate_all": True, "train.async_enable": False}, 1),
+        ({"algo.kl.init_coef": 0.01, "train.colocate_all": True}, 3),  # the models, not the engines
+        ({"algo.advantage.estimator": "gae", "reward.remote_url": None}, 19),
+        (
+            {
+                "algo.advantage.estimator": "gae",
+                "reward.remote_url": None,
+                "train.colocate_critic_reward": True,
+            },
+            11,
+        ),
     ],
 )
 def test_logical_gpus_are_those_the_placement_groups_ask_for(changes: dict, gpus: int) -> None:
