@@ -215,3 +215,18 @@ def build_loss(flags: Mapping[str, Any]) -> PolicyLoss:
         shared["dual_clip"] = flags["actor.dual_clip"]
     options |= {option: value for option, value in shared.items() if option in known}
     return get_policy_loss(name, **options)
+
+
+def skips_old_log_probs(flags: Mapping[str, Any]) -> bool:
+    """Whether recomputing `old_log_probs` before training can be left out.
+
+    OpenRLHF's actor recomputes them for every rollout batch. They are needed by a loss that reads
+    them and by a KL term (which compares them with the reference model's), and otherwise only
+    by metrics. `--vespo.recompute_old_log_probs` brings them back for the metrics' sake.
+    """
+    return (
+        uses_our_loss(flags)
+        and not flags["vespo.recompute_old_log_probs"]
+        and not build_loss(flags).reads_old_log_probs
+        and not flags["algo.kl.init_coef"] > 0
+    )

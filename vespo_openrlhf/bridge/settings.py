@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -34,14 +34,28 @@ def flatten(args: SimpleNamespace, prefix: str = "") -> dict[str, Any]:
 
 
 def resolve(flags: dict[str, Any]) -> list[str]:
-    """Set the flags that follow from others; return one line per change for the user to read.
+    """Make flags and environment those of a run on this machine.
 
     Args:
         flags: every flag by its dotted name; edited in place.
 
+    Returns:
+        One line per change for the user to read.
+
     Raises:
         ValueError: an option is out of range, or asks for what this machine cannot do.
     """
+    notes = complete(flags)
+    # For this process, and every Ray process started from it.
+    os.environ[reward_options.VARIABLE] = config.reward_options(flags).to_env()
+    if cpu.is_active():
+        notes.append("no GPU: the CPU stack is in place")
+        notes.extend(cpu_settings.adapt(flags))
+    return notes
+
+
+def complete(flags: dict[str, Any]) -> list[str]:
+    """Set the flags that follow from others, whatever the machine; see `resolve`."""
     notes = []
     if uses_our_loss(flags) and flags["algo.advantage.is_correction_level"] == "off":
         # Also for a loss that reads none: log W says what staleness does to it.
@@ -56,9 +70,6 @@ def resolve(flags: dict[str, Any]) -> list[str]:
     if flags["run.dir"] is not None:
         _run_folder(flags)
     notes.extend(_reward(flags))
-    if cpu.is_active():
-        notes.append("no GPU: the CPU stack is in place")
-        notes.extend(cpu_settings.adapt(flags))
     return notes
 
 
@@ -94,10 +105,7 @@ def _run_folder(flags: dict[str, Any]) -> None:
 
 
 def _reward(flags: dict[str, Any]) -> list[str]:
-    """Make the reward's options those of this process, and of every Ray process started from it.
-
-    Paths become absolute: workers have other working directories.
-    """
+    """Paths become absolute: workers have other working directories."""
     notes = []
     flags["reward.sources"] = [
         f"{name}={os.path.abspath(target)}"
@@ -108,7 +116,6 @@ def _reward(flags: dict[str, Any]) -> list[str]:
         notes.append(f"--reward.tokenizer -> {flags['reward.tokenizer']} (the policy's own)")
     if os.path.isdir(flags["reward.tokenizer"]):
         flags["reward.tokenizer"] = os.path.abspath(flags["reward.tokenizer"])
-    os.environ[reward_options.VARIABLE] = config.reward_options(flags).to_env()
     return notes
 
 
@@ -118,18 +125,9 @@ def check(flags: dict[str, Any]) -> None:
     Raises:
         ValueError: names the flag, what is wrong with it, and what to write instead.
     """
-    config.kernel_options(flags)
-    check_reward_options(flags)
-    if uses_our_loss(flags) and build_loss(flags).needs_rollout_log_probs:
-        check_rollout_distribution(flags)
-        check_correction(flags)
-    if flags["vespo.loss_options"] and not uses_our_loss(flags):
-        raise ValueError(
-            f"--vespo.loss_options are for the losses of this project, and with --vespo.anchor old "
-            f"{flags['actor.policy_loss_type']} is OpenRLHF's own: leave them out, or the anchor"
-        )
+    for rule in FLAG_RULES:
+        rule(flags)
     scheduler_config(flags)
-    _check_run_folder(flags)
     checks.check_model(flags["actor.model_name_or_path"])
     label_problems = None
     reward = flags["reward.remote_url"]
@@ -145,7 +143,7 @@ def check(flags: dict[str, Any]) -> None:
     )
 
 
-def _check_run_folder(flags: Mapping[str, Any]) -> None:
+def check_run_folder(flags: Mapping[str, Any]) -> None:
     """A run that starts anew must not mix its records with those of another, or delete them."""
     if flags["run.dir"] is None or flags["ckpt.load_enable"]:
         return
@@ -197,6 +195,17 @@ def scheduler_config(flags: Mapping[str, Any]) -> SchedulerConfig:
     )
 
 
+def check_loss(flags: dict[str, Any]) -> None:
+    """The loss exists, with options that are its own."""
+    if uses_our_loss(flags):
+        build_loss(flags)
+    elif flags["vespo.loss_options"]:
+        raise ValueError(
+            f"--vespo.loss_options are for the losses of this project, and with --vespo.anchor old "
+            f"{flags['actor.policy_loss_type']} is OpenRLHF's own: leave them out, or the anchor"
+        )
+
+
 # Our shaping term -> OpenRLHF's flag for the same thing.
 _SAME_TERM = {
     "overlong_max": "overlong_buffer_len",
@@ -230,6 +239,8 @@ def check_reward_options(flags: dict[str, Any]) -> None:
 
 def check_correction(flags: dict[str, Any]) -> None:
     """OpenRLHF's correction of the engine-to-trainer mismatch is a factor that W contains."""
+    if not _has_weight(flags):
+        return
     asked_for = {
         "level": flags["algo.advantage.is_correction_level"] == "seq",
         "mode": flags["algo.advantage.is_correction_mode"] != "mask",
@@ -248,6 +259,8 @@ def check_correction(flags: dict[str, Any]) -> None:
 
 def check_rollout_distribution(flags: dict[str, Any]) -> None:
     """The behaviour policy must be the engine's full distribution, or W is biased."""
+    if not _has_weight(flags):
+        return
     if flags["rollout.top_p"] != 1.0:
         raise ValueError(
             f"--rollout.top_p is {flags['rollout.top_p']:g}: sampling from a truncated "
@@ -258,3 +271,24 @@ def check_rollout_distribution(flags: dict[str, Any]) -> None:
             f"--rollout.temperature is {flags['rollout.temperature']:g}: greedy samples have no "
             "importance weight; set it above 0, as a rule to 1.0"
         )
+
+
+def _has_weight(flags: dict[str, Any]) -> bool:
+    """Whether the loss builds an importance weight on the rollout log-probs."""
+    try:
+        return uses_our_loss(flags) and build_loss(flags).needs_rollout_log_probs
+    except ValueError:  # for check_loss to say; nearly every loss does
+        return True
+
+
+#: What training refuses by the flags alone, one fault a rule. Each raises ValueError, which names
+#: the flag, what is wrong with it, and what to write instead.
+FLAG_RULES: tuple[Callable[[dict[str, Any]], object], ...] = (
+    config.kernel_options,
+    config.lag_options,
+    check_reward_options,
+    check_loss,
+    check_rollout_distribution,
+    check_correction,
+    check_run_folder,
+)

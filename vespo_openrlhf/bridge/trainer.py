@@ -26,7 +26,8 @@ from vllm import SamplingParams
 from vespo_openrlhf.bridge import evaluation, mini_batches, records
 from vespo_openrlhf.bridge.driver import Driver, PromptRow, RayEngine
 from vespo_openrlhf.bridge.events import RolloutSettings
-from vespo_openrlhf.bridge.experience import ShortExperienceMaker, skips_old_log_probs
+from vespo_openrlhf.bridge.experience import ShortExperienceMaker
+from vespo_openrlhf.bridge.loss import skips_old_log_probs
 from vespo_openrlhf.bridge.metrics_file import MetricsFile
 from vespo_openrlhf.bridge.prompts import prompt_ledger
 from vespo_openrlhf.bridge.settings import flatten, scheduler_config

@@ -99,7 +99,7 @@ def judge(
     if not any(finding.level == "error" for finding in arithmetic):
         sizes = batches.Batches.of(flags, prompts.rows)
     if shape is not None and flags["vllm.num_engines"]:
-        gpu, reads_old = machines.gpu_memory * GIB, _reads_old(flags)
+        gpu, reads_old = machines.gpu_memory * GIB, losses.reads_old_log_probs(flags)
         engine = memory.engine_memory(shape, flags, gpu)
         memories = (
             memory.trainer_memory(shape, flags, gpu, reads_old_log_probs=reads_old),
@@ -110,13 +110,6 @@ def judge(
         if sizes is not None:
             speeds = speed.estimate(shape, flags, sizes, rates, gpu, reads_old_log_probs=reads_old)
     return Verdict(tuple(found), shape, where, sizes, memories, host, engine, speeds)
-
-
-def _reads_old(flags: dict[str, Any]) -> bool:
-    try:
-        return losses.reads_old_log_probs(flags)
-    except ValueError:  # an unknown loss, which has been found already
-        return True
 
 
 def _shape(

@@ -36,6 +36,15 @@ BROKEN = {
         "unknown policy loss 'vespa'",
         "Known: vespo",
     ),
+    "options for a loss that is OpenRLHF's own": (
+        {
+            "actor.policy_loss_type": "gspo",
+            "vespo.anchor": "old",
+            "vespo.loss_options": "tau_pos=1",
+        },
+        "--vespo.loss_options are for the losses of this project",
+        "leave them out",
+    ),
     "a kernel without a second moment": (
         {"vespo.c1_neg": "0.5"},
         "--vespo.c1_neg must be at least 1",
@@ -196,6 +205,28 @@ def test_a_good_recipe_passes(good: dict, check: Check) -> None:
     assert "ready" in output
     assert "error" not in output
     assert "warning" not in output
+
+
+def test_what_training_sets_by_itself_is_no_fault(good: dict, check: Check) -> None:
+    overlong = {"reward.overlong_max": "8192"}  # counts tokens; with the policy's tokenizer
+    status, output = check(good | overlong, *ON_ONE_NODE)
+    assert status == 0, output
+
+
+def test_a_run_that_is_there_already_is_found(good: dict, check: Check) -> None:
+    run = Path(good["run.dir"])
+    run.mkdir()
+    (run / "metrics.jsonl").touch()
+    status, output = check(good, *ON_ONE_NODE)
+    assert status == 1
+    assert "holds a run already: add --ckpt.load_enable" in output
+    assert check(good | {"ckpt.load_enable": ""}, *ON_ONE_NODE)[0] == 0
+
+
+def test_no_nodes_at_all_are_refused(good: dict, check: Check) -> None:
+    status, output = check(good, "--nodes", "0")
+    assert status == 1
+    assert "--nodes and --gpus-per-node are at least 1" in output
 
 
 def test_every_fault_is_found_at_once(good: dict, check: Check) -> None:
