@@ -9,7 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from vespo_openrlhf.check.cluster import Machines
 from vespo_openrlhf.check.report import as_json, as_text
+from vespo_openrlhf.check.speed import Rates
 
 PROGRAM = "python -m vespo_openrlhf.check"
 
@@ -35,9 +37,6 @@ examples:
 
 def build_parser() -> argparse.ArgumentParser:
     """Check's own options; everything else is the recipe's."""
-    from vespo_openrlhf.check.speed import Rates
-    from vespo_openrlhf.check.verdict import Machines
-
     parser = argparse.ArgumentParser(
         prog=PROGRAM,
         usage=f"{PROGRAM} [SCRIPT [ARGUMENT ...]] [FLAG ...] [option ...]",
@@ -107,8 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from vespo_openrlhf.check.model import fetch
     from vespo_openrlhf.check.recipe import submitted_flags
     from vespo_openrlhf.check.resolve import resolve
-    from vespo_openrlhf.check.speed import Rates
-    from vespo_openrlhf.check.verdict import Machines, judge
+    from vespo_openrlhf.check.verdict import judge
 
     try:
         if not recipe[0].startswith("-"):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
 import json
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from vespo_openrlhf.check.model import ModelShape
 from vespo_openrlhf.cpu.settings import logical_gpus
 
 _TIMEOUT_S = 10
+_MOST_NODES = 10_000  # Ray's own maximum; it lists 100 unless asked, the dead ones too
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,11 @@ class Cluster:
         Raises:
             ValueError: it does not answer, or has no node.
         """
-        url = f"{address.rstrip('/')}/api/v0/nodes?detail=true"
+        url = f"{address.rstrip('/')}/api/v0/nodes?detail=true&limit={_MOST_NODES}"
         try:
             with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
                 nodes = json.load(answer)["data"]["result"]["result"]
-        except (urllib.error.URLError, OSError, KeyError, TypeError, ValueError) as failure:
+        except (OSError, http.client.HTTPException, KeyError, TypeError, ValueError) as failure:
             raise ValueError(
                 f"no Ray cluster answers at {address} ({failure}): start it (scripts/ray-node.sh), "
                 "or state what it will have with --nodes and --gpus-per-node"
@@ -68,15 +69,38 @@ class Cluster:
         return f"{nodes or 0} GPUs, {self.source}"
 
 
-def needed_gpus(flags: dict[str, Any]) -> int:
-    """All that a run reserves."""
-    return logical_gpus(flags)
+@dataclass(frozen=True)
+class Machines:
+    """Where the recipe is to run.
+
+    Attributes:
+        nodes, gpus_per_node: as stated; None: a running cluster's, else the recipe's own.
+        address: dashboard of a running cluster, `http://HOST:8265`.
+        gpu_memory: of one GPU, GiB.
+    """
+
+    nodes: int | None = None
+    gpus_per_node: int | None = None
+    address: str | None = None
+    gpu_memory: float = 79.0
+
+    def cluster(self, flags: dict[str, Any]) -> Cluster:
+        """Raises ValueError where a running cluster was named and does not answer."""
+        nodes, per_node = needed_nodes(flags)
+        if self.nodes is not None or self.gpus_per_node is not None:
+            return Cluster.stated(
+                nodes if self.nodes is None else self.nodes,
+                per_node if self.gpus_per_node is None else self.gpus_per_node,
+            )
+        if self.address is not None:
+            return Cluster.running(self.address)
+        return Cluster((per_node,) * nodes, "what the recipe is written for")
 
 
 def needed_nodes(flags: dict[str, Any]) -> tuple[int, int]:
     """The (nodes, GPUs per node) a recipe is written for, where nothing else is stated."""
     per_node = flags["actor.num_gpus_per_node"]
-    gpus = needed_gpus(flags)
+    gpus = logical_gpus(flags)
     if flags["actor.num_nodes"] == 1 and gpus > per_node:
         per_node = min(gpus, 8)
     return -(-gpus // per_node), per_node
@@ -87,7 +111,7 @@ def check_cluster(
 ) -> Iterator[Finding]:
     """GPUs in number and in shape."""
     yield from _check_engines(flags, cluster, shape)
-    needed, trainer = needed_gpus(flags), world(flags)
+    needed, trainer = logical_gpus(flags), world(flags)
     if needed > cluster.total:
         engines = needed - trainer
         parts = f"{trainer} of the trainer"
@@ -100,7 +124,7 @@ def check_cluster(
             "trainer and engines on the same GPUs with --train.colocate_all --vllm.enable_sleep "
             "--ds.enable_sleep",
         )
-    elif needed < cluster.total and len(cluster.gpus) > 0:
+    elif needed < cluster.total:
         yield warning(
             f"the run takes {needed} of the cluster's {cluster.total} GPUs",
             "raise --vllm.num_engines or --actor.num_nodes, or rent less",

@@ -6,11 +6,12 @@ import dataclasses
 import textwrap
 from typing import TYPE_CHECKING, Any
 
+from vespo_openrlhf.check.memory import GIB
+
 if TYPE_CHECKING:
     from vespo_openrlhf.check.resolve import Resolved
     from vespo_openrlhf.check.verdict import Verdict
 
-_GIB = 2**30
 _WIDTH = 100
 _NAME = 13
 
@@ -91,8 +92,8 @@ def _facts(flags: dict[str, Any], verdict: Verdict) -> list[str]:
             )
     for memory in verdict.memory:
         terms = sorted(memory.terms.items(), key=lambda term: -term[1])
-        parts = ", ".join(f"{name} {size / _GIB:.1f}" for name, size in terms if size > _GIB / 20)
-        of = f"{memory.total / _GIB:.1f} of {memory.gpu / _GIB:.0f} GiB"
+        parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in terms if size > GIB / 20)
+        of = f"{memory.total / GIB:.1f} of {memory.gpu / GIB:.0f} GiB"
         facts.append(("GPU memory", f"{memory.place}: {of} = {parts}"))
     if verdict.engine is not None:
         full = verdict.engine.tokens // flags["data.max_len"]
@@ -100,7 +101,7 @@ def _facts(flags: dict[str, Any], verdict: Verdict) -> list[str]:
             ("KV cache", f"{verdict.engine.tokens:,} tokens per engine, {full} of the longest")
         )
     host = ", ".join(
-        f"{name} {size / _GIB:.0f} GiB" for name, size in verdict.host.items() if size > _GIB
+        f"{name} {size / GIB:.0f} GiB" for name, size in verdict.host.items() if size > GIB
     )
     if host:
         facts.append(("host memory", host))

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from vespo_openrlhf.check.batches import Batches
 from vespo_openrlhf.check.memory import (
     colocated,
     engine_memory,
@@ -20,6 +19,9 @@ from vespo_openrlhf.check.memory import (
     world,
 )
 from vespo_openrlhf.check.model import ModelShape
+
+if TYPE_CHECKING:
+    from vespo_openrlhf.check.batches import Batches
 
 #: Seconds of a decode step that do not depend on the model.
 STEP_OVERHEAD = 0.005

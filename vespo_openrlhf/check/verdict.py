@@ -9,38 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from vespo_openrlhf.check import batches, cluster, files, losses, memory, speed
-from vespo_openrlhf.check.cluster import Cluster
+from vespo_openrlhf.check.cluster import Cluster, Machines
 from vespo_openrlhf.check.findings import Finding, error, note
 from vespo_openrlhf.check.memory import GIB, Engine, Memory
 from vespo_openrlhf.check.model import ModelShape, find_config
 from vespo_openrlhf.check.resolve import Resolved
 from vespo_openrlhf.check.speed import Rates, Speed
-
-
-@dataclass(frozen=True)
-class Machines:
-    """Where the recipe is to run.
-
-    Attributes:
-        nodes, gpus_per_node: as stated; None: a running cluster's, else the recipe's own.
-        address: dashboard of a running cluster, `http://HOST:8265`.
-        gpu_memory: of one GPU, GiB.
-    """
-
-    nodes: int | None = None
-    gpus_per_node: int | None = None
-    address: str | None = None
-    gpu_memory: float = 79.0
-
-    def cluster(self, flags: dict[str, Any]) -> Cluster:
-        """Raises ValueError where a running cluster was named and does not answer."""
-        if self.nodes is not None or self.gpus_per_node is not None:
-            nodes, per_node = cluster.needed_nodes(flags)
-            return Cluster.stated(self.nodes or nodes, self.gpus_per_node or per_node)
-        if self.address is not None:
-            return Cluster.running(self.address)
-        nodes, per_node = cluster.needed_nodes(flags)
-        return Cluster((per_node,) * nodes, "what the recipe is written for")
 
 
 @dataclass(frozen=True)
