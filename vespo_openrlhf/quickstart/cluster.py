@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Mapping
@@ -121,12 +121,13 @@ class LocalCluster:
     def _wait_until_up(self) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < deadline and self._head.poll() is None:
-            with contextlib.suppress(urllib.error.URLError, OSError):
+            with contextlib.suppress(OSError, http.client.HTTPException):
                 urllib.request.urlopen(f"{self.dashboard}/api/version", timeout=5).close()
                 return
             time.sleep(0.3)
         tail = self._log.read_text(errors="replace")[-2000:]
-        raise RuntimeError(f"Ray did not start within {_START_TIMEOUT_S:.0f} s:\n{tail}")
+        how = "ended at once" if self._head.poll() is not None else "does not answer"
+        raise RuntimeError(f"Ray {how}; the end of {self._log}:\n{tail}")
 
 
 def _cpu_environment() -> dict[str, str]:

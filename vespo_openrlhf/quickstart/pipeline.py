@@ -111,7 +111,8 @@ def _step(title: str) -> Iterator[None]:
 
 def _build(plan: Plan) -> None:
     arguments = ["--out", str(plan.built), "--seed", str(plan.seed)]
-    subprocess.run([sys.executable, "-m", "vespo_openrlhf.embedded", *arguments], check=True)
+    if subprocess.run([sys.executable, "-m", "vespo_openrlhf.embedded", *arguments]).returncode:
+        raise RuntimeError("the model could not be built; the reason stands above")
 
 
 def _evaluate(plan: Plan, model: Path, out: Path) -> dict[str, Any]:
@@ -185,8 +186,13 @@ def training_flags(plan: Plan) -> list[str]:
 
 
 def _train(plan: Plan) -> None:
-    finished = plan.run_dir / "finished"
+    finished, metrics = plan.run_dir / "finished", plan.run_dir / "metrics.jsonl"
     if finished.exists():
+        if (batches := len(read_metrics(metrics))) != plan.batches:
+            raise ValueError(
+                f"{plan.run_dir} holds a finished run of {batches} rollout batches: for "
+                f"{plan.batches} name another folder with --out, or remove this one"
+            )
         print("   found, nothing to do")
         return
     shutil.rmtree(plan.run_dir, ignore_errors=True)
@@ -199,7 +205,7 @@ def _train(plan: Plan) -> None:
             cluster,
             training_flags(plan),
             log=log,
-            metrics=plan.run_dir / "metrics.jsonl",
+            metrics=metrics,
             total_steps=plan.batches,
         )
     finished.touch()
