@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import runpy
 import sys
 from collections.abc import Sequence
@@ -30,12 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for name, text in COMMANDS.items():
             print(f"  {name:<10}{text}")
         return 0
-    module = f"vespo_openrlhf.{command}"
-    if command not in COMMANDS or importlib.util.find_spec(module) is None:
+    if command not in COMMANDS:
         print(f"vespo: no command {command!r}; there are {', '.join(COMMANDS)}", file=sys.stderr)
         return 2
     sys.argv = [f"vespo {command}", *words[1:]]
-    runpy.run_module(module, run_name="__main__", alter_sys=True)
+    runpy.run_module(f"vespo_openrlhf.{command}", run_name="__main__", alter_sys=True)
     return 0
 
 

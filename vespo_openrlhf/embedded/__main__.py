@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -42,11 +41,6 @@ examples:
 """
 
 
-def default(settings: type[Any], name: str) -> Any:
-    """The default that the dataclass `settings` gives its field `name`."""
-    return next(field.default for field in fields(settings) if field.name == name)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build, and print the accuracy of the warm start.
 
@@ -63,8 +57,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
-    def option(flag: str, settings: type[Any], name: str, text: str, **more: Any) -> None:
-        value = default(settings, name)
+    def option(flag: str, settings: type[Any], name: str, text: str) -> None:
+        value = getattr(settings, name)
         parser.add_argument(
             flag, dest=name, type=type(value), default=value, help=f"{text} (default {value})"
         )
