@@ -13,6 +13,7 @@ import ast
 import contextlib
 import importlib.util
 import io
+import runpy
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ def resolve(arguments: Sequence[str]) -> Resolved:
     given: list[str] = []
     names = {
         "__name__": "__main__",
-        "hierarchize": _load(package / "utils" / "config.py").hierarchize,
+        "hierarchize": runpy.run_path(str(package / "utils" / "config.py"))["hierarchize"],
         "train": resolved.append,
     }
     printed = io.StringIO()
@@ -119,12 +120,3 @@ class _WithoutHeavyImports(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.FunctionDef | None:
         return None if node.name == "train" else node
-
-
-def _load(path: Path) -> Any:
-    spec = importlib.util.spec_from_file_location("vespo_check_openrlhf_config", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
