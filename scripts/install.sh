@@ -29,8 +29,9 @@ python=${PYTHON:-python3}
   { echo "install.sh: $python is older than 3.10; set PYTHON to a newer one" >&2; exit 2; }
 
 [ -x .venv/bin/python ] || "$python" -m venv .venv
-wanted=$(cat requirements*.txt pyproject.toml | cksum)" $stack$extras $PWD"
-if [ "$(cat .venv/installed 2>/dev/null)" = "$wanted" ]; then exit 0; fi
+wanted=$(cat requirements*.txt pyproject.toml | cksum)" $PWD $stack"
+# With what the checks need there is no less, so it serves those who do not ask for that too.
+case $(cat .venv/installed 2>/dev/null) in "$wanted$extras" | "${wanted}[dev]") exit 0 ;; esac
 
 pip=(.venv/bin/python -m pip install --quiet --disable-pip-version-check)
 say() { printf '[install] %s\n' "$*"; }
@@ -48,4 +49,4 @@ else
 fi
 say "this project"
 "${pip[@]}" -e ".$extras"
-echo "$wanted" >.venv/installed
+echo "$wanted$extras" >.venv/installed

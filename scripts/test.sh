@@ -3,7 +3,7 @@
 # all tests. Arguments go to pytest:
 #
 #   scripts/test.sh                 everything
-#   scripts/test.sh tests/unit      seconds
+#   scripts/test.sh tests/unit      a few minutes
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
