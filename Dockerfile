@@ -1,7 +1,9 @@
 # The GPU machine: OpenRLHF, Ray, vLLM and DeepSpeed, and this project as an editable install.
 #
 #   docker build -t vespo-openrlhf .
-#   docker run --gpus all --shm-size 16g --network host -v $PWD/runs:/opt/vespo/runs -it vespo-openrlhf
+#   docker run --gpus all --shm-size 16g --network host -it \
+#     -v $PWD/runs:/opt/vespo/runs -v $PWD/data:/opt/vespo/data vespo-openrlhf
+#   python -m vespo_openrlhf.data prepare gsm8k
 #   scripts/ray-node.sh head && scripts/one-gpu-gsm8k.sh
 #
 # devel, not runtime: flash-attn is compiled where there is no wheel for this torch and CUDA, and
