@@ -68,6 +68,14 @@ def test_a_second_run_skips_what_is_done(finished: Path) -> None:
     assert metrics.stat().st_mtime_ns == written
 
 
+def test_a_finished_run_does_not_pass_for_a_longer_one(finished: Path) -> None:
+    run = subprocess.run(
+        [*QUICKSTART, "--batches", "12", "--out", str(finished)], capture_output=True, text=True
+    )
+    assert run.returncode == 1
+    assert "holds a finished run of 10 rollout batches" in run.stderr
+
+
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_quickstart_leaves_no_process_and_a_readable_folder(
     ending: signal.Signals, finished: Path, tmp_path: Path, marked: Marked

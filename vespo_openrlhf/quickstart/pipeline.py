@@ -195,7 +195,8 @@ def _train(plan: Plan) -> None:
             )
         print("   found, nothing to do")
         return
-    shutil.rmtree(plan.run_dir, ignore_errors=True)
+    for stale in (plan.run_dir, plan.out / "after"):
+        shutil.rmtree(stale, ignore_errors=True)
     plan.run_dir.mkdir(parents=True)
     log = plan.run_dir / "job.log"
     print(f"   log: {log}")
