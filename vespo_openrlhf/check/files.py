@@ -14,7 +14,6 @@ from vespo_openrlhf.check.model import model_file
 from vespo_openrlhf.data import checks
 
 _SHOWN = 3
-_FILES = (".json", ".jsonl", ".csv", ".parquet", ".arrow")
 
 
 @dataclass
@@ -74,21 +73,11 @@ def load_prompts(flags: Mapping[str, Any]) -> tuple[Prompts, list[Finding]]:
         )
     except ValueError as refused:
         return Prompts(None, []), [error(str(refused))]
-    from datasets import load_dataset
-
-    rows: int | None = 0
-    texts: list[str] = []
-    for part in (p.strip() for p in dataset.split(",")):
-        suffix = Path(part).suffix.lower()
-        if suffix not in _FILES:
-            rows = None
-            continue
-        kind = "json" if suffix == ".jsonl" else suffix.lstrip(".")
-        data = load_dataset(kind, data_files=part)[flags["data.prompt_split"]]
-        texts += [_text(prompt) for prompt in data[key]]
-        rows = None if rows is None else rows + len(data)
-    findings = [] if rows is not None else [note(f"{dataset} is on the hub: not looked into")]
-    return Prompts(rows, texts), findings
+    parts = [rows for _, rows in checks.local_rows(dataset, flags["data.prompt_split"])]
+    texts = [_text(prompt) for rows in parts if rows is not None for prompt in rows[key]]
+    if None in parts:
+        return Prompts(None, texts), [note(f"{dataset} is on the hub: not looked into")]
+    return Prompts(len(texts), texts), []
 
 
 def check_tokenizer(flags: Mapping[str, Any], prompts: Prompts) -> Iterator[Finding]:

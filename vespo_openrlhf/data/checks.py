@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -96,18 +96,30 @@ def check_prompts(
     """
     if not dataset:
         raise ValueError("--data.prompt_dataset is missing: a JSONL or Parquet file, or a hub id")
-    for part in (p.strip() for p in dataset.split(",")):
-        suffix = Path(part).suffix.lower()
-        if suffix not in (".json", ".jsonl", ".csv", ".parquet", ".arrow"):
+    for part, rows in local_rows(dataset, split):
+        if rows is None:
             continue
-        if not Path(part).is_file():
-            raise ValueError(f"--data.prompt_dataset {part}: there is no such file")
-        rows = _load(part, suffix, split)
         _check_columns(part, rows.column_names, input_key, label_key)
         if len(rows) == 0:
             raise ValueError(f"--data.prompt_dataset {part} holds no rows")
         if label_key is not None and label_problems is not None:
             _check_labels(part, rows[label_key], label_key, label_problems)
+
+
+def local_rows(dataset: str, split: str) -> Iterator[tuple[str, Any]]:
+    """Each part of `--data.prompt_dataset` with its rows; None for one that is no local file.
+
+    Raises:
+        ValueError: there is no such file, or it cannot be read.
+    """
+    for part in (p.strip() for p in dataset.split(",")):
+        suffix = Path(part).suffix.lower()
+        if suffix not in (".json", ".jsonl", ".csv", ".parquet", ".arrow"):
+            yield part, None
+        elif not Path(part).is_file():
+            raise ValueError(f"--data.prompt_dataset {part}: there is no such file")
+        else:
+            yield part, _load(part, suffix, split)
 
 
 def _load(path: str, suffix: str, split: str) -> Any:

@@ -16,8 +16,9 @@ from typing import Any
 from vespo_openrlhf import cpu
 from vespo_openrlhf.quickstart.cluster import LocalCluster
 from vespo_openrlhf.quickstart.job import run_job, to_arguments
-from vespo_openrlhf.quickstart.plot import plot_run, read_metrics
+from vespo_openrlhf.quickstart.plot import plot_run
 from vespo_openrlhf.report import write_report
+from vespo_openrlhf.report.runs import read_run
 
 PROMPTS_PER_BATCH = 64
 SAMPLES_PER_PROMPT = 8
@@ -83,7 +84,7 @@ def execute(plan: Plan) -> int:
         _train(plan)
     with _step("4/4 evaluate the trained model"):
         after = _evaluate(plan, plan.run_dir / "model", plan.out / "after")
-    plot_run(read_metrics(plan.run_dir / "metrics.jsonl"), plan.picture)
+    plot_run(read_run(plan.run_dir, "run").train, plan.picture)
     write_report([plan.run_dir], plan.report)
     _print_table(plan, before, after, time.monotonic() - started)
     return _verdict(before, after)
@@ -186,9 +187,9 @@ def training_flags(plan: Plan) -> list[str]:
 
 
 def _train(plan: Plan) -> None:
-    finished, metrics = plan.run_dir / "finished", plan.run_dir / "metrics.jsonl"
+    finished = plan.run_dir / "finished"
     if finished.exists():
-        if (batches := len(read_metrics(metrics))) != plan.batches:
+        if (batches := len(read_run(plan.run_dir, "run").train)) != plan.batches:
             raise ValueError(
                 f"{plan.run_dir} holds a finished run of {batches} rollout batches: for "
                 f"{plan.batches} name another folder with --out, or remove this one"
@@ -206,7 +207,7 @@ def _train(plan: Plan) -> None:
             cluster,
             training_flags(plan),
             log=log,
-            metrics=metrics,
+            metrics=plan.run_dir / "metrics.jsonl",
             total_steps=plan.batches,
         )
     finished.touch()

@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The training lines of a `metrics.jsonl`, in order."""
-    with open(path, encoding="utf-8") as file:
-        lines = [json.loads(line) for line in file]
-    return [line for line in lines if line["kind"] == "train"]
 
 
 def plot_run(lines: Sequence[dict[str, Any]], path: Path) -> None:
