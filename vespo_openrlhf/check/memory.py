@@ -2,7 +2,7 @@
 
 Weights, gradients and optimizer are counted as DeepSpeed holds them, which an integration test
 measures. Activations and buffers follow the modules as transformers and OpenRLHF run them, and
-are good to some 20%; `RESERVE` stands for what nobody counts.
+have not been measured on a GPU; `RESERVE` stands for what nobody counts.
 
 Symbols: P = parameters, S = shards (ranks that ZeRO divides over), T = tokens of a micro-batch on
 one GPU.

@@ -132,4 +132,4 @@ def _time(flags: dict[str, Any], speed: Any) -> str:
         text += f"; ZeRO-3 gathers for {speed.gather / 60:.1f}"
     if speed.hours is not None:
         text += f"; {speed.hours:.1f} hours in all"
-    return text + " (to a factor of two)"
+    return text + " (estimated, not measured)"

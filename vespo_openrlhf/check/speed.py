@@ -1,4 +1,4 @@
-"""How long a run takes, from a few stated rates. Roofs, not measurements: good to a factor of two.
+"""How long a run takes, from a few stated rates. Roofs, not measurements.
 
 Generation is bound by memory: each step of an engine reads its weights once and the KV cache of
 every sequence it decodes. Training is bound by arithmetic, and with ZeRO-3 by the network, over

@@ -15,7 +15,7 @@ cpu.install()
 
 import deepspeed  # noqa: E402
 from openrlhf.utils.deepspeed.deepspeed_utils import get_train_ds_config  # noqa: E402
-from transformers import (  # noqa: E402  # noqa: E402
+from transformers import (  # noqa: E402
     LlamaConfig,
     LlamaForCausalLM,
     Qwen3Config,
