@@ -174,11 +174,14 @@ def _with_control(grid: Grid) -> tuple[Grid, Grid]:
 
 _ALL = tuple(PUBLISHED.values())
 _SEEDS = (1, 2, 3, 4)
+_MORE_SEEDS = (*_SEEDS, 5, 6, 7, 8)
 _N = (4, 8, 16, 32, 64)
 _VESPO = PUBLISHED["VESPO"]
 _VARIANTS = (
     LossSetting("tempered to ESS 0.5", "vespo_openrlhf.study.variants:tempered"),
     LossSetting("kernel by ESS 0.5", "vespo_openrlhf.study.variants:adaptive_kernel"),
+    LossSetting("one-sided where A >= 0", "vespo_openrlhf.study.variants:one_sided"),
+    PUBLISHED["TOPR"],
 )
 _SHRUNK = LossSetting(
     "shrunk by the mismatch", "vespo_openrlhf.study.variants:shrunk", {"mismatch_std": 0.2}
@@ -198,7 +201,7 @@ PRESETS: dict[str, Study] = {
             "paper",
             "Every loss at its published setting, then each tuned with the same small budget.",
             (
-                *_with_control(Grid(_ALL, (64,), _SEEDS)),
+                *_with_control(Grid(_ALL, (64,), _MORE_SEEDS)),
                 Grid(_ALL, (8,), _SEEDS),
             ),
             Tuning(Grid((), (64,), _SEEDS), (101, 102)),

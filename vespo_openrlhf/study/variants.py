@@ -81,6 +81,21 @@ def shrunk(inputs: LossInputs, *, mismatch_std: float) -> tuple[Tensor, Metrics]
     return _loss(inputs, phi_of)
 
 
+def one_sided(inputs: LossInputs) -> tuple[Tensor, Metrics]:
+    """phi(max(W, 1)) where A >= 0, phi(W) where A < 0: a good response is not let go.
+
+    W < 1 says that the policy has moved away from the response. Where that was right, a small phi
+    keeps it so; where the response was good, it takes away the very gradient that would bring it
+    back. Raising the likelihood of good responses needs no weight to stay stable (Le Roux et al.,
+    arXiv 2503.14286), so only its excess, W > 1, is still damped.
+    """
+
+    def phi_of(log_w: Tensor, advantage: Tensor) -> Tensor:
+        return vespo_kernel(torch.where(advantage >= 0, log_w.clamp(min=0), log_w), advantage)
+
+    return _loss(inputs, phi_of)
+
+
 def adaptive_kernel(inputs: LossInputs, *, target: float = 0.5) -> tuple[Tensor, Metrics]:
     """phi(W)^s, that is (s c1, s c2), s in [1/2, 2] the largest with which phi^s keeps the
     effective sample size `target`; at s = 1/2, c1 is 1, the least with a finite second moment."""

@@ -49,6 +49,16 @@ def test_a_noisy_mu_is_seen_through() -> None:
     assert phi(inputs, NAME + "tempered").std() < phi(inputs, "vespo").std()
 
 
+def test_one_sided_keeps_the_good_responses_that_the_policy_has_left() -> None:
+    inputs = batch(0.5)
+    log_w, good = inputs.log_probs.sub(inputs.rollout_log_probs).sum(1), inputs.advantages[:, 0] > 0
+    published, one_sided = phi(inputs, "vespo"), phi(inputs, NAME + "one_sided")
+    left = good & (log_w < 0)
+    assert left.any()
+    assert (one_sided[left] == 1).all()
+    assert torch.equal(one_sided[~left], published[~left])
+
+
 def test_the_adaptive_kernel_keeps_its_effective_sample_size() -> None:
     weights = phi(batch(0.3), NAME + "adaptive_kernel")
     assert effective_share(weights.double().log()).item() >= 0.49
