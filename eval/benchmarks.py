@@ -7,14 +7,14 @@ in a Python file, or nothing but a JSONL, CSV or Parquet file with problems and 
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
 
-FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+from vespo_openrlhf.data.checks import load_python
+from vespo_openrlhf.data.reading import KINDS
+
 EMBEDDED = "embedded"
 
 
@@ -190,7 +190,7 @@ def _find(what: str) -> Benchmark:
     suffix = Path(what).suffix.lower()
     if suffix in (".yaml", ".yml"):
         return _from_yaml(Path(what))
-    if suffix in FILE_SUFFIXES:
+    if suffix in KINDS:
         name = re.sub(r"[^\w.-]+", "_", Path(what).stem).lstrip(".-") or "problems"
         return Benchmark(name, path=_existing(what), template="")
     key = re.sub(r"[^a-z0-9]", "", what.lower())
@@ -232,10 +232,13 @@ def _from_yaml(path: Path) -> Benchmark:
                 + f" Known are {', '.join(known)}"
             )
     entry.setdefault("name", path.stem)
-    for name, value in entry.items():
-        if known[name].type.startswith("tuple"):
-            entry[name] = (value,) if isinstance(value, str) else tuple(value)
-    benchmark = Benchmark(**entry)
+    try:
+        for name, value in entry.items():
+            if known[name].type.startswith("tuple"):
+                entry[name] = (value,) if isinstance(value, str) else tuple(value)
+        benchmark = Benchmark(**entry)
+    except TypeError as error:
+        raise ValueError(f"{path} does not describe a benchmark: {error}") from error
     if benchmark.path:
         benchmark = replace(benchmark, path=_existing(str(path.parent / benchmark.path)))
     return benchmark
@@ -243,16 +246,7 @@ def _from_yaml(path: Path) -> Benchmark:
 
 def _from_python(what: str) -> Benchmark:
     path, _, name = what.rpartition(":")
-    _existing(path)
-    spec = importlib.util.spec_from_file_location("eval_users_benchmark", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    try:
-        spec.loader.exec_module(module)
-    except Exception as error:
-        raise ValueError(f"--benchmarks {path} does not import: {error!r}") from error
-    found: Any = getattr(module, name, None)
+    found = load_python(path, "--benchmarks").get(name)
     if not isinstance(found, Benchmark):
         raise ValueError(f"--benchmarks {what}: {path} defines no Benchmark of the name {name}")
     return found

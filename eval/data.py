@@ -6,15 +6,14 @@ import hashlib
 import json
 import random
 import re
-import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks import EMBEDDED, FILE_SUFFIXES, Benchmark
+from eval.benchmarks import EMBEDDED, Benchmark
+from vespo_openrlhf.data.reading import KINDS, read_files, read_hub
 
-_KINDS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 _SHARD = re.compile(r"^\d{5}$")
 
 
@@ -55,17 +54,20 @@ def load(benchmark: Benchmark, data_dir: Path | None = None) -> Loaded:
         ValueError: the data cannot be found or read, is empty, lacks a column, has the wrong
             number of rows, or a row without a problem, a gold, or an id of its own.
     """
-    from dataclasses import replace
-
     if benchmark.name == EMBEDDED:
         rows, source = _embedded(), "vespo_openrlhf.embedded, seed 0"
     elif benchmark.path:
-        rows, source = _read_files([Path(benchmark.path)]), benchmark.path
+        rows, source = list(read_files([Path(benchmark.path)], "--benchmarks")), benchmark.path
     elif data_dir is not None:
         files = find_files(benchmark, data_dir)
-        rows, source = _read_files(files), ", ".join(map(str, files))
+        rows, source = list(read_files(files, "--data-dir")), ", ".join(map(str, files))
     else:
-        rows, source = _read_hub(benchmark), f"hub: {benchmark.hub}, split {benchmark.split}"
+        instead = (
+            f"put its file into a folder as {benchmark.name}.jsonl or .parquet and name that with "
+            "--data-dir"
+        )
+        rows = list(read_hub(benchmark.hub, benchmark.config, benchmark.split, instead))
+        source = f"hub: {benchmark.hub}, split {benchmark.split}"
     if not rows:
         raise ValueError(f"benchmark {benchmark.name}: {source} holds no rows")
     if benchmark.rows is not None and len(rows) != benchmark.rows:
@@ -99,7 +101,7 @@ def find_files(benchmark: Benchmark, folder: Path) -> list[Path]:
     wanted.add(_squash(benchmark.hub.rpartition("/")[2]))
     found: dict[tuple[Path, str], list[Path]] = {}
     for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() not in FILE_SUFFIXES or not path.is_file():
+        if path.suffix.lower() not in KINDS or not path.is_file():
             continue
         parts = path.relative_to(folder).with_suffix("").parts
         if any(_name(parts[-n:], benchmark) in wanted for n in range(1, len(parts) + 1)):
@@ -127,44 +129,6 @@ def _name(parts: Sequence[str], benchmark: Benchmark) -> str:
     words = re.split(r"[^a-z0-9]+", " ".join(parts).lower())
     meaningless = {"data", "of", "test", benchmark.split, *filter(None, [benchmark.config])}
     return "".join(w for w in words if w not in meaningless and not _SHARD.match(w))
-
-
-def _read_files(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    for path in paths:
-        if path.stat().st_size == 0:
-            raise ValueError(f"{path} is empty")
-    kind = _KINDS[paths[0].suffix.lower()]
-    from datasets import disable_progress_bars, load_dataset
-
-    disable_progress_bars()
-    # In memory, with a cache that goes: nothing of it is worth keeping, nor read when stale.
-    with tempfile.TemporaryDirectory(prefix="eval-data-") as cache:
-        try:
-            rows = load_dataset(
-                kind,
-                data_files=[str(path) for path in paths],
-                split="train",
-                cache_dir=cache,
-                keep_in_memory=True,
-            )
-            return list(rows)
-        except Exception as error:
-            cause = error.__cause__ or error
-            raise ValueError(f"{paths[0]} cannot be read: {cause}") from error
-
-
-def _read_hub(benchmark: Benchmark) -> list[dict[str, Any]]:
-    from datasets import load_dataset
-
-    try:
-        return list(load_dataset(benchmark.hub, benchmark.config, split=benchmark.split))
-    except Exception as error:
-        reason = str(error).strip().splitlines()
-        raise ValueError(
-            f"benchmark {benchmark.name}: {benchmark.hub} cannot be read from the hub "
-            f"({reason[0] if reason else type(error).__name__}). Without a network, put its file "
-            f"into a folder as {benchmark.name}.jsonl or .parquet and name that with --data-dir"
-        ) from error
 
 
 def _embedded() -> list[dict[str, Any]]:

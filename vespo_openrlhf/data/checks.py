@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from vespo_openrlhf.data.reading import KINDS, read_files
+
 #: A reward file may define `label_problems(labels)`: per label, why it can never be rewarded, or
 #: None where it can. Then a run on labels that cannot be rewarded does not start.
 LabelProblems = Callable[[Sequence[Any]], Sequence[str | None]]
@@ -48,27 +50,41 @@ def check_model(path: str | None) -> None:
         ) from error
 
 
-def load_reward(path: str) -> dict[str, Any]:
-    """The names a reward file defines, loaded as OpenRLHF loads it.
+def load_python(path: str, flag: str) -> dict[str, Any]:
+    """The names that a user's Python file defines, loaded as OpenRLHF loads a reward.
+
+    Args:
+        path: of the file.
+        flag: that named it, for the errors.
 
     Raises:
-        ValueError: there is no such file, it does not import, or it defines no `reward_func`.
+        ValueError: there is no such file, or it does not import.
     """
     if not Path(path).is_file():
-        raise ValueError(f"--reward.remote_url {path}: there is no such file")
-    spec = importlib.util.spec_from_file_location("vespo_reward_under_check", path)
-    assert spec is not None
-    assert spec.loader is not None
+        raise ValueError(f"{flag} {path}: there is no such file")
+    spec = importlib.util.spec_from_file_location(f"vespo_user_{Path(path).stem}", path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f"{flag} {path}: expected a Python file, *.py")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
-        raise ValueError(f"--reward.remote_url {path} does not import: {error!r}") from error
-    if not callable(getattr(module, "reward_func", None)):
+        raise ValueError(f"{flag} {path} does not import: {error!r}") from error
+    return vars(module)
+
+
+def load_reward(path: str) -> dict[str, Any]:
+    """The names a reward file defines.
+
+    Raises:
+        ValueError: there is no such file, it does not import, or it defines no `reward_func`.
+    """
+    names = load_python(path, "--reward.remote_url")
+    if not callable(names.get("reward_func")):
         raise ValueError(
             f"--reward.remote_url {path} defines no reward_func(queries, prompts, labels)"
         )
-    return vars(module)
+    return names
 
 
 def check_prompts(
@@ -110,34 +126,16 @@ def local_rows(dataset: str, split: str) -> Iterator[tuple[str, Any]]:
     """Each part of `--data.prompt_dataset` with its rows; None for one that is no local file.
 
     Raises:
-        ValueError: there is no such file, or it cannot be read.
+        ValueError: there is no such file, it cannot be read, or it has no such split.
     """
     for part in (p.strip() for p in dataset.split(",")):
-        suffix = Path(part).suffix.lower()
-        if suffix not in (".json", ".jsonl", ".csv", ".parquet", ".arrow"):
+        if Path(part).suffix.lower() not in KINDS:
             yield part, None
-        elif not Path(part).is_file():
-            raise ValueError(f"--data.prompt_dataset {part}: there is no such file")
-        else:
-            yield part, _load(part, suffix, split)
-
-
-def _load(path: str, suffix: str, split: str) -> Any:
-    from datasets import load_dataset
-
-    if Path(path).stat().st_size == 0:
-        raise ValueError(f"--data.prompt_dataset {path} is empty")
-    kind = {".jsonl": "json"}.get(suffix, suffix.lstrip("."))
-    try:
-        parts = load_dataset(kind, data_files=path)
-    except Exception as error:
-        cause = error.__cause__ or error
-        raise ValueError(f"--data.prompt_dataset {path} cannot be read: {cause}") from error
-    if split not in parts:
-        raise ValueError(
-            f"--data.prompt_split {split}: a single file has only the split {', '.join(parts)}"
-        )
-    return parts[split]
+            continue
+        rows = read_files([Path(part)], "--data.prompt_dataset", cached=True)
+        if split != "train":
+            raise ValueError(f"--data.prompt_split {split}: a single file has only the split train")
+        yield part, rows
 
 
 def _check_columns(path: str, columns: list[str], input_key: str, label_key: str | None) -> None:

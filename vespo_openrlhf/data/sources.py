@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import re
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vespo_openrlhf.data.reading import read_files, read_hub
+
 ARITHMETIC = "arithmetic"
-_KINDS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet"}
 
 # DAPO's prompts come with an instruction around the problem (arXiv 2503.14476; some editions ask
 # for a box in it). What is asked of the model is decided by our template, not by the data.
@@ -126,7 +126,7 @@ def read(source: Source, files: Sequence[Path] = ()) -> tuple[Iterator[Row], int
     """
     if files:
         where = ", ".join(map(str, files))
-        tables = [_local(files)]
+        tables = [read_files(files, "--from")]
     elif source.name == ARITHMETIC:
         rows = _arithmetic()
         return iter(rows), len(rows), "vespo_openrlhf.embedded, seed 0"
@@ -134,7 +134,8 @@ def read(source: Source, files: Sequence[Path] = ()) -> tuple[Iterator[Row], int
         raise ValueError(f"{source.name} is data of your own: name its files with --from")
     else:
         where = f"hub: {source.hub}, split {source.split}"
-        tables = [_hub(source, config) for config in source.configs]
+        instead = "download its files elsewhere and name them with --from"
+        tables = [read_hub(source.hub, c, source.split, instead) for c in source.configs]
     columns = [
         (_column(source.problem, table, where), _column(source.gold, table, where))
         for table in tables
@@ -150,50 +151,6 @@ def read(source: Source, files: Sequence[Path] = ()) -> tuple[Iterator[Row], int
                 yield Row(_problem(row[problem]), _gold(_nested(row, gold), source))
 
     return rows_of(), rows_in_all, where
-
-
-def _local(files: Sequence[Path]) -> Any:
-    kinds = set()
-    for file in files:
-        if not file.is_file():
-            raise ValueError(f"--from {file}: there is no such file")
-        if file.stat().st_size == 0:
-            raise ValueError(f"--from {file} is empty")
-        if file.suffix.lower() not in _KINDS:
-            raise ValueError(f"--from {file}: expected one of {', '.join(_KINDS)}")
-        kinds.add(_KINDS[file.suffix.lower()])
-    if len(kinds) > 1:
-        raise ValueError("--from: the files must be of one kind")
-    from datasets import disable_progress_bars, load_dataset
-
-    disable_progress_bars()
-    # A cache that goes: nothing in it is worth keeping, nor read when the file has changed.
-    with tempfile.TemporaryDirectory(prefix="vespo-data-") as cache:
-        try:
-            return load_dataset(
-                kinds.pop(),
-                data_files=[str(file) for file in files],
-                split="train",
-                cache_dir=cache,
-                keep_in_memory=True,
-            )
-        except Exception as error:
-            cause = error.__cause__ or error
-            raise ValueError(f"--from {files[0]} cannot be read: {cause}") from error
-
-
-def _hub(source: Source, config: str | None) -> Any:
-    from datasets import load_dataset
-
-    try:
-        return load_dataset(source.hub, config, split=source.split)
-    except Exception as error:
-        reason = str(error).strip().splitlines()
-        raise ValueError(
-            f"{source.hub} cannot be read from the hub "
-            f"({reason[0] if reason else type(error).__name__}). Without a network, download its "
-            f"files elsewhere and name them with --from"
-        ) from error
 
 
 def _arithmetic() -> list[Row]:

@@ -177,9 +177,17 @@ def test_a_users_own_entry_in_yaml_and_in_python(tmp_path: Path) -> None:
     assert parse(f"{tmp_path}/own.py:MINE:8")[0].repeats == 8
     with pytest.raises(ValueError, match="defines no Benchmark of the name YOURS"):
         parse(f"{tmp_path}/own.py:YOURS")
-    (tmp_path / "own.yaml").write_text("path: data.jsonl\nrepeat: 2\n")
-    with pytest.raises(ValueError, match="did you mean repeats"):
-        parse(f"{tmp_path}/own.yaml")
+    for entry, message in (
+        ("path: data.jsonl\nrepeat: 2\n", "did you mean repeats"),
+        ("path: data.jsonl\nrepeats: four\n", "own.yaml does not describe a benchmark"),
+        ("path: data.jsonl\ngold: 3\n", "own.yaml does not describe a benchmark"),
+    ):
+        (tmp_path / "own.yaml").write_text(entry)
+        with pytest.raises(ValueError, match=message):
+            parse(f"{tmp_path}/own.yaml")
+    (tmp_path / "own.yaml").write_text("path: own.py\n")
+    with pytest.raises(ValueError, match=r"own\.py: expected one of \.jsonl"):
+        load(parse(f"{tmp_path}/own.yaml")[0].benchmark)
 
 
 def test_the_embedded_benchmark_needs_no_files() -> None:
