@@ -121,7 +121,7 @@ class ClusterEngine:
             try:
                 finished = self._ray.get(call)
             except self._ray.exceptions.RayTaskError as error:
-                raise error.as_instanceof_cause() from None
+                raise error.cause from None  # as it was there, without Ray's account of it
             except self._ray.exceptions.RayActorError as error:
                 logger.warning("an engine died, the others take over: %s", _last_line(error))
                 alive.discard(number)

@@ -32,7 +32,7 @@ class OfflineEngine:
 
         try:
             self._llm = vllm.LLM(**options)
-        except (TypeError, ValueError, OSError) as error:
+        except (TypeError, ValueError, OSError, RuntimeError) as error:
             raise ValueError(f"vLLM cannot load {model}: {error}") from error
         self._settings = settings
         self._tokenizer = self._llm.get_tokenizer()
@@ -80,9 +80,19 @@ class OfflineEngine:
             self._indices[internal.rpartition("-")[0] or internal] = index
 
     def step(self) -> list[Completion]:
-        """One forward pass; what finished with it."""
+        """One forward pass; what finished with it.
+
+        Raises:
+            EvaluationError: out of memory, or the engine's process is gone.
+        """
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        try:
+            outputs = self._llm.llm_engine.step()
+        except (RuntimeError, EngineDeadError) as error:
+            raise EvaluationError(f"vLLM gave way: {error}") from error
         finished = []
-        for output in self._llm.llm_engine.step():
+        for output in outputs:
             if output.finished:
                 answer = output.outputs[0]
                 finished.append(
@@ -104,11 +114,7 @@ class OfflineEngine:
         """Completions as they finish; every request is queued at once, so the batch stays full."""
         self.add(dict(enumerate(requests)))
         while self.busy:
-            try:
-                finished = self.step()
-            except RuntimeError as error:  # out of memory, or the engine's process is gone
-                raise EvaluationError(f"vLLM gave way: {error}") from error
-            yield from finished
+            yield from self.step()
 
     def close(self) -> None:
         """Nothing to do: the engine ends with the process."""

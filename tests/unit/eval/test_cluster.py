@@ -18,18 +18,27 @@ class DiedError(Exception):
     pass
 
 
+class TaskError(Exception):
+    """As Ray's: the worker's own exception is its `cause`."""
+
+    def __init__(self, cause: Exception) -> None:
+        super().__init__("a traceback of many lines")
+        self.cause = cause
+
+
 class Call:
     def __init__(self, result: object) -> None:
         self.result = result
 
 
 class Worker:
-    """Finishes up to three of the requests it holds a call; dies at the call it is told to."""
+    """Finishes up to three of the requests it holds a call; fails at the call it is told to."""
 
-    def __init__(self, dies_at: int | None = None) -> None:
+    def __init__(self, dies_at: int | None = None, failure: Exception | None = None) -> None:
         self.held: list[int] = []
         self.calls = 0
         self.dies_at = dies_at
+        self.failure = failure or DiedError("gone")
         self.done = 0
         self.advance = types.SimpleNamespace(remote=self._advance)
 
@@ -37,7 +46,7 @@ class Worker:
         self.calls += 1
         self.held += new
         if self.dies_at is not None and self.calls >= self.dies_at:
-            return Call(DiedError("gone"))
+            return Call(self.failure)
         finished, self.held = self.held[:3], self.held[3:]
         self.done += len(finished)
         return Call([Completion(i, str(i), 1, "stop") for i in finished])
@@ -52,7 +61,7 @@ def get(call: Call) -> object:
 RAY = types.SimpleNamespace(
     wait=lambda calls, num_returns: (calls[:1], calls[1:]),
     get=get,
-    exceptions=types.SimpleNamespace(RayActorError=DiedError, RayTaskError=ZeroDivisionError),
+    exceptions=types.SimpleNamespace(RayActorError=DiedError, RayTaskError=TaskError),
 )
 REQUESTS = [Request("b", str(i), 0, i, Prompt("?", None), 1.0) for i in range(50)]
 
@@ -88,4 +97,11 @@ def test_the_others_take_over_from_an_engine_that_dies(call: int) -> None:
 def test_when_every_engine_has_died_the_run_stops() -> None:
     engine = cluster(Worker(dies_at=2), Worker(dies_at=1))
     with pytest.raises(EvaluationError, match="every engine has died"):
+        list(engine.generate(REQUESTS))
+
+
+@pytest.mark.parametrize("cause", [EvaluationError("vLLM gave way"), ValueError("too long")])
+def test_what_an_engine_raised_is_raised_as_it_was(cause: Exception) -> None:
+    engine = cluster(Worker(), Worker(dies_at=1, failure=TaskError(cause)))
+    with pytest.raises(type(cause), match=f"^{cause}$"):
         list(engine.generate(REQUESTS))
