@@ -62,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = parser.parse_args(arguments[:1]).command
     try:
         return commands[command](arguments[1:])
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"python -m eval {command}: error: {error}", file=sys.stderr)
         return 2
     except EvaluationError as error:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from eval.metrics.intervals import bootstrap_interval, difference_intervals
 from eval.metrics.paired import holm, mcnemar_p_value, sign_flip_p_value
 from eval.metrics.summary import group_by_problem
+from eval.records import GENERATIONS, MANIFEST
 
 _SHOWN = 5
 
@@ -186,13 +186,13 @@ def compare(dirs: Sequence[Path]) -> Comparison:
 
 
 def _read(folder: Path) -> _Run:
-    files = sorted(folder.glob("*/generations.jsonl"))
+    files = sorted(folder.glob(f"*/{GENERATIONS}"))
     if not files:
         raise ValueError(
-            f"{folder} holds no <benchmark>/generations.jsonl: give the --out folder of "
+            f"{folder} holds no <benchmark>/{GENERATIONS}: give the --out folder of "
             "python -m eval run"
         )
-    manifest = folder / "manifest.json"
+    manifest = folder / MANIFEST
     return _Run(
         str(folder),
         json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {},
@@ -284,7 +284,7 @@ def _setting_warnings(first: _Run, other: _Run) -> list[str]:
     """What differs between two manifests apart from the model and the time."""
     for run in (first, other):
         if not run.manifest:
-            return [f"{run.name} has no manifest.json, so its settings are not known"]
+            return [f"{run.name} has no {MANIFEST}, so its settings are not known"]
     changes = []
     for part in ("settings", "versions", "benchmarks"):
         a, b = (_flat(run.manifest.get(part) or {}, part) for run in (first, other))
@@ -334,8 +334,15 @@ def _code(name: str) -> str:
     return "`" + name.replace("|", "\\|") + "`"
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the comparison; returns the exit status: 0, or 2 for what the user can mend."""
+def main(argv: Sequence[str]) -> int:
+    """Print the comparison.
+
+    Returns:
+        0.
+
+    Raises:
+        ValueError: see `compare`.
+    """
     parser = argparse.ArgumentParser(
         prog="python -m eval compare",
         description="Compare each later run with the first one, paired by problem: difference with "
@@ -350,11 +357,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--flips", type=int, default=_SHOWN, help="flipped problems to name (default: %(default)s)"
     )
     arguments = parser.parse_args(argv)
-    try:
-        comparison = compare(arguments.runs)
-    except (ValueError, OSError) as error:
-        print(f"python -m eval compare: error: {error}", file=sys.stderr)
-        return 2
+    comparison = compare(arguments.runs)
     if arguments.json:
         print(json.dumps(asdict(comparison), indent=2))
     elif arguments.markdown:
@@ -362,7 +365,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     else:
         print(comparison.text(arguments.flips), end="")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from eval.runner import Plan
+if TYPE_CHECKING:
+    from eval.runner import Plan
 
 
 def summary_table(summary: Mapping[str, Any]) -> str:
@@ -28,7 +29,7 @@ def summary_table(summary: Mapping[str, Any]) -> str:
                 percent(numbers["pass@k"][k]),
                 percent(numbers["maj@k"][k]),
                 percent(numbers["truncation_rate"]),
-                "-" if length is None else f"{length:.0f}",
+                "–" if length is None else f"{length:.0f}",
             ]
         )
     lines = [columns(rows)]
@@ -45,7 +46,7 @@ def summary_table(summary: Mapping[str, Any]) -> str:
 
 def percent(share: float | None) -> str:
     """A share of 1 in percent, with one digit."""
-    return "-" if share is None else f"{100 * share:.1f}"
+    return "–" if share is None else f"{100 * share:.1f}"
 
 
 def columns(rows: Sequence[Sequence[str]]) -> str:

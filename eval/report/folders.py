@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eval.records import GENERATIONS, MANIFEST, SUMMARY
 from vespo_openrlhf.pages import distinct_names
-
-_MANIFEST, _SUMMARY, _GENERATIONS = "manifest.json", "summary.json", "generations.jsonl"
 
 
 @dataclass(frozen=True)
@@ -100,7 +99,7 @@ class Evaluation:
                 yield json.loads(file.readline())
 
     def _path(self, benchmark: str) -> Path:
-        return self.folder / benchmark / _GENERATIONS
+        return self.folder / benchmark / GENERATIONS
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
@@ -122,11 +121,11 @@ def read_folders(folders: Sequence[Path]) -> list[Evaluation]:
 
 
 def _read(folder: Path, name: str) -> Evaluation:
-    manifest, summary = (_object(folder / file) for file in (_MANIFEST, _SUMMARY))
+    manifest, summary = (_object(folder / file) for file in (MANIFEST, SUMMARY))
     benchmarks = summary.get("benchmarks")
     if not isinstance(benchmarks, dict) or not benchmarks:
         raise ValueError(
-            f"{folder / _SUMMARY} holds no benchmarks: it was not written by `python -m eval run`"
+            f"{folder / SUMMARY} holds no benchmarks: it was not written by `python -m eval run`"
         )
     return Evaluation(
         name=name,

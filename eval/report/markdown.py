@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from eval.tables import percent
+
 from .folders import Evaluation, benchmarks_of
 
 _SETTINGS = ("temperature", "top_p", "max_tokens", "seed")
@@ -43,11 +45,6 @@ def accuracy(numbers: dict[str, Any]) -> str:
     low, high = numbers["interval"]
     interval = f"[{percent(low)}, {percent(high)}]"
     return f"{percent(numbers['avg@k'])} {interval} @{numbers['repeats']}"
-
-
-def percent(share: float | None) -> str:
-    """In percent with one digit."""
-    return "–" if share is None else f"{100 * share:.1f}"
 
 
 def detail_cells(numbers: dict[str, Any]) -> dict[str, str]:

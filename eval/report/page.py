@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from eval.tables import percent
 from vespo_openrlhf import pages
 
 from . import figures
 from .folders import Evaluation, Generation, benchmarks_of
 from .heatmap import easiest_first, heatmap, key
-from .markdown import accuracy_row, detail_cells, percent
+from .markdown import accuracy_row, detail_cells
 from .samples import browse
 
 

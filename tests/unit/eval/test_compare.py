@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
+from eval.__main__ import main as command
 from eval.compare import compare, main
 
 
@@ -202,5 +203,5 @@ def test_json(two_runs: list[str], capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_mistake_exits_with_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main([str(tmp_path / "x"), str(tmp_path / "y")]) == 2
+    assert command(["compare", str(tmp_path / "x"), str(tmp_path / "y")]) == 2
     assert "give the --out folder" in capsys.readouterr().err
