@@ -6,11 +6,9 @@ what can be leafed through, `page` puts the page together, `markdown` the tables
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
-from vespo_openrlhf.pages import write_text
+from vespo_openrlhf.pages import report_parser, write_text
 
 DESCRIPTION = """\
 Write one self-contained HTML page about evaluations: accuracy with intervals, pass@k and maj@k,
@@ -26,32 +24,23 @@ examples:
 """
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str]) -> int:
     """`python -m eval report`.
 
     Returns:
         0.
 
     Raises:
-        ValueError: a folder holds no finished evaluation, or the page cannot be written.
+        ValueError: a folder holds no finished evaluation.
+        OSError: the page cannot be written.
     """
-    parser = argparse.ArgumentParser(
-        prog="python -m eval report",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = report_parser(
+        "python -m eval report", DESCRIPTION, EXAMPLES, "the --out of an evaluation"
     )
     parser.add_argument(
-        "folders", nargs="+", type=Path, metavar="DIR", help="the --out of an evaluation"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="what to write (default: report.html in the first folder; Markdown: the terminal)",
-    )
-    parser.add_argument(
-        "--markdown", action="store_true", help="tables for a paper instead of the page"
+        "--markdown",
+        action="store_true",
+        help="tables for a paper instead of the page; without --out, in the terminal",
     )
     parser.add_argument(
         "--samples",
@@ -79,9 +68,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         text = build_page(evaluations, options.samples).render()
     out = options.out or options.folders[0] / "report.html"
-    try:
-        write_text(text, out)
-    except OSError as error:
-        raise ValueError(f"{out} cannot be written: {error.strerror}") from error
+    write_text(text, out)
     print(out)
     return 0

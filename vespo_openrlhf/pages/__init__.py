@@ -2,7 +2,8 @@
 
 `page.Page` collects sections of blocks and writes the file; `blocks` makes text and tables,
 `figures` inlines matplotlib as SVG in the page's own colours, `browser` shows samples with
-filters. matplotlib is imported when a figure is made, and nothing else beside the standard library.
+filters, `command` is the command line of a report. matplotlib is imported when a figure is made,
+and nothing else beside the standard library.
 """
 
 from .blocks import (
@@ -17,6 +18,7 @@ from .blocks import (
     tiles,
 )
 from .browser import Problem, Sample, mark_answer, sample_browser
+from .command import report_parser
 from .figures import SERIES, figure, line_style, plotting
 from .names import distinct_names
 from .page import Page, write_text
@@ -37,6 +39,7 @@ __all__ = [
     "paragraph",
     "plotting",
     "raw",
+    "report_parser",
     "sample_browser",
     "settings_table",
     "table",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+
+from vespo_openrlhf.pages import report_parser
 
 DESCRIPTION = """\
 Write one self-contained HTML page about a training run: reward, accuracy, length, entropy, lag,
@@ -24,27 +24,18 @@ A run that still goes on can be looked at too.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Write the page; returns the exit status: 0, or 2 for what the user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="python -m vespo_openrlhf.report",
-        description=DESCRIPTION,
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="the --run.dir of a training run"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="the page (default: report.html in the first run folder)",
+    parser = report_parser(
+        "python -m vespo_openrlhf.report",
+        DESCRIPTION,
+        EXAMPLES,
+        "the --run.dir of a training run",
     )
     options = parser.parse_args(argv)
-    out = options.out or options.run_dirs[0] / "report.html"
+    out = options.out or options.folders[0] / "report.html"
     from .page import write_report
 
     try:
-        write_report(options.run_dirs, out)
+        write_report(options.folders, out)
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: error: {error}", file=sys.stderr)
         return 2

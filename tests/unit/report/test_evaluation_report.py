@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from eval.__main__ import main as command
 from eval.report import main
 from eval.report.figures import wilson
 from eval.report.folders import Generation, read_folders
@@ -165,10 +166,15 @@ def test_a_folder_that_is_no_evaluation_is_refused(
         main([str(folder)])
 
 
-def test_a_page_that_cannot_be_written_is_a_clear_message(evaluation_folder: MakeFolder) -> None:
+def test_a_page_that_cannot_be_written_is_a_clear_message(
+    evaluation_folder: MakeFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = evaluation_folder()
-    with pytest.raises(ValueError, match=r"summary\.json/x\.html cannot be written"):
-        main([str(folder), "--out", str(folder / "summary.json" / "x.html")])
+    out = folder / "summary.json" / "x.html"
+    assert command(["report", str(folder), "--out", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("python -m eval report: error: ")
+    assert str(folder / "summary.json") in error
 
 
 def test_records_are_found_again_by_their_place(evaluation_folder: MakeFolder) -> None:
