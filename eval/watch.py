@@ -39,7 +39,6 @@ def main(argv: Sequence[str]) -> int:
         ValueError: there is no such folder, or options that a run would refuse.
     """
     own = argparse.ArgumentParser(add_help=False)
-    own.add_argument("folder", type=Path, metavar="CKPT_DIR", help="where checkpoints appear")
     own.add_argument("--out", required=True, type=Path, help="folder for the results")
     own.add_argument("--once", action="store_true", help="stop once what is there is evaluated")
     own.add_argument(
@@ -51,20 +50,23 @@ def main(argv: Sequence[str]) -> int:
         parents=[own],
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("folder", metavar="CKPT_DIR", help="where checkpoints appear")
     add_run_options(parser, model=False)
     arguments = parser.parse_args(argv)
     parse(arguments.benchmarks)
     if run_of(arguments, model="", revision=None).endpoint is not None:
         raise ValueError("watch loads each checkpoint itself: leave --endpoint out")
-    if not arguments.folder.is_dir():
-        raise ValueError(f"{arguments.folder}: there is no such folder")
+    folder = Path(arguments.folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: there is no such folder")
     _, options = own.parse_known_args(argv)
+    options.remove(arguments.folder)  # what is left is for `run`
     arguments.out.mkdir(parents=True, exist_ok=True)
     failures: dict[Path, int] = {}
     while True:
         waiting = [
             (step, path)
-            for step, path in checkpoints(arguments.folder)
+            for step, path in checkpoints(folder)
             if not (_folder(arguments.out, step) / SUMMARY).exists()
             and failures.get(path, 0) < _ATTEMPTS
         ]

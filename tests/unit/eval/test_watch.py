@@ -48,12 +48,16 @@ def test_accuracy_over_steps_is_drawn(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_cannot_be_evaluated_is_given_up_on(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     checkpoint(tmp_path / "ckpt" / "global_step1_hf")
-    arguments = [str(tmp_path / "ckpt"), "--out", str(tmp_path / "out"), "--once"]
-    assert main(["watch", *arguments, "--data-dir", str(tmp_path / "nowhere")]) == 1
-    assert "failed (2 of 2 times)" in capsys.readouterr().out
+    nowhere = str(tmp_path / "nowhere")
+    # As the usage has it, the folder last.
+    arguments = ["--data-dir", nowhere, "--out", str(tmp_path / "out"), "--once"]
+    assert main(["watch", *arguments, str(tmp_path / "ckpt")]) == 1
+    printed = capfd.readouterr()
+    assert "failed (2 of 2 times)" in printed.out
+    assert printed.err.count(f"--data-dir {nowhere}: there is no such folder") == 2
 
 
 @pytest.mark.parametrize(
