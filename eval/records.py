@@ -67,7 +67,10 @@ class Lines:
         Raises:
             EvaluationError: the disk does not take them; the file ends where it did before.
         """
-        block = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        # Half a surrogate pair, which a model can emit, cannot be encoded; this makes it \ud83d,
+        # which is JSON's own way to write it.
+        block = text.encode(errors="backslashreplace")
         before = self.path.stat().st_size if self.path.exists() else 0
         try:
             self.path.parent.mkdir(exist_ok=True)

@@ -20,6 +20,12 @@ def test_a_torn_last_line_is_cut_off(torn: str, tmp_path: Path) -> None:
     assert path.read_text() == '{"a": 1}\n{"a": 2}\n{"a": 4}\n'
 
 
+def test_half_a_surrogate_pair_is_kept(tmp_path: Path) -> None:
+    lines = Lines(tmp_path / "lines.jsonl")
+    lines.append([{"response": "\ud83d é"}])
+    assert list(lines.read()) == [{"response": "\ud83d é"}]
+
+
 def test_a_file_of_nothing_but_a_torn_line_is_empty(tmp_path: Path) -> None:
     path = tmp_path / "lines.jsonl"
     path.write_text('{"a":')
