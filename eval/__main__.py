@@ -138,8 +138,9 @@ def score(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--json", action="store_true", help="print the summary as JSON")
     arguments = parser.parse_args(argv)
-    foreign = arguments.benchmark is not None and arguments.responses is not None
-    if foreign == (arguments.folder is not None):
+    foreign = arguments.folder is None
+    given = (arguments.benchmark is not None, arguments.responses is not None)
+    if given != (foreign, foreign):
         raise ValueError("give the folder of a run, or --benchmark and --responses")
     from eval import scoring, tables
 

@@ -39,6 +39,8 @@ def rescore(path: Path) -> dict[str, Any]:
         assert manifest is not None
         for name, entry in manifest["benchmarks"].items():
             records = list(folder.generations(name).read())
+            if not records:  # interrupted before it came to this one
+                continue
             judged = list(tqdm(judge_all(records, entry), total=len(records), desc=name))
             folder.generations(name).replace(judged)
             pairs = zip(records, judged, strict=True)

@@ -90,11 +90,10 @@ def test_killed_at_random_and_resumed_the_records_are_those_of_an_uninterrupted_
     assert main(command(out)) == 0
     assert len(server.requests) == 160 - partial
     assert lines(out / "sums") == lines(done / "sums")
-    for name in ("summary.json",):
-        ours, theirs = (json.loads((folder / name).read_text()) for folder in (out, done))
-        for summary in (ours, theirs):
-            summary["benchmarks"]["sums"].pop("tokens_per_second")
-        assert ours == theirs
+    ours, theirs = (json.loads((folder / "summary.json").read_text()) for folder in (out, done))
+    for summary in (ours, theirs):
+        summary["benchmarks"]["sums"].pop("tokens_per_second")
+    assert ours == theirs
 
 
 def test_interrupted_a_run_keeps_what_came_back(
@@ -304,6 +303,23 @@ def test_scoring_again_mends_verdicts_and_generates_nothing(
     assert json.loads(capsys.readouterr().out) == json.loads(summary)
     assert lines(done / "sums") == right
     assert len(server.requests) == asked
+
+
+def test_scoring_again_passes_over_a_benchmark_that_was_not_begun(done: Path) -> None:
+    manifest = json.loads((done / "manifest.json").read_text())
+    manifest["benchmarks"]["later"] = manifest["benchmarks"]["sums"]
+    (done / "manifest.json").write_text(json.dumps(manifest))
+    assert main(["score", str(done)]) == 0
+    assert not (done / "later").exists()
+
+
+@pytest.mark.parametrize("more", [["--benchmark", "b"], ["--responses", "r"]])
+def test_a_folder_and_responses_are_not_scored_together(
+    more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (more, ["folder", *more], []):
+        assert main(["score", *arguments]) == 2
+        assert "give the folder of a run, or --benchmark and --resp" in capsys.readouterr().err
 
 
 def test_what_another_system_generated_is_scored(
