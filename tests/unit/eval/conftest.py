@@ -1,7 +1,7 @@
 """A server that speaks OpenAI's protocol, and the command line against it.
 
 The server is a stand-in: it shows what the harness does around a model, deterministically and in
-no time. The real vLLM, offline and as a server, is in tests/integration/eval.
+no time. The real vLLM, offline and as a server, is in tests/e2e/test_eval.py.
 """
 
 from __future__ import annotations
