@@ -157,11 +157,15 @@ def prepare(options: Options) -> Report:
         "overlap": options.overlap,
     }
     options.out.mkdir(parents=True, exist_ok=True)
+    # First: a folder with a manifest is complete. What stood there is gone only from here on.
+    for name in (MANIFEST, "train.parquet", "validation.parquet"):
+        (options.out / name).unlink(missing_ok=True)
     for name, part in splits.items():
         _write(options.out / f"{name}.parquet", part, source, report.settings["template"])
-    (options.out / DROPPED).write_text("".join(f"{line}\n" for line in dropped.lines))
+    (options.out / DROPPED).write_text(
+        "".join(f"{line}\n" for line in dropped.lines), encoding="utf-8"
+    )
     (options.out / CARD).write_text(card(source, report), encoding="utf-8")
-    # Last: a folder with a manifest is complete.
     (options.out / MANIFEST).write_text(json.dumps(asdict(report), indent=2) + "\n")
     return report
 
@@ -175,9 +179,6 @@ def _check_folder(options: Options) -> None:
             there = None
         if there != options.source:
             raise ValueError(f"--out {options.out} holds another dataset ({there}): name another")
-        manifest.unlink()
-        for split in ("train", "validation"):
-            (options.out / f"{split}.parquet").unlink(missing_ok=True)
     elif options.out.is_dir() and any(options.out.glob("*.parquet")):
         raise ValueError(
             f"--out {options.out} holds Parquet files and no {MANIFEST}: name another folder, or "

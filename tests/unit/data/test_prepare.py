@@ -136,6 +136,17 @@ def test_the_same_command_gives_the_same_files(tmp_path: Path) -> None:
     assert files[0] == files[1]
 
 
+def test_what_was_prepared_stays_where_it_cannot_be_prepared_again(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", [{"problem": "What is 1?", "answer": "1"}])
+    options = Options("custom", tmp_path / "out", (file,))
+    prepare(options)
+    before = {path.name: path.read_bytes() for path in options.out.iterdir()}
+    file.unlink()
+    with pytest.raises(ValueError, match="there is no such file"):
+        prepare(options)
+    assert {path.name: path.read_bytes() for path in options.out.iterdir()} == before
+
+
 def test_the_card_says_loudly_what_was_not_checked(
     tmp_path: Path, benchmarks: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
