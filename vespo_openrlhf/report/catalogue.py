@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .derive import TOKENS_PER_SECOND
+
 
 @dataclass(frozen=True)
 class Chart:
@@ -31,7 +33,7 @@ class Chart:
 LEARNING = (
     Chart(
         "Reward",
-        ("rollout/reward_mean", "reward"),
+        ("rollout/reward_mean",),
         "Mean over the responses of the batch, with whatever shaping the reward has.",
     ),
     Chart(
@@ -44,19 +46,19 @@ LEARNING = (
     ),
     Chart(
         "Response length (tokens)",
-        ("rollout/response_length_mean", "response_length"),
+        ("rollout/response_length_mean",),
         "Mean over the responses of the batch.",
         from_zero=True,
     ),
     Chart(
         "Responses cut off",
-        ("rollout/truncated_rate", "response_clip_ratio"),
+        ("rollout/truncated_rate",),
         "Share that ran into the longest length allowed.",
         share=True,
     ),
     Chart(
         "Entropy (nats per token)",
-        ("entropy_loss", "ent_loss", "entropy"),
+        ("entropy_loss",),
         "Of the policy, mean over tokens. A fast fall to 0 ends exploration.",
         from_zero=True,
         hint="`--actor.entropy_coef 0` logs it without changing the loss",
@@ -152,26 +154,26 @@ BY_LAG = (
 CLUSTER = (
     Chart(
         "Responses trained per second",
-        ("scheduler/samples_per_second", "derived/samples_per_second"),
+        ("scheduler/samples_per_second",),
         "Over the whole time from one batch to the next.",
         from_zero=True,
     ),
     Chart(
         "Response tokens trained per second",
-        ("derived/tokens_per_second",),
-        "Over the whole time from one batch to the next.",
+        (TOKENS_PER_SECOND,),
+        "Responses per second times their mean length.",
         from_zero=True,
     ),
     Chart(
         "Trainer idle",
-        ("scheduler/trainer_idle", "scheduler/trainer_idle_share", "derived/trainer_idle"),
+        ("scheduler/trainer_idle",),
         "Share of the time in which the trainer neither trains nor publishes weights.",
         share=True,
         whole=True,
     ),
     Chart(
         "Engines idle",
-        ("scheduler/engine_idle", "scheduler/engine_idle_share", "derived/engine_idle"),
+        ("scheduler/engine_idle",),
         "Share of the engines' time with nothing to generate.",
         share=True,
         whole=True,
@@ -185,7 +187,7 @@ CLUSTER = (
     ),
     Chart(
         "Groups waiting to be trained",
-        ("scheduler/queued_groups", "scheduler/queued"),
+        ("scheduler/queued_groups",),
         "Complete when the batch was done.",
         from_zero=True,
     ),
@@ -197,7 +199,7 @@ CLUSTER = (
     ),
     Chart(
         "Waited for an older group (seconds)",
-        ("scheduler/waited_seconds", "scheduler/waited"),
+        ("scheduler/waited_seconds",),
         "Time in which the trainer had a whole batch and waited for one that would become too old.",
         from_zero=True,
     ),

@@ -31,12 +31,8 @@ def draw(chart: Chart, runs: Sequence[Run]) -> Block | None:
     found = {index: series for index, series in curves.items() if series and series.finite}
     if not found:
         return None
-    note = ""
-    if any((run.find(*chart.names) or "").startswith("derived/") for run in runs):
-        note = " Worked out from the timings."
     missing = [run.name for index, run in enumerate(runs) if index not in found]
-    if missing:
-        note += f" Not logged: {', '.join(missing)}."
+    note = f" Not logged: {', '.join(missing)}." if missing else ""
     return plot(
         chart.title,
         chart.caption + note,
@@ -156,7 +152,7 @@ def draw_by_lag(title: str, name: str, caption: str, runs: Sequence[Run]) -> Blo
 
 def draw_lags(run: Run) -> Block | None:
     """How old the tokens were that each batch trained on: a picture of lag by batch."""
-    bins = run.histogram(r"(?:lag_tokens/|lag/token_share_)(\d+)")
+    bins = run.histogram(r"lag_tokens/(\d+)")
     if not any(sum(series.finite) > 0 for series in bins.values()):
         return None
     import numpy as np

@@ -23,8 +23,7 @@ _SAMPLE_CHARACTERS = 6000
 _OTHER_CHARTS = 80
 _LISTED_RUNS = 4
 _SHOWN_ELSEWHERE = re.compile(
-    r"derived/|timing/|lag_|lag/token_share|lag/version_share|token_version/|"
-    r".*/lag_\d|.*log_w_p\d|.*phi_p\d"
+    r"derived/|timing/|lag_|token_version/|.*/lag_\d|.*log_w_p\d|.*phi_p\d"
 )
 
 
@@ -164,7 +163,7 @@ def _headline(run: Run) -> dict[str, tuple[str, str] | str]:
     lag = run.series("lag/max")
     if lag and lag.finite:
         figures["greatest lag"] = f"{max(lag.finite):.0f} updates"
-    speed = run.series("scheduler/samples_per_second", "derived/samples_per_second")
+    speed = run.series("scheduler/samples_per_second")
     if speed and speed.finite:
         figures["responses per second"] = (f"{median(speed.finite):,.3g}", "median")
     figures["rollout batches"] = f"{len(run.train):,}"

@@ -34,7 +34,7 @@ def test_one_run(run_folder: MakeFolder, capsys: pytest.CaptureFixture[str]) -> 
     assert {"Reward", "Training accuracy", "log W (nats)", "Lag of the tokens (updates)"} <= set(
         titles(html)
     )
-    assert "Worked out from the timings." in html
+    assert {"Response tokens trained per second", "Engines idle"} <= set(titles(html))
     assert "actor.adam.lr" in html
     assert "2.13.0" in html
     # What no chart of ours describes is shown all the same: moving ones drawn, others in a table.
@@ -60,7 +60,9 @@ def test_two_runs_side_by_side(run_folder: MakeFolder, tmp_path: Path) -> None:
 
 
 def test_runs_that_log_different_things(run_folder: MakeFolder, tmp_path: Path) -> None:
-    bare = [{"step": s, "kind": "train", "time": 1.0, "reward": 0.1 * s} for s in (1, 2)]
+    bare = [
+        {"step": s, "kind": "train", "time": 1.0, "rollout/reward_mean": 0.1 * s} for s in (1, 2)
+    ]
     runs = [run_folder("full"), run_folder("bare", lines=bare)]
     page = tmp_path / "both.html"
     assert main([*map(str, runs), "--out", str(page)]) == 0

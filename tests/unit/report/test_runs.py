@@ -7,7 +7,7 @@ import pytest
 
 from vespo_openrlhf.pages import distinct_names
 from vespo_openrlhf.report.charts import moving_average
-from vespo_openrlhf.report.derive import with_derived
+from vespo_openrlhf.report.derive import TOKENS_PER_SECOND, with_derived
 from vespo_openrlhf.report.runs import Run, Series, read_run
 
 MakeFolder = Callable[..., Path]
@@ -121,18 +121,15 @@ def test_broken_settings_do_not_hide_the_metrics(run_folder: MakeFolder) -> None
     assert read_run(folder, "run").config == {}
 
 
-def test_throughput_and_idle_shares_from_the_timings(run_folder: MakeFolder) -> None:
-    run = with_derived(read_run(run_folder(), "run"))
-    derived = {name: series.values[0] for name in run.names if (series := run.logged(name))}
-    assert derived["derived/samples_per_second"] == pytest.approx(51.2)
-    assert derived["derived/tokens_per_second"] == pytest.approx(5120)
-    assert derived["derived/trainer_idle"] == pytest.approx(0.3)
-    assert derived["derived/engine_idle"] == pytest.approx(0.2)
+def test_throughput_in_tokens_follows_from_that_in_responses(run_folder: MakeFolder) -> None:
+    series = with_derived(read_run(run_folder(), "run")).logged(TOKENS_PER_SECOND)
+    assert series is not None
+    assert series.values[0] == pytest.approx(5000)
 
 
-def test_without_timings_nothing_is_derived(tmp_path: Path) -> None:
-    run = Run("run", tmp_path, [{"step": 1, "kind": "train", "timing/step_total": None}])
-    assert with_derived(run).names == ["timing/step_total"]
+def test_without_its_sources_nothing_is_derived(tmp_path: Path) -> None:
+    line = {"step": 1, "kind": "train", "scheduler/samples_per_second": None}
+    assert with_derived(Run("run", tmp_path, [line])).names == ["scheduler/samples_per_second"]
 
 
 def test_moving_average_passes_over_gaps() -> None:
