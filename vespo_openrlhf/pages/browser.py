@@ -57,12 +57,16 @@ def mark_answer(response: str, answer: str | None, limit: int) -> list[Part]:
 
     Args:
         response: the text.
-        answer: marked where it stands last, since that is what a verifier judges.
+        answer: marked where it stands last in a box, since that is what a verifier judges; where
+            it is in none, where it stands last.
         limit: about how many characters to keep; half of them at either end, less what
             the surroundings of an answer in the middle take.
     """
     size = len(response)
-    start = response.rfind(answer) if answer else -1
+    start = -1
+    if answer:
+        box = response.rfind(f"boxed{{{answer}}}")
+        start = box + len("boxed{") if box >= 0 else response.rfind(answer)
     end = start + len(answer or "")
     if size <= limit:
         keep = [(0, size)]

@@ -15,8 +15,12 @@ def joined(parts: list) -> str:  # type: ignore[type-arg]
     )
 
 
-def test_the_last_place_of_the_answer_is_marked() -> None:
+def test_the_last_box_with_the_answer_is_marked_else_its_last_place() -> None:
     assert pages.mark_answer("7 or 7.", "7", 100) == ["7 or ", {"mark": "7"}, "."]
+    boxed = "\\boxed{7}, no, \\boxed{7}, as 3 + 4 = 7."
+    assert pages.mark_answer(boxed, "7", 100) == [
+        "\\boxed{7}, no, \\boxed{", {"mark": "7"}, "}, as 3 + 4 = 7.",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("answer", [None, "", "42"])
