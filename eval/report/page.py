@@ -47,13 +47,12 @@ def build_page(evaluations: Sequence[Evaluation], samples: int) -> pages.Page:
     drawn = [block for block in lengths if block]
     if drawn:
         page.section("Response length", *legend, *drawn)
-    maps = _heatmaps(evaluations, generations)
-    if maps:
+    problems = _problems(evaluations, generations)
+    if problems:
         page.section(
             "Problems",
             key(),
-            *maps,
-            _problem_tables(evaluations, generations),
+            *problems,
             intro="A column is a problem, a cell one of its repeats. Problems stand easiest "
             "first, in one order for all models. A click on a column shows its generations.",
         )
@@ -117,35 +116,28 @@ def _grouped(found: Sequence[Generation]) -> dict[str, list[Generation]]:
     return by_problem
 
 
-def _heatmaps(
+def _problems(
     evaluations: Sequence[Evaluation], generations: dict[str, list[list[Generation]]]
 ) -> list[pages.Block]:
-    blocks = []
+    """The heat maps, and their numbers for who cannot see them; nothing without records."""
+    maps, tables = [], []
     for benchmark, of_each in generations.items():
         grouped = [_grouped(found) for found in of_each]
         order = easiest_first(grouped)
+        if not order:
+            continue
         for evaluation, by_problem in zip(evaluations, grouped, strict=True):
             if by_problem:
                 title = benchmark + (f" · {evaluation.name}" if len(evaluations) > 1 else "")
-                blocks.append(heatmap(title, benchmark, order, by_problem))
-    return blocks
-
-
-def _problem_tables(
-    evaluations: Sequence[Evaluation], generations: dict[str, list[list[Generation]]]
-) -> pages.Block:
-    """The heat maps' numbers, for who cannot see them."""
-    tables = []
-    for benchmark, of_each in generations.items():
-        grouped = [_grouped(found) for found in of_each]
+                maps.append(heatmap(title, benchmark, order, by_problem))
         rows: list[list[object]] = []
-        for problem in easiest_first(grouped):
+        for problem in order:
             samples = [by_problem.get(problem, []) for by_problem in grouped]
             rows.append([problem, *(f"{sum(s.correct for s in g)} / {len(g)}" for g in samples)])
         headers = ["problem", *(evaluation.name for evaluation in evaluations)]
         listing = pages.table(headers, rows, numeric=range(1, len(headers)))
         tables.append(pages.details(f"{benchmark}: right answers of each problem", listing))
-    return pages.Block("".join(table.html for table in tables))
+    return maps + tables
 
 
 def _manifests(evaluations: Sequence[Evaluation]) -> list[pages.Block]:

@@ -94,12 +94,16 @@ def test_without_samples(evaluation_folder: MakeFolder) -> None:
 
 
 def test_records_that_are_gone_leave_the_summary(evaluation_folder: MakeFolder) -> None:
-    folder = evaluation_folder(benchmarks={"aime24": (4, 4)})
+    folder = evaluation_folder(benchmarks={"aime24": (4, 4), "gsm8k": (4, 1)})
     (folder / "aime24" / "generations.jsonl").unlink()
     assert main([str(folder)]) == 0
     html = (folder / "report.html").read_text()
     assert "50.0 [40.0, 60.0] @4" in html
-    assert "Problems</h2>" not in html
+    assert "gsm8k: right answers of each problem" in html
+    assert "aime24: right answers of each problem" not in html
+    (folder / "gsm8k" / "generations.jsonl").unlink()
+    assert main([str(folder)]) == 0
+    assert "Problems</h2>" not in (folder / "report.html").read_text()
 
 
 def test_what_is_not_finished_or_not_judged_is_said(evaluation_folder: MakeFolder) -> None:
