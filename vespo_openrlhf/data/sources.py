@@ -167,7 +167,8 @@ def _arithmetic() -> list[Row]:
 def _column(names: Sequence[str], table: Any, where: str) -> str:
     for name in names:
         head, _, field = name.partition(".")
-        if head in table.column_names and (not field or field in table.features[head]):
+        column = table.features.get(head)
+        if column is not None and (not field or (isinstance(column, dict) and field in column)):
             return name
     raise ValueError(
         f"{where} has no column {' or '.join(names)}; it has {', '.join(table.column_names)}"

@@ -234,6 +234,7 @@ def test_what_was_prepared_can_be_prepared_again(tmp_path: Path) -> None:
         (["custom", "--from", "rows.txt"], "expected one of .jsonl"),
         (["custom", "--from", "empty.jsonl"], "is empty"),
         (["gsm8k", "--from", "rows.jsonl"], "has no column answer or label or gold; it has"),
+        (["dapo-math-17k", "--from", "flat.jsonl"], "has no column reward_model.ground_truth or"),
         (["custom", "--from", "blank.jsonl"], "none is left: 1 no gold answer in it"),
         (["gsm8k"], "cannot be read from the hub"),
         (["arithmetic", "--template", "qwne"], "did you mean qwen"),
@@ -254,6 +255,7 @@ def test_mistakes_exit_with_2_and_say_what_to_change(
     monkeypatch.chdir(tmp_path)
     write(tmp_path / "rows.jsonl", [{"question": "x?", "wrong": "1"}])
     write(tmp_path / "blank.jsonl", [{"question": "x?", "answer": ""}])
+    write(tmp_path / "flat.jsonl", [{"prompt": "x?", "reward_model": "1"}])
     (tmp_path / "rows.txt").write_text("x")
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "other").mkdir()
