@@ -42,6 +42,7 @@ class Server(ThreadingHTTPServer):
 
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    wbufsize = -1  # headers and body in one packet: the second would wait 40 ms for an answer
     server: Server
 
     def log_message(self, *arguments: object) -> None:
