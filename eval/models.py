@@ -6,6 +6,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+from vespo_openrlhf.data.checks import hub_config
+
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 _PROBES = 16
 _PROBE_BYTES = 65_536
@@ -23,17 +25,7 @@ def revision_of(model: str, revision: str | None) -> str:
     folder = Path(model)
     if folder.is_dir():
         return _fingerprint(folder)
-    if model.startswith((".", "/", "~")) or model.count("/") > 1:
-        raise ValueError(f"--model {model}: there is no such folder")
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(model, revision=revision)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"--model {model} is neither a folder here nor a model that can be read from the hub: "
-            f"{str(error).splitlines()[0]}"
-        ) from error
+    config = hub_config(model, "--model", revision)
     return str(getattr(config, "_commit_hash", None) or revision or "unknown")
 
 

@@ -36,17 +36,30 @@ def check_model(path: str | None) -> None:
         if not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab*")):
             raise ValueError(f"--actor.model_name_or_path {path} holds no tokenizer")
         return
-    if path.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(path):
-        raise ValueError(f"--actor.model_name_or_path {path}: there is no such folder")
+    hub_config(path, "--actor.model_name_or_path")
+
+
+def hub_config(model: str, flag: str, revision: str | None = None) -> Any:
+    """The configuration of a model that is no folder here, from the hub.
+
+    Args:
+        model: its hub id.
+        flag: that named it, for the errors.
+        revision: branch, tag or commit; None is the newest.
+
+    Raises:
+        ValueError: it is a path, or cannot be read from the hub.
+    """
+    if model.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(model):
+        raise ValueError(f"{flag} {model}: there is no such folder")
     from transformers import AutoConfig
 
     try:
-        AutoConfig.from_pretrained(path)
+        return AutoConfig.from_pretrained(model, revision=revision)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
         raise ValueError(
-            f"--actor.model_name_or_path {path} is neither a folder here nor a model that can be "
-            f"read from the hub: {reason}"
+            f"{flag} {model} is neither a folder here nor a model that can be read from the hub: "
+            f"{str(error).splitlines()[0]}"
         ) from error
 
 

@@ -231,6 +231,7 @@ def test_what_was_prepared_can_be_prepared_again(tmp_path: Path) -> None:
     [
         (["custom"], "name its files with --from"),
         (["custom", "--from", "gone.jsonl"], "there is no such file"),
+        (["custom", "--from", "rows.jsonl", "rows.csv"], "must be of one kind"),
         (["custom", "--from", "rows.txt"], "expected one of .jsonl"),
         (["custom", "--from", "empty.jsonl"], "is empty"),
         (["gsm8k", "--from", "rows.jsonl"], "has no column answer or label or gold; it has"),
@@ -256,6 +257,7 @@ def test_mistakes_exit_with_2_and_say_what_to_change(
     write(tmp_path / "rows.jsonl", [{"question": "x?", "wrong": "1"}])
     write(tmp_path / "blank.jsonl", [{"question": "x?", "answer": ""}])
     write(tmp_path / "flat.jsonl", [{"prompt": "x?", "reward_model": "1"}])
+    (tmp_path / "rows.csv").write_text("question,answer\nx?,1\n")
     (tmp_path / "rows.txt").write_text("x")
     (tmp_path / "empty.jsonl").write_text("")
     (tmp_path / "other").mkdir()
