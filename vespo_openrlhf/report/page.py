@@ -188,23 +188,17 @@ def _warnings(runs: Sequence[Run]) -> list[pages.Block]:
         name = f"{run.name}: " if len(runs) > 1 else ""
         if run.unreadable:
             notes.append(f"{name}{run.unreadable} lines of metrics.jsonl could not be read.")
-        dropped, skipped = run.series("num_dropped"), run.series("num_skipped_updates")
-        if dropped and (count := sum(dropped.finite)):
-            notes.append(
-                f"{name}{count:.0f} responses were left out for a rollout log-prob that is not "
-                "finite."
-            )
-        if skipped and (count := _counted(skipped.finite)):
-            notes.append(
-                f"{name}{count:.0f} updates were skipped: their loss or gradient is not finite."
-            )
+        for metric, what in (
+            ("num_dropped", "responses were left out for a rollout log-prob that is not finite"),
+            (
+                "num_skipped_updates",
+                "updates were skipped: their loss or gradient is not finite",
+            ),
+        ):
+            series = run.series(metric)
+            if series and sum(series.finite) > 0:
+                notes.append(f"{name}{sum(series.finite):.0f} {what}.")
     return [pages.paragraph("\n\n".join(notes))] if notes else []
-
-
-def _counted(counter: Sequence[float]) -> float:
-    """What a counter has counted that starts anew at 0 when the run is resumed."""
-    rises = zip([0.0, *counter], counter, strict=False)
-    return sum(after - before if after >= before else after for before, after in rises)
 
 
 def _evaluations(runs: Sequence[Run]) -> list[pages.Block]:
