@@ -6,6 +6,8 @@ the loss is exchanged, and where it is proved that it was.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,7 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
         self._upstream_step = strategy.optimizer_step
         strategy.optimizer_step = self._optimizer_step
         self._gradient_norms: list[float] = []
+        self._num_skipped = 0
         strategy.print(f"policy loss in place: {self.policy_loss.name}")
 
     def ppo_train(self, kl_ctl: float) -> dict[str, Any]:
@@ -66,13 +69,16 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
         if self.policy_loss is None:
             return status
         status |= self.policy_loss.drain()
-        norms, self._gradient_norms = self._gradient_norms, []
+        # NaN, where every update was left out, does not count in the means over steps.
+        norms = self._gradient_norms or [math.nan]
         name = self.policy_loss.name
-        return status | {
+        status |= {
             f"{name}/grad_norm_mean": sum(norms) / len(norms),
             f"{name}/grad_norm_max": max(norms),
-            f"{name}/num_skipped_updates": float(self._guard.num_skipped),
+            f"{name}/num_skipped_updates": float(self._num_skipped),
         }
+        self._gradient_norms, self._num_skipped = [], 0
+        return status
 
     def training_step(self, experience: Any, *args: Any, **kwargs: Any) -> Any:
         if self.policy_loss is not None:
@@ -83,16 +89,17 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
 
     def _optimizer_step(self, optimizer: Any, model: Any, *args: Any, **kwargs: Any) -> None:
         """The strategy's `optimizer_step`, which DeepSpeed wants for every micro-batch."""
+        step = functools.partial(self._upstream_step, optimizer, model, *args, **kwargs)
         engine = model.model
-        ends_update = engine.is_gradient_accumulation_boundary()
-        if ends_update:
-            self._guard.before_step(engine)
-        self._upstream_step(optimizer, model, *args, **kwargs)
-        if ends_update:
-            self._guard.after_step(engine)
+        if not engine.is_gradient_accumulation_boundary():
+            step()
+            return
+        if self._guard.take_step(engine, step):
             self._gradient_norms.append(float(self.strategy.get_grad_norm(model)))
-            assert self.policy_loss is not None
-            self.policy_loss.end_update()
+        else:
+            self._num_skipped += 1
+        assert self.policy_loss is not None
+        self.policy_loss.end_update()
 
 
 class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc]

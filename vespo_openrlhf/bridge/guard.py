@@ -1,13 +1,17 @@
 """Stops before a broken optimizer step: a loss or a gradient norm that is not finite.
 
-OpenRLHF checks neither, so one such step would quietly spoil the weights. DeepSpeed leaves out
-steps with overflown 16-bit gradients, but says nothing; here such a step is counted and saved too.
+OpenRLHF checks neither, so one such step would quietly spoil the weights. DeepSpeed looks for
+such gradients itself, but says nothing of it, and not in every configuration: in bf16 not with
+ZeRO-3, whose reported norm hides them too, nor without ZeRO.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
@@ -31,10 +35,8 @@ class NonFiniteGuard:
         self._stops = action == "stop"
         self._folder = folder
         self._rank = rank
-        self._update = 0
         self._experiences: list[Any] = []
         self._losses: list[torch.Tensor] = []
-        self.num_skipped = 0
 
     def watch(self, experience: Any) -> None:
         """A micro-batch (OpenRLHF's Experience) whose forward pass comes next."""
@@ -44,59 +46,58 @@ class NonFiniteGuard:
         """Its 0-dim loss; stays on the device."""
         self._losses.append(loss.detach())
 
-    def before_step(self, engine: Any) -> None:
-        """Judge the update that `engine` (DeepSpeed's) is about to make.
+    def take_step(self, engine: Any, step: Callable[[], None]) -> bool:
+        """Take an optimizer step, unless it is broken.
+
+        Args:
+            engine: DeepSpeed's, after the backward pass of the step's last micro-batch.
+            step: calls its `step`.
+
+        Returns:
+            Whether it was made. In fp16 DeepSpeed may leave it out to adapt its loss scale.
 
         Raises:
             NonFiniteError: it must not be made, and the run is to stop.
         """
-        losses = torch.stack(self._losses) if self._losses else torch.zeros(1)
-        # Gradients that ZeRO or a 16-bit optimizer has taken over are DeepSpeed's to check.
-        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        # The only wait for the device in an update; every rank must come to the same decision.
-        broken = ~torch.stack([losses.isfinite().all(), norm.isfinite().to(losses.device)])
+        broken = self._broken(engine)
+        if broken:
+            self._report(broken, engine.global_steps)
+        with _leaving_out_the_step(engine) if broken else contextlib.nullcontext():
+            step()
+        self._experiences.clear()
+        self._losses.clear()
+        applied: bool = engine.was_step_applied()
+        return applied
+
+    def _broken(self, engine: Any) -> str | None:
+        """What of the step is not finite, if anything is."""
+        losses = torch.stack(self._losses)
+        finite = torch.stack([losses.isfinite().all(), _gradient_is_finite(engine, losses.device)])
+        # Every rank must come to the same decision.
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            flags = broken.float()
-            torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MAX)
-            broken = flags.bool()
-        bad_loss, bad_gradient = broken.tolist()
-        if bad_loss or bad_gradient:
-            for parameter in engine.module.parameters():
-                parameter.grad = None
-            self._report("loss" if bad_loss else "gradient norm")
+            flags = finite.float()
+            torch.distributed.all_reduce(flags, op=torch.distributed.ReduceOp.MIN)
+            finite = flags.bool()
+        finite_loss, finite_gradient = finite.tolist()  # the only wait for the device
+        if not finite_loss:
+            return "loss"
+        return None if finite_gradient else "gradient norm"
 
-    def after_step(self, engine: Any) -> None:
-        """Close the update; one that DeepSpeed left out for its gradients counts as broken.
-
-        Raises:
-            NonFiniteError: see `before_step`.
-        """
-        left_out = not engine.was_step_applied()
-        try:
-            if left_out:
-                self._report("gradient (DeepSpeed left the step out)")
-        finally:
-            self._experiences.clear()
-            self._losses.clear()
-            self._update += 1
-
-    def _report(self, what: str) -> None:
-        path = self._save()
+    def _report(self, what: str, update: int) -> None:
+        path = self._save(update)
         named = [self._name(e, row) for e in self._experiences for row in self._suspects(e)]
         message = (
-            f"the {what} of update {self._update} is not finite; its batch is in {path}"
+            f"the {what} of update {update} is not finite; its batch is in {path}"
             + (f"; samples: {'; '.join(named[:_SHOWN])}" if named else "")
             + (f" and {len(named) - _SHOWN} more" if len(named) > _SHOWN else "")
         )
         if self._stops:
             raise NonFiniteError(f"{message}. --vespo.on_nonfinite skip would leave the update out")
-        self.num_skipped += 1
         print(f"[vespo] left out: {message}", flush=True)
 
-    def _save(self) -> Path:
+    def _save(self, update: int) -> Path:
         self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / f"nonfinite_update{self._update}_rank{self._rank}.pt"
+        path = self._folder / f"nonfinite_update{update}_rank{self._rank}.pt"
         batches = [
             {
                 name: value.detach().cpu() if isinstance(value, torch.Tensor) else value
@@ -124,3 +125,36 @@ class NonFiniteGuard:
     def _name(experience: Any, row: int) -> str:
         prompts = experience.prompts or []
         return f"row {row}" + (f" {prompts[row]!r}" if row < len(prompts) else "")
+
+
+def _gradient_is_finite(engine: Any, device: torch.device) -> torch.Tensor:
+    """Whether the norm of this rank's part of the gradient is finite: 0-dim bool.
+
+    In fp16 an overflow is how DeepSpeed finds its loss scale: it is left to that.
+    """
+    optimizer = engine.optimizer
+    if engine.fp16_enabled():
+        return torch.ones((), dtype=torch.bool, device=device)
+    if engine.zero_optimization() and engine.zero_cpu_offload():
+        # The gradient is on its way to the CPU, which DeepSpeed's own check waits for.
+        return torch.tensor(not optimizer.has_overflow(), device=device)
+    # ZeRO takes the gradients off the parameters and keeps its rank's part of them, by group.
+    parts = getattr(optimizer, "averaged_gradients", None)
+    if parts is None:
+        gradients = [p.grad for p in engine.module.parameters() if p.grad is not None]
+    else:
+        gradients = [gradient for group in parts.values() for gradient in group or ()]
+    return torch.nn.utils.get_total_norm(gradients).isfinite().to(device)
+
+
+@contextlib.contextmanager
+def _leaving_out_the_step(engine: Any) -> Iterator[None]:
+    """DeepSpeed's `step` then does all but the update and the learning rate, and clears the
+    gradients: with ZeRO as after an overflow, otherwise by the engine."""
+    changes: dict[str, Any] = {"overflow": True}
+    if hasattr(engine.optimizer, "check_overflow"):
+        changes["check_overflow"] = lambda *args, **kwargs: None
+    else:
+        changes["step"] = lambda *args, **kwargs: None
+    with mock.patch.multiple(engine.optimizer, create=True, **changes):
+        yield

@@ -1,4 +1,5 @@
-"""The guard before the optimizer step, on a model of torch's with DeepSpeed's two methods."""
+"""What the guard says and keeps of a broken step. Its dealings with DeepSpeed's own engine are in
+tests/integration/test_guard.py; here a model of torch's stands in for it."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,11 +11,26 @@ from vespo_openrlhf.bridge.guard import NonFiniteError, NonFiniteGuard
 
 
 class Engine:
-    """What the guard asks of a DeepSpeed engine: its module, and whether it took the step."""
+    """What the guard asks of a DeepSpeed engine without ZeRO."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, fp16: bool = False) -> None:
         self.module = torch.nn.Linear(2, 1)
-        self.applied = True
+        self.optimizer = torch.optim.SGD(self.module.parameters(), lr=0.1)
+        self.global_steps = 0
+        self.fp16 = fp16
+        self.applied = False
+
+    def fp16_enabled(self) -> bool:
+        return self.fp16
+
+    def zero_optimization(self) -> bool:
+        return False
+
+    def step(self) -> None:
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.applied = not getattr(self.optimizer, "overflow", False)
+        self.global_steps += 1
 
     def was_step_applied(self) -> bool:
         return self.applied
@@ -33,31 +49,30 @@ def experience(advantage: float = 1.0) -> SimpleNamespace:
     )
 
 
-def update(guard: NonFiniteGuard, engine: Engine, loss: float, advantage: float = 1.0) -> None:
+def update(guard: NonFiniteGuard, engine: Engine, loss: float, advantage: float = 1.0) -> bool:
     guard.watch(experience(advantage))
     guard.note_loss(torch.tensor(loss))
     (engine.module(torch.ones(1, 2)) * loss).sum().backward()
-    guard.before_step(engine)
-    guard.after_step(engine)
+    return guard.take_step(engine, engine.step)
 
 
 def test_finite_updates_pass_and_leave_nothing(tmp_path: Path) -> None:
     guard, engine = NonFiniteGuard("stop", tmp_path, 0), Engine()
-    for _ in range(3):
-        update(guard, engine, 0.5)
-    assert guard.num_skipped == 0
+    assert all(update(guard, engine, 0.5) for _ in range(3))
     assert not list(tmp_path.iterdir())
 
 
 def test_a_broken_loss_stops_before_the_step_and_names_its_samples(tmp_path: Path) -> None:
     guard, engine = NonFiniteGuard("stop", tmp_path, 0), Engine()
+    engine.global_steps = 70  # goes on counting after a resume
     update(guard, engine, 0.5)
-    with pytest.raises(NonFiniteError, match="loss of update 1 is not finite") as error:
+    with pytest.raises(NonFiniteError, match="loss of update 71 is not finite") as error:
         update(guard, engine, float("nan"), advantage=float("nan"))
     assert "row 1 '2+2='" in str(error.value)
     assert "row 0" not in str(error.value)
-    saved = torch.load(tmp_path / "nonfinite_update1_rank0.pt", weights_only=False)
+    saved = torch.load(tmp_path / "nonfinite_update71_rank0.pt", weights_only=False)
     assert saved["batches"][0]["advantages"][1].isnan().all()
+    assert engine.global_steps == 71
 
 
 def test_a_broken_gradient_stops_too(tmp_path: Path) -> None:
@@ -66,21 +81,24 @@ def test_a_broken_gradient_stops_too(tmp_path: Path) -> None:
     guard.note_loss(torch.tensor(0.5))
     engine.module.weight.grad = torch.full_like(engine.module.weight, torch.inf)
     with pytest.raises(NonFiniteError, match="gradient norm of update 0"):
-        guard.before_step(engine)
+        guard.take_step(engine, engine.step)
 
 
-def test_skipping_leaves_the_update_without_a_gradient(tmp_path: Path, capsys) -> None:
+def test_skipping_leaves_the_weights_as_they_were(tmp_path: Path, capsys) -> None:
     guard, engine = NonFiniteGuard("skip", tmp_path, 0), Engine()
-    update(guard, engine, float("inf"))
-    assert all(p.grad is None for p in engine.module.parameters())
-    assert guard.num_skipped == 1
+    before = engine.module.weight.clone()
+    assert not update(guard, engine, float("inf"))
+    assert torch.equal(engine.module.weight, before)
     assert "left out" in capsys.readouterr().out
-    update(guard, engine, 0.5)
-    assert guard.num_skipped == 1
+    assert update(guard, engine, 0.5)
+    assert not torch.equal(engine.module.weight, before)
 
 
-def test_a_step_that_deepspeed_left_out_is_reported(tmp_path: Path) -> None:
-    guard, engine = NonFiniteGuard("stop", tmp_path, 0), Engine()
-    engine.applied = False
-    with pytest.raises(NonFiniteError, match="DeepSpeed left the step out"):
-        update(guard, engine, 0.5)
+def test_what_overflows_in_fp16_is_for_deepspeeds_loss_scale(tmp_path: Path) -> None:
+    guard, engine = NonFiniteGuard("stop", tmp_path, 0), Engine(fp16=True)
+    engine.optimizer.overflow = True
+    guard.watch(experience())
+    guard.note_loss(torch.tensor(0.5))
+    engine.module.weight.grad = torch.full_like(engine.module.weight, torch.inf)
+    assert not guard.take_step(engine, engine.step)
+    assert not list(tmp_path.iterdir())
