@@ -81,10 +81,11 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
         return status
 
     def training_step(self, experience: Any, *args: Any, **kwargs: Any) -> Any:
+        # Taken out, or OpenRLHF would log its mean beside the scheduler's.
+        lag = torch.stack(experience.info.pop("lag"))
         if self.policy_loss is not None:
             self._guard.watch(experience)
-            lag = torch.as_tensor(experience.info["lag"], device=experience.sequences.device)
-            self.policy_loss.note(lag=lag.float())
+            self.policy_loss.note(lag=lag)
         return super().training_step(experience, *args, **kwargs)
 
     def _optimizer_step(self, optimizer: Any, model: Any, *args: Any, **kwargs: Any) -> None:

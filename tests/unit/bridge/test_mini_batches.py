@@ -100,7 +100,9 @@ def test_the_lag_of_a_sample_is_that_of_its_oldest_token_at_its_update(batch) ->
     lags = [int(sample.info["lag"]) for sample in to_samples(batch, 2)]
     assert lags == [6 - 2] * 4 + [6 - 0] * 4 + [7 - 3] * 4 + [7 - 1] * 4
     (experience,) = for_ranks(to_items(upstream_batches(to_samples(batch, 2), "fixed"), 2), 1)
-    assert torch.as_tensor(experience.info["lag"]).tolist() == lags
+    buffer = NaiveReplayBuffer(16)
+    buffer.append(experience)
+    assert torch.stack(buffer.collate_fn(buffer.items).info["lag"]).tolist() == lags
 
 
 # --- samples without a verdict -------------------------------------------------------------
