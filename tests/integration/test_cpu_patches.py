@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -100,18 +101,11 @@ def test_flash_attention_imports_and_says_what_to_do_when_called() -> None:
 
 
 @pytest.mark.parametrize("clipping", ["0.1", "0"])
-def test_the_gradient_norm_is_the_true_one_before_clipping(clipping: str) -> None:
-    port = str(free_port())
-    rank = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
-    finished = subprocess.run(
-        [sys.executable, str(HERE / "deepspeed_gradient_norm.py"), clipping],
-        env=os.environ | rank | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    (line,) = [line for line in finished.stdout.splitlines() if line.startswith("norms")]
+def test_the_gradient_norm_is_the_true_one_before_clipping(
+    run_on_deepspeed: Callable[..., str], clipping: str
+) -> None:
+    output = run_on_deepspeed("deepspeed_gradient_norm.py", clipping)
+    (line,) = [line for line in output.splitlines() if line.startswith("norms")]
     reported, true = map(float, line.split()[1:])
     assert reported == pytest.approx(true, rel=1e-5)
     assert reported > 0.1
