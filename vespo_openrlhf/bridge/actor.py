@@ -115,6 +115,15 @@ class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc
                 "builds ppo_actor.ActorPPOTrainer"
             )
 
+    def save_checkpoint(self, tag: str, *args: Any, **kwargs: Any) -> None:
+        """OpenRLHF's, but that of the best evaluation is not the one that a run goes on from: it
+        is saved between two batches of the scheduler's, whose state is not in it."""
+        save = self.strategy.save_ckpt
+        if tag.startswith("best"):
+            save = functools.partial(save, save_latest=False)
+        with mock.patch.object(self.strategy, "save_ckpt", save):
+            super().save_checkpoint(tag, *args, **kwargs)
+
     def publish(self, names: Sequence[str], engines: list[Any]) -> None:
         """Give the weights to these engines."""
         self.trainer.publisher.publish(names, engines)

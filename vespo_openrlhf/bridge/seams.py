@@ -115,6 +115,9 @@ def _policy_actor() -> None:
         actor.init_model_from_pretrained, "strategy", "pretrain", "max_steps", "vllm_engines"
     )
     _mentions(actor.init_model_from_pretrained, "ActorPPOTrainer(")
+    _mentions(actor.save_checkpoint, "self.strategy.save_ckpt(")
+    strategy = _attribute("openrlhf.utils.deepspeed:DeepspeedStrategy")
+    _has_parameters(strategy.save_ckpt, "save_latest")
 
 
 def _optimizer_step() -> None:
