@@ -16,7 +16,6 @@ from typing import Any
 
 import ray
 from openrlhf.datasets.utils import blending_datasets
-from openrlhf.trainer.ray.vllm_engine import batch_vllm_engine_call
 
 import reward
 from eval.judging import judge_all, verifier_version
@@ -34,7 +33,8 @@ def evaluate(samples_generator: Any, step: int, **generate_kwargs: Any) -> dict[
     """Sample the evaluation problems on the training engines, judge, record, and summarise.
 
     Args:
-        samples_generator: OpenRLHF's, with its engines, tokenizer and evaluation data.
+        samples_generator: OpenRLHF's, with its engines, tokenizer and evaluation data. The
+            engines are awake, and stay so: the next rollouts are theirs.
         step: of training; names the folder. One that is there is replaced.
         generate_kwargs: OpenRLHF's sampling options, with ``n_samples_per_prompt``.
 
@@ -86,20 +86,13 @@ def _sample(
     samples_generator: Any, problems: Sequence[Mapping[str, Any]], generate_kwargs: dict[str, Any]
 ) -> list[dict[str, Any]]:
     """Records without a verdict. One reference comes back a prompt, in the order of the prompts."""
-    engines, sleeps = samples_generator.vllm_engines, samples_generator.args.vllm.enable_sleep
-    if sleeps:
-        batch_vllm_engine_call(engines, "wake_up")
-    try:
-        references = samples_generator._dispatch_prompts_to_vllm(
-            [problem["prompt"] for problem in problems],
-            [problem["label"] for problem in problems],
-            images=[problem["image"] for problem in problems],
-            **generate_kwargs,
-        )
-        answers = ray.get(references)
-    finally:
-        if sleeps:
-            batch_vllm_engine_call(engines, "sleep")
+    references = samples_generator._dispatch_prompts_to_vllm(
+        [problem["prompt"] for problem in problems],
+        [problem["label"] for problem in problems],
+        images=[problem["image"] for problem in problems],
+        **generate_kwargs,
+    )
+    answers = ray.get(references)
     decode = samples_generator.tokenizer.decode
     records = []
     for problem, responses in zip(problems, answers, strict=True):
