@@ -181,6 +181,13 @@ def scheduler_config(flags: Mapping[str, Any]) -> SchedulerConfig:
     if not flags["vllm.num_engines"]:
         raise ValueError("samples come from vLLM: set --vllm.num_engines to 1 or more")
     lag, updates = config.lag_options(flags), prompts * n // size
+    takes_turns = flags["vllm.enable_sleep"] and flags["train.colocate_all"]
+    if takes_turns and lag.sync_every not in (None, updates):
+        raise ValueError(
+            f"--lag.sync_every {lag.sync_every} with --vllm.enable_sleep: engines that sleep while "
+            f"the trainer works are given its weights when a rollout batch is trained, after its "
+            f"{updates} updates; leave the flag out"
+        )
     if not flags["train.async_enable"]:
         least = minimum_lag(updates, lag.sync_every or updates)
         lag = dataclasses.replace(lag, max=least if lag.max is None else min(lag.max, least))

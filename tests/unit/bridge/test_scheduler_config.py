@@ -16,12 +16,15 @@ FLAGS = {
     "train.async_enable": True,
     "train.partial_rollout_enable": False,
     "vllm.num_engines": 2,
+    "vllm.enable_sleep": False,
+    "train.colocate_all": False,
     "lag.max": None,
     "lag.on_stale": "wait",
     "lag.sync_every": None,
     "lag.target_ess": None,
 }
 SYNCHRONOUS = {"train.async_enable": False}
+TAKES_TURNS = SYNCHRONOUS | {"train.colocate_all": True, "vllm.enable_sleep": True}
 
 
 def test_sizes_in_groups_and_updates() -> None:
@@ -44,6 +47,7 @@ def test_sizes_in_groups_and_updates() -> None:
         (SYNCHRONOUS | {"lag.max": 3}, 3),
         (SYNCHRONOUS | {"train.batch_size": 64}, 0),  # on-policy
         (SYNCHRONOUS | {"lag.sync_every": 3}, 5),  # (N - 1) + 3 - gcd(4, 3)
+        (TAKES_TURNS | {"lag.sync_every": 4}, 3),
     ],
 )
 def test_the_bound_on_the_lag(changes: dict, limit: int) -> None:
@@ -75,6 +79,7 @@ def test_the_other_lag_flags_arrive() -> None:
         ({"lag.max": -1}, r"--lag\.max is a number of updates"),
         ({"lag.on_stale": "never"}, r"--lag\.on_stale must be one of"),
         ({"lag.target_ess": 1.0}, r"--lag\.target_ess lies between 0 and 1"),
+        (TAKES_TURNS | {"lag.sync_every": 2}, r"--lag\.sync_every 2 with --vllm\.enable_sleep"),
         ({"lag.sync_every": 0}, r"--lag\.sync_every is at least 1"),
     ],
 )
