@@ -67,6 +67,10 @@ def complete(flags: dict[str, Any]) -> list[str]:
         )
     if uses_our_loss(flags):
         notes.extend(_own_clip(flags))
+        if flags["actor.policy_loss_type"].rpartition(":")[0].endswith(".py"):
+            # Workers have other working directories.
+            path = os.path.abspath(flags["actor.policy_loss_type"])
+            flags["actor.policy_loss_type"] = path
     if flags["run.dir"] is not None:
         _run_folder(flags)
     notes.extend(_reward(flags))
