@@ -248,9 +248,32 @@ def check_reward_options(flags: dict[str, Any]) -> None:
         )
 
 
+def check_effect(flags: dict[str, Any]) -> None:
+    """A flag of the loops that the scheduler stands for is not passed over in silence."""
+    prompts = flags["rollout.batch_size"]
+    without_effect = {
+        "train.async_queue_size": (
+            flags["train.async_queue_size"] != 1,
+            "no queue of batches is between engines and trainer; bound the lag with --lag.max",
+        ),
+        "rollout.vllm_generate_batch_size": (
+            flags["rollout.vllm_generate_batch_size"] not in (None, prompts),
+            "groups are generated one by one; set --rollout.in_flight_per_engine",
+        ),
+        "critic.freezing_steps": (
+            flags["critic.freezing_steps"] != -1,
+            "the policy is trained from the first batch on, and its version counts its updates; "
+            "leave the flag out",
+        ),
+    }
+    for flag, (given, instead) in without_effect.items():
+        if given:
+            raise ValueError(f"--{flag} {flags[flag]} has no effect here: {instead}")
+
+
 def check_correction(flags: dict[str, Any]) -> None:
-    """OpenRLHF's correction of the engine-to-trainer mismatch is a factor that W contains."""
-    if not _has_weight(flags):
+    """OpenRLHF's correction of the engine-to-trainer mismatch is a part of its own loss."""
+    if not uses_our_loss(flags):
         return
     asked_for = {
         "level": flags["algo.advantage.is_correction_level"] == "seq",
@@ -262,9 +285,10 @@ def check_correction(flags: dict[str, Any]) -> None:
         if asked:
             raise ValueError(
                 f"--algo.advantage.is_correction_{option} asks for OpenRLHF's correction of the "
-                "engine-to-trainer mismatch, but an importance weight anchored on the rollout "
-                "log-probs contains it already, and it would count twice: leave the flag out, or "
-                "take OpenRLHF's own loss with --actor.policy_loss_type ppo --vespo.anchor old"
+                "engine-to-trainer mismatch, which is a part of OpenRLHF's own loss; an importance "
+                "weight anchored on the rollout log-probs contains it already, and it would count "
+                "twice: leave the flag out, or take OpenRLHF's loss with --actor.policy_loss_type "
+                "ppo --vespo.anchor old"
             )
 
 
@@ -298,6 +322,7 @@ FLAG_RULES: tuple[Callable[[dict[str, Any]], object], ...] = (
     config.kernel_options,
     config.lag_options,
     check_reward_options,
+    check_effect,
     check_loss,
     check_rollout_distribution,
     check_correction,

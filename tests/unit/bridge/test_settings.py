@@ -40,6 +40,9 @@ DEFAULTS = our_defaults() | {
     "train.batch_size": 128,
     "train.max_epochs": 1,
     "train.partial_rollout_enable": False,
+    "train.async_queue_size": 1,
+    "rollout.vllm_generate_batch_size": None,
+    "critic.freezing_steps": -1,
     "rollout.top_p": 1.0,
     "rollout.temperature": 1.0,
     "ckpt.load_enable": False,
@@ -203,7 +206,11 @@ def test_logical_gpus_are_those_the_placement_groups_ask_for(changes: dict, gpus
         ({"rollout.temperature": 0.0}, r"--rollout\.temperature is 0"),
         ({"algo.advantage.is_correction_level": "seq"}, "it would count twice"),
         ({"algo.advantage.is_correction_mode": "clip"}, "it would count twice"),
-        ({"algo.advantage.is_correction_threshold": [0.1, 2.0]}, "it would count twice"),
+        ({"algo.advantage.is_correction_threshold": [0.1, 2.0]}, "would count twice"),
+        (
+            {"vespo.anchor": "old", "algo.advantage.is_correction_mode": "clip"},
+            "a part of OpenRLHF's own loss",
+        ),
         ({"actor.policy_loss_type": "vesop"}, "unknown policy loss 'vesop'. Known: vespo"),
         ({"vespo.loss_options": ["tau=1"]}, "vespo has no option 'tau'"),
         (
@@ -219,6 +226,33 @@ def test_logical_gpus_are_those_the_placement_groups_ask_for(changes: dict, gpus
 def test_what_would_bias_the_weight_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         settings.check(DEFAULTS | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.async_queue_size": 4}, r"4 has no effect here: .* --lag\.max"),
+        ({"rollout.vllm_generate_batch_size": 2048}, r"--rollout\.in_flight_per_engine"),
+        ({"critic.freezing_steps": 10}, "trained from the first batch on"),
+    ],
+)
+def test_flags_of_the_loops_that_do_not_run_are_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings.check(DEFAULTS | changes)
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_the_file_of_a_users_loss_is_found_from_every_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(
+        "def plain(inputs):\n    return -inputs.log_probs.mean(), {}\n"
+    )
+    flags = DEFAULTS | {"actor.policy_loss_type": "own.py:plain"}
+    resolve(flags)
+    monkeypatch.chdir("/")
+    assert build_loss(flags).name == f"{tmp_path}/own.py:plain"
 
 
 def test_an_ablation_of_vespo_is_refused_for_a_loss_that_ignores_it() -> None:
