@@ -13,6 +13,7 @@ import logging
 import random
 from collections import Counter, deque
 from collections.abc import Sequence
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 logger = logging.getLogger(__name__)
@@ -153,7 +154,7 @@ class PromptLedger:
     def state_dict(self) -> dict[str, Any]:
         """What `load_state_dict` needs, as plain JSON data."""
         return {
-            "fingerprint": self._fingerprint(),
+            "fingerprint": self._fingerprint,
             "cursor": self._cursor,
             "outstanding": [
                 [p.epoch, p.row, self._drops.get(p, 0), self._failures.get(p, 0)]
@@ -180,7 +181,7 @@ class PromptLedger:
         Raises:
             ValueError: the state belongs to other prompts or another shuffle.
         """
-        if state["fingerprint"] != self._fingerprint():
+        if state["fingerprint"] != self._fingerprint:
             raise ValueError(
                 "the checkpoint was written on other prompts, or with another shuffle seed: "
                 "resume with the data set and the seed of that run"
@@ -233,6 +234,7 @@ class PromptLedger:
         found = self._status.get(epoch, b"")
         return [row for row, value in enumerate(found) if value == status]
 
+    @cached_property
     def _fingerprint(self) -> str:
         text = json.dumps([self._shuffle_seed, *self.names])
         return hashlib.sha256(text.encode()).hexdigest()
