@@ -8,6 +8,7 @@ while one trains, and the engines finish it before they take new weights.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -149,13 +150,15 @@ def simulate(
         seed: of lengths and faults.
 
     Raises:
-        ValueError: options that do not fit each other.
+        ValueError: options that do not fit each other, or faults that leave no batch to measure.
         RuntimeError: the run got stuck, which is an error of the scheduler's.
     """
     config = setup.scheduler_config(lag, partial_rollout=partial_rollout)
     cluster = Cluster(setup.cluster, setup.samples_per_prompt, seed)
     batches = length.warm_up + length.measured + length.drain
-    ledger = PromptLedger([f"prompt-{i}" for i in range(batches * setup.prompts_per_batch)])
+    accepted = 1 - setup.cluster.faults.filtered_share
+    prompts = math.ceil(batches * setup.prompts_per_batch / accepted)
+    ledger = PromptLedger([f"prompt-{i}" for i in range(prompts)])
     reports: list[BatchReport] = []
     scheduler = Scheduler(
         config,
@@ -166,8 +169,13 @@ def simulate(
         on_batch=reports.append,
     )
     cluster.run(scheduler)
-    # Filtering and faults may cost whole batches at the end: measure what is there.
+    # Faults may cost whole batches at the end: measure what is there.
     measured = reports[length.warm_up : length.warm_up + length.measured]
+    if not measured:
+        raise ValueError(
+            f"{scheduler.abandoned} of {prompts} prompts were given up, and no batch is left to "
+            "measure: let fewer rewards get lost, or engines live longer"
+        )
     return _result(measured, reports, cluster, scheduler)
 
 

@@ -54,6 +54,9 @@ class Faults:
         lost_reward_share: of samples whose reward never returns.
         straggler_share, straggler_slowdown: share of engines that are this many times slower.
         filtered_share: of groups that dynamic filtering refuses.
+
+    Raises:
+        ValueError: a value out of range.
     """
 
     engine_mtbf: float | None = None
@@ -62,6 +65,13 @@ class Faults:
     straggler_share: float = 0.0
     straggler_slowdown: float = 5.0
     filtered_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("lost_reward_share", "straggler_share", "filtered_share"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} lies between 0 and 1, got {getattr(self, name)}")
+        if self.engine_mtbf is not None and self.engine_mtbf <= 0:
+            raise ValueError(f"engine_mtbf is above 0 seconds, got {self.engine_mtbf}")
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,14 @@ def test_faults_are_accounted_for():
     assert result.max_lag <= 16
 
 
+def test_filtering_leaves_as_many_batches_to_measure():
+    setup = replace(SMALL, cluster=replace(SMALL.cluster, faults=Faults(filtered_share=0.8)))
+    result = simulate(setup, LagOptions(max=16), RunLength(5, 10, 2), partial_rollout=True)
+    assert 700 < result.filtered < 900  # four of five, and 17 batches of 12 are left
+    assert result.samples_per_second > 0
+    assert (result.lost, result.duplicated) == (0, 0)
+
+
 def test_stuck_is_said():
     cluster = Cluster(SMALL.cluster, 1)
     ledger = PromptLedger(["p"])
@@ -176,6 +184,9 @@ def test_command_draws(capsys, tmp_path, monkeypatch):
         (["--target-ess", "0.5"], "--ess-half-lag"),
         (["--lengths", "nowhere.json"], "nowhere.json"),
         (["--length-sigma", "-1"], "sigma"),
+        (["--filtered", "1"], "filtered_share lies between 0 and 1"),
+        (["--engine-mtbf", "0"], "engine_mtbf is above 0"),
+        (["--lost-rewards", "0.99"], "no batch is left to measure"),
     ],
 )
 def test_command_refuses(capsys, options, message):
