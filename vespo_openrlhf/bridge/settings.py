@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +15,6 @@ from vespo_openrlhf.cpu import settings as cpu_settings
 from vespo_openrlhf.data import checks
 from vespo_openrlhf.losses.registry import option_defaults
 from vespo_openrlhf.scheduling import SchedulerConfig
-from vespo_openrlhf.scheduling.lag import minimum_lag
 
 # OpenRLHF's default of --actor.eps_clip, which it writes into --actor.eps_clip_low_high.
 _UPSTREAM_CLIP = 0.2
@@ -161,9 +159,6 @@ def check_run_folder(flags: Mapping[str, Any]) -> None:
 def scheduler_config(flags: Mapping[str, Any]) -> SchedulerConfig:
     """The scheduler's part of a run.
 
-    Synchronous training is the least lag that the batch sizes allow: then no batch is begun
-    before the engines have the weights of the one before.
-
     Raises:
         ValueError: sizes that do not fit each other, or a lag bound that cannot be kept.
     """
@@ -193,8 +188,7 @@ def scheduler_config(flags: Mapping[str, Any]) -> SchedulerConfig:
             f"{updates} updates; leave the flag out"
         )
     if not flags["train.async_enable"]:
-        least = minimum_lag(updates, lag.sync_every or updates)
-        lag = dataclasses.replace(lag, max=least if lag.max is None else min(lag.max, least))
+        lag = lag.synchronous(updates)
     return SchedulerConfig(
         prompts_per_batch=prompts,
         samples_per_prompt=n,

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from .lag import LagOptions
+from .lag import LagBudget, LagOptions
 from .simulate import Setup
 from .workload import ClusterConfig, Lengths
 
@@ -56,17 +56,19 @@ def read_run(folder: Path) -> MeasuredRun:
     steps = [step for step in steps if step.get("kind") == "train" and "timing/publish" in step]
     prompts, n = flags["rollout.batch_size"], flags["rollout.n_samples_per_prompt"]
     updates = prompts * n // flags["train.batch_size"]
+    lag = LagOptions(
+        flags["lag.max"], flags["lag.on_stale"], flags["lag.sync_every"], flags["lag.target_ess"]
+    )
+    if not flags["train.async_enable"]:
+        lag = lag.synchronous(updates)
     # Groups that are trained at the end were made under the bound; the engines are idle after.
-    drain = -(-(flags["lag.max"] or 2 * updates - 1) // updates)
+    drain = -(-LagBudget.from_options(lag, updates, prompts // updates).limit // updates)
     steps = steps[WARM_UP : len(steps) - drain]
     if len(steps) < 4:
         raise ValueError(
             f"{folder}: {len(steps)} batches are left to measure after {WARM_UP} of warm-up and "
             f"{drain} in which the engines run empty; make the run at least 4 longer"
         )
-    lag = LagOptions(
-        flags["lag.max"], flags["lag.on_stale"], flags["lag.sync_every"], flags["lag.target_ess"]
-    )
     lengths = tuple(max(1, sum(c for _, c in spans)) for g in groups for spans in g["spans"])
     seconds = [prompts * n / step["scheduler/samples_per_second"] for step in steps]
     step_seconds, per_sequence = fit_decode_step(groups)

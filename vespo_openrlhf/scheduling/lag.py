@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 OnStale = Literal["wait", "drop", "keep"]
@@ -136,6 +136,12 @@ class LagOptions:
             raise ValueError(f"lag.sync_every is at least 1 update, got {self.sync_every}")
         if self.target_ess is not None and not 0 < self.target_ess < 1:
             raise ValueError(f"lag.target_ess lies between 0 and 1, got {self.target_ess}")
+
+    def synchronous(self, updates_per_batch: int) -> LagOptions:
+        """The same for the synchronous loop: the least bound that N and k allow. Then no batch is
+        begun before the engines have the weights of the one before."""
+        least = minimum_lag(updates_per_batch, self.sync_every or updates_per_batch)
+        return replace(self, max=least if self.max is None else min(self.max, least))
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "rollout.n_samples_per_prompt": 4,
                 "rollout.in_flight_per_engine": 32,
                 "train.batch_size": 16,
+                "train.async_enable": True,
                 "train.partial_rollout_enable": True,
                 "vllm.num_engines": 2,
                 "lag.max": 8,
@@ -86,6 +87,15 @@ def test_the_speeds_of_the_cluster_are_found_again(folder: Path) -> None:
     assert cluster.lengths.mean() == pytest.approx(CLUSTER.lengths.mean(), rel=0.05)
     assert run.lag == LAG
     assert run.partial_rollout
+
+
+def test_a_synchronous_run_is_predicted_as_one(folder: Path, tmp_path: Path) -> None:
+    flags = json.loads((folder / "config.json").read_text())
+    flags |= {"train.async_enable": False, "lag.max": None}
+    (tmp_path / "config.json").write_text(json.dumps(flags))
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        (tmp_path / name).write_text((folder / name).read_text())
+    assert read_run(tmp_path).lag == LagOptions(max=3)
 
 
 def test_the_prediction_meets_the_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
