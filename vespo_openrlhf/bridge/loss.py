@@ -150,7 +150,7 @@ class PolicyLossAdapter:
             by_lag = summarise_by_lag(gathered)
             summary |= by_lag
             mismatch = by_lag.get("lag_0/log_w_abs_mean")
-            if mismatch is not None and mismatch > _MISMATCH_WARNING:
+            if mismatch is not None and mismatch > _MISMATCH_WARNING and _rank() == 0:
                 logger.warning(_mismatch_advice(mismatch.item()))
         return {f"{self.name}/{name}": value.item() for name, value in summary.items()}
 
@@ -173,6 +173,10 @@ def _mismatch_advice(size: float) -> str:
         "holds the current weights; a mixture-of-experts model or quantised weights may need a "
         "correction of their own"
     )
+
+
+def _rank() -> int:
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
 
 
 def _gather(local: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
