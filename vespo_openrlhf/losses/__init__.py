@@ -6,7 +6,7 @@ clipped.py (a gradient through the ratio). `summarise` turns the losses' per-seq
 what a run logs. A paper's formula stands in one place, here.
 """
 
-from .diagnostics import sequence_metrics, split_log_weight, summarise
+from .diagnostics import sequence_metrics, summarise
 from .inputs import LossInputs, aggregate
 from .kernel import KernelCoefficients, kernel_bound, vespo_kernel
 from .registry import POLICY_LOSS_NAMES, PolicyLoss, get_policy_loss, option_defaults
@@ -21,7 +21,6 @@ __all__ = [
     "kernel_bound",
     "option_defaults",
     "sequence_metrics",
-    "split_log_weight",
     "summarise",
     "vespo_kernel",
 ]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .inputs import LossInputs
-from .ratios import sequence_advantage, sequence_log_weight
+from .ratios import sequence_advantage
 
 Metrics = dict[str, Tensor]
 
@@ -40,20 +40,6 @@ def sequence_metrics(
         advantage = sequence_advantage(inputs)
     metrics = {"advantage": advantage, "num_tokens": inputs.num_tokens, "log_w": log_w, "phi": phi}
     return {name: m.detach().float() for name, m in metrics.items() if m is not None}
-
-
-def split_log_weight(inputs: LossInputs) -> Metrics:
-    """log W = log_w_update + log_w_before, (B,) float32 each, where the batch carries both anchors.
-
-    `log_w_update` (current against old) is the drift since the trainer last recomputed, within
-    the batch's own updates; `log_w_before` (old against rollout) is lag and engine mismatch
-    together: only samples at lag 0 show the mismatch alone. Empty where a tensor is missing.
-    """
-    if inputs.old_log_probs is None or inputs.rollout_log_probs is None:
-        return {}
-    update = sequence_log_weight(inputs, "old")
-    before = sequence_log_weight(inputs, "rollout") - update
-    return {"log_w_update": update.float(), "log_w_before": before.float()}
 
 
 @torch.no_grad()

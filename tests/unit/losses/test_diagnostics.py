@@ -6,9 +6,7 @@ import torch
 
 from vespo_openrlhf.losses import (
     POLICY_LOSS_NAMES,
-    LossInputs,
     get_policy_loss,
-    split_log_weight,
     summarise,
 )
 from vespo_openrlhf.losses.diagnostics import summarise_by_lag
@@ -101,21 +99,6 @@ def test_metrics_of_micro_batches_concatenate_to_those_of_the_batch(random_input
     assert counts == 15  # one fully masked row in each batch
     assert all(value.isfinite() for value in summary.values())
     assert not any(metric.requires_grad for part in parts for metric in part.values())
-
-
-def test_log_weight_splits_into_update_and_before(random_inputs):
-    inputs = random_inputs(0)
-    parts = split_log_weight(inputs)
-    _, metrics = get_policy_loss("vespo")(inputs)
-    torch.testing.assert_close(parts["log_w_update"] + parts["log_w_before"], metrics["log_w"])
-    _, metrics = get_policy_loss("vespo", anchor="old")(inputs)
-    torch.testing.assert_close(parts["log_w_update"], metrics["log_w"])
-
-
-def test_log_weight_split_needs_both_anchors():
-    one = torch.zeros(1, 1)
-    assert split_log_weight(LossInputs(one, one, one, one)) == {}
-    assert split_log_weight(LossInputs(one, None, one, one, one)) == {}
 
 
 def test_by_lag_by_hand():
