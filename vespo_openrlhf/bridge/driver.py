@@ -102,9 +102,14 @@ class Driver:
         self._error: BaseException | None = None
         self._changed = asyncio.Event()
 
+    @property
+    def living(self) -> list[RayEngine]:
+        """The engines that are not known to be dead."""
+        return [engine for engine in self.engines if not engine.dead]
+
     def by_name(self, names: Sequence[str]) -> list[RayEngine]:
         """The living engines of these names."""
-        living: Mapping[str, RayEngine] = {e.name: e for e in self.engines if not e.dead}
+        living: Mapping[str, RayEngine] = {engine.name: engine for engine in self.living}
         return [living[name] for name in names if name in living]
 
     def spawn(self, work: Coroutine[Any, Any, None], *, awaited: bool = False) -> None:

@@ -13,9 +13,11 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ray
+import torch
 from openrlhf.trainer import ppo_trainer
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from openrlhf.utils.logging_utils import init_logger
@@ -131,7 +133,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         total = -(-len(rows) * ledger.epochs // self._config.prompts_per_batch)
         self._progress = tqdm(total=total, initial=scheduler.batches, desc="Rollout batches")
         if self.args.vllm.enable_sleep:
-            await self._on_all(self._driver.engines, "wake_up")
+            await asyncio.gather(*(engine.wake_up.remote() for engine in self.vllm_engines))
         await self._driver.run()
         async with self._weights:
             self._write_prompts(scheduler)
@@ -153,10 +155,12 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
     async def _train(self, step: TrainStep) -> None:
         async with self._weights:
             if self.args.vllm.enable_sleep and step.first == 0:
-                await self._on_all(self._driver.engines, "sleep")
+                await self._ask(self._driver.living, "sleep")
             status = await asyncio.to_thread(self._train_step, step)
-        ess = [value for name, value in status.items() if name.endswith("/ess_ratio")]
-        self._driver.scheduler.on_trained(ess[0] if ess else None)
+        ess = {name: value for name, value in status.items() if name.endswith("/ess_ratio")}
+        # The loss's own; those by lag are LOSS/lag_L/ess_ratio.
+        of_all = next((value for name, value in ess.items() if name.count("/") == 1), None)
+        self._driver.scheduler.on_trained(of_all)
         self._driver.wake()
 
     def _train_step(self, step: TrainStep) -> dict[str, float]:
@@ -166,7 +170,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             experiences = self.experience_maker.make_experience_batch(samples)
             self._updates = mini_batches.to_items(experiences, len(batch.mini_batches))
             self._statuses = Statuses()
-            self._statuses.once(self._rollout_statistics(batch))
+            self._statuses.once(self._rollout_statistics())
             self._statuses.add({"timing/make_experience": time.monotonic() - started})
         updates = self._updates[step.first : step.last]
         pending = []
@@ -186,11 +190,10 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
 
     async def _publish(self, version: int, names: Sequence[str]) -> None:
         async with self._weights:
-            started = time.monotonic()
             engines = self._driver.by_name(names)
             asleep = self.args.vllm.enable_sleep and version > 0
             if asleep:
-                await self._on_all(engines, "wake_up", tags=["weights"])
+                engines = await self._ask(engines, "wake_up", tags=["weights"])
             else:
                 engines = await self._ask(engines, "begin_update")
             while engines:
@@ -206,18 +209,20 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
                         raise
                     engines = [engine for engine in engines if engine not in failed]
             if asleep:
-                await self._on_all(engines, "wake_up", tags=["kv_cache"])
+                engines = await self._ask(engines, "wake_up", tags=["kv_cache"])
             engines = await self._ask(engines, "end_update", version)
-            self._statuses.add({"timing/broadcast": time.monotonic() - started})
-            await self._evaluate_if_due()
+            if len(engines) == len(self._driver.living):
+                await self._evaluate_if_due(engines)
         for engine in engines:
             if not engine.dead:
                 self._driver.scheduler.on_engine_updated(engine.name, version)
         self._driver.wake()
 
-    async def _ask(self, engines: list[RayEngine], method: str, *args: Any) -> list[RayEngine]:
+    async def _ask(
+        self, engines: list[RayEngine], method: str, *args: Any, **kwargs: Any
+    ) -> list[RayEngine]:
         """Call all of them; those that have died meanwhile are given up and left out."""
-        calls = [getattr(engine.actor, method).remote(*args) for engine in engines]
+        calls = [getattr(engine.actor, method).remote(*args, **kwargs) for engine in engines]
         answers = await asyncio.gather(*calls, return_exceptions=True)
         alive = []
         for engine, answer in zip(engines, answers, strict=True):
@@ -226,9 +231,6 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             else:
                 alive.append(engine)
         return alive
-
-    async def _on_all(self, engines: list[RayEngine], method: str, **kwargs: Any) -> None:
-        await asyncio.gather(*(getattr(e.actor, method).remote(**kwargs) for e in engines))
 
     def _sampling(self) -> SamplingParams:
         options = self._generate_kwargs
@@ -268,51 +270,64 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             lag=round(report.lag.mean, 1),
             in_flight=report.in_flight,
         )
-        scheduler = self._driver.scheduler
-        groups = scheduler.live.complete_groups()
-        states = {
-            "episode": 0,  # OpenRLHF's own account; ours is the ledger's
-            "global_step": self._global_step,
-            "total_consumed_prompts": scheduler.ledger.drawn,
-            "scheduler": json.dumps(scheduler.state_dict()),
-        }
-        rollouts = {group.ticket: list(group.payloads) for group in groups}
+        states: dict[str, Any] = {}
+        rollouts = None
+        if self._global_step % self.args.ckpt.save_steps == 0:
+            scheduler = self._driver.scheduler
+            states = {
+                "episode": 0,  # OpenRLHF's own account; ours is the ledger's
+                "global_step": self._global_step,
+                "total_consumed_prompts": scheduler.ledger.drawn,
+                "scheduler": json.dumps(scheduler.state_dict()),
+            }
+            groups = scheduler.live.complete_groups()
+            rollouts = {group.ticket: list(group.payloads) for group in groups}
         saving = self._log_and_save(self._global_step, status, states, rollouts)
         self._driver.spawn(saving, awaited=True)
 
     async def _log_and_save(
-        self, step: int, status: dict[str, Any], states: dict[str, Any], rollouts: dict[int, Any]
+        self,
+        step: int,
+        status: dict[str, Any],
+        states: dict[str, Any],
+        rollouts: dict[int, list[Any]] | None,
     ) -> None:
+        """Without `rollouts`, no checkpoint is due."""
         async with self._weights:  # first come, first served: before the next update
-            saves = step % self.args.ckpt.save_steps == 0
-            if saves:
+            if rollouts is not None:
                 await asyncio.to_thread(self._rollouts.save, f"global_step{step}", rollouts)
             logger.info("Global step %d: %s", step, status)
             await asyncio.to_thread(self.save_logs_and_checkpoints, step, status, states)
-            if saves:
+            if rollouts is not None:
                 self._rollouts.prune()
 
-    def _rollout_statistics(self, batch: Any) -> dict[str, Any]:
-        experiences = [
-            rollout.experience
-            for group in batch.groups
-            for rollout, reward in zip(group.payloads, group.rewards, strict=True)
-            if rollout is not None and reward is not None
-        ]
-        first = experiences[0]
-        text = self.tokenizer.decode(first.sequences[0], skip_special_tokens=True)
-        status: dict[str, Any] = self._compute_rollout_stats(experiences)
-        return status | {"generated_samples": [text, float(first.info["reward"][0])]}
+    def _rollout_statistics(self) -> dict[str, Any]:
+        """OpenRLHF's own, of the samples that are trained, with the rewards they are trained on."""
+        items = [item for update in self._updates for item in update if item.action_mask.any()]
+        trained = SimpleNamespace(
+            info={"reward": torch.stack([item.info["reward"] for item in items])},
+            response_length=torch.stack([item.response_length for item in items]),
+            truncated=torch.stack([item.truncated for item in items]),
+        )
+        status: dict[str, Any] = self._compute_rollout_stats([trained])
+        text = self.tokenizer.decode(items[0].sequences, skip_special_tokens=True)
+        return status | {"generated_samples": [text, float(items[0].info["reward"])]}
 
-    async def _evaluate_if_due(self) -> None:
-        """On the weights that every engine has just been given, at OpenRLHF's `--eval.steps`."""
+    async def _evaluate_if_due(self, engines: list[RayEngine]) -> None:
+        """At OpenRLHF's `--eval.steps`, on the weights that all engines have just been given."""
         step, every = self._global_step, self.args.eval.steps
         if self.eval_dataloader is None or step // every == self._last_eval // every:
             return
         self._last_eval = step
         count = self.args.eval.n_samples_per_prompt
         options = {"temperature": self.args.eval.temperature, "n_samples_per_prompt": count}
-        await asyncio.to_thread(self._evaluate, step, self._generate_kwargs | options)
+        self._samples_generator.vllm_engines = [engine.actor for engine in engines]
+        try:
+            await asyncio.to_thread(self._evaluate, step, self._generate_kwargs | options)
+        except ray.exceptions.RayError:
+            if not await self._driver.failed_among(engines):
+                raise
+            logger.warning("no evaluation at global step %d: an engine died in it", step)
 
     def _evaluate(self, step: int, options: dict[str, Any]) -> None:
         metrics = evaluation.evaluate(self._samples_generator, step, **options)
@@ -325,7 +340,8 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
     # -- start and end
 
     def _resume(self, scheduler: Scheduler, checkpoint: dict[str, Any]) -> None:
-        self._global_step = self._last_eval = checkpoint["global_step"]
+        # Nothing in it: killed before the first checkpoint was whole.
+        self._global_step = self._last_eval = checkpoint.get("global_step", 0)
         if self._global_step:
             self._load(scheduler, checkpoint)
         # Also where the run was killed before its first checkpoint.

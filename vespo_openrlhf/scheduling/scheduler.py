@@ -175,8 +175,8 @@ class Scheduler:
         """The step that was asked for is trained.
 
         Args:
-            ess: effective sample size of its importance weights, as a share; needed with a
-                target.
+            ess: effective sample size of its importance weights, as a share, NaN of none; needed
+                with a target.
         """
         step = self._step
         assert self._job == "train" and step, "trained without having been asked"  # noqa: PT018
@@ -317,8 +317,9 @@ class Scheduler:
         self._step = None
         self.batches += 1
         self._recheck = True
-        ess = math.fsum(self._ess) / len(self._ess) if self._ess else None
-        self._ess = []
+        reported, self._ess = self._ess, []
+        known = [ess for ess in reported if not math.isnan(ess)]
+        ess = math.fsum(known) / len(known) if known else None
         report = self._recorder.report(
             batch,
             self.pool,
@@ -329,9 +330,10 @@ class Scheduler:
             ess=ess,
         )
         if self._adaptive:
-            if ess is None:
+            if not reported:
                 raise ValueError("lag.target_ess is set, and the trainer reports no ess")
-            self._adaptive.observe(self.version, ess)
+            if ess is not None:
+                self._adaptive.observe(self.version, ess)
         if self._on_batch:
             self._on_batch(report)
 

@@ -45,7 +45,6 @@ def line(step: int, **more: Any) -> dict[str, Any]:
         "timing/generation": 8.0,
         "timing/make_experience": 1.0,
         "timing/ppo_train": 5.0,
-        "timing/broadcast": 1.0,
         "scheduler/samples_per_second": 50.0,
         "scheduler/trainer_idle": 0.3,
         "scheduler/engine_idle": 0.2 * share,
