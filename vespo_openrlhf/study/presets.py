@@ -247,8 +247,8 @@ PRESETS: dict[str, Study] = {
             "variants",
             "Does VESPO get better with a weight or a kernel that is set from the data?",
             (
-                *_with_control(Grid((_VESPO, *_VARIANTS), (64,), _SEEDS)),
-                Grid((_VESPO, *_VARIANTS, _SHRUNK), (8,), _SEEDS, mu_noises=(0.2,)),
+                *_with_control(Grid((_VESPO, *_VARIANTS), (64,), _MORE_SEEDS)),
+                Grid((_VESPO, *_VARIANTS, _SHRUNK), (8,), _MORE_SEEDS, mu_noises=(0.2,)),
             ),
         ),
         Study(
