@@ -28,7 +28,7 @@ was taught by somebody whose pen slips has to make every digit reliable. 256 upd
 seconds on one core.
 
 Presets:
-  quick     VESPO, GRPO, SAPO and REINFORCE at N = 8 and 64: some minutes on two cores
+  quick     VESPO, GRPO, SAPO and REINFORCE at N = 8 and 64: ten minutes on two cores
   paper     every loss at its published setting, then each tuned with the same small budget
   ablation  length normalisation, and kernels that treat both signs alike
   mismatch  noise on the engine's log-probs, and a sampler in bfloat16
