@@ -19,15 +19,19 @@ from reward.node import (
 from reward.quantity import Quantity, parse_quantity
 
 _VARIABLE = re.compile(r"[a-zA-Z](?:_\{?\w+\}?)?|\\(?!pi|infty)[a-z]+(?:_\{?\w+\}?)?")
-_NAME = re.compile(
-    r"(?:\\text ?\{[^{}]*\}|\\(?!frac|sqrt|pi|infty|cdot|pm|cup|in|binom|sum|int|prod)[a-zA-Z]+"
+# What a name is made of. A name is taken to pieces, not matched as a whole: as one expression, which
+# may divide the same letters in many ways, it would try them all.
+_NAME_PIECE = re.compile(
+    r"\\text ?\{[^{}]*\}|\\(?!frac|sqrt|pi|infty|cdot|pm|cup|in|binom|sum|int|prod)[a-zA-Z]+"
     r"|[a-zA-Z]'*(?:\^ ?\{? ?-1 ?\}? ?)?\([^()]*\)|\^ ?\{? ?-1 ?\}?|[a-zA-Z|'\[\](), :]"
-    r"|_ ?(?:\{[^{}]*\}|\w)|[{}])+"
+    r"|_ ?(?:\{[^{}]*\}|\w)|[{}]|\\[|#]"
 )
 _LETTERS = r"(?:[a-zA-Z]+|\\(?!pi|infty|sqrt|frac)[a-z]+)"
+_MAX_NAME = 200
 _FUNCTION_VALUE = re.compile(
     r"\\(?:sin|cos|tan|cot|sec|csc) ?(?:\^ ?\{? ?\d ?\}? ?)?\(?\{? ?\d* ?\\?[a-zA-Z]+ ?\}?\)?"
-    r"|\\frac ?\{ ?d ?[a-z] ?\} ?\{ ?d ?[a-z] ?\}"
+    r"|\\frac ?\{ ?(?:d|\\partial) ?[a-zA-Z] ?\} ?\{ ?(?:d|\\partial) ?[a-zA-Z] ?\}"
+    r"|\\(?:int|sum|prod)(?![a-zA-Z]).*"
 )
 _POINT = re.compile(r"[A-Z]'? ?(?P<coordinates>\([^()]*,[^()]*\))")
 _DOMAIN = re.compile(
@@ -153,9 +157,9 @@ def _relation(text: str, split: list[tuple[str, str]]) -> Node:
 
 def is_name(text: str) -> bool:
     """Whether the left side of an equality only names its value: ``x``, ``f(x)``, ``AB``."""
-    if len(text) > 80:
+    if not text or len(text) > _MAX_NAME:
         return False
-    return bool(_NAME.fullmatch(text) or _FUNCTION_VALUE.fullmatch(text))
+    return not _NAME_PIECE.sub("", text) or _FUNCTION_VALUE.fullmatch(text) is not None
 
 
 def _bracketed(text: str, opening: str, inside: str, closing: str) -> Node | None:
