@@ -103,6 +103,8 @@ _PLAIN_FUNCTION = re.compile(
     r"(?<![\\a-zA-Z])(" + "|".join(_FUNCTIONS) + r"|sqrt|pi|infinity|infty)(?![a-zA-Z])"
 )
 _ARGUMENTED = re.compile(r"\\(frac|binom|sqrt)(?![a-zA-Z])")
+_BRACKET = re.compile(r"\\.|[{}()\[\]]", re.DOTALL)
+_CLOSING = {"{": "}", "(": ")", "[": "]"}
 _CONTROL_WORD = re.compile(r"\\[a-zA-Z]+")
 _TIMES_TEN = re.compile(r"(?<=\d) ?[xX] ?(?=10 ?\^)")
 _REALS_WITHOUT = re.compile(r"(\\mathbb ?(?:R|\{ ?R ?\})) ?- ?(?=\\\{)")
@@ -161,70 +163,59 @@ def _dollars(text: str) -> str:
     return text.replace("$", " ")
 
 
-def group_end(text: str, start: int) -> int:
-    """Index just past the group that opens at ``text[start]``; -1 if it never closes."""
-    closing = {"{": "}", "(": ")", "[": "]"}[text[start]]
-    depth, index = 0, start
-    while index < len(text):
-        char = text[index]
-        if char == "\\":
-            index += 2
-            continue
-        if char == text[start]:
-            depth += 1
-        elif char == closing:
-            depth -= 1
-            if depth == 0:
-                return index + 1
-        index += 1
-    return -1
+def _group_ends(text: str) -> dict[int, int]:
+    """Index just past each group of braces, parentheses or brackets, by the index it opens at."""
+    ends: dict[int, int] = {}
+    opened: dict[str, list[int]] = {"}": [], ")": [], "]": []}
+    for match in _BRACKET.finditer(text):
+        token = match.group()
+        if token in _CLOSING:
+            opened[_CLOSING[token]].append(match.start())
+        elif token in opened and opened[token]:
+            ends[opened[token].pop()] = match.end()
+    return ends
 
 
-def _argument(text: str, start: int) -> tuple[str, int] | None:
-    """The TeX argument at ``start`` (a group, a command or one character) and its end."""
-    while start < len(text) and text[start] == " ":
-        start += 1
-    if start >= len(text):
+def _argument_end(text: str, start: int, ends: dict[int, int]) -> int | None:
+    """Where the TeX argument at ``start`` ends: a group, a command or one character."""
+    if start >= len(text) or text[start] in "})]":
         return None
     if text[start] == "{":
-        end = group_end(text, start)
-        return None if end < 0 else (text[start + 1 : end - 1], end)
+        return ends.get(start)
     if text[start] == "\\":
         command = _CONTROL_WORD.match(text, start)
-        if command is None or command.group() in (r"\frac", r"\sqrt"):
-            return None
-        return command.group(), command.end()
-    return text[start], start + 1
+        return None if command is None or _ARGUMENTED.match(text, start) else command.end()
+    return start + 1
 
 
 def _brace_arguments(text: str) -> str:
     r"""Write ``\frac12`` as ``\frac{1}{2}``, ``\sqrt2`` and ``sqrt(2)`` as ``\sqrt{2}``."""
-    pieces: list[str] = []
-    position = 0
+    ends = _group_ends(text)
+    chars = list(text)
     for match in _ARGUMENTED.finditer(text):
-        if match.start() < position:
-            continue
-        pieces.append(text[position : match.end()])
         position = match.end()
-        arity = 2
-        if match.group(1) == "sqrt":
-            arity = 1
-            while position < len(text) and text[position] == " ":
-                position += 1
-            bracket = text[position : position + 1]
-            if bracket in ("[", "(") and (end := group_end(text, position)) > 0:
-                inner = _brace_arguments(text[position + 1 : end - 1])
-                pieces.append(f"[{inner}]" if bracket == "[" else f"{{{inner}}}")
-                position = end
-                arity = 1 if bracket == "[" else 0
-        for _ in range(arity):
-            argument = _argument(text, position)
-            if argument is None:
-                break
-            pieces.append("{" + _brace_arguments(argument[0]) + "}")
-            position = argument[1]
-    pieces.append(text[position:])
-    return "".join(pieces)
+        missing = 1 if match.group(1) == "sqrt" else 2
+        while missing:
+            start = position
+            while text[start : start + 1] == " ":
+                start += 1
+            if match.group(1) == "sqrt" and text[start : start + 1] in ("(", "[") and start in ends:
+                end = ends[start]
+                if text[start] == "(":
+                    chars[start], chars[end - 1] = "{", "}"
+                    missing = 0
+            else:
+                argument_end = _argument_end(text, start, ends)
+                if argument_end is None:
+                    break
+                end = argument_end
+                missing -= 1
+                if text[start] != "{":
+                    chars[start] = "{" + chars[start]
+                    chars[end - 1] += "}"
+            chars[position:start] = [""] * (start - position)
+            position = end
+    return "".join(chars)
 
 
 def _thousands(text: str) -> str:
@@ -239,16 +230,21 @@ def _thousands(text: str) -> str:
     return _COMMAS.sub(join, text)
 
 
-def strip_outer(text: str) -> str:
+def _strip_outer(text: str) -> str:
     """Take off braces around the whole and punctuation after it."""
-    while True:
-        text = text.strip().rstrip(",;:").rstrip()
-        if text.endswith(".") and not text.endswith(".."):
-            text = text[:-1]
-        elif text.startswith("{") and group_end(text, 0) == len(text):
-            text = text[1:-1]
+    ends = _group_ends(text)
+    start, end = 0, len(text)
+    while start < end:
+        last = text[end - 1]
+        if last in " ,;:" or (last == "." and (end - start < 2 or text[end - 2] != ".")):
+            end -= 1
+        elif text[start] == " ":
+            start += 1
+        elif ends.get(start) == end and text[start] == "{":
+            start, end = start + 1, end - 1
         else:
-            return text
+            break
+    return text[start:end]
 
 
 def normalize(text: str) -> str:
@@ -295,7 +291,7 @@ def normalize(text: str) -> str:
     if "matrix" not in text:
         text = text.replace("&", " ")
     text = text.replace('"', "").replace("`", "")
-    return strip_outer(re.sub(" {2,}", " ", text)).replace("\ue002", ROW)
+    return _strip_outer(re.sub(" {2,}", " ", text)).replace("\ue002", ROW)
 
 
 def _protect_rows(text: str) -> str:
