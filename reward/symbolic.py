@@ -35,6 +35,7 @@ _INFINITE = re.compile(r"[-+]?\\infty|.*\\(?:sum|prod|int|lim)[^a-z].*")
 _DIGITS = 50
 _TINY = sympy.Float(10, 20) ** -300
 _POINTS = 8
+_UNFINISHED = (sympy.Integral, sympy.Sum, sympy.Product, sympy.Limit, sympy.Derivative)
 
 
 def _prepare(text: str) -> str:
@@ -109,8 +110,21 @@ def _number(value: Any) -> Any:
     return None
 
 
+def _apart(left: Any, right: Any) -> bool:
+    """Whether two numbers that agree in so many digits differ, as 2^{2019} and 2^{2019} - 1 do."""
+    difference = left - right
+    if difference.has(sympy.Float):
+        return False
+    if not difference.has(*_UNFINISHED):
+        difference = difference.doit()  # the parser leaves 2^{2019} as it is written
+    if difference.is_Rational:
+        return bool(difference != 0)
+    value = sympy.N(difference, _DIGITS, maxn=400)
+    return bool(value.is_number and not _lost(value) and value != 0)
+
+
 def _close(left: Any, right: Any) -> bool | None:
-    """Whether two numbers agree in all but the last of the digits; None if that is unknown."""
+    """Whether two numbers are the same, in all digits that can be had; None if that is unknown."""
     a, b = _number(left), _number(right)
     if a is None or b is None:
         return None
@@ -120,7 +134,9 @@ def _close(left: Any, right: Any) -> bool | None:
         size = max(abs(a), abs(b))
         if size == 0:
             return True
-        return bool(abs(a - b) <= size * sympy.Float(10, 20) ** -(_DIGITS - 12))
+        if abs(a - b) > size * sympy.Float(10, 20) ** -(_DIGITS - 12):
+            return False
+        return not _apart(left, right)
     except TypeError:
         return None
 
