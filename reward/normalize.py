@@ -15,6 +15,7 @@ CURRENCY = "\ue000"  # a dollar sign that is money, not a delimiter
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_SMALL_FRACTION = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹]+)[⁄∕/]([₀₁₂₃₄₅₆₇₈₉]+)")
 _VULGAR = {
     "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5",
     "⅗": "3/5", "⅘": "4/5", "⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8",
@@ -24,6 +25,8 @@ _UNICODE = str.maketrans(
     {
         **dict.fromkeys("−–—‐‑‒﹣-", "-"),
         **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\xad\x00\u2061\u2062", ""),
+        # Marks of direction, but not the overrides, which make 21 look like 12.
+        **dict.fromkeys("\u200e\u200f\u061c\u202a\u202b\u202c\u2066\u2067\u2068\u2069", ""),
         **dict.fromkeys("\xa0\u2009\u202f\u2002\u2003\u2005\u2006\u2007\u200a\u3000", " "),
         **{c: f" {v} " for c, v in _VULGAR.items()},
         "×": r"\cdot ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "⁄": "/",
@@ -35,6 +38,7 @@ _UNICODE = str.maketrans(
         "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "φ": r"\phi ",
         "ω": r"\omega ", "⟨": r"\langle ", "⟩": r"\rangle ", "∧": r"\land ", "∨": r"\lor ",
         "∖": r"\setminus ", "“": '"', "”": '"', "’": "'", "‘": "'", "′": "'", "…": "...",
+        "、": ",",
     }
 )  # fmt: skip
 
@@ -43,11 +47,12 @@ _DELIMITERS = re.compile(r"\\[()\[\]]|\$\$")
 _REMOVE = re.compile(
     r"\\(?:left|right) ?\.|[_^]\{ *\}|\\[hv]?phantom ?\{[^{}]{0,40}\}"
     r"|\\(?:left|right|mleft|mright|middle|[bB]igg?[lrm]?)(?![a-zA-Z])"
-    r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|tt|normalsize|large|Large"
-    r"|huge|bigskip|hfill|boxed|fbox|strut|mathstrut|checkmark|centering|unicode)(?![a-zA-Z])"
+    r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|tt|normalsize|[lL]arge|LARGE"
+    r"|[hH]uge|small|footnotesize|tiny|bigskip|hfill|boxed|fbox|strut|mathstrut|checkmark"
+    r"|blacksquare|ensuremath|centering|unicode)(?![a-zA-Z])"
     r"|\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|split|equation\*?|cases|center)\}"
     r"|^\s*\\(?:therefore|implies|Rightarrow|rightarrow)(?![a-zA-Z])"
-    r"|\\(?:color|tag|label|hspace|vspace)\*?\s*\{[^{}]{0,40}\}|\\textcolor\s*\{[^{}]{0,40}\}"
+    r"|\\(?:color|tag|label|hspace|vspace)\*?\s*\{[^{}]{0,40}\}|\\(?:textcolor|colorbox)\s*\{[^{}]{0,40}\}"
 )
 _NEGATIVE_SPACE = re.compile(r"\\!\s*")
 _SPACE = re.compile(
@@ -69,9 +74,10 @@ _FUNCTIONS = (
     "gcd lcm max min lim sup inf det"
 ).split()
 _COMMANDS = {
-    "dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "dbinom": r"\binom",
-    "tbinom": r"\binom", "times": r"\cdot ", "ast": r"\cdot ", "div": "/", "leq": r"\le ",
-    "leqslant": r"\le ", "geq": r"\ge ", "geqslant": r"\ge ", "lt": "<", "gt": ">",
+    "dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "nicefrac": r"\frac",
+    "sfrac": r"\frac", "dbinom": r"\binom", "tbinom": r"\binom", "times": r"\cdot ",
+    "ast": r"\cdot ", "div": "/", "leq": r"\le ", "leqslant": r"\le ", "geq": r"\ge ",
+    "geqslant": r"\ge ", "lt": "<", "gt": ">",
     "neq": r"\ne ", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "lbrace": r"\{",
     "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")",
     "infin": r"\infty ", "varnothing": r"\emptyset ", "ldots": "...", "dots": "...",
@@ -92,7 +98,10 @@ _ENVIRONMENT = re.compile(
 )
 _ROWS = re.compile(r"\\begin ?\{(?:[a-zA-Z]?matrix|smallmatrix|array|cases|align|gather|split)")
 _CHOOSE = re.compile(r"\{([^{}]{1,60})\\choose(?![a-zA-Z])([^{}]{1,60})\}")
-_ORDINAL = re.compile(r"(?<=\d) ?\^ ?\{ ?(?:\\text ?\{ ?)?(?:st|nd|rd|th) ?\}? ?\}")
+_ORDINAL = re.compile(
+    r"(?<=\d) ?\^ ?\{ ?(?:\\text ?\{ ?)?(?:st|nd|rd|th) ?\}? ?\}"
+    r"|(?:(?<=1)st|(?<=2)nd|(?<=3)rd|(?<=\d)th)(?=[ .}]*$)"
+)
 _MODULUS = re.compile(r"\\([pb]?mod) ?(\d+)")
 _SEPARATED = re.compile(
     r"(?<![\d.,])(\d{1,3})((?:(?:\\[,;:! ]|\{,\}|,\\!|,\s?\\!\s?|~|[ '])\d{3})+)(?![\d])"
@@ -113,8 +122,9 @@ _ONGOING = re.compile(r"(?<![\d.])(\d*\.\d{0,30}?)(\d{1,10}?)\2{2,30} ?\.\.\.")
 _LOG_BASE = re.compile(r"\\log ?_ ?(\w)")
 # TeX reads one digit; whoever writes \\sqrt13 or 2^10 means the number.
 _ROOT_NUMBER = re.compile(r"\\sqrt ?(\d{2,}(?:\.\d+)?|\d\.\d+)")
-_POWER_NUMBER = re.compile(r"\^ ?(-?\d{2,}|-\d)(?![.\d])")
+_POWER_NUMBER = re.compile(r"\^ ?(-?\d*\.\d+|-?\d{2,}|-\d)(?![.\d])")
 _CARET_PAREN = re.compile(r"\^\s*\(([^()]{1,60})\)")
+_JOINER = re.compile("(?<![\u4e00-\u9fff])(?:(以及|和|及|与)|或者?)(?![\u4e00-\u9fff])")
 _INEQUALITY = {
     "<=": r"\le ",
     ">=": r"\ge ",
@@ -146,6 +156,9 @@ def _text_group(match: re.Match[str]) -> str:
 
 
 def _scripts(text: str) -> str:
+    text = _SMALL_FRACTION.sub(
+        lambda m: f" {m[1].translate(_SUPERSCRIPTS)}/{m[2].translate(_SUBSCRIPTS)} ", text
+    )
     text = re.sub(
         "[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ]+", lambda m: f"^{{{m.group().translate(_SUPERSCRIPTS)}}}", text
     )
@@ -171,7 +184,7 @@ def _group_ends(text: str) -> dict[int, int]:
         token = match.group()
         if token in _CLOSING:
             opened[_CLOSING[token]].append(match.start())
-        elif token in opened and opened[token]:
+        elif opened.get(token):
             ends[opened[token].pop()] = match.end()
     return ends
 
@@ -257,7 +270,9 @@ def normalize(text: str) -> str:
         text = text[1:-1]
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text.replace("°", "\ue001")).replace("\ue001", "°")
+        text = _JOINER.sub(lambda m: " and " if m[1] else " or ", text)
     text = _dollars(text)
+    text = text.replace("**", "^")
     text = _ROOT_NUMBER.sub(r"\\sqrt{\1}", text)
     text = _POWER_NUMBER.sub(r"^{\1}", text)
     text = _DELIMITERS.sub(" ", _protect_rows(text))
@@ -279,7 +294,7 @@ def normalize(text: str) -> str:
     text = _LOG_BASE.sub(r"\\log_{\1}", text)
     text = _DEGREE.sub("°", text)
     text = _ENVIRONMENT.sub(r"\\\1{matrix}", text)
-    text = text.replace("**", "^").replace("*", r"\cdot ")
+    text = text.replace("*", r"\cdot ")
     text = _INEQUALITY_RE.sub(lambda m: _INEQUALITY[m.group()], text)
     text = _PLAIN_FUNCTION.sub(
         lambda m: r"\infty " if m.group(1).startswith("inf") else f"\\{m.group(1)} ", text

@@ -19,8 +19,8 @@ from reward.node import (
 from reward.quantity import Quantity, parse_quantity
 
 _VARIABLE = re.compile(r"[a-zA-Z](?:_\{?\w+\}?)?|\\(?!pi|infty)[a-z]+(?:_\{?\w+\}?)?")
-# What a name is made of. A name is taken to pieces, not matched as a whole: as one expression, which
-# may divide the same letters in many ways, it would try them all.
+# What a name is made of. It is taken to pieces, not matched as a whole: an expression for that
+# could divide the same letters in many ways, and would try them all.
 _NAME_PIECE = re.compile(
     r"\\text ?\{[^{}]*\}|\\(?!frac|sqrt|pi|infty|cdot|pm|cup|in|binom|sum|int|prod)[a-zA-Z]+"
     r"|[a-zA-Z]'*(?:\^ ?\{? ?-1 ?\}? ?)?\([^()]*\)|\^ ?\{? ?-1 ?\}?|[a-zA-Z|'\[\](), :]"
