@@ -44,7 +44,7 @@ _UNICODE = str.maketrans(
 
 _SIMPLE = re.compile(r"[-+]?(?:\d{1,300}(?:\.\d{1,300})?|\.\d{1,300})")
 _DELIMITERS = re.compile(r"\\[()\[\]]|\$\$")
-_REMOVE = re.compile(
+INVISIBLE = re.compile(
     r"\\(?:left|right) ?\.|[_^]\{ *\}|\\[hv]?phantom ?\{[^{}]{0,40}\}"
     r"|\\(?:left|right|mleft|mright|middle|[bB]igg?[lrm]?)(?![a-zA-Z])"
     r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|tt|normalsize|[lL]arge|LARGE"
@@ -276,7 +276,7 @@ def normalize(text: str) -> str:
     text = _ROOT_NUMBER.sub(r"\\sqrt{\1}", text)
     text = _POWER_NUMBER.sub(r"^{\1}", text)
     text = _DELIMITERS.sub(" ", _protect_rows(text))
-    text = _REMOVE.sub(" ", text)
+    text = INVISIBLE.sub(" ", text)
     text = _FONT_LETTER.sub(r" \1", text)
     text = _TEXT.sub(r"\\text", text)
     text = _TEXT_GROUP.sub(_text_group, _MATH_IN_TEXT.sub(r"\1", text))
