@@ -65,6 +65,7 @@ _INTRO = re.compile(
     re.IGNORECASE,
 )
 _ABOUT = re.compile(r"(?:\\text ?\{)? ?(?:about|approximately|roughly|exactly) ?\}? ?(?=-?[\d\\.])")
+_LEADING = re.compile(r"(?:\\approx(?![a-zA-Z])|[= ])+")
 _ALL_REALS = re.compile(
     r"(?:\\text ?\{)? ?(?:all|any|every)(?: the)? real(?:s| numbers?| values?)?(?: of [a-z])?"
     r"(?P<but> (?:except|but)(?: for)?)? ?\}?(?(but) ?(?P<points>[^{}]{1,60}))",
@@ -121,8 +122,8 @@ def _inequality(text: str, parts: list[str], operators: list[str]) -> Node:
 def _relation(text: str, split: list[tuple[str, str]]) -> Node:
     parts = [part for part, _ in split]
     operators = [operator for _, operator in split[1:]]
-    if operators[0] in ("\\approx", "=") and not parts[0] and parts[-1]:
-        return parse(text[text.index(operators[0]) + len(operators[0]) :])
+    if not parts[0] and parts[-1] and (leading := _LEADING.match(text)):
+        return parse(text[leading.end() :])
     if operators == ["\\approx"] and is_name(parts[0]):
         return Node("named", text, (parse(parts[1]),), name=parts[0])
     if any(not part for part in parts):
