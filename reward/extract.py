@@ -24,11 +24,14 @@ MAX_BOXES = 32
 MAX_ANSWER_CHARS = 20_000
 _ECHO_CONTEXT = 24
 
-_TURN_END = re.compile(
+END_TOKEN = (
     r"<\|(?:im_end|endoftext|eot_id|eom_id|end_of_text|end|return|eos)\|>"
-    r"|<\|[^<>|\s]{0,20}(?:im_start|start_header|user|system|human|assistant|turn)[^<>|\s]{0,20}\|>"
-    r"|</s>|<eos>|<end_of_turn>|<start_of_turn>|\[/?INST\]"
-    r"|<｜(?:end▁of▁sentence|User|Assistant)｜>"
+    r"|</s>|<eos>|<end_of_turn>|<｜end▁of▁sentence｜>"
+)
+_TURN_END = re.compile(
+    END_TOKEN + r"|<\|[^<>|\s]{0,20}(?:im_start|start_header|user|system|human|assistant|turn)"
+    r"[^<>|\s]{0,20}\|>"
+    r"|<start_of_turn>|\[/?INST\]|<｜(?:User|Assistant)｜>"
     r"|\n[ \t]*(?:(?:#{1,4}[ \t]*|\*\*)?(?:Human|User|HUMAN|USER)(?:\*\*)?[ \t]*:"
     r"|#{2,4}[ \t]*(?:Instruction|(?:Human|User)[ \t]*\n)|(?:human|user)(?:[ \t]?:|[ \t]*\n))"
     r"|</?(?:user|human)>"

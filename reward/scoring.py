@@ -14,13 +14,8 @@ from reward.extract import extract
 from reward.labels import Label, parse_label
 from reward.normalize import normalize
 from reward.options import RewardOptions
-from reward.verdict import Verdict
+from reward.verdict import REASONS, Verdict
 from reward.words import choice, same_choice, text_key
-
-LOGGED = (
-    "correct", "no_answer", "truncated", "timeout", "ambiguous", "unparsable", "empty_gold",
-    "overloaded", "unavailable",
-)  # fmt: skip
 
 
 def judge_label(response: str, label: Label, prompt: str, options: RewardOptions) -> Verdict:
@@ -70,7 +65,7 @@ def scorer(options: RewardOptions) -> Any:
         if parsed.source in own:
             return own[parsed.source](response, parsed.answer, prompt)
         verdict = judge_label(response, parsed, prompt, options)
-        logs = {reason: float(verdict.reason == reason) for reason in LOGGED}
+        logs = {reason: float(verdict.reason == reason) for reason in REASONS}
         logs["verify_ms"] = 1000 * (time.perf_counter() - started)
         return Score(float(verdict.correct), logs)
 
