@@ -106,6 +106,7 @@ _JOIN_FILL = _JOIN_DENIAL | frozenset(
     "equally likely respectively that value equal equals itemize enumerate".split()
 )
 _ORDINALS = frozenset("first second third fourth fifth".split())
+_ROMAN = frozenset("ii iv vi ix".split())
 _JOIN_LABEL = frozenset(
     "case answer option solution possibility part choice value root candidate guess number "
     "itemize enumerate step".split()
@@ -268,7 +269,9 @@ def _is_list_marker(token: str, before: str, after: str) -> bool:
         return after.isdigit() or (len(after) == 1 and after.isalpha()) or before in _ORDINALS
     if len(token) == 1 and before in _JOIN_LABEL:
         return True
-    return len(token.lstrip("\\")) <= 2 and (after in "=:).]_,₁₂₃₄" or after.isdigit())
+    if after == "=":
+        return len(token.lstrip("\\")) <= 2
+    return (len(token) == 1 or token in _ROMAN) and (after in ":).]_,₁₂₃₄" or after.isdigit())
 
 
 def extract(response: str, *, prompt: str = "", require_box: bool = True) -> Extraction:

@@ -29,7 +29,7 @@ _UNICODE = str.maketrans(
         **dict.fromkeys("\u200e\u200f\u061c\u202a\u202b\u202c\u2066\u2067\u2068\u2069", ""),
         **dict.fromkeys("\xa0\u2009\u202f\u2002\u2003\u2005\u2006\u2007\u200a\u3000", " "),
         **{c: f" {v} " for c, v in _VULGAR.items()},
-        "×": r"\cdot ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "⁄": "/",
+        **dict.fromkeys("×·⋅∙∗✕✖⨯•", r"\cdot "), "÷": "/", "⁄": "/",
         "∕": "/", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ",
         "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ",
         "∈": r"\in ", "±": r"\pm ", "∓": r"\mp ", "√": r"\sqrt ", "∛": r"\sqrt[3] ",
@@ -49,7 +49,7 @@ INVISIBLE = re.compile(
     r"|\\(?:left|right|mleft|mright|middle|[bB]igg?[lrm]?)(?![a-zA-Z])"
     r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|tt|normalsize|[lL]arge|LARGE"
     r"|[hH]uge|small|footnotesize|tiny|bigskip|hfill|boxed|fbox|strut|mathstrut|checkmark"
-    r"|blacksquare|ensuremath|centering|unicode)(?![a-zA-Z])"
+    r"|blacksquare|ensuremath|notag|nonumber|centering|unicode)(?![a-zA-Z])"
     r"|\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|split|equation\*?|cases|center)\}"
     r"|^\s*\\(?:therefore|implies|Rightarrow|rightarrow)(?![a-zA-Z])"
     r"|\\(?:color|tag|label|hspace|vspace)\*?\s*\{[^{}]{0,40}\}|\\(?:textcolor|colorbox)\s*\{[^{}]{0,40}\}"
@@ -130,10 +130,8 @@ _INEQUALITY = {
     ">=": r"\ge ",
     "=<": r"\le ",
     "=>": r"\ge ",
-    "!=": r"\ne ",
-    "≠": r"\ne ",
 }
-_INEQUALITY_RE = re.compile("<=|>=|=<|=>|!=")
+_INEQUALITY_RE = re.compile(r"<=|>=|=<|=>|!=|\\not ?=")
 
 
 def _text_group(match: re.Match[str]) -> str:
@@ -150,7 +148,7 @@ def _text_group(match: re.Match[str]) -> str:
         return content
     if content in ("", ",", ";"):
         return f" {content} "
-    if content in ("e", "i") or content.replace(",", "").replace(".", "").isdigit():
+    if content in ("e", "i", "d") or content.replace(",", "").replace(".", "").isdigit():
         return content
     return f"\\text{{{content}}}"
 
@@ -295,7 +293,7 @@ def normalize(text: str) -> str:
     text = _DEGREE.sub("°", text)
     text = _ENVIRONMENT.sub(r"\\\1{matrix}", text)
     text = text.replace("*", r"\cdot ")
-    text = _INEQUALITY_RE.sub(lambda m: _INEQUALITY[m.group()], text)
+    text = _INEQUALITY_RE.sub(lambda m: _INEQUALITY.get(m.group(), r"\ne "), text)
     text = _PLAIN_FUNCTION.sub(
         lambda m: r"\infty " if m.group(1).startswith("inf") else f"\\{m.group(1)} ", text
     )

@@ -7,6 +7,7 @@ import re
 import time
 from typing import Any
 
+from reward import turns
 from reward.api import verify
 from reward.batch import Score
 from reward.custom import isolated_score
@@ -28,6 +29,11 @@ def judge_label(response: str, label: Label, prompt: str, options: RewardOptions
             prompt=prompt,
             require_box=options.require_box,
         )
+    with turns.turn:
+        return _judge_words(response, label, prompt, options)
+
+
+def _judge_words(response: str, label: Label, prompt: str, options: RewardOptions) -> Verdict:
     golds = [gold for gold in label.golds if gold.strip()]
     if not golds:
         return Verdict(False, None, "empty_gold")

@@ -28,6 +28,11 @@ _NAME_PIECE = re.compile(
 )
 _LETTERS = r"(?:[a-zA-Z]+|\\(?!pi|infty|sqrt|frac)[a-z]+)"
 _MAX_NAME = 200
+_DENIED = re.compile(
+    r"\\(?:not|neg|lnot)(?![a-zA-Z])"
+    r"|(?<![a-zA-Z\\])(?:not|no(?!\.)|never|if|unless|except|wrong|false)(?![a-zA-Z])",
+    re.IGNORECASE,
+)
 _FUNCTION_VALUE = re.compile(
     r"\\(?:sin|cos|tan|cot|sec|csc) ?(?:\^ ?\{? ?\d ?\}? ?)?\(?\{? ?\d* ?\\?[a-zA-Z]+ ?\}?\)?"
     r"|\\frac ?\{ ?(?:d|\\partial) ?[a-zA-Z] ?\} ?\{ ?(?:d|\\partial) ?[a-zA-Z] ?\}"
@@ -87,7 +92,7 @@ def _interval(left: Node, right: Node, brackets: str, name: str = "") -> Node:
 
 
 def _except(excluded: Iterable[Node], name: str = "") -> Node:
-    items = tuple(excluded)
+    items = tuple(i for node in excluded for i in (node.items if node.kind == "list" else (node,)))
     return Node("except", "except " + ",".join(i.text for i in items), items, name)
 
 
@@ -122,6 +127,8 @@ def _inequality(text: str, parts: list[str], operators: list[str]) -> Node:
 def _relation(text: str, split: list[tuple[str, str]]) -> Node:
     parts = [part for part, _ in split]
     operators = [operator for _, operator in split[1:]]
+    if _DENIED.search(parts[0]):  # not x = 7
+        return Node("relation", text)
     if not parts[0] and parts[-1] and (leading := _LEADING.match(text)):
         return parse(text[leading.end() :])
     if operators == ["\\approx"] and is_name(parts[0]):

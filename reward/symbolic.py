@@ -32,6 +32,7 @@ _TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
 _REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d{0,30})\\overline ?\{ ?(\d{1,30}) ?\}")
 _SLASH = re.compile(r"(?<![\w}^)/.] )(?<![\w}^)/.])(\d+) ?/ ?(\d+) +(?=[a-zA-Z\\(])(?!\\cdot)")
 _INFINITE = re.compile(r"[-+]?\\infty|.*\\(?:sum|prod|int|lim)[^a-z].*")
+_PRIMES = re.compile(r"(?<![a-zA-Z])([a-zA-Z])('+)")
 _DIGITS = 50
 _TINY = sympy.Float(10, 20) ** -300
 _POINTS = 8
@@ -41,6 +42,7 @@ _UNFINISHED = (sympy.Integral, sympy.Sum, sympy.Product, sympy.Limit, sympy.Deri
 def _prepare(text: str) -> str:
     """A normalised scalar in the spelling the parser reads, its decimals as fractions."""
     text = _TEXT.sub(r"\1", text)
+    text = _PRIMES.sub(lambda m: f"{m[1]}_{{{'p' * len(m[2])}}}", text)
     text = _REPEATING.sub(_repeating, text)
     text = _SLASH.sub(r"\\frac{\1}{\2} ", text)
     text = _SCIENTIFIC.sub(r"\1 \\cdot 10^{\2}", text)
@@ -69,8 +71,8 @@ def expression(text: str) -> Any:
         UnreadableError: it does not parse.
     """
     prepared = _prepare(text)
-    if re.search(r"\d \d", prepared):
-        raise UnreadableError("numbers side by side")
+    if re.search(r"\d \d|'", prepared):  # the parser takes the first, and leaves a prime out
+        raise UnreadableError("numbers side by side, or a prime")
     if "\\infty" in prepared and not _INFINITE.fullmatch(prepared.replace(" ", "")):
         raise UnreadableError("arithmetic with infinity")
     try:
