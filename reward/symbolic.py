@@ -1,7 +1,8 @@
 r"""The algebra behind the judge: parsing by math-verify's LaTeX parser, equality exact.
 
 Only the worker processes import this. Numbers are compared as numbers to fifty digits of
-*relative* precision, never to a count of decimals; decimals are read as the fractions they
+*relative* precision, never to a count of decimals, and by their difference where they agree in
+those; decimals are read as the fractions they
 are; expressions with variables are compared at points of both signs first, and by
 math-verify's own symbolic equality where points cannot tell.
 """
