@@ -21,6 +21,15 @@ _VULGAR = {
     "⅗": "3/5", "⅘": "4/5", "⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8",
     "⅞": "7/8", "⅐": "1/7", "⅑": "1/9", "⅒": "1/10",
 }  # fmt: skip
+_GREEK = {  # those that are no units, as μ and Ω are
+    letter: f"\\{name} "
+    for letter, name in zip(
+        "αβγδεζηθικλνξπρστυφχψωΓΔΘΛΞΠΣΦΨ",
+        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda nu xi pi rho sigma tau "
+        "upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi".split(),
+        strict=True,
+    )
+}
 _UNICODE = str.maketrans(
     {
         **dict.fromkeys("−–—‐‑‒﹣-", "-"),
@@ -30,13 +39,12 @@ _UNICODE = str.maketrans(
         **dict.fromkeys("\xa0\u2009\u202f\u2002\u2003\u2005\u2006\u2007\u200a\u3000", " "),
         **{c: f" {v} " for c, v in _VULGAR.items()},
         **dict.fromkeys("×·⋅∙∗✕✖⨯•", r"\cdot "), "÷": "/", "⁄": "/",
-        "∕": "/", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ",
+        "∕": "/", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ",
         "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ",
         "∈": r"\in ", "±": r"\pm ", "∓": r"\mp ", "√": r"\sqrt ", "∛": r"\sqrt[3] ",
         "∅": r"\emptyset ", "°": "°", "º": "°", "˚": "°", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
-        "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "θ": r"\theta ",
-        "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "φ": r"\phi ",
-        "ω": r"\omega ", "⟨": r"\langle ", "⟩": r"\rangle ", "∧": r"\land ", "∨": r"\lor ",
+        "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", **_GREEK,
+        "⟨": r"\langle ", "⟩": r"\rangle ", "∧": r"\land ", "∨": r"\lor ",
         "∖": r"\setminus ", "“": '"', "”": '"', "’": "'", "‘": "'", "′": "'", "…": "...",
         "、": ",",
     }
@@ -303,7 +311,7 @@ def normalize(text: str) -> str:
     text = _brace_arguments(text)
     if "matrix" not in text:
         text = text.replace("&", " ")
-    text = text.replace('"', "").replace("`", "")
+    text = text.replace('"', " ").replace("`", " ")
     return _strip_outer(re.sub(" {2,}", " ", text)).replace("\ue002", ROW)
 
 

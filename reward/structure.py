@@ -148,7 +148,7 @@ def _relation(text: str, split: list[tuple[str, str]]) -> Node:
             values = tuple(parse(part) for part in parts[1:])
             return Node("named", text, values, name=parts[0])
         return Node("equation", text, tuple(Node("scalar", part) for part in parts))
-    if operators[-1] == "\\in" and len(parts) == 2:
+    if operators[-1] == "\\in" and len(parts) == 2 and re.search("[a-zA-Z]", parts[0]):
         return parse(parts[1])
     if "\\approx" in operators and all(o in ("=", "\\approx") for o in operators):
         cut = text.index("\\approx")
@@ -156,7 +156,7 @@ def _relation(text: str, split: list[tuple[str, str]]) -> Node:
         return Node("approx", text, (exact, approximate))
     if "\\equiv" in operators:
         residue = len(parts) == 2 and is_name(parts[0]) and "mod" in parts[1]
-        return Node("scalar", parts[1] if residue else text)
+        return Node("scalar", parts[1]) if residue else Node("relation", text)
     if operators[0] in ("=", "\\in") and len(parts) >= 3 and is_name(parts[0]):
         rest = text[text.index(operators[0]) + len(operators[0]) :].strip()
         return parse(rest)

@@ -2,9 +2,8 @@ r"""The algebra behind the judge: parsing by math-verify's LaTeX parser, equalit
 
 Only the worker processes import this. Numbers are compared as numbers to fifty digits of
 *relative* precision, never to a count of decimals, and by their difference where they agree in
-those; decimals are read as the fractions they
-are; expressions with variables are compared at points of both signs first, and by
-math-verify's own symbolic equality where points cannot tell.
+those; decimals are read as the fractions they are; expressions with variables are compared at
+points of both signs first, and by math-verify's own symbolic equality where points cannot tell.
 """
 
 from __future__ import annotations
@@ -34,6 +33,11 @@ _REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d{0,30})\\overline ?\{ ?(\d{1,30}) 
 _SLASH = re.compile(r"(?<![\w}^)/.] )(?<![\w}^)/.])(\d+) ?/ ?(\d+) +(?=[a-zA-Z\\(])(?!\\cdot)")
 _INFINITE = re.compile(r"[-+]?\\infty|.*\\(?:sum|prod|int|lim)[^a-z].*")
 _PRIMES = re.compile(r"(?<![a-zA-Z])([a-zA-Z])('+)")
+# Of two numbers the parser takes one, or their sum; signs that it does not know it leaves out.
+_MISREAD = re.compile(
+    r"\d \d|(?:^|[\d(+^-] ?|(?<!_) )\{[\d.]+\} ?\{[\d.]"
+    r"|['\u0080-\u00af\u00b1-\ud7ff\uf900-\uffff]"
+)
 _DIGITS = 50
 _TINY = sympy.Float(10, 20) ** -300
 _POINTS = 8
@@ -72,8 +76,8 @@ def expression(text: str) -> Any:
         UnreadableError: it does not parse.
     """
     prepared = _prepare(text)
-    if re.search(r"\d \d|'", prepared):  # the parser takes the first, and leaves a prime out
-        raise UnreadableError("numbers side by side, or a prime")
+    if _MISREAD.search(prepared):
+        raise UnreadableError("numbers side by side, or a sign that the parser leaves out")
     if "\\infty" in prepared and not _INFINITE.fullmatch(prepared.replace(" ", "")):
         raise UnreadableError("arithmetic with infinity")
     try:

@@ -253,6 +253,14 @@ TYPESETTING = [
     (r"7\hspace{-1em}8", "78", False),
 ]  # fmt: skip
 
+# What the parser behind the algebra takes for something else, or leaves out.
+MISREAD = [
+    (r"{7}~{8}", "15", False), (r"{7}\quad{8}", "15", False), (r"{7}&{8}", "15", False), ("7¹{8}", "56", False),
+    ("7⊕8", "15", False), ("7⊗8", "56", False), ("⊕7", "7", False), ("7≡8", "8", False), (r"7\equiv 8", "8", False),
+    (r"7 \in 8", "8", False), ("7∈8", "8", False), ('7"8', "78", False), ("7`8", "78", False), ("7σ", "7", False),
+    ("7Σ", "7", False), ("2σ", r"2\sigma", True), ("Δ", r"\Delta", True), ("7 μ", "7", True), ('"7"', "7", True),
+]  # fmt: skip
+
 SHAPES = [
     (r"\{\emptyset\}", r"\emptyset", False), ("y=2, x=1", "(1,2)", True),
     ("y=1,x=2", "(1,2)", False), ("n=5,k=2", "(5,2)", True),
@@ -268,7 +276,7 @@ SHAPES = [
 ]  # fmt: skip
 
 TABLES = [
-    WRITTEN, BEYOND_FIFTY_DIGITS, NOT_WORKED_OUT, DENIED, NAMES_OF_VALUES, NOT_UNITS, SCRIPTS, TYPESETTING, SHAPES,
+    WRITTEN, BEYOND_FIFTY_DIGITS, NOT_WORKED_OUT, DENIED, NAMES_OF_VALUES, NOT_UNITS, SCRIPTS, TYPESETTING, MISREAD, SHAPES,
 ]  # fmt: skip
 
 

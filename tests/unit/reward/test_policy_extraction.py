@@ -25,7 +25,7 @@ BOXES = [
     (r"\boxed{7}\%", "7", "correct"), (r"\boxed \frac{1}{2}", "0.5", "correct"), (r"\boxed{\$7}", "7", "correct"),
     (r"\boxed{\phantom{}}\boxed{7}", "7", "correct"),
     (r"\boxed{\hspace{2em}} \boxed{7}", "7", "correct"), (r"\boxed｛7｝", "7", "no_answer"),
-    (r"\boxed{\boxed{7} \boxed{8}}", "8", "wrong"),
+    (r"\boxed{\boxed{7} \boxed{8}}", "8", "unparsable"),
     (r"\boxed{5 \text{ and } \boxed{7}}", "7", "ambiguous"),
     (r"\boxed{7\text{<|im_end|>}}", "7", "truncated"),
     (r"<think>x</think>\boxed{</think>7}", "7", "no_answer"),
