@@ -101,6 +101,7 @@ _NOT_UNITS = frozenset(
     "fifth sixth seventh eighth ninth tenth eleventh twelfth fifteenth sixteenth twentieth "
     "thirtieth fortieth fiftieth sixtieth hundredth thousandth millionth billionth".split()
 )
+_VARIABLE = re.compile("[b-z]")
 _UNIT_FRACTION = re.compile(
     r"\\frac ?\{ ?\\text ?\{([^{}]*)\} ?\} ?\{ ?\\text ?\{([^{}]*)\} ?(\^ ?\{? ?\d ?\}?)? ?\}"
 )
@@ -210,6 +211,8 @@ def read_unit(text: str) -> tuple[tuple[tuple[str, int], ...], Fraction] | str |
         )
         if name is None:
             if not word.isalpha() or {lower, lower.removesuffix("s")} & _NOT_UNITS:
+                return None
+            if _VARIABLE.fullmatch(word):
                 return None
             known, last = False, "-"
             continue

@@ -230,6 +230,7 @@ NOT_UNITS = [
     ("5 feet 3 inches", "5", False), (r"30^\circ 15'", "30", False),
     (r"7 \text{ ft}^2", r"1008\text{ in}^2", True), (r"1\text{ day}", r"24\text{ hours}", True),
     ("7 Ω", "7", True),
+    (r"7\text{ x}", "7", False), (r"\sqrt{2}\mathrm{y}", r"\sqrt2", False), (r"\sqrt{2}\mathrm{m}", r"\sqrt2", True), ("7 apples a day", "7", True),
 ]  # fmt: skip
 
 SCRIPTS = [
