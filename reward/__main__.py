@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         from reward.http_server import main as serve_main
 
         serve_main(args.host, args.port, args.max_body, args.max_requests)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0

@@ -51,6 +51,7 @@ def adversarial_answers() -> dict[str, str]:
         "logarithm of a tower": "\\log(9^{9^{9}}) + x",
         "tiny exponent": "2^{-99999} + \\pi",
         "trigonometry": "\\sin(10^{9999} x) + \\cos(10^{9999})",
+        "names in a row": "\\varepsilon" * 15 + "+ 1 = 5",
         "nested sines": "\\sin " * 200 + "x",
         "limit": "\\lim_{n \\to \\infty} (1 + \\frac{1}{n})^{n^n}",
         "huge exponent": "1e999999999",

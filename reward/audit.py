@@ -33,10 +33,10 @@ def read_rows(path: str) -> list[dict[str, Any]]:
         with open(path, newline="", encoding="utf-8") as file:
             return list(csv.DictReader(file))
     if suffix in (".jsonl", ".json"):
-        text = Path(path).read_text(encoding="utf-8")
-        if suffix == ".jsonl":
-            return [json.loads(line) for line in text.splitlines() if line.strip()]
-        loaded = json.loads(text)
+        with open(path, encoding="utf-8") as file:
+            if suffix == ".jsonl":  # not splitlines, which also splits inside of strings
+                return [json.loads(line) for line in file if line.strip()]
+            loaded = json.load(file)
         if isinstance(loaded, list):
             return loaded
     raise ValueError(f"{path}: expected .parquet, .jsonl, .json (a list of rows) or .csv")

@@ -21,6 +21,7 @@ from typing import Any
 
 from reward.adversarial import adversarial_answers
 from reward.api import verify
+from reward.audit import read_rows
 
 _FILLER = "We add the two sides, and simplify what is left over by the step before. "
 _THREADS = 16
@@ -224,8 +225,7 @@ def main(golds_file: str | None, timeout_s: float) -> None:
     """Run everything and print one JSON object per line."""
     golds = generated_golds()
     if golds_file:
-        lines = Path(golds_file).read_text(encoding="utf-8").splitlines()
-        golds = [str(json.loads(line)["answer"]) for line in lines if line.strip()]
+        golds = [str(row["answer"]) for row in read_rows(golds_file)]
     for row in throughput(golds):
         print(json.dumps({"throughput": row}), flush=True)
     for at_once in (1, _THREADS):

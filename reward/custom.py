@@ -63,8 +63,8 @@ def isolated_score(path: str, name: str, timeout_s: float) -> Callable[[str, Any
             if str(failure) != "timeout":
                 raise
             return Score(0.0, {"timeout": 1.0, "verify_ms": 1000 * timeout_s})
-        if isinstance(result, dict) and "error" in result:
-            raise RuntimeError(f"{os.path.basename(path)}:{name}: {result['error']}")
+        if isinstance(result, str):
+            raise RuntimeError(f"{os.path.basename(path)}:{name}: {result}")
         milliseconds = 1000 * (time.perf_counter() - started)
         scored = _to_score(result)
         return Score(scored.value, {**scored.logs, "timeout": 0.0, "verify_ms": milliseconds})

@@ -15,20 +15,26 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import takewhile
 
+from reward.normalize import INVISIBLE
 from reward.quantity import UNITS
 
 MAX_BOXES = 32
 MAX_ANSWER_CHARS = 20_000
 _ECHO_CONTEXT = 24
 
-_TURN_END = re.compile(
+END_TOKEN = (
     r"<\|(?:im_end|endoftext|eot_id|eom_id|end_of_text|end|return|eos)\|>"
-    r"|<\|[^<>|\s]{0,20}(?:im_start|start_header|user|system|human|assistant|turn)[^<>|\s]{0,20}\|>"
-    r"|</s>|<eos>|<end_of_turn>|<start_of_turn>|\[/?INST\]"
-    r"|<｜(?:end▁of▁sentence|User|Assistant)｜>"
+    r"|</s>|<eos>|<end_of_turn>|<｜end▁of▁sentence｜>"
+)
+_TURN_END = re.compile(
+    END_TOKEN + r"|<\|[^<>|\s]{0,20}(?:im_start|start_header|user|system|human|assistant|turn)"
+    r"[^<>|\s]{0,20}\|>"
+    r"|<start_of_turn>|\[/?INST\]|<｜(?:User|Assistant)｜>"
     r"|\n[ \t]*(?:(?:#{1,4}[ \t]*|\*\*)?(?:Human|User|HUMAN|USER)(?:\*\*)?[ \t]*:"
-    r"|#{2,4}[ \t]*Instruction|(?:human|user)(?:[ \t]?:|[ \t]*\n))|</?(?:user|human)>"
+    r"|#{2,4}[ \t]*(?:Instruction|(?:Human|User)[ \t]*\n)|(?:human|user)(?:[ \t]?:|[ \t]*\n))"
+    r"|</?(?:user|human)>"
 )
 # What every one of these has in it: where none stands, which a plain search tells, none matches.
 _SYMBOLS = (
@@ -73,8 +79,8 @@ _PLACEHOLDER = re.compile(
     re.IGNORECASE,
 )
 _WRAPPING = re.compile(
-    r"\\(?:text|mathrm|mbox|textbf|textit|mathbf|ldots|dots|cdots|left|right|displaystyle|boxed|fbox"
-    r"|quad)(?![a-zA-Z])|\\[,;:! $_]|[\s{}$<>\[\]()]"
+    r"\\(?:text|mathrm|mbox|textbf|textit|mathbf|ldots|dots|cdots|quad)(?![a-zA-Z])"
+    r"|\\[,;:! $_]|[\s{}$<>\[\]()]"
 )
 
 # What may stand between two boxes of one listing once the formatting is gone.
@@ -83,21 +89,30 @@ _JOIN_STRIP = re.compile(
     r"|par|item|begin|end|cup|ldots|dots|cdots)(?![a-zA-Z])|\\\\|\\[,;:!\[\]() ]|[$*{}&#`>|~]"
 )
 _JOIN_TOKEN = re.compile(r"\\?[a-z]+|\d+|[^\W\d_a-z]+|[^\sa-z\d]")
-_JOIN_STRONG = frozenset(
-    r"and or also maybe perhaps possibly alternatively either both versus vs otherwise plus else "
-    r"but to through until "
-    r"\lor \land \vee \wedge \pm \to \rightarrow \cdot \times \div nor another one "
-    "或 或者 和 及 与 以及 ou oder o y e et und и или".split()
+_JOIN_OR = frozenset("or maybe perhaps possibly alternatively 或 或者 ou oder или".split())
+_JOIN_HEDGE = frozenset("either maybe perhaps possibly unless whether".split())
+_JOIN_DENIAL = frozenset("not wrong incorrect".split())
+_JOIN_STRONG = (
+    _JOIN_OR
+    | _JOIN_HEDGE
+    | frozenset(
+        r"and also both versus vs otherwise plus else but to through until nor another one "
+        r"\lor \land \vee \wedge \pm \to \rightarrow \cdot \times \div "
+        "和 及 与 以及 o y e et und и".split()
+    )
 )
-_JOIN_FILL = frozenset(
-    "the answer answers is are another other one well as again it could be might may if not "
+_JOIN_FILL = _JOIN_DENIAL | frozenset(
+    "the answer answers is are another other one well as again it could be might may if "
     "equally likely respectively that value equal equals itemize enumerate".split()
 )
 _ORDINALS = frozenset("first second third fourth fifth".split())
+_ROMAN = frozenset("ii iv vi ix".split())
 _JOIN_LABEL = frozenset(
     "case answer option solution possibility part choice value root candidate guess number "
     "itemize enumerate step".split()
 )
+_JOIN_KNOWN = _JOIN_STRONG | _JOIN_FILL | _JOIN_LABEL | _ORDINALS
+_SENTENCE_END = re.compile(r"[.!?。]\s|\n")
 
 
 @dataclass(frozen=True)
@@ -142,7 +157,7 @@ def is_placeholder(answer: str) -> bool:
     """Whether a box holds nothing, or only something like "your answer", "..." or "NaN"."""
     if len(answer) > 200:
         return False
-    words = " ".join(_WRAPPING.sub(" ", answer).split())
+    words = " ".join(_WRAPPING.sub(" ", INVISIBLE.sub(" ", answer)).split())
     return not words.rstrip(".!:") or _PLACEHOLDER.fullmatch(words.rstrip(".!:")) is not None
 
 
@@ -191,38 +206,58 @@ def _is_echo(text: str, start: int, end: int, prompt: str) -> bool:
     return len(context.strip()) >= end - start + 4 and context in prompt
 
 
-def _joined(between: str) -> bool:
-    """Whether the text between two boxes makes them one listing."""
+def _join_tokens(text: str) -> list[str]:
+    """The words and signs of a passage, without its typesetting."""
+    plain = _JOIN_STRIP.sub(" ", text).lower().replace("as well as", "and")
+    return _JOIN_TOKEN.findall(plain)
+
+
+def _is_joiner(word: str) -> bool:
+    return word in _JOIN_KNOWN or len(word) <= 2
+
+
+def _joined(before: str, between: str) -> bool:
+    """Whether the text between two boxes, and before them, makes them one listing."""
     if len(between) > 120:
         return False
-    words_between = _JOIN_STRIP.sub(" ", between).lower().replace("as well as", "and")
-    tokens = _JOIN_TOKEN.findall(words_between)
+    tokens = _join_tokens(between)
     if tokens and tokens[0] == "=":
         return False  # a chain of equalities: the last one is the value
     units = [t for t in tokens if len(t) > 1 and t.removesuffix("s") in UNITS]
     tokens = [t for t in tokens if t not in units or t in _ORDINALS]
     words = [token for token in tokens if token[-1].isalpha()]
-    if "if" in words and {"wrong", "incorrect", "not"} & set(words):
+    if all(map(_is_joiner, words)) and not _JOIN_STRONG.isdisjoint(words):
         return True
-    if any(word in _JOIN_STRONG for word in words):
-        known = _JOIN_STRONG | _JOIN_FILL | _JOIN_LABEL | _ORDINALS
-        return all(word in known or len(word) <= 2 for word in words)
+    if words and not _SENTENCE_END.search(between):
+        if words[0] in _JOIN_OR or words[-1] in _JOIN_OR:
+            return True  # "7 or, if you prefer, 8"
+        if _hedged(before, words):
+            return True
     for index, token in enumerate(tokens):
-        before = tokens[index - 1] if index else ""
-        after = tokens[index + 1] if index + 1 < len(tokens) else " "
-        if token[-1].isalpha() and not _is_list_marker(token, before, after):
+        following = tokens[index + 1] if index + 1 < len(tokens) else " "
+        if token[-1].isalpha() and not _is_list_marker(
+            token, tokens[index - 1] if index else "", following
+        ):
             return False
     return True
+
+
+def _hedged(before: str, between: list[str]) -> bool:
+    """Whether the words that lead to a box and on to the next take it back: "if not 7, then 8"."""
+    if not all(_is_joiner(word) or word == "then" for word in between):
+        return False
+    sentence = _SENTENCE_END.split(before)[-1]
+    lead = [token for token in _join_tokens(sentence) if token[-1].isalpha()]
+    words = {*takewhile(_is_joiner, reversed(lead)), *between}
+    return bool(words & _JOIN_HEDGE or ("if" in words and words & _JOIN_DENIAL))
 
 
 def _repeats(before: str, between: str) -> bool:
     """Whether both boxes are led to by the same words: "The answer is 7. The answer is 8."."""
     if len(between) > 120 or "<" in between:
         return False
-    lead = _JOIN_TOKEN.findall(_JOIN_STRIP.sub(" ", between).lower())
-    lead = [token for token in lead if token[-1].isalnum()]
-    first = _JOIN_TOKEN.findall(_JOIN_STRIP.sub(" ", before[-240:]).lower())
-    first = [token for token in first if token[-1].isalnum()]
+    lead = [token for token in _join_tokens(between) if token[-1].isalnum()]
+    first = [token for token in _join_tokens(before) if token[-1].isalnum()]
     return len(lead) > 0 and first[-len(lead) :] == lead
 
 
@@ -234,7 +269,9 @@ def _is_list_marker(token: str, before: str, after: str) -> bool:
         return after.isdigit() or (len(after) == 1 and after.isalpha()) or before in _ORDINALS
     if len(token) == 1 and before in _JOIN_LABEL:
         return True
-    return len(token.lstrip("\\")) <= 2 and (after in "=:).]_,₁₂₃₄" or after.isdigit())
+    if after == "=":
+        return len(token.lstrip("\\")) <= 2
+    return (len(token) == 1 or token in _ROMAN) and (after in ":).]_,₁₂₃₄" or after.isdigit())
 
 
 def extract(response: str, *, prompt: str = "", require_box: bool = True) -> Extraction:
@@ -266,8 +303,8 @@ def extract(response: str, *, prompt: str = "", require_box: bool = True) -> Ext
         return Extraction((), "truncated" if cut_off else "no_answer")
     group = [kept[-1]]
     for box in reversed(kept[:-1]):
-        between = text[box[1] : group[0][0]]
-        if len(group) > MAX_BOXES or not (_joined(between) or _repeats(text[: box[0]], between)):
+        before, between = text[max(0, box[0] - 240) : box[0]], text[box[1] : group[0][0]]
+        if len(group) > MAX_BOXES or not (_joined(before, between) or _repeats(before, between)):
             break
         group.insert(0, box)
     answers = [box[2].strip() for box in group]

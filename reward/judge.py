@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
+from string import ascii_lowercase
 
 from reward.node import MAX_DEPTH, Node, TooComplexError
 from reward.normalize import compact, normalize
@@ -28,7 +30,12 @@ _UNEVALUATED = re.compile(
     r"(?<=[\w)}\]!°%. ])[-+]|\\cdot|!|\\pm|\||:|[a-zA-Z]{2,}\("
     r"|\\(?:binom|sum|prod|int|lim|gcd|lcm|max|min|log|ln|exp|sin|cos|tan|cot|sec|csc|arc\w+"
     r"|lfloor|rfloor|lceil|rceil|bmod|pmod|mod|det|text|circ)(?![a-z])"
-    r"|\)\s*\(|\d\s*\(|[)}]\s*\d|[\d}]\s*\\(?:sqrt|frac)"
+    r"|\)\s*\(|\d\s*[({]|[)}]\s*\d|[\d}]\s*\\(?:sqrt|frac)|[\d)}]\s*[ei](?![a-zA-Z])"
+)
+# What a problem asks for: an answer that still has one, and a gold that has none, restates it.
+_UNFINISHED = re.compile(
+    r"\\(?:i*int|oint|sum|prod|lim)(?![a-z])"
+    r"|\\frac ?\{ ?(?:d|\\partial)(?![a-z]{2})[^{}]*\} ?\{ ?(?:d|\\partial) ?[a-z]"
 )
 _SIGNS = re.compile(r"[-+] ?\(? ?[-+]")
 _LETTERS = re.compile(r"[A-J]{2,10}")  # all that apply: ABD
@@ -108,6 +115,8 @@ class Judge:
                 return False
         if gold_number is not None and gold_number.value.denominator == 1 and _unevaluated(answer):
             return False
+        if _UNFINISHED.search(answer) and not _UNFINISHED.search(gold):
+            return False
         gold_head, gold_unit = split_unit(gold)
         answer_head, answer_unit = split_unit(answer)
         if gold_unit and answer_unit:
@@ -151,7 +160,7 @@ class Judge:
             many, one = (gold, answer) if answer.kind == "scalar" else (answer, gold)
             if many.detail == "spaced":
                 return False
-            if many.kind == "tuple" or not many.items:
+            if many.kind == "tuple" or not many.items or one.text == "\\emptyset":
                 return False
             if answer is many:
                 return all(self.same(one, item) for item in many.items)
@@ -159,7 +168,7 @@ class Judge:
         if "tuple" in kinds:
             if "set" in kinds:
                 return False
-            return self._ordered(gold, answer)
+            return self._ordered(_by_name(gold), _by_name(answer))
         return self._unordered(gold.items, answer.items)
 
     def _ordered(self, gold: Node, answer: Node) -> bool:
@@ -313,6 +322,14 @@ def _as_column(node: Node) -> Node:
     if node.kind != "tuple":
         return node
     return Node("matrix", "", tuple(Node("row", item.text, (item,)) for item in node.items))
+
+
+def _by_name(node: Node) -> Node:
+    """``y = 2, x = 1`` in the order of its names, where these follow one another."""
+    names = [item.name for item in node.items]
+    if node.kind != "list" or len(names) < 2 or "".join(sorted(names)) not in ascii_lowercase:
+        return node
+    return replace(node, items=tuple(sorted(node.items, key=lambda item: item.name)))
 
 
 def _name_key(name: str) -> str:

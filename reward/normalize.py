@@ -15,39 +15,52 @@ CURRENCY = "\ue000"  # a dollar sign that is money, not a delimiter
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ", "0123456789+-()n")
 _SUBSCRIPTS = str.maketrans("₀₁₂₃₄₅₆₇₈₉", "0123456789")
+_SMALL_FRACTION = re.compile("([⁰¹²³⁴⁵⁶⁷⁸⁹]+)[⁄∕/]([₀₁₂₃₄₅₆₇₈₉]+)")
 _VULGAR = {
     "½": "1/2", "⅓": "1/3", "⅔": "2/3", "¼": "1/4", "¾": "3/4", "⅕": "1/5", "⅖": "2/5",
     "⅗": "3/5", "⅘": "4/5", "⅙": "1/6", "⅚": "5/6", "⅛": "1/8", "⅜": "3/8", "⅝": "5/8",
     "⅞": "7/8", "⅐": "1/7", "⅑": "1/9", "⅒": "1/10",
 }  # fmt: skip
+_GREEK = {  # those that are no units, as μ and Ω are
+    letter: f"\\{name} "
+    for letter, name in zip(
+        "αβγδεζηθικλνξπρστυφχψωΓΔΘΛΞΠΣΦΨ",
+        "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda nu xi pi rho sigma tau "
+        "upsilon phi chi psi omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi".split(),
+        strict=True,
+    )
+}
 _UNICODE = str.maketrans(
     {
         **dict.fromkeys("−–—‐‑‒﹣-", "-"),
         **dict.fromkeys("\u200b\u200c\u200d\u2060\ufeff\xad\x00\u2061\u2062", ""),
+        # Marks of direction, but not the overrides, which make 21 look like 12.
+        **dict.fromkeys("\u200e\u200f\u061c\u202a\u202b\u202c\u2066\u2067\u2068\u2069", ""),
         **dict.fromkeys("\xa0\u2009\u202f\u2002\u2003\u2005\u2006\u2007\u200a\u3000", " "),
         **{c: f" {v} " for c, v in _VULGAR.items()},
-        "×": r"\cdot ", "·": r"\cdot ", "⋅": r"\cdot ", "∙": r"\cdot ", "÷": "/", "⁄": "/",
-        "∕": "/", "π": r"\pi ", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ",
+        **dict.fromkeys("×·⋅∙∗✕✖⨯•", r"\cdot "), "÷": "/", "⁄": "/",
+        "∕": "/", "∞": r"\infty ", "≤": r"\le ", "≥": r"\ge ", "⩽": r"\le ",
         "⩾": r"\ge ", "≠": r"\ne ", "≈": r"\approx ", "∪": r"\cup ", "∩": r"\cap ",
         "∈": r"\in ", "±": r"\pm ", "∓": r"\mp ", "√": r"\sqrt ", "∛": r"\sqrt[3] ",
         "∅": r"\emptyset ", "°": "°", "º": "°", "˚": "°", "ℝ": r"\mathbb{R}", "ℤ": r"\mathbb{Z}",
-        "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", "θ": r"\theta ",
-        "α": r"\alpha ", "β": r"\beta ", "γ": r"\gamma ", "λ": r"\lambda ", "φ": r"\phi ",
-        "ω": r"\omega ", "⟨": r"\langle ", "⟩": r"\rangle ", "∧": r"\land ", "∨": r"\lor ",
+        "ℕ": r"\mathbb{N}", "ℚ": r"\mathbb{Q}", "ℂ": r"\mathbb{C}", **_GREEK,
+        "⟨": r"\langle ", "⟩": r"\rangle ", "∧": r"\land ", "∨": r"\lor ",
         "∖": r"\setminus ", "“": '"', "”": '"', "’": "'", "‘": "'", "′": "'", "…": "...",
+        "、": ",",
     }
 )  # fmt: skip
 
 _SIMPLE = re.compile(r"[-+]?(?:\d{1,300}(?:\.\d{1,300})?|\.\d{1,300})")
 _DELIMITERS = re.compile(r"\\[()\[\]]|\$\$")
-_REMOVE = re.compile(
+INVISIBLE = re.compile(
     r"\\(?:left|right) ?\.|[_^]\{ *\}|\\[hv]?phantom ?\{[^{}]{0,40}\}"
     r"|\\(?:left|right|mleft|mright|middle|[bB]igg?[lrm]?)(?![a-zA-Z])"
-    r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|tt|normalsize|large|Large"
-    r"|huge|bigskip|hfill|boxed|fbox|strut|mathstrut|checkmark|centering|unicode)(?![a-zA-Z])"
+    r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|tt|normalsize|[lL]arge|LARGE"
+    r"|[hH]uge|small|footnotesize|tiny|bigskip|hfill|boxed|fbox|strut|mathstrut|checkmark"
+    r"|blacksquare|ensuremath|notag|nonumber|centering|unicode)(?![a-zA-Z])"
     r"|\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|split|equation\*?|cases|center)\}"
     r"|^\s*\\(?:therefore|implies|Rightarrow|rightarrow)(?![a-zA-Z])"
-    r"|\\(?:color|tag|label|hspace|vspace)\*?\s*\{[^{}]{0,40}\}|\\textcolor\s*\{[^{}]{0,40}\}"
+    r"|\\(?:color|tag|label|hspace|vspace)\*?\s*\{[^{}]{0,40}\}|\\(?:textcolor|colorbox)\s*\{[^{}]{0,40}\}"
 )
 _NEGATIVE_SPACE = re.compile(r"\\!\s*")
 _SPACE = re.compile(
@@ -69,9 +82,10 @@ _FUNCTIONS = (
     "gcd lcm max min lim sup inf det"
 ).split()
 _COMMANDS = {
-    "dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "dbinom": r"\binom",
-    "tbinom": r"\binom", "times": r"\cdot ", "ast": r"\cdot ", "div": "/", "leq": r"\le ",
-    "leqslant": r"\le ", "geq": r"\ge ", "geqslant": r"\ge ", "lt": "<", "gt": ">",
+    "dfrac": r"\frac", "tfrac": r"\frac", "cfrac": r"\frac", "nicefrac": r"\frac",
+    "sfrac": r"\frac", "dbinom": r"\binom", "tbinom": r"\binom", "times": r"\cdot ",
+    "ast": r"\cdot ", "div": "/", "leq": r"\le ", "leqslant": r"\le ", "geq": r"\ge ",
+    "geqslant": r"\ge ", "lt": "<", "gt": ">",
     "neq": r"\ne ", "lvert": "|", "rvert": "|", "vert": "|", "mid": "|", "lbrace": r"\{",
     "rbrace": r"\}", "lbrack": "[", "rbrack": "]", "lparen": "(", "rparen": ")",
     "infin": r"\infty ", "varnothing": r"\emptyset ", "ldots": "...", "dots": "...",
@@ -92,7 +106,10 @@ _ENVIRONMENT = re.compile(
 )
 _ROWS = re.compile(r"\\begin ?\{(?:[a-zA-Z]?matrix|smallmatrix|array|cases|align|gather|split)")
 _CHOOSE = re.compile(r"\{([^{}]{1,60})\\choose(?![a-zA-Z])([^{}]{1,60})\}")
-_ORDINAL = re.compile(r"(?<=\d) ?\^ ?\{ ?(?:\\text ?\{ ?)?(?:st|nd|rd|th) ?\}? ?\}")
+_ORDINAL = re.compile(
+    r"(?<=\d) ?\^ ?\{ ?(?:\\text ?\{ ?)?(?:st|nd|rd|th) ?\}? ?\}"
+    r"|(?:(?<=1)st|(?<=2)nd|(?<=3)rd|(?<=\d)th)(?=[ .}]*$)"
+)
 _MODULUS = re.compile(r"\\([pb]?mod) ?(\d+)")
 _SEPARATED = re.compile(
     r"(?<![\d.,])(\d{1,3})((?:(?:\\[,;:! ]|\{,\}|,\\!|,\s?\\!\s?|~|[ '])\d{3})+)(?![\d])"
@@ -103,6 +120,8 @@ _PLAIN_FUNCTION = re.compile(
     r"(?<![\\a-zA-Z])(" + "|".join(_FUNCTIONS) + r"|sqrt|pi|infinity|infty)(?![a-zA-Z])"
 )
 _ARGUMENTED = re.compile(r"\\(frac|binom|sqrt)(?![a-zA-Z])")
+_BRACKET = re.compile(r"\\.|[{}()\[\]]", re.DOTALL)
+_CLOSING = {"{": "}", "(": ")", "[": "]"}
 _CONTROL_WORD = re.compile(r"\\[a-zA-Z]+")
 _TIMES_TEN = re.compile(r"(?<=\d) ?[xX] ?(?=10 ?\^)")
 _REALS_WITHOUT = re.compile(r"(\\mathbb ?(?:R|\{ ?R ?\})) ?- ?(?=\\\{)")
@@ -111,17 +130,16 @@ _ONGOING = re.compile(r"(?<![\d.])(\d*\.\d{0,30}?)(\d{1,10}?)\2{2,30} ?\.\.\.")
 _LOG_BASE = re.compile(r"\\log ?_ ?(\w)")
 # TeX reads one digit; whoever writes \\sqrt13 or 2^10 means the number.
 _ROOT_NUMBER = re.compile(r"\\sqrt ?(\d{2,}(?:\.\d+)?|\d\.\d+)")
-_POWER_NUMBER = re.compile(r"\^ ?(-?\d{2,}|-\d)(?![.\d])")
+_POWER_NUMBER = re.compile(r"\^ ?(-?\d*\.\d+|-?\d{2,}|-\d)(?![.\d])")
 _CARET_PAREN = re.compile(r"\^\s*\(([^()]{1,60})\)")
+_JOINER = re.compile("(?<![\u4e00-\u9fff])(?:(以及|和|及|与)|或者?)(?![\u4e00-\u9fff])")
 _INEQUALITY = {
     "<=": r"\le ",
     ">=": r"\ge ",
     "=<": r"\le ",
     "=>": r"\ge ",
-    "!=": r"\ne ",
-    "≠": r"\ne ",
 }
-_INEQUALITY_RE = re.compile("<=|>=|=<|=>|!=")
+_INEQUALITY_RE = re.compile(r"<=|>=|=<|=>|!=|\\not ?=")
 
 
 def _text_group(match: re.Match[str]) -> str:
@@ -138,12 +156,15 @@ def _text_group(match: re.Match[str]) -> str:
         return content
     if content in ("", ",", ";"):
         return f" {content} "
-    if content in ("e", "i") or content.replace(",", "").replace(".", "").isdigit():
+    if content in ("e", "i", "d") or content.replace(",", "").replace(".", "").isdigit():
         return content
     return f"\\text{{{content}}}"
 
 
 def _scripts(text: str) -> str:
+    text = _SMALL_FRACTION.sub(
+        lambda m: f" {m[1].translate(_SUPERSCRIPTS)}/{m[2].translate(_SUBSCRIPTS)} ", text
+    )
     text = re.sub(
         "[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿ]+", lambda m: f"^{{{m.group().translate(_SUPERSCRIPTS)}}}", text
     )
@@ -161,70 +182,59 @@ def _dollars(text: str) -> str:
     return text.replace("$", " ")
 
 
-def group_end(text: str, start: int) -> int:
-    """Index just past the group that opens at ``text[start]``; -1 if it never closes."""
-    closing = {"{": "}", "(": ")", "[": "]"}[text[start]]
-    depth, index = 0, start
-    while index < len(text):
-        char = text[index]
-        if char == "\\":
-            index += 2
-            continue
-        if char == text[start]:
-            depth += 1
-        elif char == closing:
-            depth -= 1
-            if depth == 0:
-                return index + 1
-        index += 1
-    return -1
+def _group_ends(text: str) -> dict[int, int]:
+    """Index just past each group of braces, parentheses or brackets, by the index it opens at."""
+    ends: dict[int, int] = {}
+    opened: dict[str, list[int]] = {"}": [], ")": [], "]": []}
+    for match in _BRACKET.finditer(text):
+        token = match.group()
+        if token in _CLOSING:
+            opened[_CLOSING[token]].append(match.start())
+        elif opened.get(token):
+            ends[opened[token].pop()] = match.end()
+    return ends
 
 
-def _argument(text: str, start: int) -> tuple[str, int] | None:
-    """The TeX argument at ``start`` (a group, a command or one character) and its end."""
-    while start < len(text) and text[start] == " ":
-        start += 1
-    if start >= len(text):
+def _argument_end(text: str, start: int, ends: dict[int, int]) -> int | None:
+    """Where the TeX argument at ``start`` ends: a group, a command or one character."""
+    if start >= len(text) or text[start] in "})]":
         return None
     if text[start] == "{":
-        end = group_end(text, start)
-        return None if end < 0 else (text[start + 1 : end - 1], end)
+        return ends.get(start)
     if text[start] == "\\":
         command = _CONTROL_WORD.match(text, start)
-        if command is None or command.group() in (r"\frac", r"\sqrt"):
-            return None
-        return command.group(), command.end()
-    return text[start], start + 1
+        return None if command is None or _ARGUMENTED.match(text, start) else command.end()
+    return start + 1
 
 
 def _brace_arguments(text: str) -> str:
     r"""Write ``\frac12`` as ``\frac{1}{2}``, ``\sqrt2`` and ``sqrt(2)`` as ``\sqrt{2}``."""
-    pieces: list[str] = []
-    position = 0
+    ends = _group_ends(text)
+    chars = list(text)
     for match in _ARGUMENTED.finditer(text):
-        if match.start() < position:
-            continue
-        pieces.append(text[position : match.end()])
         position = match.end()
-        arity = 2
-        if match.group(1) == "sqrt":
-            arity = 1
-            while position < len(text) and text[position] == " ":
-                position += 1
-            bracket = text[position : position + 1]
-            if bracket in ("[", "(") and (end := group_end(text, position)) > 0:
-                inner = _brace_arguments(text[position + 1 : end - 1])
-                pieces.append(f"[{inner}]" if bracket == "[" else f"{{{inner}}}")
-                position = end
-                arity = 1 if bracket == "[" else 0
-        for _ in range(arity):
-            argument = _argument(text, position)
-            if argument is None:
-                break
-            pieces.append("{" + _brace_arguments(argument[0]) + "}")
-            position = argument[1]
-    pieces.append(text[position:])
-    return "".join(pieces)
+        missing = 1 if match.group(1) == "sqrt" else 2
+        while missing:
+            start = position
+            while text[start : start + 1] == " ":
+                start += 1
+            if match.group(1) == "sqrt" and text[start : start + 1] in ("(", "[") and start in ends:
+                end = ends[start]
+                if text[start] == "(":
+                    chars[start], chars[end - 1] = "{", "}"
+                    missing = 0
+            else:
+                argument_end = _argument_end(text, start, ends)
+                if argument_end is None:
+                    break
+                end = argument_end
+                missing -= 1
+                if text[start] != "{":
+                    chars[start] = "{" + chars[start]
+                    chars[end - 1] += "}"
+            chars[position:start] = [""] * (start - position)
+            position = end
+    return "".join(chars)
 
 
 def _thousands(text: str) -> str:
@@ -239,16 +249,21 @@ def _thousands(text: str) -> str:
     return _COMMAS.sub(join, text)
 
 
-def strip_outer(text: str) -> str:
+def _strip_outer(text: str) -> str:
     """Take off braces around the whole and punctuation after it."""
-    while True:
-        text = text.strip().rstrip(",;:").rstrip()
-        if text.endswith(".") and not text.endswith(".."):
-            text = text[:-1]
-        elif text.startswith("{") and group_end(text, 0) == len(text):
-            text = text[1:-1]
+    ends = _group_ends(text)
+    start, end = 0, len(text)
+    while start < end:
+        last = text[end - 1]
+        if last in " ,;:" or (last == "." and (end - start < 2 or text[end - 2] != ".")):
+            end -= 1
+        elif text[start] == " ":
+            start += 1
+        elif ends.get(start) == end and text[start] == "{":
+            start, end = start + 1, end - 1
         else:
-            return text
+            break
+    return text[start:end]
 
 
 def normalize(text: str) -> str:
@@ -261,11 +276,13 @@ def normalize(text: str) -> str:
         text = text[1:-1]
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text.replace("°", "\ue001")).replace("\ue001", "°")
+        text = _JOINER.sub(lambda m: " and " if m[1] else " or ", text)
     text = _dollars(text)
+    text = text.replace("**", "^")
     text = _ROOT_NUMBER.sub(r"\\sqrt{\1}", text)
     text = _POWER_NUMBER.sub(r"^{\1}", text)
     text = _DELIMITERS.sub(" ", _protect_rows(text))
-    text = _REMOVE.sub(" ", text)
+    text = INVISIBLE.sub(" ", text)
     text = _FONT_LETTER.sub(r" \1", text)
     text = _TEXT.sub(r"\\text", text)
     text = _TEXT_GROUP.sub(_text_group, _MATH_IN_TEXT.sub(r"\1", text))
@@ -283,8 +300,8 @@ def normalize(text: str) -> str:
     text = _LOG_BASE.sub(r"\\log_{\1}", text)
     text = _DEGREE.sub("°", text)
     text = _ENVIRONMENT.sub(r"\\\1{matrix}", text)
-    text = text.replace("**", "^").replace("*", r"\cdot ")
-    text = _INEQUALITY_RE.sub(lambda m: _INEQUALITY[m.group()], text)
+    text = text.replace("*", r"\cdot ")
+    text = _INEQUALITY_RE.sub(lambda m: _INEQUALITY.get(m.group(), r"\ne "), text)
     text = _PLAIN_FUNCTION.sub(
         lambda m: r"\infty " if m.group(1).startswith("inf") else f"\\{m.group(1)} ", text
     )
@@ -294,8 +311,8 @@ def normalize(text: str) -> str:
     text = _brace_arguments(text)
     if "matrix" not in text:
         text = text.replace("&", " ")
-    text = text.replace('"', "").replace("`", "")
-    return strip_outer(re.sub(" {2,}", " ", text)).replace("\ue002", ROW)
+    text = text.replace('"', " ").replace("`", " ")
+    return _strip_outer(re.sub(" {2,}", " ", text)).replace("\ue002", ROW)
 
 
 def _protect_rows(text: str) -> str:

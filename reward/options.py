@@ -14,8 +14,10 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 VARIABLE = "REWARD_OPTIONS"
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 LANGUAGES = ("en", "zh", "ja", "ko", "ru", "ar", "el", "he", "hi", "th")
 
 
@@ -58,15 +60,17 @@ class RewardOptions:
     clip_high: float = 2.0
 
     def __post_init__(self) -> None:
-        for name in (
-            "timeout_s", "overlong_max", "overlong_penalty", "truncation_penalty", "format_reward",
-            "repetition_penalty", "language_penalty",
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise ValueError(f"{name} must be a number, not {value!r}")
-            if not math.isfinite(value) or value < 0:
-                raise ValueError(f"{name} must be 0 or more, not {value!r}")
+        for option in dataclasses.fields(self):
+            value: Any = getattr(self, option.name)
+            kind = type(option.default)
+            if kind not in _KINDS:
+                continue
+            allowed: Any = (int, float) if kind is float else kind
+            if isinstance(value, bool) != (kind is bool) or not isinstance(value, allowed):
+                raise ValueError(f"{option.name} must be {_KINDS[kind]}, not {value!r}")
+            unsigned = kind in (int, float) and not option.name.startswith("clip_")
+            if unsigned and not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"{option.name} must be 0 or more, not {value!r}")
         if not 0 < self.timeout_s <= 600:
             raise ValueError("timeout_s must be between 0 and 600 seconds")
         if self.overlong_max and not self.tokenizer:
@@ -83,8 +87,10 @@ class RewardOptions:
             raise ValueError("language_penalty needs language")
         if not self.clip_low < self.clip_high:
             raise ValueError("clip_low must be below clip_high")
+        if not isinstance(self.sources, Mapping):
+            raise ValueError("sources must be an object, source -> file.py:function")
         for source, target in self.sources.items():
-            if ":" not in target:
+            if not isinstance(target, str) or ":" not in target:
                 raise ValueError(f"sources: expected {source}=file.py:function, not {target!r}")
 
     @classmethod

@@ -45,7 +45,13 @@ _BASES = {
 }  # fmt: skip
 _SCALES = {
     "hundred": 100, "thousand": 1000, "million": 10**6, "billion": 10**9, "trillion": 10**12,
+    "十": 10, "百": 100, "千": 1000, "万": 10**4, "萬": 10**4, "亿": 10**8, "億": 10**8,
 }  # fmt: skip
+# A kilogram is 千克, and a metre 米.
+_SCALE = re.compile(
+    r"(\\text ?\{ ?)?(?:(hundred|thousand|million|billion|trillion)\b"
+    r"|((?:[十百千](?![克米瓦卡升分])|[万萬亿億])+))"
+)
 
 # unit: (dimension, factor to the dimension's own unit)
 _UNIT_GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
@@ -88,11 +94,14 @@ _TEXT_OPEN = re.compile(r"\\text ?\{")
 _NOT_UNITS = frozenset(
     "and or not if otherwise except to through from no none minus plus times over divided by with "
     "without is are than less more at least most about approximately between unless for all any "
-    "where when infinity base mod modulo equals squared cubed choose but maybe undefined half "
-    "halves third thirds quarter quarters fifth fifths tenth tenths hundredth hundredths "
-    "thousandth thousandths dozen dozens factorial hundreds thousands millions billions trillion "
-    "negative am pm below above under beyond before after zero opposite".split()
+    "where when infinity base mod modulo equals squared cubed choose but maybe undefined factorial "
+    "negative am pm below above under beyond before after opposite half halves quarter dozen "
+    "zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty "
+    "fifty sixty seventy eighty ninety hundred thousand million billion trillion third fourth "
+    "fifth sixth seventh eighth ninth tenth eleventh twelfth fifteenth sixteenth twentieth "
+    "thirtieth fortieth fiftieth sixtieth hundredth thousandth millionth billionth".split()
 )
+_VARIABLE = re.compile("[b-z]")
 _UNIT_FRACTION = re.compile(
     r"\\frac ?\{ ?\\text ?\{([^{}]*)\} ?\} ?\{ ?\\text ?\{([^{}]*)\} ?(\^ ?\{? ?\d ?\}?)? ?\}"
 )
@@ -163,6 +172,8 @@ def read_unit(text: str) -> tuple[tuple[tuple[str, int], ...], Fraction] | str |
     words = re.sub(r" ?\^ ?", "^", " ".join(words.split()))
     if len(words) > 60:
         return None
+    if words == "times":  # with nothing after it, a count
+        return "other"
     dims: dict[str, int] = {}
     factor, sign, pending, last = Fraction(1), 1, 1, ""
     known = True
@@ -199,7 +210,9 @@ def read_unit(text: str) -> tuple[tuple[tuple[str, int], ...], Fraction] | str |
             None,
         )
         if name is None:
-            if not word.isalpha() or lower in _NOT_UNITS or lower in _SCALES:
+            if not word.isalpha() or {lower, lower.removesuffix("s")} & _NOT_UNITS:
+                return None
+            if _VARIABLE.fullmatch(word):
                 return None
             known, last = False, "-"
             continue
@@ -287,12 +300,11 @@ def parse_quantity(text: str) -> Quantity | None:
         stripped = rest.strip()
         if number is None and stripped[:1].isdigit():
             return None
-        scale = re.match(
-            r"(?:\\text ?\{ ?)?(hundred|thousand|million|billion|trillion)\b", stripped
-        )
+        scale = _SCALE.match(stripped)
         if scale:
-            value *= _SCALES[scale.group(1)]
-            text_open = stripped.startswith("\\")
+            for name in [scale.group(2)] if scale.group(2) else scale.group(3):
+                value *= _SCALES[name]
+            text_open = scale.group(1) is not None
             stripped = stripped[scale.end() :].strip()
             stripped = ("\\text{" + stripped) if text_open and stripped != "}" else stripped
             if text_open and stripped.startswith("}"):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
+from reward.extract import END_TOKEN
+
 _END = re.compile(
-    r"(?:<\|(?:im_end|endoftext|eot_id|eom_id|end_of_text|end|return)\|>|</s>|<eos>|<end_of_turn>"
-    r"|<｜end▁of▁sentence｜>)\s*(?:<pad>|<\|(?:endoftext|pad|finetune_right_pad_id)\|>|\s)*\Z"
+    rf"(?:{END_TOKEN})\s*(?:<pad>|<\|(?:endoftext|pad|finetune_right_pad_id)\|>|\s)*\Z"
 )
 _OPEN_THINK = re.compile(r"<think>\s*\Z")
 

@@ -7,6 +7,7 @@ import re
 import time
 from typing import Any
 
+from reward import turns
 from reward.api import verify
 from reward.batch import Score
 from reward.custom import isolated_score
@@ -14,13 +15,8 @@ from reward.extract import extract
 from reward.labels import Label, parse_label
 from reward.normalize import normalize
 from reward.options import RewardOptions
-from reward.verdict import Verdict
+from reward.verdict import REASONS, Verdict
 from reward.words import choice, same_choice, text_key
-
-LOGGED = (
-    "correct", "no_answer", "truncated", "timeout", "ambiguous", "unparsable", "empty_gold",
-    "overloaded", "unavailable",
-)  # fmt: skip
 
 
 def judge_label(response: str, label: Label, prompt: str, options: RewardOptions) -> Verdict:
@@ -33,6 +29,11 @@ def judge_label(response: str, label: Label, prompt: str, options: RewardOptions
             prompt=prompt,
             require_box=options.require_box,
         )
+    with turns.turn:
+        return _judge_words(response, label, prompt, options)
+
+
+def _judge_words(response: str, label: Label, prompt: str, options: RewardOptions) -> Verdict:
     golds = [gold for gold in label.golds if gold.strip()]
     if not golds:
         return Verdict(False, None, "empty_gold")
@@ -70,7 +71,7 @@ def scorer(options: RewardOptions) -> Any:
         if parsed.source in own:
             return own[parsed.source](response, parsed.answer, prompt)
         verdict = judge_label(response, parsed, prompt, options)
-        logs = {reason: float(verdict.reason == reason) for reason in LOGGED}
+        logs = {reason: float(verdict.reason == reason) for reason in REASONS}
         logs["verify_ms"] = 1000 * (time.perf_counter() - started)
         return Score(float(verdict.correct), logs)
 

@@ -108,7 +108,7 @@ class Server:
     async def _attempt(
         self, pool: Pool, function: Callable[..., Any], args: list[Any], timeout: float
     ) -> dict[str, Any]:
-        for attempt in (1, 2):
+        for _ in range(2):
             future = pool.submit(function, args, timeout)
             wrapped = asyncio.wrap_future(future)
             try:
@@ -122,9 +122,9 @@ class Server:
                 return {"value": wrapped.result()}
             if isinstance(error, TimeoutError):
                 return {"failure": "timeout"}
-            if attempt == 2:  # the worker died, and so did the one the call was retried on
-                return {"failure": "unavailable", "detail": f"{type(error).__name__}: {error}"}
-        raise AssertionError("unreachable")
+            # The worker died, or the pool broke: both are replaced, and the call is made again.
+            print(f"{function.__name__}: {type(error).__name__}: {error}", file=sys.stderr)
+        return {"failure": "unavailable"}
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of one connection, one after the other."""
@@ -150,7 +150,8 @@ class Server:
             writer.close()
 
     async def serve(self, listener: socket.socket) -> None:
-        """Accept connections until idle."""
+        """Accept connections until idle, then take the socket away."""
+        path = listener.getsockname()
         stop = asyncio.Event()
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
         server = await asyncio.start_unix_server(self.handle, sock=listener, limit=_MAX_LINE)
@@ -160,6 +161,11 @@ class Server:
                     await asyncio.wait_for(stop.wait(), 1.0)
                 if not self.connections and time.monotonic() - self.idle_since > LINGER_S:
                     break
+            # While we still listen: from here on these names may be those of the next server.
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+                if not os.path.getsize(f"{path}.log"):
+                    os.unlink(f"{path}.log")
 
 
 def main(path: str) -> None:
@@ -176,10 +182,6 @@ def main(path: str) -> None:
     finally:
         server.quick.stop()
         server.patient.stop()
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-            if not os.path.getsize(f"{path}.log"):
-                os.unlink(f"{path}.log")
 
 
 if __name__ == "__main__":

@@ -19,15 +19,24 @@ from reward.node import (
 from reward.quantity import Quantity, parse_quantity
 
 _VARIABLE = re.compile(r"[a-zA-Z](?:_\{?\w+\}?)?|\\(?!pi|infty)[a-z]+(?:_\{?\w+\}?)?")
-_NAME = re.compile(
-    r"(?:\\text ?\{[^{}]*\}|\\(?!frac|sqrt|pi|infty|cdot|pm|cup|in|binom|sum|int|prod)[a-zA-Z]+"
+# What a name is made of. It is taken to pieces, not matched as a whole: an expression for that
+# could divide the same letters in many ways, and would try them all.
+_NAME_PIECE = re.compile(
+    r"\\text ?\{[^{}]*\}|\\(?!frac|sqrt|pi|infty|cdot|pm|cup|in|binom|sum|int|prod)[a-zA-Z]+"
     r"|[a-zA-Z]'*(?:\^ ?\{? ?-1 ?\}? ?)?\([^()]*\)|\^ ?\{? ?-1 ?\}?|[a-zA-Z|'\[\](), :]"
-    r"|_ ?(?:\{[^{}]*\}|\w)|[{}])+"
+    r"|_ ?(?:\{[^{}]*\}|\w)|[{}]|\\[|#]"
 )
 _LETTERS = r"(?:[a-zA-Z]+|\\(?!pi|infty|sqrt|frac)[a-z]+)"
+_MAX_NAME = 200
+_DENIED = re.compile(
+    r"\\(?:not|neg|lnot)(?![a-zA-Z])"
+    r"|(?<![a-zA-Z\\])(?:not|no(?!\.)|never|if|unless|except|wrong|false)(?![a-zA-Z])",
+    re.IGNORECASE,
+)
 _FUNCTION_VALUE = re.compile(
     r"\\(?:sin|cos|tan|cot|sec|csc) ?(?:\^ ?\{? ?\d ?\}? ?)?\(?\{? ?\d* ?\\?[a-zA-Z]+ ?\}?\)?"
-    r"|\\frac ?\{ ?d ?[a-z] ?\} ?\{ ?d ?[a-z] ?\}"
+    r"|\\frac ?\{ ?(?:d|\\partial) ?[a-zA-Z] ?\} ?\{ ?(?:d|\\partial) ?[a-zA-Z] ?\}"
+    r"|\\(?:int|sum|prod)(?![a-zA-Z]).*"
 )
 _POINT = re.compile(r"[A-Z]'? ?(?P<coordinates>\([^()]*,[^()]*\))")
 _DOMAIN = re.compile(
@@ -61,6 +70,7 @@ _INTRO = re.compile(
     re.IGNORECASE,
 )
 _ABOUT = re.compile(r"(?:\\text ?\{)? ?(?:about|approximately|roughly|exactly) ?\}? ?(?=-?[\d\\.])")
+_LEADING = re.compile(r"(?:\\approx(?![a-zA-Z])|[= ])+")
 _ALL_REALS = re.compile(
     r"(?:\\text ?\{)? ?(?:all|any|every)(?: the)? real(?:s| numbers?| values?)?(?: of [a-z])?"
     r"(?P<but> (?:except|but)(?: for)?)? ?\}?(?(but) ?(?P<points>[^{}]{1,60}))",
@@ -82,7 +92,7 @@ def _interval(left: Node, right: Node, brackets: str, name: str = "") -> Node:
 
 
 def _except(excluded: Iterable[Node], name: str = "") -> Node:
-    items = tuple(excluded)
+    items = tuple(i for node in excluded for i in (node.items if node.kind == "list" else (node,)))
     return Node("except", "except " + ",".join(i.text for i in items), items, name)
 
 
@@ -117,8 +127,10 @@ def _inequality(text: str, parts: list[str], operators: list[str]) -> Node:
 def _relation(text: str, split: list[tuple[str, str]]) -> Node:
     parts = [part for part, _ in split]
     operators = [operator for _, operator in split[1:]]
-    if operators[0] in ("\\approx", "=") and not parts[0] and parts[-1]:
-        return parse(text[text.index(operators[0]) + len(operators[0]) :])
+    if _DENIED.search(parts[0]):  # not x = 7
+        return Node("relation", text)
+    if not parts[0] and parts[-1] and (leading := _LEADING.match(text)):
+        return parse(text[leading.end() :])
     if operators == ["\\approx"] and is_name(parts[0]):
         return Node("named", text, (parse(parts[1]),), name=parts[0])
     if any(not part for part in parts):
@@ -136,7 +148,7 @@ def _relation(text: str, split: list[tuple[str, str]]) -> Node:
             values = tuple(parse(part) for part in parts[1:])
             return Node("named", text, values, name=parts[0])
         return Node("equation", text, tuple(Node("scalar", part) for part in parts))
-    if operators[-1] == "\\in" and len(parts) == 2:
+    if operators[-1] == "\\in" and len(parts) == 2 and re.search("[a-zA-Z]", parts[0]):
         return parse(parts[1])
     if "\\approx" in operators and all(o in ("=", "\\approx") for o in operators):
         cut = text.index("\\approx")
@@ -144,7 +156,7 @@ def _relation(text: str, split: list[tuple[str, str]]) -> Node:
         return Node("approx", text, (exact, approximate))
     if "\\equiv" in operators:
         residue = len(parts) == 2 and is_name(parts[0]) and "mod" in parts[1]
-        return Node("scalar", parts[1] if residue else text)
+        return Node("scalar", parts[1]) if residue else Node("relation", text)
     if operators[0] in ("=", "\\in") and len(parts) >= 3 and is_name(parts[0]):
         rest = text[text.index(operators[0]) + len(operators[0]) :].strip()
         return parse(rest)
@@ -153,9 +165,9 @@ def _relation(text: str, split: list[tuple[str, str]]) -> Node:
 
 def is_name(text: str) -> bool:
     """Whether the left side of an equality only names its value: ``x``, ``f(x)``, ``AB``."""
-    if len(text) > 80:
+    if not text or len(text) > _MAX_NAME:
         return False
-    return bool(_NAME.fullmatch(text) or _FUNCTION_VALUE.fullmatch(text))
+    return not _NAME_PIECE.sub("", text) or _FUNCTION_VALUE.fullmatch(text) is not None
 
 
 def _bracketed(text: str, opening: str, inside: str, closing: str) -> Node | None:

@@ -1,9 +1,9 @@
 r"""The algebra behind the judge: parsing by math-verify's LaTeX parser, equality exact.
 
 Only the worker processes import this. Numbers are compared as numbers to fifty digits of
-*relative* precision, never to a count of decimals; decimals are read as the fractions they
-are; expressions with variables are compared at points of both signs first, and by
-math-verify's own symbolic equality where points cannot tell.
+*relative* precision, never to a count of decimals, and by their difference where they agree in
+those; decimals are read as the fractions they are; expressions with variables are compared at
+points of both signs first, and by math-verify's own symbolic equality where points cannot tell.
 """
 
 from __future__ import annotations
@@ -32,14 +32,22 @@ _TEXT = re.compile(r"\\text ?\{([^{}]*)\}")
 _REPEATING = re.compile(r"(?<![\d.])(\d*)\.(\d{0,30})\\overline ?\{ ?(\d{1,30}) ?\}")
 _SLASH = re.compile(r"(?<![\w}^)/.] )(?<![\w}^)/.])(\d+) ?/ ?(\d+) +(?=[a-zA-Z\\(])(?!\\cdot)")
 _INFINITE = re.compile(r"[-+]?\\infty|.*\\(?:sum|prod|int|lim)[^a-z].*")
+_PRIMES = re.compile(r"(?<![a-zA-Z])([a-zA-Z])('+)")
+# Of two numbers the parser takes one, or their sum; signs that it does not know it leaves out.
+_MISREAD = re.compile(
+    r"\d \d|(?:^|[\d(+^-] ?|(?<!_) )\{[\d.]+\} ?\{[\d.]"
+    r"|['\u0080-\u00af\u00b1-\ud7ff\uf900-\uffff]"
+)
 _DIGITS = 50
 _TINY = sympy.Float(10, 20) ** -300
 _POINTS = 8
+_UNFINISHED = (sympy.Integral, sympy.Sum, sympy.Product, sympy.Limit, sympy.Derivative)
 
 
 def _prepare(text: str) -> str:
     """A normalised scalar in the spelling the parser reads, its decimals as fractions."""
     text = _TEXT.sub(r"\1", text)
+    text = _PRIMES.sub(lambda m: f"{m[1]}_{{{'p' * len(m[2])}}}", text)
     text = _REPEATING.sub(_repeating, text)
     text = _SLASH.sub(r"\\frac{\1}{\2} ", text)
     text = _SCIENTIFIC.sub(r"\1 \\cdot 10^{\2}", text)
@@ -68,8 +76,8 @@ def expression(text: str) -> Any:
         UnreadableError: it does not parse.
     """
     prepared = _prepare(text)
-    if re.search(r"\d \d", prepared):
-        raise UnreadableError("numbers side by side")
+    if _MISREAD.search(prepared):
+        raise UnreadableError("numbers side by side, or a sign that the parser leaves out")
     if "\\infty" in prepared and not _INFINITE.fullmatch(prepared.replace(" ", "")):
         raise UnreadableError("arithmetic with infinity")
     try:
@@ -109,8 +117,21 @@ def _number(value: Any) -> Any:
     return None
 
 
+def _apart(left: Any, right: Any) -> bool:
+    """Whether two numbers that agree in so many digits differ, as 2^{2019} and 2^{2019} - 1 do."""
+    difference = left - right
+    if difference.has(sympy.Float):
+        return False
+    if not difference.has(*_UNFINISHED):
+        difference = difference.doit()  # the parser leaves 2^{2019} as it is written
+    if difference.is_Rational:
+        return bool(difference != 0)
+    value = sympy.N(difference, _DIGITS, maxn=400)
+    return bool(value.is_number and not _lost(value) and value != 0)
+
+
 def _close(left: Any, right: Any) -> bool | None:
-    """Whether two numbers agree in all but the last of the digits; None if that is unknown."""
+    """Whether two numbers are the same, in all digits that can be had; None if that is unknown."""
     a, b = _number(left), _number(right)
     if a is None or b is None:
         return None
@@ -120,7 +141,9 @@ def _close(left: Any, right: Any) -> bool | None:
         size = max(abs(a), abs(b))
         if size == 0:
             return True
-        return bool(abs(a - b) <= size * sympy.Float(10, 20) ** -(_DIGITS - 12))
+        if abs(a - b) > size * sympy.Float(10, 20) ** -(_DIGITS - 12):
+            return False
+        return not _apart(left, right)
     except TypeError:
         return None
 

@@ -11,7 +11,7 @@ _CHOICE_WITH_TEXT = re.compile(
     r"(?:\\text ?\{ ?)?(?:\(([A-J])\)|([A-J])(?:[).:]| ?(?=\()))(?: ?\})?[.:]? ?(?P<rest>\S.*)"
 )
 _OTHER_CHOICE = re.compile(r"\([A-J]\)|(?<![A-Za-z])[A-J][).:]|(?<![A-Za-z\\])[B-HJ](?![A-Za-z])")
-_WORDS = re.compile(r"[A-Za-z][A-Za-z' .,\-]*")
+_WORDS = re.compile(r"[^\W\d_](?:[^\W\d_]|[' .,\-])*")
 _FUNCTION_WORDS = frozenset(
     "sin cos tan cot sec csc log ln exp sqrt infty infinity alpha beta".split()
 )
@@ -39,8 +39,9 @@ def text_key(text: str) -> str | None:
     )
     if not _WORDS.fullmatch(words):
         return None
-    tokens = re.findall(r"[a-z']+", words.lower())
-    if not wrapped and (len(max(tokens, key=len)) < 4 or tokens[0] in _FUNCTION_WORDS):
+    tokens = re.findall(r"(?:[^\W\d_]|')+", words.lower())
+    short = words.isascii() and len(max(tokens, key=len)) < 4
+    if not wrapped and (short or tokens[0] in _FUNCTION_WORDS):
         return None
     if len(tokens) > 1 and tokens[0] in ("a", "an", "the"):
         tokens = tokens[1:]

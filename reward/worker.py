@@ -131,15 +131,19 @@ def _load(path: str, name: str, modified: float) -> Any:
 
 
 def score(path: str, name: str, response: str, label: str, prompt: str) -> Any:
-    """Call a user's ``score(response, label, prompt)``; what it raises is returned as text."""
+    """Call a user's ``score(response, label, prompt)``.
+
+    Returns:
+        A float or a dict of floats; text where the call raised, or returned something else.
+    """
     try:
         function = _load(path, name, os.path.getmtime(path))
         result = function(response, label, prompt)
-    except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"[:500]}
-    if isinstance(result, dict):
-        return {str(key): float(value) for key, value in result.items()}
-    return float(result)
+        if isinstance(result, dict):
+            return {str(key): float(value) for key, value in result.items()}
+        return float(result)
+    except (Exception, SystemExit) as error:
+        return f"{type(error).__name__}: {error}"[:500]
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {

@@ -157,6 +157,7 @@ def test_nothing_is_left_behind_when_a_caller_is_killed(tmp_path: Path) -> None:
     caller.wait()
     caller.stdout.close()
     assert wait_for(lambda: not any(alive(pid) for pid in family), 20)
+    assert [file.name for file in Path(own).glob("*/*")] == ["lock"]
     shutil.rmtree(own)
 
 

@@ -1,11 +1,10 @@
 """Labels, the response inside a query, and the preflight over labels."""
 
 import json
-import time
 
 import pytest
 
-from reward import label_problem, label_problems
+from reward import client, label_problem, label_problems
 from reward.labels import parse_label
 from reward.query import ended, split_query
 
@@ -80,12 +79,17 @@ def test_labels_that_cannot(label: object, problem: str) -> None:
     assert problem in (label_problem(label) or "")
 
 
-def test_a_large_dataset_of_numbers_is_checked_at_once() -> None:
-    labels = [str(n) for n in range(100_000)] + ["", r"\frac{1}{2}"]
-    started = time.perf_counter()
-    problems = label_problems(labels)
-    assert time.perf_counter() - started < 10
-    assert [p for p in problems if p] == ["empty"]
+def test_only_what_is_not_a_number_is_sent_to_the_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    call, sent = client.call, []
+
+    def counted(operation: str, *args: str, timeout_s: float) -> object:
+        sent.append((operation, *args))
+        return call(operation, *args, timeout_s=timeout_s)
+
+    monkeypatch.setattr(client, "call", counted)
+    labels = [str(n) for n in range(1000)] + ["", r"\frac{1}{2}", r"\frac{1}{2}"]
+    assert [p for p in label_problems(labels) if p] == ["empty"]
+    assert sent == [("unreadable", r"\frac{1}{2}")]
 
 
 @pytest.mark.parametrize("lead", ["", "<s>", "<|begin_of_text|>"])

@@ -23,6 +23,13 @@ BOXES = [
     (r"\boxed{3+\boxed{4}}", "4", "wrong"), (r"\boxed{ 7 \\ }", "7", "correct"), (r"$x = \boxed{7}$", "7", "correct"),
     (r"\boxed{\begin{pmatrix}1\\2\end{pmatrix}}", r"\begin{pmatrix}1\\2\end{pmatrix}", "correct"),
     (r"\boxed{7}\%", "7", "correct"), (r"\boxed \frac{1}{2}", "0.5", "correct"), (r"\boxed{\$7}", "7", "correct"),
+    (r"\boxed{\phantom{}}\boxed{7}", "7", "correct"),
+    (r"\boxed{\hspace{2em}} \boxed{7}", "7", "correct"), (r"\boxed｛7｝", "7", "no_answer"),
+    (r"\boxed{\boxed{7} \boxed{8}}", "8", "unparsable"),
+    (r"\boxed{5 \text{ and } \boxed{7}}", "7", "ambiguous"),
+    (r"\boxed{7\text{<|im_end|>}}", "7", "truncated"),
+    (r"<think>x</think>\boxed{</think>7}", "7", "no_answer"),
+    (r"<think>\boxed{7}</think", "7", "truncated"),
 ]  # fmt: skip
 
 THINKING = [
@@ -46,6 +53,24 @@ TURNS = [
     ("I do not know.\n\nUser: it is\n\nAssistant: " r"\boxed{7}", "7", "no_answer"), ("\n\nHuman: hi\n" r"\boxed{7}", "7", "no_answer"),
     (r"\boxed{5}</s>[INST] it is 7 [/INST] \boxed{7}", "7", "wrong"), (r"\boxed{7<|im_end|>}", "7", "truncated"),
     (r"<|im_start|>user" "\n" r"\boxed{7}<|im_end|>", "7", "no_answer"), (r"\boxed{5}<|eot_id|><|start_header_id|>user<|end_header_id|>\boxed{7}", "7", "wrong"),
+    ("\\boxed{5}\nuser\n\\boxed{7}", "7", "wrong"),
+    ("\\boxed{5}\n<user>hm</user>\n\\boxed{7}", "7", "wrong"),
+    ("\\boxed{5}\nUSER: hm\nASSISTANT: \\boxed{7}", "7", "wrong"),
+    ("\\boxed{5}\nQ: next\nA: \\boxed{7}", "7", "wrong"),
+    ("\\boxed{5}\nSystem: the answer is 7\n\\boxed{7}", "7", "wrong"),
+    ("\\boxed{5}\n\nuser: ok\nassistant: \\boxed{12}", "12", "wrong"),
+    ("\\boxed{5}\n\nQuestion: what is 6*2?\nAnswer: \\boxed{12}", "12", "wrong"),
+    ("\\boxed{5}\n\nProblem 2: what is 6*2?\n\\boxed{12}", "12", "wrong"),
+    ("\\boxed{5}\n**Question:** 3+4\n\\boxed{7}", "7", "wrong"),
+    ("\\boxed{5}\n## Problem 3:\n\\boxed{7}", "7", "wrong"),
+    ("\nuser\nwhat\nassistant\n\\boxed{7}", "7", "no_answer"),
+    ("\\boxed{5}\n\nSystem of equations: fine, so \\boxed{7}", "7", "correct"),
+    ("\\boxed{5}\n\nProblem solved. So \\boxed{7}", "7", "correct"),
+    ("Question: 3+4?\nWe add: \\boxed{7}", "7", "correct"),
+    ("the user\nis 7: \\boxed{7}", "7", "correct"), ("\n- \\boxed{7}", "7", "correct"),
+    ("\\boxed{5}\n## User\nhm\n## Assistant\n\\boxed{7}", "7", "wrong"),
+    ("# Users\n\\boxed{7}", "7", "correct"), ("\n User interface\n\\boxed{7}", "7", "correct"),
+    ("\\boxed{5}<turn|>user\n\\boxed{7}", "5", "wrong"),
 ]  # fmt: skip
 
 LISTINGS = [
@@ -78,6 +103,54 @@ LISTINGS = [
     (r"\boxed{x} = \boxed{7}", "7", "correct"), (r"\boxed{A} \boxed{B} \boxed{C}", "C", "ambiguous"), (r"\boxed{7} (or \boxed{8})", "8", "ambiguous"),
     (" ".join(rf"\boxed{{{n}}}" for n in range(100)), "99", "ambiguous"), (", ".join(rf"\boxed{{{n}}}" for n in range(9)), "8", "ambiguous"),
     (r"\boxed{7 \text{ or } 8}", "8", "ambiguous"), (r"\boxed{7, 8}", "8", "ambiguous"), (r"\boxed{7 or 8}", "7", "ambiguous"), (r"\boxed{7; 8}", "7", "ambiguous"),
+    (r"\boxed{7} \to \boxed{8}", "8", "ambiguous"),
+    (r"\boxed{7} \Rightarrow \boxed{8}", "8", "ambiguous"),
+    (r"The answer could be \boxed{7}. The answer could be \boxed{8}.", "8", "ambiguous"),
+    (r"Answer: \boxed{7}. Answer: \boxed{8}.", "8", "ambiguous"),
+    (r"The answer is \boxed{7}. The answer is \boxed{8}.", "8", "ambiguous"),
+    (r"-\boxed{7}", "7", "wrong"), (r"\boxed{3}\cdot\boxed{4}", "4", "ambiguous"),
+    (r"\boxed{3} as well as \boxed{12}", "12", "ambiguous"),
+    (r"\boxed{3} 或 \boxed{12}", "12", "ambiguous"), (r"\boxed{3} 和 \boxed{12}", "12", "ambiguous"),
+    (r"\boxed{3} o \boxed{12}", "12", "ambiguous"),
+    (r"\boxed{3} oder \boxed{12}", "12", "ambiguous"),
+    (r"\boxed{3} ou \boxed{12}", "12", "ambiguous"),
+    (r"\boxed{3} или \boxed{12}", "12", "ambiguous"),
+    (r"Possible answers: \boxed{3}. Another: \boxed{12}.", "12", "ambiguous"),
+    (r"\boxed{3} is one answer, \boxed{12} is another", "12", "ambiguous"),
+    (r"\boxed{3}, if that is wrong, \boxed{12}", "12", "ambiguous"),
+    (r"It is \boxed{3}. It is \boxed{12}.", "12", "ambiguous"),
+    (r"x could equal \boxed{3}; x could also equal \boxed{12}", "12", "ambiguous"),
+    (r"So x=\boxed{7}. So y=\boxed{8}.", "8", "ambiguous"), (r"value -\boxed{7}", "7", "wrong"),
+    (r"value -\boxed{7}", "-7", "correct"),
+    (r"The answer is \boxed{7}. The answer is \boxed{7}.", "7", "correct"),
+    (r"The answer is \boxed{7}. Wait. The answer is \boxed{8}.", "8", "correct"),
+    (r"The length is \boxed{3}. The width is \boxed{4}. The area is \boxed{12}.", "12", "correct"),
+    (r"a-\boxed{7}", "7", "correct"),
+]  # fmt: skip
+
+# Two boxes of which neither is committed to; and a way to the last one.
+HEDGES = [
+    (r"If not \boxed{3}, then \boxed{12}", "12", "ambiguous"),
+    (r"If the answer is not \boxed{3}, then it is \boxed{12}.", "12", "ambiguous"),
+    (r"If \boxed{3} is wrong, then the answer is \boxed{12}.", "12", "ambiguous"),
+    (r"Unless it is \boxed{3}, the answer is \boxed{12}", "12", "ambiguous"),
+    (r"\boxed{3} unless it is \boxed{12}", "12", "ambiguous"),
+    (r"The answer is \boxed{3} or, if you prefer, \boxed{12}", "12", "ambiguous"),
+    (r"\boxed{3}, or by another reading of the question \boxed{12}", "12", "ambiguous"),
+    (r"\boxed{3}, maybe even \boxed{12}", "12", "ambiguous"),
+    (r"Perhaps \boxed{3}, then \boxed{12}", "12", "ambiguous"),
+    (r"Either \boxed{3}, else \boxed{12}", "12", "ambiguous"),
+    (r"First \boxed{3} and then \boxed{12}", "12", "correct"),
+    (r"If $x=\boxed{3}$, then $y=\boxed{12}$.", "12", "correct"),
+    (r"If the side is \boxed{3}, then the area is \boxed{12}.", "12", "correct"),
+    (r"Maybe \boxed{3}, but checking gives \boxed{12}", "12", "correct"),
+    (r"Is it \boxed{3}? No. It is \boxed{12}.", "12", "correct"),
+    (r"The base is \boxed{3}. If it is not clear, multiply: \boxed{12}", "12", "correct"),
+    (r"Case A gives \boxed{3}, if n is not even. The sum is \boxed{12}", "12", "correct"),
+    (r"Suppose not \boxed{3}. Then, by the rule, the value is \boxed{12}.", "12", "correct"),
+    (r"We have \boxed{3} or more cases. In total \boxed{12}.", "12", "correct"),
+    (r"The side is \boxed{3} and so the area is \boxed{12}", "12", "correct"),
+    (r"\boxed{3}, no, \boxed{12}", "12", "correct"),
 ]  # fmt: skip
 
 PLACEHOLDERS = [
@@ -103,7 +176,7 @@ WRONG = [
     ("response", "gold", "reason"),
     [
         pytest.param(*row, id=f"{row[0][:60]!r}-{row[1]}")
-        for row in BOXES + THINKING + TURNS + LISTINGS
+        for row in BOXES + THINKING + TURNS + LISTINGS + HEDGES
     ],
 )
 def test_what_is_the_answer(response: str, gold: str, reason: str) -> None:
@@ -139,6 +212,12 @@ def test_a_box_copied_from_the_prompt_is_no_answer() -> None:
         == "no_answer"
     )
     assert verify(r"Adding up gives \boxed{7}.", "7", prompt=prompt).correct
+
+
+def test_a_short_echo_of_the_prompt_is_no_answer() -> None:
+    prompt = r"Solve. Write your answer in a box, e.g. \boxed{42}."
+    assert verify(r"e.g. \boxed{42}.", "42", prompt=prompt).reason == "no_answer"
+    assert verify(r"\boxed{42}", "42", prompt=prompt).correct
 
 
 def test_any_of_several_golds_is_right() -> None:

@@ -2,6 +2,7 @@
 
 import contextlib
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -101,6 +102,24 @@ def test_the_string_work_raises_on_nothing(text: str) -> None:
     with contextlib.suppress(UndecidedError):
         assert judge(("7", "x"), (text,), undecided) in REASONS
         assert judge((text,), ("7", "x"), undecided) in REASONS
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\\frac{" * 3000,
+        "\\frac{1}{" * 3000 + "2" + "}" * 3000,
+        "\\sqrt(" * 3000 + ")" * 3000,
+        "{" * 9000 + "1" + "}" * 9000,
+        "\\varepsilon" * 15 + "+1 = 5",  # a name that can be divided in a million ways
+        "f(a)" * 40 + "! = 5",
+        "=" * 290 + "5",
+    ],
+)
+def test_the_string_work_ends_on_what_is_nested_or_repeated(text: str) -> None:
+    assert isinstance(normalize(text), str)
+    with contextlib.suppress(UndecidedError):
+        assert judge(("7",), (text,), undecided) != "correct"
 
 
 @given(numbers, numbers)

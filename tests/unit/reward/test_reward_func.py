@@ -185,6 +185,11 @@ def test_options_travel_in_the_environment() -> None:
         ('{"clip_low": 3}', "below"),
         ('{"sources": {"a": "b"}}', "file.py"),
         ('{"format_reward": "1"}', "a number"),
+        ('{"require_box": "false"}', "true or false"),
+        ('{"repetition_ngram": 2.5}', "a whole number"),
+        ('{"tokenizer": 5}', "text"),
+        ('{"clip_low": "0"}', "a number"),
+        ('{"sources": ["a"]}', "an object"),
         ('{"repetition_ngram": 1}', "2 or more"),
         ('{"overlong_max": 5, "tokenizer": "t", "overlong_buffer": 9}', "overlong_buffer"),
     ],
@@ -238,6 +243,22 @@ def test_a_score_that_fails_is_counted(tmp_path: Path, body: str) -> None:
     result = write_custom(tmp_path / "fails.py", body)(["x"], [""], ["any"])
     assert result["rewards"].tolist() == [0.0]
     assert result["extra_logs"]["error"] == 1.0
+
+
+def test_a_score_that_is_no_number_is_called_once_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    calls = tmp_path / "calls"
+    body = f"open({str(calls)!r}, 'a').write('called '); return 'x'"
+    result = write_custom(tmp_path / "text.py", body)(["x"], [""], ["any"])
+    assert result["extra_logs"]["error"] == 1.0
+    assert calls.read_text() == "called "
+    assert "could not convert string to float: 'x'" in caplog.text
+
+
+def test_a_score_may_log_what_it_likes(tmp_path: Path) -> None:
+    function = write_custom(tmp_path / "logs.py", "return {'score': 1.0, 'error': 0.0}")
+    assert function(["x"], [""], ["any"])["rewards"].tolist() == [1.0]
 
 
 def test_a_score_that_a_worker_cannot_find_is_a_mistake() -> None:

@@ -72,6 +72,12 @@ def test_audit_reads(suffix: str, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "golds in 'label'" in shown
 
 
+def test_a_line_ends_at_a_line_feed(tmp_path: Path) -> None:
+    path = tmp_path / "data.jsonl"
+    path.write_text('{"label": "a\u2028b"}\n\n{"label": "c"}\n', encoding="utf-8")
+    assert [row["label"] for row in read_rows(str(path))] == ["a\u2028b", "c"]
+
+
 def test_audit_names_a_user_s_mistake(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "data.jsonl"
     path.write_text('{"x": 1}\n')
