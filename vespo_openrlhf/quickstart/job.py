@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -75,11 +76,19 @@ def _show_progress(job: subprocess.Popen[bytes], metrics: Path, total_steps: int
             if line["kind"] != "train":
                 continue
             bar.update(line["step"] - bar.n)
-            bar.set_postfix_str(
-                f"reward {line['rollout/reward_mean']:.2f}, "
-                f"|log W| {line['vespo/log_w_abs_mean']:.3f}, "
-                f"ESS {line['vespo/ess_ratio']:.2f}"
-            )
+            bar.set_postfix_str(", ".join(_shown(line)))
+
+
+def _shown(line: Mapping[str, Any]) -> Iterator[str]:
+    """The metrics beside the bar; those of the weight stand under the name of the loss."""
+    for metric, text in (
+        ("rollout/reward_mean", "reward {:.2f}"),
+        ("*/log_w_abs_mean", "|log W| {:.3f}"),
+        ("*/ess_ratio", "ESS {:.2f}"),
+    ):
+        found = [name for name in line if fnmatch(name, metric) and name.count("/") == 1]
+        values = [line[name] for name in found if line[name] is not None]
+        yield from (text.format(value) for value in values[:1])
 
 
 def _follow(path: Path, job: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
