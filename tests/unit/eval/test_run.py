@@ -103,7 +103,11 @@ def test_interrupted_a_run_keeps_what_came_back(
     out = tmp_path / "out"
     arguments = command(out, "--concurrency", "4")
     running = subprocess.Popen(
-        [sys.executable, "-m", "eval", *arguments], stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "eval", *arguments],
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell lets its background jobs ignore interrupts, and this test's process may be one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 60
     while len(server.requests) < 12:
