@@ -157,10 +157,9 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             if self.args.vllm.enable_sleep and step.first == 0:
                 await self._ask(self._driver.living, "sleep")
             status = await asyncio.to_thread(self._train_step, step)
-        ess = {name: value for name, value in status.items() if name.endswith("/ess_ratio")}
-        # The loss's own; those by lag are LOSS/lag_L/ess_ratio.
-        of_all = next((value for name, value in ess.items() if name.count("/") == 1), None)
-        self._driver.scheduler.on_trained(of_all)
+        # Of all samples, LOSS/ess_ratio; those by lag are LOSS/lag_L/ess_ratio.
+        ess = [value for name, value in status.items() if name.split("/")[1:] == ["ess_ratio"]]
+        self._driver.scheduler.on_trained(ess[0] if ess else None)
         self._driver.wake()
 
     def _train_step(self, step: TrainStep) -> dict[str, float]:

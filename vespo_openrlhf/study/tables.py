@@ -141,7 +141,7 @@ def agreement_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             percent(row["light"]),
             str(row["seeds"]),
             f"{percent(row['low'])} to {percent(row['high'])}",
-            "yes" if row["agrees"] else "no",
+            {True: "yes", False: "no", None: "open"}[row["agrees"]],
         ]
         for row in rows
     ]

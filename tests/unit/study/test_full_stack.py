@@ -14,6 +14,7 @@ from vespo_openrlhf.study.full_stack import check_cells, flags, full_stack_store
 from vespo_openrlhf.study.model import Decoder
 from vespo_openrlhf.study.presets import PUBLISHED, Grid, Study
 from vespo_openrlhf.study.store import Store
+from vespo_openrlhf.study.tables import agreement_table
 from vespo_openrlhf.study.task import MAX_TOKENS, PROMPT_TOKENS, encode, encode_prompts
 from vespo_openrlhf.study.warm_start import warm_start
 
@@ -127,6 +128,18 @@ def test_agreement_is_with_one_more_run_of_the_light_trainer(tmp_path) -> None:
     # t(1 degree of freedom, 97.5 %) = 12.706; standard deviation 0.1414; sqrt(1 + 1/2) = 1.2247
     assert row["high"] - row["light"] == pytest.approx(12.706 * 0.14142 * 1.22474, rel=1e-4)
     assert row["agrees"]
+    (shown,) = agreement_table([row])[1]
+    assert (shown[4], shown[-1]) == ("90.0", "yes")
+
+
+def test_one_seed_of_the_light_trainer_settles_nothing(tmp_path) -> None:
+    grid = Grid((VESPO,), (4,), (1,))
+    study, store = Study("s", "?", (grid,), full_stack=grid, recipe=RECIPE), Store(tmp_path, RECIPE)
+    (cell,) = study.cells()
+    store.save(cell, _result([[update, 0.5] for update in (0, 2, 4, 6, 8)]))
+    full_stack_store(store).save(cell, {"evaluations": [[8, 0.5]]})
+    (row,) = Analysis(study, store).agreement()
+    assert agreement_table([row])[1][0][-1] == "open"
 
 
 def _result(evaluations):
