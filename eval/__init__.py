@@ -1,4 +1,4 @@
-"""Evaluation of a model on benchmarks with checkable answers: `python -m eval`.
+"""Evaluation of a model on benchmarks with checkable answers: `vespo eval`.
 
 `benchmarks` lists what there is, `data` reads it, `prompts` puts the question, `engines` answer it
 (vLLM here, vLLM on a Ray cluster, an OpenAI-compatible server), `judging` asks the training's own

@@ -1,4 +1,4 @@
-"""`python -m eval`: run, score, compare, report, watch and bench evaluations."""
+"""`vespo eval`: run, score, compare, report, watch and bench evaluations."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from eval.errors import EvaluationError
+from vespo_openrlhf.eval.errors import EvaluationError
 
 DESCRIPTION = """\
 Evaluate language models on benchmarks with checkable answers.
 
-  python -m eval run --model Qwen/Qwen3-1.7B --benchmarks aime24:32,math500:4 --out runs/qwen3
-  python -m eval score runs/qwen3                      judge again, without generating
-  python -m eval compare runs/base runs/qwen3          paired tests between models
-  python -m eval report runs/base runs/qwen3           one HTML file to look through
-  python -m eval watch runs/train/ckpt --out runs/curve   checkpoints as they appear
-  python -m eval bench --model Qwen/Qwen3-1.7B         what the harness costs over plain vLLM
+  vespo eval run --model Qwen/Qwen3-1.7B --benchmarks aime24:32,math500:4 --out runs/qwen3
+  vespo eval score runs/qwen3                      judge again, without generating
+  vespo eval compare runs/base runs/qwen3          paired tests between models
+  vespo eval report runs/base runs/qwen3           one HTML file to look through
+  vespo eval watch runs/train/ckpt --out runs/curve   checkpoints as they appear
+  vespo eval bench --model Qwen/Qwen3-1.7B         what the harness costs over plain vLLM
 
 Killed at any point, the same `run` command resumes and generates only what is missing.
 """
@@ -48,13 +48,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     commands: dict[str, Callable[[Sequence[str]], int]] = {
         "run": run,
         "score": score,
-        "compare": _elsewhere("eval.compare"),
-        "report": _elsewhere("eval.report"),
-        "watch": _elsewhere("eval.watch"),
-        "bench": _elsewhere("eval.bench"),
+        "compare": _elsewhere("vespo_openrlhf.eval.compare"),
+        "report": _elsewhere("vespo_openrlhf.eval.report"),
+        "watch": _elsewhere("vespo_openrlhf.eval.watch"),
+        "bench": _elsewhere("vespo_openrlhf.eval.bench"),
     }
     parser = argparse.ArgumentParser(
-        prog="python -m eval",
+        prog="vespo eval",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -63,13 +63,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return commands[command](arguments[1:])
     except (ValueError, OSError) as error:
-        print(f"python -m eval {command}: error: {error}", file=sys.stderr)
+        print(f"vespo eval {command}: error: {error}", file=sys.stderr)
         return 2
     except EvaluationError as error:
-        print(f"python -m eval {command}: {error}", file=sys.stderr)
+        print(f"vespo eval {command}: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(f"\npython -m eval {command}: interrupted", file=sys.stderr)
+        print(f"\nvespo eval {command}: interrupted", file=sys.stderr)
         return 130
 
 
@@ -82,11 +82,11 @@ def _elsewhere(module: str) -> Callable[[Sequence[str]], int]:
 
 
 def run(argv: Sequence[str]) -> int:
-    """`python -m eval run`."""
-    from eval.options import add_run_options, run_of
+    """`vespo eval run`."""
+    from vespo_openrlhf.eval.options import add_run_options, run_of
 
     parser = argparse.ArgumentParser(
-        prog="python -m eval run",
+        prog="vespo eval run",
         description=RUN,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -102,7 +102,7 @@ def run(argv: Sequence[str]) -> int:
     add_run_options(parser)
     arguments = parser.parse_args(argv)
     what = run_of(arguments)
-    from eval import runner, tables
+    from vespo_openrlhf.eval import runner, tables
 
     if arguments.dry_run:
         planned = runner.plan(what)
@@ -121,9 +121,9 @@ def run(argv: Sequence[str]) -> int:
 
 
 def score(argv: Sequence[str]) -> int:
-    """`python -m eval score`."""
+    """`vespo eval score`."""
     parser = argparse.ArgumentParser(
-        prog="python -m eval score",
+        prog="vespo eval score",
         description=SCORE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -142,7 +142,7 @@ def score(argv: Sequence[str]) -> int:
     given = (arguments.benchmark is not None, arguments.responses is not None)
     if given != (foreign, foreign):
         raise ValueError("give the folder of a run, or --benchmark and --responses")
-    from eval import scoring, tables
+    from vespo_openrlhf.eval import scoring, tables
 
     if foreign:
         result = scoring.score_responses(

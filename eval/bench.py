@@ -1,4 +1,4 @@
-"""`python -m eval bench`: what the harness costs over calling `vllm.LLM.generate` directly."""
+"""`vespo eval bench`: what the harness costs over calling `vllm.LLM.generate` directly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from eval.options import add_run_options, run_of
+from vespo_openrlhf.eval.options import add_run_options, run_of
 
 DESCRIPTION = """\
 Generate the same responses (same prompts, seeds and settings) in one process by turns with
@@ -25,7 +25,7 @@ def main(argv: Sequence[str]) -> int:
         ValueError: as for `run`; or an engine that is not one vLLM in this process.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m eval bench",
+        prog="vespo eval bench",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -35,10 +35,10 @@ def main(argv: Sequence[str]) -> int:
     run = run_of(arguments)
     if run.endpoint or run.engines > 1 or arguments.rounds < 1:
         raise ValueError("bench takes one engine in this process, and one round or more")
-    from eval import runner
-    from eval.engines.offline import OfflineEngine
-    from eval.judging import Judge
-    from eval.records import Folder
+    from vespo_openrlhf.eval import runner
+    from vespo_openrlhf.eval.engines.offline import OfflineEngine
+    from vespo_openrlhf.eval.judging import Judge
+    from vespo_openrlhf.eval.records import Folder
 
     planned = runner.plan(run)
     judge = Judge()
@@ -64,7 +64,7 @@ def main(argv: Sequence[str]) -> int:
         tokens = generate()
         return tokens / (time.perf_counter() - started)
 
-    ways = {"vllm.LLM.generate": direct, "python -m eval": harness}
+    ways = {"vllm.LLM.generate": direct, "vespo eval": harness}
     for way in ways.values():  # neither pays for what is only slow the first time
         way()
     rates: dict[str, list[float]] = {name: [] for name in ways}

@@ -1,4 +1,4 @@
-"""`python -m eval compare A B [C ...]`: are these runs different, or is it chance?
+"""`vespo eval compare A B [C ...]`: are these runs different, or is it chance?
 
 Each later run is compared with the first, problem by problem, from their records and manifests.
 """
@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from eval.metrics.intervals import bootstrap_interval, difference_intervals
-from eval.metrics.paired import holm, mcnemar_p_value, sign_flip_p_value
-from eval.metrics.summary import group_by_problem
-from eval.records import GENERATIONS, MANIFEST
+from vespo_openrlhf.eval.metrics.intervals import bootstrap_interval, difference_intervals
+from vespo_openrlhf.eval.metrics.paired import holm, mcnemar_p_value, sign_flip_p_value
+from vespo_openrlhf.eval.metrics.summary import group_by_problem
+from vespo_openrlhf.eval.records import GENERATIONS, MANIFEST
 
 _SHOWN = 5
 
@@ -147,7 +147,7 @@ def compare(dirs: Sequence[Path]) -> Comparison:
     """Compare each of the later runs with the first.
 
     Args:
-        dirs: two or more output folders of `python -m eval run`.
+        dirs: two or more output folders of `vespo eval run`.
 
     Raises:
         ValueError: fewer than two runs, a folder without records, records that are incomplete, no
@@ -189,8 +189,7 @@ def _read(folder: Path) -> _Run:
     files = sorted(folder.glob(f"*/{GENERATIONS}"))
     if not files:
         raise ValueError(
-            f"{folder} holds no <benchmark>/{GENERATIONS}: give the --out folder of "
-            "python -m eval run"
+            f"{folder} holds no <benchmark>/{GENERATIONS}: give the --out folder of vespo eval run"
         )
     manifest = folder / MANIFEST
     return _Run(
@@ -239,7 +238,7 @@ def _difference(name: str, first: _Run, other: _Run) -> tuple[Difference, list[s
     for field, what in (
         ("gold", "another gold answer: the data is not the same"),
         ("prompt_hash", "another prompt"),
-        ("verifier", "been judged by another verifier: run python -m eval score on both"),
+        ("verifier", "been judged by another verifier: run vespo eval score on both"),
     ):
         changed = sum(a[p][0].get(field) != b[p][0].get(field) for p in shared)
         if changed:
@@ -344,7 +343,7 @@ def main(argv: Sequence[str]) -> int:
         ValueError: see `compare`.
     """
     parser = argparse.ArgumentParser(
-        prog="python -m eval compare",
+        prog="vespo eval compare",
         description="Compare each later run with the first one, paired by problem: difference with "
         "its 95%% bootstrap interval, exact permutation test (McNemar's too with one sample per "
         "problem; Holm's adjustment with several comparisons), and the problems that flipped.",

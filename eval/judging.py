@@ -16,12 +16,12 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
-import reward
-from eval.errors import EvaluationError
-from reward.labels import parse_label
-from reward.options import RewardOptions
-from reward.query import split_query
-from reward.scoring import judge_label
+from vespo_openrlhf import reward
+from vespo_openrlhf.eval.errors import EvaluationError
+from vespo_openrlhf.reward.labels import parse_label
+from vespo_openrlhf.reward.options import RewardOptions
+from vespo_openrlhf.reward.query import split_query
+from vespo_openrlhf.reward.scoring import judge_label
 
 THREADS = 8
 

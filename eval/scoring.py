@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks import parse
-from eval.data import Loaded, load
-from eval.judging import judge_all
-from eval.prompts import find_template
-from eval.records import MANIFEST, Folder
-from eval.runner import summarise_folder
+from vespo_openrlhf.eval.benchmarks import parse
+from vespo_openrlhf.eval.data import Loaded, load
+from vespo_openrlhf.eval.judging import judge_all
+from vespo_openrlhf.eval.prompts import find_template
+from vespo_openrlhf.eval.records import MANIFEST, Folder
+from vespo_openrlhf.eval.runner import summarise_folder
 
 
 def rescore(path: Path) -> dict[str, Any]:
@@ -75,7 +75,7 @@ def score_responses(
     """
     from tqdm import tqdm
 
-    from eval.metrics import summarise
+    from vespo_openrlhf.eval.metrics import summarise
 
     selections = parse(benchmark)
     if len(selections) > 1 or selections[0].repeats:

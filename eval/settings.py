@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from eval.prompts import find_template
+from vespo_openrlhf.eval.prompts import find_template
 
 
 @dataclass(frozen=True)

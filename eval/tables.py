@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from eval.runner import Plan
+    from vespo_openrlhf.eval.runner import Plan
 
 
 def summary_table(summary: Mapping[str, Any]) -> str:
@@ -39,7 +39,7 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         if numbers["unverified_rate"]:
             lines.append(
                 f"WARNING: {percent(numbers['unverified_rate'])} % of {name} could not be judged "
-                "(the verifier was busy or gone) and counts as wrong: python -m eval score DIR"
+                "(the verifier was busy or gone) and counts as wrong: vespo eval score DIR"
             )
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""`python -m eval watch`: evaluate checkpoints as they appear, and plot accuracy over steps."""
+"""`vespo eval watch`: evaluate checkpoints as they appear, and plot accuracy over steps."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks import parse
-from eval.options import add_run_options, run_of
-from eval.records import SUMMARY
+from vespo_openrlhf.eval.benchmarks import parse
+from vespo_openrlhf.eval.options import add_run_options, run_of
+from vespo_openrlhf.eval.records import SUMMARY
 
 DESCRIPTION = """\
 Evaluate every Hugging Face checkpoint below CKPT_DIR, those that are there and those that appear,
 in the order of their steps (the last number in a folder's name: global_step120_hf,
-checkpoint-500). Each gets OUT/step_<n>/, as `python -m eval run` writes it; OUT/accuracy.png shows
+checkpoint-500). Each gets OUT/step_<n>/, as `vespo eval run` writes it; OUT/accuracy.png shows
 accuracy over steps. OpenRLHF writes such checkpoints with --ckpt.save_hf --ckpt.save_steps N.
 Stop it with Ctrl-C; started again, it skips what is done.
 """
@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> int:
         "--interval", type=float, default=30.0, help="seconds between looks (default 30)"
     )
     parser = argparse.ArgumentParser(
-        prog="python -m eval watch",
+        prog="vespo eval watch",
         description=DESCRIPTION,
         parents=[own],
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
         ]
         for step, path in waiting[:1]:  # then look again: results come in the order of steps
             print(f"== step {step}: {path}", flush=True)
-            command = [sys.executable, "-m", "eval", "run", "--model", str(path)]
+            command = [sys.executable, "-m", "vespo_openrlhf.eval", "run", "--model", str(path)]
             out = str(_folder(arguments.out, step))
             # A process of its own: it gives its memory back, and cannot take the watch with it.
             if subprocess.run([*command, "--out", out, *options]).returncode:

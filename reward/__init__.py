@@ -7,9 +7,9 @@ and ``judge`` compare it with the gold, ``symbolic`` does the algebra in worker 
 correctness. Importing this package imports neither sympy nor torch.
 """
 
-from reward.api import label_problem, label_problems, verify
-from reward.custom import make_reward_func
-from reward.verdict import REASONS, Verdict
+from vespo_openrlhf.reward.api import label_problem, label_problems, verify
+from vespo_openrlhf.reward.custom import make_reward_func
+from vespo_openrlhf.reward.verdict import REASONS, Verdict
 
 __all__ = [
     "REASONS",

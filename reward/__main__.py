@@ -1,4 +1,4 @@
-"""``python -m reward check | audit | bench | serve``."""
+"""``vespo reward check | audit | bench | serve``."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from reward.api import label_problem, verify
-from reward.extract import extract
-from reward.judge import MAX_CHARS
-from reward.node import TooComplexError
-from reward.normalize import normalize
-from reward.structure import parse
-from reward.verdict import REASONS
+from vespo_openrlhf.reward.api import label_problem, verify
+from vespo_openrlhf.reward.extract import extract
+from vespo_openrlhf.reward.judge import MAX_CHARS
+from vespo_openrlhf.reward.node import TooComplexError
+from vespo_openrlhf.reward.normalize import normalize
+from vespo_openrlhf.reward.structure import parse
+from vespo_openrlhf.reward.verdict import REASONS
 
 
 def _describe(text: str) -> str:
@@ -42,7 +42,7 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m reward", description=__doc__)
+    parser = argparse.ArgumentParser(prog="vespo reward", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     check = commands.add_parser("check", help="judge one response and say why")
     check.add_argument("--gold", required=True)
@@ -73,15 +73,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "check":
             return _check(args)
         if args.command == "audit":
-            from reward.audit import main as audit_main
+            from vespo_openrlhf.reward.audit import main as audit_main
 
             return audit_main(args.path, args.label_key, args.prompt_key, args.show)
         if args.command == "bench":
-            from reward.bench import main as bench_main
+            from vespo_openrlhf.reward.bench import main as bench_main
 
             bench_main(args.golds, args.timeout)
             return 0
-        from reward.http_server import main as serve_main
+        from vespo_openrlhf.reward.http_server import main as serve_main
 
         serve_main(args.host, args.port, args.max_body, args.max_requests)
     except (ValueError, OSError) as error:

@@ -7,14 +7,14 @@ import logging
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from reward import client, turns
-from reward.extract import extract, is_placeholder
-from reward.golds import is_empty, unbox, usable_golds
-from reward.judge import MAX_CHARS, UndecidedError, judge, undecided
-from reward.labels import parse_label
-from reward.normalize import normalize
-from reward.verdict import Verdict
-from reward.words import choice
+from vespo_openrlhf.reward import client, turns
+from vespo_openrlhf.reward.extract import extract, is_placeholder
+from vespo_openrlhf.reward.golds import is_empty, unbox, usable_golds
+from vespo_openrlhf.reward.judge import MAX_CHARS, UndecidedError, judge, undecided
+from vespo_openrlhf.reward.labels import parse_label
+from vespo_openrlhf.reward.normalize import normalize
+from vespo_openrlhf.reward.verdict import Verdict
+from vespo_openrlhf.reward.words import choice
 
 logger = logging.getLogger(__name__)
 

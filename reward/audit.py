@@ -1,4 +1,4 @@
-"""``python -m reward audit``: what is wrong with the golds of a dataset."""
+"""``vespo reward audit``: what is wrong with the golds of a dataset."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from reward.api import label_problems, verify
-from reward.labels import parse_label
+from vespo_openrlhf.reward.api import label_problems, verify
+from vespo_openrlhf.reward.labels import parse_label
 
 _LABELS = ("label", "answer", "ground_truth", "solution", "target")
 _PROMPTS = ("prompt", "problem", "question", "input")

@@ -9,10 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from reward import turns
-from reward.options import RewardOptions
-from reward.query import split_query
-from reward.shaping import shape, shaping_terms
+from vespo_openrlhf.reward import turns
+from vespo_openrlhf.reward.options import RewardOptions
+from vespo_openrlhf.reward.query import split_query
+from vespo_openrlhf.reward.shaping import shape, shaping_terms
 
 logger = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""``python -m reward bench``: throughput, latency under attack and the stall of an event loop.
+"""``vespo reward bench``: throughput, latency under attack and the stall of an event loop.
 
 The answers are generated, so that anyone can run it; ``--golds`` adds a JSON-lines file with
 the column ``answer``. math-verify is timed in one process, as a user would call it.
@@ -19,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from reward.adversarial import adversarial_answers
-from reward.api import verify
-from reward.audit import read_rows
+from vespo_openrlhf.reward.adversarial import adversarial_answers
+from vespo_openrlhf.reward.api import verify
+from vespo_openrlhf.reward.audit import read_rows
 
 _FILLER = "We add the two sides, and simplify what is left over by the step before. "
 _THREADS = 16

@@ -1,7 +1,7 @@
 """The callers' side of the node's verifier: connections, and starting it where there is none.
 
-Any number of threads and processes of a node share one server (:mod:`reward.server`). Each
-call takes a connection from a free list, so that as many run at once as there are callers.
+Any number of threads and processes of a node share one server (:mod:`.server`). Each call takes a
+connection from a free list, so that as many run at once as there are callers.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
+
+import vespo_openrlhf
 
 logger = logging.getLogger(__name__)
 
@@ -79,15 +81,15 @@ def _try_connect(path: Path) -> socket.socket | None:
 def _start(path: Path) -> None:
     """Start the server; called under the lock."""
     environment = dict(os.environ)
-    root = str(_PACKAGE.parent)
+    root = str(Path(vespo_openrlhf.__file__).resolve().parents[1])
     environment["PYTHONPATH"] = os.pathsep.join(
-        [root, *filter(None, [environment.get("PYTHONPATH")])]
+        [*filter(None, [environment.get("PYTHONPATH")]), root]
     )
     environment.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", PYTHONHASHSEED="0")
     log = open(f"{path}.log", "ab")  # noqa: SIM115 - the child keeps it
     with log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "reward.server", str(path)],
+            [sys.executable, "-m", "vespo_openrlhf.reward.server", str(path)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -140,7 +142,7 @@ def _exchange(connection: socket.socket, request: bytes, limit: float) -> dict[s
 
 
 def call(operation: str, *args: Any, timeout_s: float) -> Any:
-    """Run an operation of :mod:`reward.worker` on the node's pool.
+    """Run an operation of :mod:`vespo_openrlhf.reward.worker` on the node's pool.
 
     A connection or a server that is lost on the way is replaced, and the call made again.
 

@@ -1,7 +1,7 @@
 """A reward of your own: a function for one sample, with our pool, limits, batching and logs.
 
 # my_reward.py, for --reward.remote_url my_reward.py
-from reward import make_reward_func
+from vespo_openrlhf.reward import make_reward_func
 
 def score(response, label, prompt):
     return 1.0 if label in response else 0.0
@@ -18,9 +18,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from reward import client
-from reward.batch import RewardFunc, Score, batched
-from reward.options import RewardOptions
+from vespo_openrlhf.reward import client
+from vespo_openrlhf.reward.batch import RewardFunc, Score, batched
+from vespo_openrlhf.reward.options import RewardOptions
 
 UserScore = Callable[[str, Any, str], "float | dict[str, float]"]
 

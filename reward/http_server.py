@@ -1,4 +1,4 @@
-"""``python -m reward serve``: OpenRLHF's remote reward contract over HTTP.
+"""``vespo reward serve``: OpenRLHF's remote reward contract over HTTP.
 
 POST ``/get_reward`` (or ``/``) with ``{"query": [...], "prompts": [...], "labels": [...]}``
 answers ``{"rewards": [...], "scores": [...], "extra_logs": {...}}``; GET ``/health`` answers
@@ -15,7 +15,7 @@ from typing import Any
 
 from aiohttp import web
 
-from reward.batch import RewardFunc
+from vespo_openrlhf.reward.batch import RewardFunc
 
 MAX_BATCH = 4096
 
@@ -91,7 +91,7 @@ def application(reward_func: RewardFunc, *, max_body: int, max_requests: int) ->
 
 def main(host: str, port: int, max_body: int, max_requests: int) -> None:
     """Serve the mathematical reward until interrupted."""
-    from reward.math_reward import reward_func
+    from vespo_openrlhf.reward.math_reward import reward_func
 
     app = application(reward_func, max_body=max_body, max_requests=max_requests)
     web.run_app(app, host=host, port=port, print=None, access_log=None)

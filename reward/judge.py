@@ -12,11 +12,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from string import ascii_lowercase
 
-from reward.node import MAX_DEPTH, Node, TooComplexError
-from reward.normalize import compact, normalize
-from reward.quantity import Quantity, parse_quantity, read_unit, same_quantity
-from reward.structure import is_name, parse
-from reward.words import choice, same_words, split_unit, without_label
+from vespo_openrlhf.reward.node import MAX_DEPTH, Node, TooComplexError
+from vespo_openrlhf.reward.normalize import compact, normalize
+from vespo_openrlhf.reward.quantity import Quantity, parse_quantity, read_unit, same_quantity
+from vespo_openrlhf.reward.structure import is_name, parse
+from vespo_openrlhf.reward.words import choice, same_words, split_unit, without_label
 
 MAX_CHARS = 20_000
 MAX_SCALAR_CHARS = 1_500

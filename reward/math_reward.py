@@ -14,10 +14,10 @@ from pathlib import Path
 # a `reward.py` in that directory would otherwise be taken for this package.
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from reward.api import label_problems
-from reward.batch import batched
-from reward.options import RewardOptions
-from reward.scoring import scorer
+from vespo_openrlhf.reward.api import label_problems
+from vespo_openrlhf.reward.batch import batched
+from vespo_openrlhf.reward.options import RewardOptions
+from vespo_openrlhf.reward.scoring import scorer
 
 # `label_problems` is for the trainer, which asks a reward file for it before a run starts.
 __all__ = ["label_problems", "reward_func"]

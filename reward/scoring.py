@@ -7,16 +7,16 @@ import re
 import time
 from typing import Any
 
-from reward import turns
-from reward.api import verify
-from reward.batch import Score
-from reward.custom import isolated_score
-from reward.extract import extract
-from reward.labels import Label, parse_label
-from reward.normalize import normalize
-from reward.options import RewardOptions
-from reward.verdict import REASONS, Verdict
-from reward.words import choice, same_choice, text_key
+from vespo_openrlhf.reward import turns
+from vespo_openrlhf.reward.api import verify
+from vespo_openrlhf.reward.batch import Score
+from vespo_openrlhf.reward.custom import isolated_score
+from vespo_openrlhf.reward.extract import extract
+from vespo_openrlhf.reward.labels import Label, parse_label
+from vespo_openrlhf.reward.normalize import normalize
+from vespo_openrlhf.reward.options import RewardOptions
+from vespo_openrlhf.reward.verdict import REASONS, Verdict
+from vespo_openrlhf.reward.words import choice, same_choice, text_key
 
 
 def judge_label(response: str, label: Label, prompt: str, options: RewardOptions) -> Verdict:

@@ -1,8 +1,8 @@
 """The node's verifier: a pebble pool of warm workers behind a unix socket.
 
-``python -m reward.server SOCKET`` is started by the first client that finds no server, serves
-every process of the node that connects, and exits a few seconds after the last connection
-closes, so that it goes when the training job goes, however that ends.
+``python -m vespo_openrlhf.reward.server SOCKET`` is started by the first client that finds no
+server, serves every process of the node that connects, and exits a few seconds after the last
+connection closes, so that it goes when the training job goes, however that ends.
 
 One line of JSON per request and reply: ``{"op": ..., "args": [...], "timeout": seconds}`` to
 ``{"value": ...}`` or ``{"failure": "timeout" | "overloaded" | "unavailable"}``.
@@ -26,7 +26,7 @@ from typing import Any
 import pebble
 from pebble import ProcessPool
 
-from reward import worker
+from vespo_openrlhf.reward import worker
 
 MEMORY_BYTES = 2 * 2**30
 LINGER_S = 5.0

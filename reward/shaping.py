@@ -12,9 +12,9 @@ import unicodedata
 from functools import lru_cache
 from typing import Any
 
-from reward.extract import final_text
-from reward.options import RewardOptions
-from reward.query import ended
+from vespo_openrlhf.reward.extract import final_text
+from vespo_openrlhf.reward.options import RewardOptions
+from vespo_openrlhf.reward.query import ended
 
 _SCRIPTS = {
     "en": ("LATIN",), "zh": ("CJK",), "ja": ("HIRAGANA", "KATAKANA", "CJK"), "ko": ("HANGUL",),

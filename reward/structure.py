@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from reward.node import (
+from vespo_openrlhf.reward.node import (
     LIST_SEPARATOR,
     RELATION,
     Node,
     enclosed,
     split_top,
 )
-from reward.quantity import Quantity, parse_quantity
+from vespo_openrlhf.reward.quantity import Quantity, parse_quantity
 
 _VARIABLE = re.compile(r"[a-zA-Z](?:_\{?\w+\}?)?|\\(?!pi|infty)[a-z]+(?:_\{?\w+\}?)?")
 # What a name is made of. It is taken to pieces, not matched as a whole: an expression for that

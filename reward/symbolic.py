@@ -19,9 +19,9 @@ import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from math_verify import verify as math_verify
 
-from reward.judge import UnreadableError, check_size
-from reward.quantity import FULL_DIGITS, parse_quantity, rounding_error
-from reward.words import choice, split_unit, text_key
+from vespo_openrlhf.reward.judge import UnreadableError, check_size
+from vespo_openrlhf.reward.quantity import FULL_DIGITS, parse_quantity, rounding_error
+from vespo_openrlhf.reward.words import choice, split_unit, text_key
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 

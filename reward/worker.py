@@ -14,13 +14,13 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
-from reward import symbolic
-from reward.extract import extract
-from reward.golds import usable_golds
-from reward.judge import MAX_CHARS, judge
-from reward.node import Node, TooComplexError
-from reward.normalize import normalize
-from reward.structure import parse
+from vespo_openrlhf.reward import symbolic
+from vespo_openrlhf.reward.extract import extract
+from vespo_openrlhf.reward.golds import usable_golds
+from vespo_openrlhf.reward.judge import MAX_CHARS, judge
+from vespo_openrlhf.reward.node import Node, TooComplexError
+from vespo_openrlhf.reward.normalize import normalize
+from vespo_openrlhf.reward.structure import parse
 
 QUICK_CPU_S = 0.15  # of processor time, so that a loaded machine does not make answers slow
 _PR_SET_PDEATHSIG = 1

@@ -14,9 +14,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from reward.options import LANGUAGES, RewardOptions
 from vespo_openrlhf.losses.kernel import KernelCoefficients
 from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES, option_defaults
+from vespo_openrlhf.reward.options import LANGUAGES, RewardOptions
 from vespo_openrlhf.scheduling.config import RolloutOptions
 from vespo_openrlhf.scheduling.lag import LagOptions
 

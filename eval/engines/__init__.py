@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from eval.prompts import Prompt
+from vespo_openrlhf.eval.prompts import Prompt
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from eval.engines import Completion, Request
-from eval.engines.offline import OfflineEngine
-from eval.errors import EvaluationError
-from eval.settings import Settings
+from vespo_openrlhf.eval.engines import Completion, Request
+from vespo_openrlhf.eval.engines.offline import OfflineEngine
+from vespo_openrlhf.eval.errors import EvaluationError
+from vespo_openrlhf.eval.settings import Settings
 
 logger = logging.getLogger(__name__)
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from eval.engines import Completion, Request
-from eval.errors import EvaluationError
-from eval.settings import Settings
+from vespo_openrlhf.eval.engines import Completion, Request
+from vespo_openrlhf.eval.errors import EvaluationError
+from vespo_openrlhf.eval.settings import Settings
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 

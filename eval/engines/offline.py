@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from eval.engines import Completion, Request
-from eval.errors import EvaluationError
-from eval.settings import Settings
+from vespo_openrlhf.eval.engines import Completion, Request
+from vespo_openrlhf.eval.errors import EvaluationError
+from vespo_openrlhf.eval.settings import Settings
 
 
 class OfflineEngine:

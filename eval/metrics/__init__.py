@@ -5,10 +5,10 @@ problems, `summary` what one benchmark's records add up to.
 Standard library and numpy only.
 """
 
-from eval.metrics.estimators import Mean, avg_at_k, pass_at_k, pass_hat_k
-from eval.metrics.intervals import bootstrap_interval
-from eval.metrics.majority import maj_at_k
-from eval.metrics.summary import ks_up_to, summarise
+from vespo_openrlhf.eval.metrics.estimators import Mean, avg_at_k, pass_at_k, pass_hat_k
+from vespo_openrlhf.eval.metrics.intervals import bootstrap_interval
+from vespo_openrlhf.eval.metrics.majority import maj_at_k
+from vespo_openrlhf.eval.metrics.summary import ks_up_to, summarise
 
 __all__ = [
     "Mean",

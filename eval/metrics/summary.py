@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from eval.metrics.estimators import avg_at_k, pass_at_k, pass_hat_k
-from eval.metrics.intervals import bootstrap_intervals
-from eval.metrics.majority import maj_at_ks
+from vespo_openrlhf.eval.metrics.estimators import avg_at_k, pass_at_k, pass_hat_k
+from vespo_openrlhf.eval.metrics.intervals import bootstrap_intervals
+from vespo_openrlhf.eval.metrics.majority import maj_at_ks
 
 #: Verdicts that say nothing of the answer: the verifier was not there.
 UNVERIFIED = ("overloaded", "unavailable")
@@ -62,7 +62,7 @@ def answers_to_count(samples: Sequence[Mapping[str, Any]]) -> list[str | None]:
     An answer of more than 1,000 characters keeps its own spelling: finding the canonical one can
     take time that grows with the square of its length.
     """
-    from reward.normalize import normalize
+    from vespo_openrlhf.reward.normalize import normalize
 
     extracted = [sample.get("extracted") for sample in samples]
     return [a if a is None or len(a) > _SPELLED_CHARS else normalize(a) for a in extracted]

@@ -1,6 +1,6 @@
 """Evaluations to look at and to publish: one HTML page, or Markdown tables for a paper.
 
-`folders` reads what `python -m eval run` wrote, `figures` and `heatmap` draw, `samples` chooses
+`folders` reads what `vespo eval run` wrote, `figures` and `heatmap` draw, `samples` chooses
 what can be leafed through, `page` puts the page together, `markdown` the tables.
 """
 
@@ -18,14 +18,14 @@ opens without a network, on a phone as well, and can be sent to others as it is.
 """
 EXAMPLES = """\
 examples:
-  python -m eval report evals/qwen3                     # writes evals/qwen3/report.html
-  python -m eval report evals/base evals/vespo --out compared.html
-  python -m eval report evals/base evals/vespo --markdown > table.md
+  vespo eval report evals/qwen3                     # writes evals/qwen3/report.html
+  vespo eval report evals/base evals/vespo --out compared.html
+  vespo eval report evals/base evals/vespo --markdown > table.md
 """
 
 
 def main(argv: Sequence[str]) -> int:
-    """`python -m eval report`.
+    """`vespo eval report`.
 
     Returns:
         0.
@@ -34,9 +34,7 @@ def main(argv: Sequence[str]) -> int:
         ValueError: a folder holds no finished evaluation.
         OSError: the page cannot be written.
     """
-    parser = report_parser(
-        "python -m eval report", DESCRIPTION, EXAMPLES, "the --out of an evaluation"
-    )
+    parser = report_parser("vespo eval report", DESCRIPTION, EXAMPLES, "the --out of an evaluation")
     parser.add_argument(
         "--markdown",
         action="store_true",

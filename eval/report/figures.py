@@ -49,7 +49,7 @@ def draw_accuracy(evaluations: Sequence[Evaluation], benchmarks: Sequence[str]) 
         return figure(
             drawing,
             "Mean over repeats and problems; the line is the 95 % interval over problems. Whether "
-            "two models differ is better asked of `python -m eval compare`, which pairs them.",
+            "two models differ is better asked of `vespo eval compare`, which pairs them.",
             "Accuracy with intervals; the table below has the numbers.",
             title="Accuracy",
         )

@@ -1,4 +1,4 @@
-"""What `python -m eval run` left in a folder, read without holding its responses in memory."""
+"""What `vespo eval run` left in a folder, read without holding its responses in memory."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eval.records import GENERATIONS, MANIFEST, SUMMARY
+from vespo_openrlhf.eval.records import GENERATIONS, MANIFEST, SUMMARY
 from vespo_openrlhf.pages import distinct_names
 
 
@@ -125,7 +125,7 @@ def _read(folder: Path, name: str) -> Evaluation:
     benchmarks = summary.get("benchmarks")
     if not isinstance(benchmarks, dict) or not benchmarks:
         raise ValueError(
-            f"{folder / SUMMARY} holds no benchmarks: it was not written by `python -m eval run`"
+            f"{folder / SUMMARY} holds no benchmarks: it was not written by `vespo eval run`"
         )
     return Evaluation(
         name=name,

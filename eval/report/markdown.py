@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from eval.tables import percent
+from vespo_openrlhf.eval.tables import percent
 
 from .folders import Evaluation, benchmarks_of
 

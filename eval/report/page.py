@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from eval.tables import percent
 from vespo_openrlhf import pages
+from vespo_openrlhf.eval.tables import percent
 
 from . import figures
 from .folders import Evaluation, Generation, benchmarks_of
@@ -72,7 +72,7 @@ def _warnings(evaluations: Sequence[Evaluation]) -> list[pages.Block]:
             if numbers.get("unverified_rate"):
                 notes.append(
                     f"{percent(numbers['unverified_rate'])} % of {evaluation.name} on {benchmark} "
-                    "could not be judged, and count as wrong: `python -m eval score` judges again."
+                    "could not be judged, and count as wrong: `vespo eval score` judges again."
                 )
     return [pages.paragraph("\n\n".join(notes))] if notes else []
 

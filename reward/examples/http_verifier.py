@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 
-from reward import make_reward_func
+from vespo_openrlhf.reward import make_reward_func
 
 ATTEMPTS = 3
 TIMEOUT_S = 10.0

@@ -5,8 +5,8 @@
 
 import re
 
-from reward import make_reward_func
-from reward.extract import extract
+from vespo_openrlhf.reward import make_reward_func
+from vespo_openrlhf.reward.extract import extract
 
 _LETTER = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*\(?\s*([A-Z])\s*\)?\s*[.:]?\s*\}?")
 

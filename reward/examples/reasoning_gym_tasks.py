@@ -12,8 +12,8 @@ import json
 import sys
 from collections.abc import Iterator
 
-from reward import make_reward_func
-from reward.extract import extract
+from vespo_openrlhf.reward import make_reward_func
+from vespo_openrlhf.reward.extract import extract
 
 INSTRUCTION = "\n\nPut your final answer in \\boxed{}."
 

@@ -1,4 +1,4 @@
-"""`python -m eval` on real vLLM engines: in this process, on Ray, and behind vLLM's own server."""
+"""`vespo eval` on real vLLM engines: in this process, on Ray, and behind vLLM's own server."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(built: Path, out: Path, *more: str) -> list[str]:
     arguments = ["--model", str(built / "model"), "--out", str(out), "--max-tokens", "40"]
     benchmarks = ["--benchmarks", f"{built / 'heldout.jsonl'}:8"]
-    return [sys.executable, "-m", "eval", "run", *arguments, *benchmarks, *more]
+    return [sys.executable, "-m", "vespo_openrlhf.eval", "run", *arguments, *benchmarks, *more]
 
 
 def evaluate(built: Path, out: Path, *more: str) -> Path:

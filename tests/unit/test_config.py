@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from reward.options import VARIABLE, RewardOptions
 from vespo_openrlhf import config
+from vespo_openrlhf.reward.options import VARIABLE, RewardOptions
 from vespo_openrlhf.scheduling.lag import LagOptions
 
 

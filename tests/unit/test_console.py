@@ -44,6 +44,29 @@ def test_arguments_and_status_pass_through() -> None:
     assert "--lag-batches" in finished.stderr
 
 
+@pytest.mark.parametrize("command", ["eval", "reward"])
+@pytest.mark.parametrize("vespo", ["vespo", "python -m vespo_openrlhf"])
+def test_a_users_modules_of_these_names_stand_beside_ours(
+    command: str, vespo: str, tmp_path: Path
+) -> None:
+    """Neither ours nor theirs takes the place of the other in one process."""
+    for name in ("eval", "reward"):
+        (tmp_path / f"{name}.py").write_text("print('theirs')\n")
+    program = {"vespo": [str(Path(sys.executable).parent / "vespo")]}
+    program |= {"python -m vespo_openrlhf": [sys.executable, "-m", "vespo_openrlhf"]}
+
+    def shown(*arguments: str) -> str:
+        finished = subprocess.run(arguments, cwd=tmp_path, capture_output=True, text=True)
+        assert finished.returncode == 0, finished.stderr
+        return finished.stdout
+
+    ours = shown(*program[vespo], command, "--help")
+    assert f"usage: vespo {command}" in ours
+    assert "theirs" not in ours
+    both = f"import vespo_openrlhf.{command}, {command}"
+    assert shown(sys.executable, "-c", both) == "theirs\n"
+
+
 def test_the_command_is_installed_and_the_changelog_knows_the_version() -> None:
     assert 'vespo = "vespo_openrlhf.__main__:main"' in (ROOT / "pyproject.toml").read_text()
     from vespo_openrlhf import __version__

@@ -2,8 +2,8 @@
 
 OpenRLHF's own evaluation keys samples on the prompt's text, reports a mean and a maximum, and
 keeps nothing. Here every sample is a record under its problem's id, in the run folder, as
-`python -m eval run` writes them: `RUN_DIR/eval/step_000010/<datasource>/generations.jsonl` and
-`summary.json`; so `python -m eval compare` and `report` take two steps of a run, or two runs.
+`vespo eval run` writes them: `RUN_DIR/eval/step_000010/<datasource>/generations.jsonl` and
+`summary.json`; so `vespo eval compare` and `report` take two steps of a run, or two runs.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from typing import Any
 import ray
 from openrlhf.datasets.utils import blending_datasets
 
-import reward
-from eval.judging import judge_all, verifier_version
-from eval.metrics import summarise
-from eval.records import Folder
-from eval.runner import prompt_hash
+from vespo_openrlhf import reward
+from vespo_openrlhf.eval.judging import judge_all, verifier_version
+from vespo_openrlhf.eval.metrics import summarise
+from vespo_openrlhf.eval.records import Folder
+from vespo_openrlhf.eval.runner import prompt_hash
 
 FOLDER = "eval"
 _ID_COLUMNS = ("unique_id", "id")
@@ -140,7 +140,7 @@ def _judge(
     if all(Path(file).exists() and ours.samefile(file) for file in files):
         plain = [{name: r[name] for name in r if name != "score"} for r in records]
         return list(judge_all(plain, {}))
-    from reward.extract import extract
+    from vespo_openrlhf.reward.extract import extract
 
     judged = []
     for record in records:

@@ -13,12 +13,12 @@ import ray
 from openrlhf.trainer import ppo_trainer, ppo_trainer_async
 from openrlhf.trainer.ray import ppo_actor, vllm_engine
 
-from reward import options as reward_options
 from vespo_openrlhf.bridge.actor import PolicyActor
 from vespo_openrlhf.bridge.engine import VersionedRollout
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
 from vespo_openrlhf.cpu import build_locks
 from vespo_openrlhf.cpu import settings as cpu_settings
+from vespo_openrlhf.reward import options as reward_options
 
 
 @contextlib.contextmanager

@@ -8,12 +8,12 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from reward import options as reward_options
 from vespo_openrlhf import config, cpu
 from vespo_openrlhf.bridge.loss import build_loss, uses_our_loss
 from vespo_openrlhf.cpu import settings as cpu_settings
 from vespo_openrlhf.data import checks
 from vespo_openrlhf.losses.registry import option_defaults
+from vespo_openrlhf.reward import options as reward_options
 from vespo_openrlhf.scheduling import SchedulerConfig
 
 # OpenRLHF's default of --actor.eps_clip, which it writes into --actor.eps_clip_low_high.

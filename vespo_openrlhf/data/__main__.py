@@ -78,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m vespo_openrlhf.data",
         description="Prepare training prompts: deduplicated, decontaminated against the benchmarks "
-        "of `python -m eval`, golds audited with the verifier, in fixed splits.",
+        "of `vespo eval`, golds audited with the verifier, in fixed splits.",
     )
     commands = parser.add_subparsers(dest="command", required=True)
     prepare = commands.add_parser(
@@ -116,7 +116,7 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument(
         "--template",
         default="",
-        help="what is put around each problem: a prompt template of `python -m eval`, or a text "
+        help="what is put around each problem: a prompt template of `vespo eval`, or a text "
         "with {problem} in it (default: qwen, which asks for a boxed answer; plain for "
         "arithmetic). An instruction that stands in the data already is taken off first",
     )

@@ -69,7 +69,7 @@ class Options:
             raise ValueError(f"--validation {self.validation}: a share of 0 or more, below 1")
         if self.benchmark_data is not None and not self.benchmark_data.is_dir():
             raise ValueError(f"--benchmark-data {self.benchmark_data}: there is no such folder")
-        from eval.prompts import find_template
+        from vespo_openrlhf.eval.prompts import find_template
 
         if self.template:
             find_template(self.template)
@@ -225,8 +225,8 @@ def _unique(rows: Iterable[Row], report: Report, dropped: _Dropped) -> list[_Pro
 
 def _same_gold(one: str, other: str) -> bool:
     """Whether the verifier, which will reward by either, takes them as equal."""
-    from reward import verify
-    from reward.labels import parse_label
+    from vespo_openrlhf.reward import verify
+    from vespo_openrlhf.reward.labels import parse_label
 
     if one == other:
         return True
@@ -239,8 +239,8 @@ def _same_gold(one: str, other: str) -> bool:
 
 def _benchmark_problems(folder: Path | None, report: Report) -> Iterator[tuple[str, str, str]]:
     """Benchmark, id and text of every benchmark's problems that can be had."""
-    from eval.benchmarks import BENCHMARKS
-    from eval.data import load
+    from vespo_openrlhf.eval.benchmarks import BENCHMARKS
+    from vespo_openrlhf.eval.data import load
 
     hub_is_there = True
     for name, benchmark in _progress(BENCHMARKS.items(), "benchmarks", unit=""):
@@ -293,7 +293,7 @@ def _sound(problems: Sequence[_Problem], dropped: _Dropped) -> Iterator[_Problem
     """Those whose gold the verifier can read and takes as right."""
     from tqdm import tqdm
 
-    from reward.audit import audit
+    from vespo_openrlhf.reward.audit import audit
 
     with tqdm(total=len(problems), desc="auditing golds", unit=" rows") as bar:
         for start in range(0, len(problems), _AUDIT_BLOCK):
@@ -323,7 +323,7 @@ def _split(problems: Iterable[_Problem], validation: float) -> dict[str, list[_P
 def _write(path: Path, problems: Sequence[_Problem], source: Source, template: str) -> None:
     from datasets import Dataset
 
-    from eval.prompts import PLACE, find_template
+    from vespo_openrlhf.eval.prompts import PLACE, find_template
 
     text = find_template(template).text
     Dataset.from_dict(
@@ -336,7 +336,7 @@ def _write(path: Path, problems: Sequence[_Problem], source: Source, template: s
 
 
 def _label(gold: str, source: Source) -> str:
-    from reward.labels import parse_label
+    from vespo_openrlhf.reward.labels import parse_label
 
     label = parse_label(gold)
     fields: dict[str, Any] = {"answer": label.answer, "source": label.source or source.name}

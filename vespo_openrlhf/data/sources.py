@@ -194,7 +194,7 @@ def _problem(value: Any) -> str:
 @functools.cache
 def _instructions() -> tuple[re.Pattern[str], ...]:
     """What a prompt may have around its problem: DAPO's words, or a template of ours."""
-    from eval.prompts import PLACE, TEMPLATES
+    from vespo_openrlhf.eval.prompts import PLACE, TEMPLATES
 
     patterns = [_DAPO_INSTRUCTION]
     for template in TEMPLATES.values():
@@ -216,7 +216,7 @@ def _gold(value: Any, source: Source) -> str:
         # Without the marker this is no answer but all of a solution.
         return text.rpartition(source.answer_marker)[2].strip() * (source.answer_marker in text)
     if source.boxed:
-        from reward.extract import extract
+        from vespo_openrlhf.reward.extract import extract
 
         return ", ".join(extract(text).answers)
     return text

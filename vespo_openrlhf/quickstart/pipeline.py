@@ -117,7 +117,7 @@ def _build(plan: Plan) -> None:
 
 
 def _evaluate(plan: Plan, model: Path, out: Path) -> dict[str, Any]:
-    """Sampled and greedy accuracy on the held-out problems: summaries of `python -m eval run`."""
+    """Sampled and greedy accuracy on the held-out problems: summaries of `vespo eval run`."""
     summary = out / "summary.json"
     if not summary.is_file():
         options: dict[str, Any] = {
@@ -129,7 +129,8 @@ def _evaluate(plan: Plan, model: Path, out: Path) -> dict[str, Any]:
         }
         flags = [f"--{name}={value}" for name, value in options.items()]
         _run_logged(
-            ["-m", "eval", "run", "--also-greedy", *flags], log=plan.out / f"{out.name}.log"
+            ["-m", "vespo_openrlhf.eval", "run", "--also-greedy", *flags],
+            log=plan.out / f"{out.name}.log",
         )
     benchmarks = json.loads(summary.read_text())["benchmarks"]
     result = {"sampled": benchmarks["heldout"], "greedy": benchmarks["heldout-greedy"]}

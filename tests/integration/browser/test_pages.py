@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from eval.report import main as evaluation_report
+from vespo_openrlhf.eval.report import main as evaluation_report
 from vespo_openrlhf.report.__main__ import main as run_report
 
 PHONE, DESKTOP = (390, 844), (1400, 900)

@@ -19,10 +19,10 @@ from typing import Any
 import psutil
 import pytest
 
-import reward
-from reward import client, verify
-from reward.adversarial import adversarial_answers
-from reward.custom import isolated_score
+from vespo_openrlhf import reward
+from vespo_openrlhf.reward import client, verify
+from vespo_openrlhf.reward.adversarial import adversarial_answers
+from vespo_openrlhf.reward.custom import isolated_score
 
 ROOT = Path(reward.__file__).parent.parent
 GOLDS = ("7", r"\frac{\sqrt{2}x}{3}")
@@ -136,8 +136,8 @@ def test_nothing_is_left_behind_when_a_caller_is_killed(tmp_path: Path) -> None:
     hang.write_text("def score(response, label, prompt):\n    return 9**9**9**9\n")
     code = (
         "import threading, time\n"
-        "from reward import verify\n"
-        "from reward.custom import isolated_score\n"
+        "from vespo_openrlhf.reward import verify\n"
+        "from vespo_openrlhf.reward.custom import isolated_score\n"
         "verify(r'\\boxed{x^2-1}', '(x-1)(x+1)')\n"
         f"hang = isolated_score({str(hang)!r}, 'score', 300.0)\n"
         "threading.Thread(target=hang, args=('', '', '')).start()\n"

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from reward.options import RewardOptions
 from vespo_openrlhf import config, cpu
 from vespo_openrlhf.bridge import settings
 from vespo_openrlhf.bridge.loss import build_loss
 from vespo_openrlhf.bridge.settings import resolve
 from vespo_openrlhf.cpu import settings as cpu_settings
+from vespo_openrlhf.reward.options import RewardOptions
 
 
 def our_defaults() -> dict[str, object]:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from reward.labels import parse_label
 from vespo_openrlhf.data.__main__ import main
 from vespo_openrlhf.data.checks import check_prompts
 from vespo_openrlhf.data.prepare import Options, prepare
 from vespo_openrlhf.data.sources import SOURCES, read
+from vespo_openrlhf.reward.labels import parse_label
 
 GSM8K_ROWS = 1_319
 

@@ -110,7 +110,7 @@ def problems(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def command(server: Server, problems: Path) -> Callable[..., list[str]]:
-    """`python -m eval run` on the sums, at the stand-in; more options as arguments."""
+    """`vespo eval run` on the sums, at the stand-in; more options as arguments."""
 
     def arguments(out: Path, *more: str) -> list[str]:
         base = ["run", "--endpoint", server.url, "--model", "adder", "--out", str(out)]
@@ -121,11 +121,14 @@ def command(server: Server, problems: Path) -> Callable[..., list[str]]:
 
 @pytest.fixture
 def subprocess_run() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """`python -m eval ...` in a process of its own."""
+    """`vespo eval ...` in a process of its own."""
 
     def run(arguments: list[str], **options: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "eval", *arguments], capture_output=True, text=True, **options
+            [sys.executable, "-m", "vespo_openrlhf.eval", *arguments],
+            capture_output=True,
+            text=True,
+            **options,
         )
 
     return run

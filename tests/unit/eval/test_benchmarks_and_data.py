@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.benchmarks import BENCHMARKS, Benchmark, parse
-from eval.data import find_files, load
+from vespo_openrlhf.eval.benchmarks import BENCHMARKS, Benchmark, parse
+from vespo_openrlhf.eval.data import find_files, load
 
 ROW = {"problem": "1+1", "answer": "2"}
 
@@ -170,7 +170,8 @@ def test_a_users_own_entry_in_yaml_and_in_python(tmp_path: Path) -> None:
     assert (selection.benchmark.name, selection.repeats) == ("own", 8)
     assert load(selection.benchmark).problems[0].text == "1+1"
     (tmp_path / "own.py").write_text(
-        "from eval.benchmarks import Benchmark\nMINE = Benchmark('mine', hub='a/b', rows=3)\n"
+        "from vespo_openrlhf.eval.benchmarks import Benchmark\n"
+        "MINE = Benchmark('mine', hub='a/b', rows=3)\n"
     )
     (selection,) = parse(f"{tmp_path}/own.py:MINE")
     assert (selection.benchmark, selection.repeats) == (Benchmark("mine", hub="a/b", rows=3), None)

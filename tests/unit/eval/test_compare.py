@@ -1,4 +1,4 @@
-"""`python -m eval compare` on records written here: figures, warnings, refusals, renderings."""
+"""`vespo eval compare` on records written here: figures, warnings, refusals, renderings."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from scipy import stats
 
-from eval.__main__ import main as command
-from eval.compare import compare, main
+from vespo_openrlhf.eval.__main__ import main as command
+from vespo_openrlhf.eval.compare import compare, main
 
 
 def write_run(folder: Path, verdicts, *, benchmark="aime24", settings=None, **fields) -> Path:
@@ -106,7 +106,7 @@ def test_it_warns_of_what_is_not_the_same(tmp_path: Path) -> None:
     assert f"settings.sampling.temperature: 1.0 in {a}, 0.6 in {b}" in warnings[0]
     assert any("has 3 problems" in w and "3 that both have" in w for w in warnings)
     assert any("3 of 3 problems have another gold answer" in w for w in warnings)
-    assert any("python -m eval score" in w for w in warnings)
+    assert any("vespo eval score" in w for w in warnings)
     assert not compare([a, a]).warnings
 
 

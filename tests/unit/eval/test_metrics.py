@@ -9,7 +9,7 @@ from fractions import Fraction
 
 import pytest
 
-from eval.metrics import (
+from vespo_openrlhf.eval.metrics import (
     avg_at_k,
     ks_up_to,
     maj_at_k,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval.metrics import bootstrap_interval
-from eval.metrics.intervals import bootstrap_intervals, difference_intervals
+from vespo_openrlhf.eval.metrics import bootstrap_interval
+from vespo_openrlhf.eval.metrics.intervals import bootstrap_intervals, difference_intervals
 
 DATA_SETS = 2_000
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from eval.metrics.paired import holm, mcnemar_p_value, sign_flip_p_value
+from vespo_openrlhf.eval.metrics.paired import holm, mcnemar_p_value, sign_flip_p_value
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -2,10 +2,10 @@
 
 import pytest
 
-from eval.judging import judge
-from eval.prompts import TEMPLATES, Renderer, find_template
-from eval.settings import Settings, seed_of
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
+from vespo_openrlhf.eval.judging import judge
+from vespo_openrlhf.eval.prompts import TEMPLATES, Renderer, find_template
+from vespo_openrlhf.eval.settings import Settings, seed_of
 
 
 def test_the_chat_template_and_the_system_prompt_are_applied() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from eval.errors import EvaluationError
-from eval.records import Folder, Lines, Recorder, rates
+from vespo_openrlhf.eval.errors import EvaluationError
+from vespo_openrlhf.eval.records import Folder, Lines, Recorder, rates
 
 
 @pytest.mark.parametrize("torn", ["", '{"a": 3', '{"a": 3}', "x" * 200_000, "\x00" * 10])

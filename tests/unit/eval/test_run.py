@@ -1,4 +1,4 @@
-"""`python -m eval run` and `score` around a stand-in server: records, resuming, and what fails."""
+"""`vespo eval run` and `score` around a stand-in server: records, resuming, and what fails."""
 
 import json
 import random
@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from eval.__main__ import main
+from vespo_openrlhf.eval.__main__ import main
 
 Command = Callable[..., list[str]]
 ReadLines = Callable[[Path], list[str]]
@@ -68,7 +68,7 @@ def test_killed_at_random_and_resumed_the_records_are_those_of_an_uninterrupted_
 ) -> None:
     server.delay_s = 0.3
     out = tmp_path / "killed"
-    process = [sys.executable, "-m", "eval", *command(out, "--concurrency", "8")]
+    process = [sys.executable, "-m", "vespo_openrlhf.eval", *command(out, "--concurrency", "8")]
     chance = random.Random(0)
     records = out / "sums" / "generations.jsonl"
     for _ in range(3):
@@ -103,7 +103,7 @@ def test_interrupted_a_run_keeps_what_came_back(
     out = tmp_path / "out"
     arguments = command(out, "--concurrency", "4")
     running = subprocess.Popen(
-        [sys.executable, "-m", "eval", *arguments],
+        [sys.executable, "-m", "vespo_openrlhf.eval", *arguments],
         stderr=subprocess.PIPE,
         text=True,
         # A shell lets its background jobs ignore interrupts, and this test's process may be one.

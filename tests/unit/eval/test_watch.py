@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save_file
 
-from eval import watch
-from eval.__main__ import main
+from vespo_openrlhf.eval import watch
+from vespo_openrlhf.eval.__main__ import main
 
 
 def checkpoint(path: Path, tokenizer: bool = True) -> Path:

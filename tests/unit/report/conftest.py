@@ -70,7 +70,7 @@ def make_evaluation(
     response: str = "Thinking. \\boxed{{{answer}}}",
     settings: dict[str, Any] | None = None,
 ) -> Path:
-    """A folder of `python -m eval run`: benchmark -> (problems, repeats).
+    """A folder of `vespo eval run`: benchmark -> (problems, repeats).
 
     A generation is right, wrong, cut off or without an answer in a fixed pattern. The metrics in
     `summary.json` are not those of the records: a report shows them and does not work them out.

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eval.__main__ import main as command
-from eval.report import main
-from eval.report.figures import wilson
-from eval.report.folders import Generation, read_folders
-from eval.report.heatmap import easiest_first, kind
-from eval.report.samples import choose
+from vespo_openrlhf.eval.__main__ import main as command
+from vespo_openrlhf.eval.report import main
+from vespo_openrlhf.eval.report.figures import wilson
+from vespo_openrlhf.eval.report.folders import Generation, read_folders
+from vespo_openrlhf.eval.report.heatmap import easiest_first, kind
+from vespo_openrlhf.eval.report.samples import choose
 
 MakeFolder = Callable[..., Path]
 
@@ -177,7 +177,7 @@ def test_a_page_that_cannot_be_written_is_a_clear_message(
     out = folder / "summary.json" / "x.html"
     assert command(["report", str(folder), "--out", str(out)]) == 2
     error = capsys.readouterr().err
-    assert error.startswith("python -m eval report: error: ")
+    assert error.startswith("vespo eval report: error: ")
     assert str(folder / "summary.json") in error
 
 

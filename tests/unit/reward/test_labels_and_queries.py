@@ -4,9 +4,9 @@ import json
 
 import pytest
 
-from reward import client, label_problem, label_problems
-from reward.labels import parse_label
-from reward.query import ended, split_query
+from vespo_openrlhf.reward import client, label_problem, label_problems
+from vespo_openrlhf.reward.labels import parse_label
+from vespo_openrlhf.reward.query import ended, split_query
 
 PROMPT = "<|im_start|>user\nWhat is 2+2? Use \\boxed{}.<|im_end|>\n<|im_start|>assistant\n"
 

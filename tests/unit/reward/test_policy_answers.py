@@ -6,7 +6,7 @@ Rows are (answer in the box, gold, whether it is right).
 
 import pytest
 
-from reward import verify
+from vespo_openrlhf.reward import verify
 
 INTEGERS = [
     ("42", "42", True), ("42", "43", False), ("-42", "42", False), ("+42", "42", True),

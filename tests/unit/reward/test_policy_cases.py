@@ -6,7 +6,7 @@ Rows are (answer in the box, gold, whether it is right).
 
 import pytest
 
-from reward import verify
+from vespo_openrlhf.reward import verify
 
 WRITTEN = [
     (r"\frac{3}{4} \text{ or } 0.75", "3/4", True), ("0.75 = 3/4", "3/4", True),

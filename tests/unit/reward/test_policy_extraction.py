@@ -3,7 +3,7 @@
 
 import pytest
 
-from reward import REASONS, verify
+from vespo_openrlhf.reward import REASONS, verify
 
 BOXES = [
     (r"\boxed{7}", "7", "correct"), (r"\fbox{7}", "7", "correct"), (r"\boxed 7", "7", "correct"),

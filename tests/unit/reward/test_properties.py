@@ -6,11 +6,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reward import REASONS, verify
-from reward.extract import extract
-from reward.judge import UndecidedError, judge, undecided
-from reward.normalize import normalize
-from reward.symbolic import algebra
+from vespo_openrlhf.reward import REASONS, verify
+from vespo_openrlhf.reward.extract import extract
+from vespo_openrlhf.reward.judge import UndecidedError, judge, undecided
+from vespo_openrlhf.reward.normalize import normalize
+from vespo_openrlhf.reward.symbolic import algebra
 
 _PIECES = [
     "\\boxed{",

@@ -12,12 +12,18 @@ from typing import Any
 import pytest
 import torch
 
-import reward
-from reward.batch import Score, batched
-from reward.custom import make_reward_func
-from reward.options import RewardOptions
-from reward.scoring import scorer
-from reward.shaping import foreign_share, overlong, repeated_share, shaping_terms, well_formed
+from vespo_openrlhf import reward
+from vespo_openrlhf.reward.batch import Score, batched
+from vespo_openrlhf.reward.custom import make_reward_func
+from vespo_openrlhf.reward.options import RewardOptions
+from vespo_openrlhf.reward.scoring import scorer
+from vespo_openrlhf.reward.shaping import (
+    foreign_share,
+    overlong,
+    repeated_share,
+    shaping_terms,
+    well_formed,
+)
 
 FOLDER = Path(reward.__file__).parent
 PROMPT = "What is 2+2?\n"
@@ -133,7 +139,8 @@ def test_overlong_is_dapo_s() -> None:
 
 def test_overlong_counts_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        "reward.shaping._tokenizer", lambda _: lambda text, **_: {"input_ids": text.split()}
+        "vespo_openrlhf.reward.shaping._tokenizer",
+        lambda _: lambda text, **_: {"input_ids": text.split()},
     )
     options = RewardOptions(overlong_max=10, overlong_buffer=4, tokenizer="any")
     assert shaping_terms("a " * 8, options) == {"overlong": -0.5}
@@ -212,7 +219,8 @@ def test_a_scorer_that_raises_costs_its_sample_alone() -> None:
 
 def write_custom(path: Path, body: str) -> Any:
     path.write_text(
-        "from reward import make_reward_func\n\ndef score(response, label, prompt):\n    "
+        "from vespo_openrlhf.reward import make_reward_func\n\n"
+        "def score(response, label, prompt):\n    "
         + body
         + "\n\nreward_func = make_reward_func(score, timeout_s=1.0)\n"
     )

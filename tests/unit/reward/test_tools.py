@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from aiohttp.test_utils import TestClient, TestServer
 
-import reward
-from reward.__main__ import main
-from reward.audit import audit, read_rows
-from reward.batch import batched
-from reward.http_server import application
-from reward.options import RewardOptions
-from reward.scoring import scorer
+from vespo_openrlhf import reward
+from vespo_openrlhf.reward.__main__ import main
+from vespo_openrlhf.reward.audit import audit, read_rows
+from vespo_openrlhf.reward.batch import batched
+from vespo_openrlhf.reward.http_server import application
+from vespo_openrlhf.reward.options import RewardOptions
+from vespo_openrlhf.reward.scoring import scorer
 
 
 def test_check_says_what_and_why(capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 
-from reward import turns, verify, worker
-from reward.extract import _SYMBOLS, _TURN_END, TURN_MARKS, _turn_end, extract
+from vespo_openrlhf.reward import turns, verify, worker
+from vespo_openrlhf.reward.extract import _SYMBOLS, _TURN_END, TURN_MARKS, _turn_end, extract
 
 PROSE = "We add the two sides, and simplify what is left over. " * 4_000
 TURN_ENDS = [
