@@ -77,9 +77,14 @@ class PromptLedger:
         """Whether there is nothing to draw now; a prompt that comes back changes that."""
         return not self._sent_again and self._cursor >= len(self.names) * self.epochs
 
-    def draw(self) -> Prompt:
-        """The next prompt; those that came back go first. The ledger must not be exhausted."""
-        if self._sent_again:
+    def draw(self, *, fresh: bool = False) -> Prompt:
+        """The next prompt. The ledger must not be exhausted.
+
+        Args:
+            fresh: one that was never drawn, if there is any; otherwise those that came back go
+                first.
+        """
+        if self._sent_again and not (fresh and self._cursor < len(self.names) * self.epochs):
             return self._sent_again.popleft()
         epoch, place = divmod(self._cursor, len(self.names))
         assert epoch < self.epochs, "drawn from an exhausted ledger"

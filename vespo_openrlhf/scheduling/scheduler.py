@@ -7,6 +7,7 @@ runs the same under asyncio, under Ray and in simulated time.
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -20,6 +21,7 @@ from .groups import Batch, Group, LiveGroups
 from .metrics import BatchReport, Recorder
 from .prompts import Prompt, PromptLedger
 from .protocols import Engine, Request, Trainer, TrainStep
+from .setbacks import Setbacks
 from .sync import WeightSync
 
 logger = logging.getLogger(__name__)
@@ -38,8 +40,8 @@ class Scheduler:
         on_batch: called with the report of each trained batch, before the next one starts; the
             moment to save a checkpoint (`state_dict`).
 
-    Use: `load_state_dict` to resume, `start`, then events until `finished`; with a
-    `reward_timeout`, also `tick` at `next_timeout`.
+    Use: `load_state_dict` to resume, `start`, then events until `finished`, and `tick` at
+    `next_timeout`; where it is `hopeless`, to go on would only burn the rest of the data.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Scheduler:
         self._recorder = Recorder(clock())
         self._groups: dict[int, Group] = {}  # in flight, by ticket
         self._next_ticket = 0
+        self._setbacks = Setbacks(config.prompts_per_batch)
         self._deadlines = RewardDeadlines(config.reward_timeout, self._groups)
         self._job = "idle"  # what the trainer does: "idle", "train", "publish"
         self._sync = WeightSync(self.budget.sync_every, partial_rollout=config.partial_rollout)
@@ -87,6 +90,12 @@ class Scheduler:
     def finished(self) -> bool:
         """Whether every prompt of the run is trained or accounted for."""
         return self._job == "idle" and self._all_trained
+
+    @property
+    def hopeless(self) -> str | None:
+        """Why the run should stop, if it should: a batch's worth of prompts in a row got no
+        reward, or filtering refuses all there is."""
+        return self._setbacks.hopeless
 
     def start(self, engines: Mapping[str, Engine]) -> None:
         """Begin. The engines have the weights of version 0; after a resume they are given theirs.
@@ -189,15 +198,28 @@ class Scheduler:
             self._finish_batch(step.batch)
         self._advance()
 
+    def status(self) -> str:
+        """What is going on, as one line for the log."""
+        counters = dataclasses.asdict(self._recorder.counters)
+        events = ", ".join(f"{name} {value:g}" for name, value in counters.items() if value)
+        return (
+            f"{self.live.in_flight} groups in flight ({self.pool.in_flight} sequences on "
+            f"{len(self.pool.ready)} engines, {len(self.pool.joining)} engines without weights), "
+            f"{self.live.complete} of {self.config.prompts_per_batch} complete, the trainer: "
+            f"{self._job}" + (f"; since the last batch: {events}" if events else "")
+        )
+
     def next_timeout(self) -> float | None:
-        """When `tick` is due, on the scheduler's clock; None while no reward is awaited."""
-        return self._deadlines.next()
+        """When `tick` is due, on the scheduler's clock; None while nothing is awaited."""
+        dues = self._deadlines.next(), self._setbacks.next()
+        return min((due for due in dues if due is not None), default=None)
 
     def tick(self) -> None:
-        """Give up the rewards that are overdue."""
+        """Give up the rewards that are overdue, and try again what was held back."""
         self._note_time()
         while overdue := self._deadlines.pop_overdue(self._clock()):
             self._settle_sample(*overdue, None)
+        self._setbacks.tick(self._clock())
         self._advance()
 
     def state_dict(self) -> dict[str, Any]:
@@ -346,7 +368,9 @@ class Scheduler:
             slot = self.pool.least_loaded()
             if slot is None or self.live.total >= room:
                 return
-            self._send(self.ledger.draw(), slot)
+            if not self._setbacks.may_send(self._groups):
+                return
+            self._send(self.ledger.draw(fresh=self._setbacks.outage), slot)
 
     def _send(self, prompt: Prompt, slot: EngineSlot) -> None:
         stale = self.config.lag.on_stale
@@ -379,8 +403,14 @@ class Scheduler:
         self._recheck = True
         group.completed_at = self._clock()
         if 2 * group.scored < len(group.rewards):
+            self._setbacks.lose(group, self._next_ticket, group.completed_at)
             self._lose(group)
-        elif self._accept is None or self._accept(group):
+            return
+        self._setbacks.score()
+        accepted = self._accept is None or self._accept(group)
+        if self._setbacks.refuse(not accepted):
+            logger.warning("filtering has refused %d groups in a row", self._setbacks.refused)
+        if accepted:
             self.live.add_complete(group)
         else:
             self._recorder.counters.filtered += 1
