@@ -143,6 +143,9 @@ GROUPS = (
             "each faster, so that long responses fit into a tighter --lag.max",
             "reward_timeout": "seconds after which a sample without a verdict is given up: it is "
             "left out of its group",
+            "engine_timeout": "seconds without a new token, or without an answer, after which an "
+            "engine that has work is taken for hung: it is killed, started again with the present "
+            "weights, and its prompts are sent again",
         },
     ),
     FlagGroup(
@@ -314,6 +317,18 @@ def lag_options(flags: Mapping[str, Any]) -> LagOptions:
         return LagOptions(**_fields(LagOptions, "lag", flags))
     except ValueError as error:
         raise ValueError(f"--{error}") from error
+
+
+def rollout_options(flags: Mapping[str, Any]) -> RolloutOptions:
+    """`--rollout.*` of ours from parsed flags (dotted names), checked.
+
+    Raises:
+        ValueError: one is out of range; the message names the flag.
+    """
+    try:
+        return RolloutOptions(**_fields(RolloutOptions, "rollout", flags))
+    except ValueError as error:
+        raise ValueError(f"--rollout.{error}") from error
 
 
 def reward_options(flags: Mapping[str, Any]) -> RewardOptions:

@@ -1,4 +1,4 @@
-"""An engine that is killed twice in mid-run, then the run itself, and the resume that ends it."""
+"""An engine that is killed in mid-run and then hangs, then the run is killed, and resumed."""
 
 from __future__ import annotations
 
@@ -73,7 +73,8 @@ def story(
     tmp_path_factory: pytest.TempPathFactory,
     started: list[Training],
 ) -> dict[str, Any]:
-    """The engine is killed and comes back, twice; then the whole run is; then it is resumed."""
+    """The engine is killed and comes back; its core is stopped, and it comes back again; then the
+    whole run is killed; then it is resumed."""
     folder = tmp_path_factory.mktemp("failures")
     flags: dict[str, Any] = {
         "train__async_enable": True,
@@ -82,6 +83,7 @@ def story(
         "ckpt__save_steps": SAVE_EVERY,
         "data__max_samples": 16 * BATCHES - 5,  # the last batch is a short one
         "actor__adam__lr": "1e-4",
+        "rollout__engine_timeout": 15,
     }
     log = folder / "log"
     run = Training(command(folder, **flags), folder, log)
@@ -92,7 +94,11 @@ def story(
         offspring = engine.children(recursive=True)
         assert offspring, "vLLM's engine core is a process of its own"
         killed_at = run.step
-        engine.kill()
+        if life == 1:
+            engine.kill()
+        else:  # the actor answers as before, and no token comes any more
+            for core in offspring:
+                core.suspend()
         run.wait_until(lambda o=offspring: gone(o), "the engine core outlives its actor")
         run.wait_until(lambda k=killed_at: run.step > k + 1, "batches after the engine's death")
         assert f"is back as engine-0.{life}" in log.read_text()

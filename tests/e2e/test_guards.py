@@ -38,10 +38,17 @@ def test_a_run_that_skips_broken_updates_ends_well(train: Callable[..., Any]) ->
     assert all(tensor.isfinite().all() for tensor in weights.values())
 
 
-def test_prompts_whose_reward_is_no_number_are_given_up_by_name(train: Callable[..., Any]) -> None:
-    run = train(reward__remote_url=HERE / "nan_reward.py", data__max_samples=48)
-    samples = [json.loads(line) for line in (run.folder / "samples.jsonl").open()]
-    (account,) = json.loads((run.folder / "prompts.json").read_text())
+def test_prompts_whose_reward_is_no_number_are_given_up_by_name_and_not_in_silence(
+    command: Callable[..., list[str]], tmp_path: Path
+) -> None:
+    """Seven of these 48: more than may be given up in a run that ends well."""
+    arguments = command(tmp_path, reward__remote_url=HERE / "nan_reward.py", data__max_samples=48)
+    run = subprocess.run(arguments, env=os.environ, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert "7 prompts were given up and 0 filtered out, 41 trained" in run.stdout + run.stderr
+    assert (tmp_path / "model" / "model.safetensors").is_file()
+    samples = [json.loads(line) for line in (tmp_path / "samples.jsonl").open()]
+    (account,) = json.loads((tmp_path / "prompts.json").read_text())
     abandoned = {int(name.partition(":")[0]) for name in account["abandoned"]}
     assert 0 < len(abandoned) < 48
     assert abandoned | {group["row"] for group in samples} == set(range(48))

@@ -15,11 +15,14 @@ import pytest
 import ray
 
 from vespo_openrlhf.bridge import driver as driver_module
-from vespo_openrlhf.bridge.driver import Driver, PromptRow
+from vespo_openrlhf.bridge import plug
+from vespo_openrlhf.bridge.driver import Driver, PromptRow, StoppedError
 from vespo_openrlhf.bridge.events import Generated, Rollout, Scored
-from vespo_openrlhf.scheduling import LagOptions, PromptLedger, Scheduler, SchedulerConfig
+from vespo_openrlhf.scheduling import LagOptions, PromptLedger, Scheduler, SchedulerConfig, setbacks
 
 SAMPLES = 2
+ENGINE_TIMEOUT = 3.0
+GROUPS = 1100  # more than the 1,000 calls that Ray lets into an asynchronous actor
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,11 +43,21 @@ def engine_class(tmp_path):
         def __init__(self) -> None:
             self.version = 0
             self.settings = None
+            self.held = 0
+            self.working = None  # an engine that hangs shows the same for ever
 
         async def configure(self, settings) -> None:
             self.settings = settings
 
         async def is_alive(self) -> None:
+            pass
+
+        async def progress(self):
+            if self.held == GROUPS:
+                self.held = 0  # a call has come through beside so many groups
+            return self.working
+
+        async def give_up(self) -> None:
             pass
 
         async def end_update(self, version: int) -> None:
@@ -56,6 +69,7 @@ def engine_class(tmp_path):
         async def stream_group(self, ticket, prompt, label, images, samples):
             import asyncio
             import os
+            import time
 
             assert self.settings == "settings"
             what, _, again = prompt.partition(" ")
@@ -71,14 +85,23 @@ def engine_class(tmp_path):
                 if sample and what == "break":  # vLLM's core is gone, and its actor is not
                     raise RuntimeError("EngineDeadError")
                 yield Generated(sample, ((self.version, 5),))
+                if what == "held":
+                    self.held += 1
+                    while self.held:
+                        await asyncio.sleep(0.1)
+                if what == "hang":  # its core is stopped: the actor answers, and no token comes
+                    self.working = "hangs"
+                    await asyncio.sleep(600)
+                if what == "block":  # an environment that works on the event loop, and never ends
+                    time.sleep(600)
                 if sample and what == "silent":
                     await asyncio.sleep(600)
-                if what == "worthless":
+                if what == "worthless" or (tmp_path / "no rewards").exists():
                     yield Scored(sample, None, None)
                     continue
                 yield Scored(sample, 1.0, Rollout(label, (f"{ticket}/{sample}",)))
 
-    return ray.remote(max_restarts=-1, num_cpus=0)(FakeEngine)
+    return ray.remote(max_restarts=-1, num_cpus=0, max_concurrency=plug._CALLS)(FakeEngine)
 
 
 class StubTrainer:
@@ -121,16 +144,19 @@ class StubTrainer:
         self.driver.wake()
 
 
-def run(engine_class, prompts: list[str], engines: int) -> tuple[StubTrainer, Scheduler]:
-    config = SchedulerConfig(
-        prompts_per_batch=4,
-        samples_per_prompt=SAMPLES,
-        updates_per_batch=2,
-        in_flight_per_engine=4,
-        lag=LagOptions(max=7),
-        partial_rollout=True,
-        reward_timeout=2.0,
-    )
+def run(
+    engine_class, prompts: list[str], engines: int, after_batch=lambda scheduler: None, **options
+) -> tuple[StubTrainer, Scheduler]:
+    settings = {
+        "prompts_per_batch": 4,
+        "samples_per_prompt": SAMPLES,
+        "updates_per_batch": 2,
+        "in_flight_per_engine": 4,
+        "lag": LagOptions(max=7),
+        "partial_rollout": True,
+        "reward_timeout": 2.0,
+    }
+    config = SchedulerConfig(**settings | options)
     ledger = PromptLedger([f"p{row}" for row in range(len(prompts))])
     trainer = StubTrainer()
 
@@ -139,6 +165,7 @@ def run(engine_class, prompts: list[str], engines: int) -> tuple[StubTrainer, Sc
         trainer.saved += 1
 
     def on_batch(report) -> None:
+        after_batch(scheduler)
         trainer.driver.spawn(save(), awaited=True)
 
     scheduler = Scheduler(config, ledger, trainer, clock=time.monotonic, on_batch=on_batch)
@@ -146,7 +173,7 @@ def run(engine_class, prompts: list[str], engines: int) -> tuple[StubTrainer, Sc
     actors = [engine_class.remote() for _ in range(engines)]
 
     async def main() -> None:
-        trainer.driver = Driver(scheduler, rows, actors, "settings")
+        trainer.driver = Driver(scheduler, rows, actors, "settings", ENGINE_TIMEOUT)
         await asyncio.wait_for(trainer.driver.run(), 240)
 
     try:
@@ -194,7 +221,68 @@ def test_an_engine_that_never_gets_better_ends_the_run(engine_class, monkeypatch
         run(engine_class, ["poison always"], engines=1)
 
 
-@pytest.mark.parametrize("prompts", [3, 12])
-def test_a_reward_that_never_works_ends_the_run(engine_class, prompts: int) -> None:
-    with pytest.raises(RuntimeError, match="got no finite reward"):
-        run(engine_class, ["worthless always"] * prompts, engines=1)
+@pytest.mark.parametrize("what", ["hang", "block"])
+def test_an_engine_that_hangs_is_started_again_and_costs_no_prompt(engine_class, what) -> None:
+    prompts = [""] * 12
+    prompts[5] = what
+    trainer, _ = run(engine_class, prompts, engines=1)
+    assert sorted(trainer.trained) == list(range(12))
+    assert trainer.driver.engines[0].name == "engine-0.1"
+
+
+def test_an_engine_that_is_gone_for_good_leaves_the_run_to_the_others(engine_class) -> None:
+    """A node that is lost, say. The fake's actor is not restarted, as if it found no place."""
+    prompts = [""] * 16
+    prompts[5] = "kill"
+    mortal = engine_class.options(max_restarts=0)
+    trainer, _ = run(mortal, prompts, engines=2)
+    assert sorted(trainer.trained) == list(range(16))
+    assert len(trainer.driver.living) == 1
+
+
+def test_an_engine_may_hold_more_groups_than_ray_has_slots(engine_class) -> None:
+    """And still answer other calls, such as an update's: here no group ends before it did."""
+    prompts = ["held"] * GROUPS
+    sizes = {"prompts_per_batch": GROUPS, "samples_per_prompt": 1, "updates_per_batch": 1}
+    lag = LagOptions(max=0)
+    more = {"in_flight_per_engine": GROUPS, "lag": lag, "reward_timeout": 200.0}
+    trainer, _ = run(engine_class, prompts, engines=1, **sizes, **more)
+    assert len(trainer.trained) == GROUPS
+
+
+def test_a_reward_that_stops_in_mid_run_ends_the_run_and_spares_the_data(
+    engine_class, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(setbacks, "LAST_DELAY", 1.0)
+    seen = []
+
+    def stop(scheduler: Scheduler) -> None:
+        (tmp_path / "no rewards").touch()
+        seen.append(scheduler)
+
+    with pytest.raises(StoppedError, match="16 prompts in a row got no finite reward"):
+        run(engine_class, [""] * 400, engines=2, after_batch=stop)
+    (account,) = seen[0].ledger.account()
+    assert not account["abandoned"]
+    assert account["undrawn"] > 300
+
+
+def test_a_reward_that_comes_back_costs_no_prompt(engine_class, tmp_path) -> None:
+    async def come_back() -> None:
+        await asyncio.sleep(4)
+        (tmp_path / "no rewards").unlink()
+
+    def stop(scheduler: Scheduler) -> None:
+        if scheduler.batches == 2:
+            (tmp_path / "no rewards").touch()
+            tasks.append(asyncio.ensure_future(come_back()))
+
+    tasks: list[asyncio.Task] = []
+    trainer, _ = run(engine_class, [""] * 60, engines=2, after_batch=stop)
+    assert tasks
+    assert sorted(trainer.trained) == list(range(60))
+
+
+def test_a_reward_that_never_works_ends_the_run(engine_class) -> None:
+    with pytest.raises(StoppedError, match="got no finite reward"):
+        run(engine_class, ["worthless always"] * 40, engines=1)

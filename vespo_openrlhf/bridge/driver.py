@@ -1,12 +1,15 @@
 """The scheduler over Ray: engines as actors, and one event loop on which everything is decided.
 
 A dead engine actor is restarted by Ray in its old place. Its groups are sent to others meanwhile,
-and it joins again under a new name as soon as it answers; the trainer then gives it weights.
+and it joins again under a new name as soon as it answers; the trainer then gives it weights. An
+engine that hangs is made a dead one: no call to it is waited for without an end, and one that has
+work must show new tokens.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -19,9 +22,18 @@ from vespo_openrlhf.scheduling import Request, Scheduler
 
 # An engine that dies this often without finishing a sample in between will not get better.
 MAX_DEATHS_IN_A_ROW = 4
+# Without any engine, for one to come back; while others work it may take as long as it likes.
 _RESTART_SECONDS = 30 * 60
+# To the core of an engine that hangs, to be killed by its actor.
+_GIVE_UP_SECONDS = 5.0
+# A batch that takes longer is reported on as often.
+_STATUS_SECONDS = 60.0
 
 logger = logging.getLogger(__name__)
+
+
+class StoppedError(RuntimeError):
+    """The run was stopped, because to go on would burn the data and train nothing."""
 
 
 class PromptRow(NamedTuple):
@@ -82,6 +94,7 @@ class Driver:
         rows: the data set, by row.
         actors: the rollout actors, with the weights of version 0.
         settings: what all responses have in common.
+        engine_timeout: seconds without an answer or a new token that make an engine a dead one.
     """
 
     def __init__(
@@ -90,6 +103,7 @@ class Driver:
         rows: Sequence[PromptRow],
         actors: Sequence[Any],
         settings: RolloutSettings,
+        engine_timeout: float,
     ) -> None:
         self.scheduler = scheduler
         self.rows = rows
@@ -101,6 +115,7 @@ class Driver:
         self._awaited: set[asyncio.Task[None]] = set()
         self._error: BaseException | None = None
         self._changed = asyncio.Event()
+        self._engine_timeout = engine_timeout
 
     @property
     def living(self) -> list[RayEngine]:
@@ -129,40 +144,97 @@ class Driver:
         self._changed.set()
 
     async def run(self) -> None:
-        """From start to end. Raises what went wrong in any of the tasks."""
+        """From start to end.
+
+        Raises:
+            StoppedError: rewards or filtering leave nothing to train.
+            Exception: what went wrong in any of the tasks.
+        """
         await asyncio.gather(*(e.actor.configure.remote(self._settings) for e in self.engines))
         self.scheduler.start({engine.name: engine for engine in self.engines})
+        for engine in self.engines:
+            self.spawn(self._watch(engine))
+        status = asyncio.ensure_future(self._report_status())
         try:
             while not (self.scheduler.finished and not self._awaited) and self._error is None:
-                self._check_rewards()
-                due = self.scheduler.next_timeout()
-                wait = None if due is None else max(0.0, due - asyncio.get_running_loop().time())
-                try:
-                    await asyncio.wait_for(self._changed.wait(), wait)
-                except asyncio.TimeoutError:
-                    self.scheduler.tick()
-                self._changed.clear()
+                self._check_hope()
+                await self._wait()
             if self._error is not None:
                 raise self._error
-            self._check_rewards()
+            self._check_hope()
         finally:
-            for task in self._tasks:
+            for task in (status, *self._tasks):
                 task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await asyncio.gather(status, *self._tasks, return_exceptions=True)
 
-    def _check_rewards(self) -> None:
-        """Prompts are given up one by one; where that befalls the first batch, all are lost."""
-        scheduler = self.scheduler
-        first = min(scheduler.config.prompts_per_batch, len(self.rows))
-        if not scheduler.batches and scheduler.abandoned >= first:
-            raise RuntimeError(
-                f"the first {scheduler.abandoned} prompts were given up, since their samples got "
-                "no finite reward: try --reward.remote_url on a few of your prompts and labels "
-                "by hand; the errors it raised are in the engines' logs"
+    async def _wait(self) -> None:
+        """For the next event, or for the moment at which the scheduler wants to be asked."""
+        due, now = self.scheduler.next_timeout(), asyncio.get_running_loop().time()
+        if due is not None and due <= now:
+            self.scheduler.tick()
+            return
+        with contextlib.suppress(asyncio.TimeoutError):
+            await asyncio.wait_for(self._changed.wait(), None if due is None else due - now)
+        self._changed.clear()
+
+    def _check_hope(self) -> None:
+        if (reason := self.scheduler.hopeless) is not None:
+            raise StoppedError(
+                f"{reason}: the run is stopped before it burns the rest of the data. What was "
+                "trained until the last checkpoint is kept; mend the cause and go on with "
+                "--ckpt.load_enable. Of a reward, try --reward.remote_url on a few of your prompts "
+                "and labels by hand: the errors it raised are in the engines' logs. Of a filter, "
+                "look at --algo.dynamic_filtering_range and at whether the model is ever right"
             )
 
+    async def _report_status(self) -> None:
+        """A line in the log whenever a minute goes by without a batch."""
+        batches = -1
+        while True:
+            if batches == self.scheduler.batches:
+                logger.info("no batch for a minute: %s", self.scheduler.status())
+            batches = self.scheduler.batches
+            await asyncio.sleep(_STATUS_SECONDS)
+
+    async def ask(
+        self, engines: Sequence[RayEngine], method: str, *args: Any, **kwargs: Any
+    ) -> list[RayEngine]:
+        """Call all of them; those that have died or do not answer are given up and left out."""
+        calls = [getattr(engine.actor, method).remote(*args, **kwargs) for engine in engines]
+        answers = await asyncio.gather(*map(self._answer, calls), return_exceptions=True)
+        alive = []
+        for engine, answer in zip(engines, answers, strict=True):
+            if isinstance(answer, BaseException):
+                self.engine_failed(engine, answer)
+            elif not engine.dead:
+                alive.append(engine)
+        return alive
+
+    async def _answer(self, call: Any) -> Any:
+        try:
+            return await asyncio.wait_for(call, self._engine_timeout)
+        except asyncio.TimeoutError:
+            raise TimeoutError(f"no answer within {self._engine_timeout:g} s") from None
+
+    async def _watch(self, engine: RayEngine) -> None:
+        """Give the engine up when it has work and shows no new token for too long."""
+        loop = asyncio.get_running_loop()
+        seen, since = None, loop.time()
+        while not engine.dead:
+            await asyncio.sleep(min(self._engine_timeout / 5, 30))
+            try:
+                progress = await self._answer(engine.actor.progress.remote())
+            except (RayError, TimeoutError) as error:
+                self.engine_failed(engine, error)
+                return
+            if progress is None or progress != seen:
+                seen, since = progress, loop.time()
+            elif loop.time() - since > self._engine_timeout:
+                silence = f"has work, and no new token for {self._engine_timeout:g} s"
+                self.engine_failed(engine, TimeoutError(silence))
+
     def engine_failed(self, engine: RayEngine, error: BaseException) -> None:
-        """An engine's call failed: its actor died, or lives on without its vLLM engine."""
+        """An engine's call failed: its actor died or hangs, or lives on without its vLLM engine."""
         if engine.dead:
             return
         engine.dead = True
@@ -174,40 +246,37 @@ class Driver:
                 f"{engine.name} died {self.deaths_in_a_row[engine.index]} times in a row without "
                 "finishing a sample; its log, under Ray's session folder, says why"
             ) from error
-        if not isinstance(error, RayActorError):
-            ray.kill(engine.actor, no_restart=False)
-        self.spawn(self._restart(engine))
+        self.spawn(self._restart(engine, kill=not isinstance(error, RayActorError)))
         self.wake()
 
-    async def failed_among(self, engines: Sequence[RayEngine]) -> list[RayEngine]:
-        """Asks each engine whether it is there; those that are not are given up."""
-        answers = await asyncio.gather(
-            *(engine.actor.is_alive.remote() for engine in engines), return_exceptions=True
-        )
-        failed = []
-        for engine, answer in zip(engines, answers, strict=True):
-            if isinstance(answer, BaseException):
-                failed.append(engine)
-                self.engine_failed(engine, answer)
-        return failed
-
-    async def _restart(self, engine: RayEngine) -> None:
+    async def _restart(self, engine: RayEngine, *, kill: bool) -> None:
+        if kill:
+            with contextlib.suppress(RayError, asyncio.TimeoutError):
+                await asyncio.wait_for(engine.actor.give_up.remote(), _GIVE_UP_SECONDS)
+            ray.kill(engine.actor, no_restart=False)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _RESTART_SECONDS
         while True:
             try:
                 await engine.actor.configure.remote(self._settings)
                 break
-            except ActorDiedError:
-                raise
+            except ActorDiedError as error:
+                if not self.living:
+                    raise
+                reason = str(error).strip().splitlines()[0]
+                logger.warning("%s will not come back: %s", engine.name, reason)
+                return
             except ActorUnavailableError:
-                if loop.time() > deadline:
+                if self.living:  # its node may be back tomorrow
+                    deadline = loop.time() + _RESTART_SECONDS
+                elif loop.time() > deadline:
                     raise
                 await asyncio.sleep(1)
         newcomer = RayEngine(self, engine.actor, engine.index, engine.restarts + 1)
         self.engines[engine.index] = newcomer
         logger.warning("%s is back as %s", engine.name, newcomer.name)
         self.scheduler.on_engine_joined(newcomer.name, newcomer)
+        self.spawn(self._watch(newcomer))
         self.wake()
 
     def _finish(self, task: asyncio.Task[None]) -> None:

@@ -13,9 +13,11 @@ import asyncio
 import logging
 import math
 import os
-from collections.abc import AsyncIterator, Hashable
+import time
+from collections.abc import AsyncIterator, Coroutine, Hashable
 from typing import Any
 
+import psutil
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from openrlhf.trainer.ray import vllm_engine
 from openrlhf.utils.agent import SingleTurnAgentExecutor
@@ -45,10 +47,14 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         self._versions = TokenVersions(0)
         self._groups: dict[int, list[asyncio.Task[None]]] = {}
         self._generating = 0
+        self._paused = False
         self._settings: RolloutSettings | None = None
 
     def configure(self, settings: RolloutSettings) -> None:
-        """Take what all groups have in common; once, before the first."""
+        """Take what all groups have in common; before the first, and by an engine that joins again:
+        what it had before is nobody's any more."""
+        for ticket in list(self._groups):
+            self.abort_group(ticket)
         self._settings = settings
 
     def is_alive(self) -> None:
@@ -59,6 +65,17 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
             raise RuntimeError("vLLM's engine core is gone")
         if self._settings is None:
             raise RuntimeError("the engine was restarted while it had nothing to do")
+
+    def progress(self) -> Hashable:
+        """What changes while the engine works; None where nothing is asked of it, or it stands
+        still for an update. Raises as `is_alive` does."""
+        self.is_alive()
+        return self._progress() if self._generating and not self._paused else None
+
+    def give_up(self) -> None:
+        """Kill the engine core, which hangs: it would outlive this actor, with its memory."""
+        for process in psutil.Process().children(recursive=True):
+            process.kill()
 
     async def stream_group(
         self, ticket: int, prompt: str, label: str, images: Any, samples: int
@@ -96,14 +113,17 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         if isinstance(self.executor, SingleTurnAgentExecutor):
             request.on_generated = lambda spans: events.put_nowait(Generated(index, spans))
         try:
-            response = await self.executor.execute(
-                prompt=prompt,
-                label=label,
-                sampling_params=settings.sampling.clone(),
-                max_length=settings.max_length,
-                hf_tokenizer=settings.tokenizer,
-                llm_engine=request,
-                images=images,
+            response = await request.bounded(
+                self.executor.execute(
+                    prompt=prompt,
+                    label=label,
+                    sampling_params=settings.sampling.clone(),
+                    max_length=settings.max_length,
+                    hf_tokenizer=settings.tokenizer,
+                    llm_engine=request,
+                    images=images,
+                ),
+                settings.reward_timeout,
             )
             experience = SamplesGenerator._process_response_into_experience(
                 self, response, max_len=settings.max_length
@@ -141,6 +161,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
     async def begin_update(self) -> None:
         """Stand still, with every request kept, until `end_update`. Raises as `is_alive` does."""
         self.is_alive()
+        self._paused = True
         await self.pause_generation()
         quiet, before = 0, self._progress()
         while quiet < _QUIET_LOOKS:
@@ -153,6 +174,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         """Go on with the weights of `version`, which have arrived."""
         self._versions.update(version, self._token_counts())
         await self.resume_generation()
+        self._paused = False
 
     def _token_counts(self) -> dict[Hashable, int]:
         states = self.llm.output_processor.request_states.values()
@@ -172,17 +194,45 @@ class _SampleEngine:
         self.request_ids: list[str] = []
         self.on_generated: Any = None
         self.reported = False
+        self._turns = 0  # under way on the engine
+        self._away_since = time.monotonic()
 
     async def generate(
         self, prompt_token_ids: Any, sampling_params: Any, multi_modal_data: Any = None
     ) -> Any:
-        output = await self._engine.generate(prompt_token_ids, sampling_params, multi_modal_data)
+        self._turns += 1
+        try:
+            output = await self._engine.generate(
+                prompt_token_ids, sampling_params, multi_modal_data
+            )
+        finally:
+            self._turns -= 1
+            self._away_since = time.monotonic()
         self.spans = join_spans(self.spans, output.token_versions)
         self.request_ids.append(output.request_id)
         if self.on_generated is not None:
             self.reported = True
             self.on_generated(self.spans)
         return output
+
+    async def bounded(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:
+        """The result of `work`, which uses this engine.
+
+        Raises:
+            TimeoutError: it has been away from the engine for as many seconds at a stretch. Time
+                on the engine is for the driver to bound.
+        """
+        task = asyncio.ensure_future(work)
+        try:
+            while True:
+                away = 0.0 if self._turns else time.monotonic() - self._away_since
+                if away >= seconds:
+                    raise TimeoutError(f"no word from its reward or environment for {seconds:g} s")
+                done, _ = await asyncio.wait({task}, timeout=seconds - away)
+                if done:
+                    return task.result()
+        finally:
+            task.cancel()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)

@@ -19,11 +19,14 @@ class RolloutSettings:
         tokenizer: OpenRLHF's, for prompts and for the text that the reward reads.
         sampling: how responses are sampled.
         max_length: prompt and response together, in tokens.
+        reward_timeout: seconds a sample may spend away from the engine, with its reward or its
+            environment, at a stretch.
     """
 
     tokenizer: Any
     sampling: SamplingParams
     max_length: int
+    reward_timeout: float
 
 
 @dataclass(frozen=True)

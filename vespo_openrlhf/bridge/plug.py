@@ -20,6 +20,10 @@ from vespo_openrlhf.cpu import build_locks
 from vespo_openrlhf.cpu import settings as cpu_settings
 from vespo_openrlhf.reward import options as reward_options
 
+# At a time per engine. Each group in flight is one, and Ray's 1,000 would leave none for an update
+# of the weights, which is what lets groups end.
+_CALLS = 2**16
+
 
 @contextlib.contextmanager
 def in_place() -> Iterator[None]:
@@ -29,7 +33,7 @@ def in_place() -> Iterator[None]:
     `ray.init`, which OpenRLHF calls unless Ray runs, tells every Ray process the reward's options.
     """
     trainer = ray.remote(ScheduledTrainer)
-    engine = ray.remote(max_restarts=-1)(VersionedRollout)
+    engine = ray.remote(max_restarts=-1, max_concurrency=_CALLS)(VersionedRollout)
     with (
         mock.patch.object(ppo_actor, "PolicyModelActor", ray.remote(num_gpus=1)(PolicyActor)),
         mock.patch.object(ppo_trainer, "PPOTrainer", trainer),

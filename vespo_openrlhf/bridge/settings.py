@@ -179,6 +179,7 @@ def scheduler_config(flags: Mapping[str, Any]) -> SchedulerConfig:
         )
     if not flags["vllm.num_engines"]:
         raise ValueError("samples come from vLLM: set --vllm.num_engines to 1 or more")
+    rollout = config.rollout_options(flags)
     lag, updates = config.lag_options(flags), prompts * n // size
     takes_turns = flags["vllm.enable_sleep"] and flags["train.colocate_all"]
     if takes_turns and lag.sync_every not in (None, updates):
@@ -193,10 +194,10 @@ def scheduler_config(flags: Mapping[str, Any]) -> SchedulerConfig:
         prompts_per_batch=prompts,
         samples_per_prompt=n,
         updates_per_batch=updates,
-        in_flight_per_engine=flags["rollout.in_flight_per_engine"],
+        in_flight_per_engine=rollout.in_flight_per_engine,
         lag=lag,
         partial_rollout=bool(flags["train.partial_rollout_enable"]),
-        reward_timeout=flags["rollout.reward_timeout"],
+        reward_timeout=rollout.reward_timeout,
     )
 
 
@@ -315,6 +316,7 @@ def _has_weight(flags: dict[str, Any]) -> bool:
 FLAG_RULES: tuple[Callable[[dict[str, Any]], object], ...] = (
     config.kernel_options,
     config.lag_options,
+    config.rollout_options,
     check_reward_options,
     check_effect,
     check_loss,

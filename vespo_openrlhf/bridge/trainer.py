@@ -25,8 +25,9 @@ from openrlhf.utils.utils import get_tokenizer
 from tqdm import tqdm
 from vllm import SamplingParams
 
+from vespo_openrlhf import config
 from vespo_openrlhf.bridge import evaluation, mini_batches, records
-from vespo_openrlhf.bridge.driver import Driver, PromptRow, RayEngine
+from vespo_openrlhf.bridge.driver import Driver, PromptRow, RayEngine, StoppedError
 from vespo_openrlhf.bridge.events import RolloutSettings
 from vespo_openrlhf.bridge.experience import ShortExperienceMaker
 from vespo_openrlhf.bridge.loss import skips_old_log_probs
@@ -37,6 +38,8 @@ from vespo_openrlhf.bridge.status import Statuses
 from vespo_openrlhf.scheduling import BatchReport, Group, Scheduler, TrainStep
 
 METRICS_FILE = "metrics.jsonl"
+# The share of a run's prompts that may be abandoned.
+MOST_GIVEN_UP = 0.1
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +86,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             tokenizer,
         )
         self._config = scheduler_config(flags)
+        self._options = config.rollout_options(flags)
         # OpenRLHF asks vLLM for at least one token, and vLLM then takes the end of sequence out
         # of the first token's distribution: log W would be off by log(1 - p(end)) on every
         # sample. A response that ends at once still holds its end token.
@@ -126,21 +130,48 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         )
         self._resume(scheduler, checkpoint)
         self._open_logs()
-        settings = RolloutSettings(self.tokenizer, self._sampling(), self.args.data.max_len)
+        settings = RolloutSettings(
+            self.tokenizer, self._sampling(), self.args.data.max_len, self._options.reward_timeout
+        )
         p = self._prompts
         rows = [PromptRow(*row) for row in zip(p.prompts, p.labels, p.images, strict=True)]
-        self._driver = Driver(scheduler, rows, self.vllm_engines, settings)
+        self._driver = Driver(
+            scheduler, rows, self.vllm_engines, settings, self._options.engine_timeout
+        )
         total = -(-len(rows) * ledger.epochs // self._config.prompts_per_batch)
         self._progress = tqdm(total=total, initial=scheduler.batches, desc="Rollout batches")
         if self.args.vllm.enable_sleep:
             await asyncio.gather(*(engine.wake_up.remote() for engine in self.vllm_engines))
-        await self._driver.run()
-        async with self._weights:
+        try:
+            await self._driver.run()
+        finally:
             self._write_prompts(scheduler)
         for log in (self.wandb_logger, self.tensorboard_logger):
             if log:
                 log.close()
         self._progress.close()
+        await self._check_given_up(scheduler)
+
+    async def _check_given_up(self, scheduler: Scheduler) -> None:
+        """A run that lost much of its data, or trained none of it, does not end as if all was well.
+
+        Raises:
+            StoppedError: the model is written all the same, if it was trained at all.
+        """
+        account = scheduler.ledger.account()
+        trained = sum(epoch["trained"] for epoch in account)
+        filtered, abandoned = (
+            sum(len(epoch[outcome]) for epoch in account) for outcome in ("filtered", "abandoned")
+        )
+        if trained and abandoned <= MOST_GIVEN_UP * (trained + filtered + abandoned):
+            return
+        if trained:
+            await asyncio.gather(*self.actor_model_group.async_save_model())
+        raise StoppedError(
+            f"{abandoned} prompts were given up and {filtered} filtered out, {trained} trained. "
+            f"More than {MOST_GIVEN_UP:.0%} given up, or nothing trained, is no run that ended "
+            "well: the engines' logs hold the rewards' errors, and prompts.json the names"
+        )
 
     # -- the scheduler's Trainer
 
@@ -155,7 +186,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
     async def _train(self, step: TrainStep) -> None:
         async with self._weights:
             if self.args.vllm.enable_sleep and step.first == 0:
-                await self._ask(self._driver.living, "sleep")
+                await self._driver.ask(self._driver.living, "sleep")
             status = await asyncio.to_thread(self._train_step, step)
         # Of all samples, LOSS/ess_ratio; those by lag are LOSS/lag_L/ess_ratio.
         ess = [value for name, value in status.items() if name.split("/")[1:] == ["ess_ratio"]]
@@ -192,9 +223,9 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             engines = self._driver.by_name(names)
             asleep = self.args.vllm.enable_sleep and version > 0
             if asleep:
-                engines = await self._ask(engines, "wake_up", tags=["weights"])
+                engines = await self._driver.ask(engines, "wake_up", tags=["weights"])
             else:
-                engines = await self._ask(engines, "begin_update")
+                engines = await self._driver.ask(engines, "begin_update")
             while engines:
                 group = self.actor_model_group.async_run_method(
                     "publish", [e.name for e in engines], [e.actor for e in engines]
@@ -203,33 +234,19 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
                     await asyncio.gather(*group)
                     break
                 except ray.exceptions.RayError:
-                    failed = await self._driver.failed_among(engines)
-                    if not failed:
+                    alive = await self._driver.ask(engines, "is_alive")
+                    if len(alive) == len(engines):
                         raise
-                    engines = [engine for engine in engines if engine not in failed]
+                    engines = alive
             if asleep:
-                engines = await self._ask(engines, "wake_up", tags=["kv_cache"])
-            engines = await self._ask(engines, "end_update", version)
-            if len(engines) == len(self._driver.living):
+                engines = await self._driver.ask(engines, "wake_up", tags=["kv_cache"])
+            engines = await self._driver.ask(engines, "end_update", version)
+            if engines and len(engines) == len(self._driver.living):
                 await self._evaluate_if_due(engines)
         for engine in engines:
             if not engine.dead:
                 self._driver.scheduler.on_engine_updated(engine.name, version)
         self._driver.wake()
-
-    async def _ask(
-        self, engines: list[RayEngine], method: str, *args: Any, **kwargs: Any
-    ) -> list[RayEngine]:
-        """Call all of them; those that have died meanwhile are given up and left out."""
-        calls = [getattr(engine.actor, method).remote(*args, **kwargs) for engine in engines]
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-        alive = []
-        for engine, answer in zip(engines, answers, strict=True):
-            if isinstance(answer, BaseException):
-                self._driver.engine_failed(engine, answer)
-            else:
-                alive.append(engine)
-        return alive
 
     def _sampling(self) -> SamplingParams:
         options = self._generate_kwargs
@@ -324,7 +341,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         try:
             await asyncio.to_thread(self._evaluate, step, self._generate_kwargs | options)
         except ray.exceptions.RayError:
-            if not await self._driver.failed_among(engines):
+            if len(await self._driver.ask(engines, "is_alive")) == len(engines):
                 raise
             logger.warning("no evaluation at global step %d: an engine died in it", step)
 

@@ -15,10 +15,21 @@ class RolloutOptions:
         in_flight_per_engine: sequences kept in flight on each engine, at most. Fewer make each
             faster, so that long responses fit into a tighter lag.
         reward_timeout: seconds after which a sample without a verdict counts as unscored.
+        engine_timeout: seconds without a new token, or an answer, after which an engine that has
+            work counts as dead.
+
+    Raises:
+        ValueError: the message names the option.
     """
 
     in_flight_per_engine: int = 256
     reward_timeout: float = 600.0
+    engine_timeout: float = 300.0
+
+    def __post_init__(self) -> None:
+        for name in ("reward_timeout", "engine_timeout"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} is above 0 seconds, got {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """The engine actor's parts that need no engine; the whole of it runs in the end-to-end tests."""
 
+import asyncio
 import math
 from types import SimpleNamespace
 
@@ -10,11 +11,13 @@ from vllm.logprobs import Logprob
 from vespo_openrlhf.bridge.engine import (
     VersionedRollout,
     _reward,
+    _SampleEngine,
     join_spans,
     mark_missing_log_probs,
 )
 from vespo_openrlhf.bridge.loss import PolicyLossAdapter
 from vespo_openrlhf.losses import get_policy_loss
+from vespo_openrlhf.scheduling.lag import TokenVersions
 
 
 @pytest.mark.parametrize(
@@ -104,3 +107,61 @@ def test_an_engine_that_ray_restarted_unnoticed_says_so() -> None:
     begin = bare_engine(errored=False, configured=False).begin_update()
     with pytest.raises(RuntimeError, match="was restarted"):
         begin.send(None)
+
+
+def sample_engine(seconds: float) -> _SampleEngine:
+    """A sample's view of an engine that takes so long for every turn."""
+
+    async def generate(*_) -> SimpleNamespace:
+        await asyncio.sleep(seconds)
+        return SimpleNamespace(token_versions=((0, 3),), request_id="0")
+
+    return _SampleEngine(SimpleNamespace(generate=generate, _versions=TokenVersions(0)))
+
+
+def test_an_environment_that_hangs_costs_its_sample_and_no_more() -> None:
+    request = sample_engine(0.0)
+    reached = []
+
+    async def episode() -> None:
+        await request.generate([1], None)
+        try:
+            await asyncio.sleep(600)
+        finally:
+            reached.append("the end")
+
+    with pytest.raises(TimeoutError, match=r"no word from its reward or environment for 0\.1 s"):
+        asyncio.run(request.bounded(episode(), 0.1))
+    assert reached == ["the end"]
+    assert request.spans == ((0, 3),)
+
+
+def test_time_on_the_engine_is_not_the_environments() -> None:
+    request = sample_engine(0.3)
+
+    async def episode() -> str:
+        for _ in range(2):
+            await request.generate([1], None)
+        return "done"
+
+    assert asyncio.run(request.bounded(episode(), 0.2)) == "done"
+
+
+def test_an_engine_at_rest_shows_no_progress_to_be_missed() -> None:
+    engine = bare_engine(errored=False, configured=True)
+    engine.llm.output_processor = SimpleNamespace(request_states={})
+    engine._generating, engine._paused = 0, False
+    assert engine.progress() is None
+    engine._generating = 1
+    assert engine.progress() is not None
+    engine._paused = True
+    assert engine.progress() is None
+
+
+def test_an_engine_that_joins_again_drops_what_it_still_had() -> None:
+    engine = bare_engine(errored=False, configured=True)
+    aborted = []
+    engine._groups = {3: [SimpleNamespace(cancel=lambda: aborted.append(3))]}
+    engine.configure("settings")
+    assert aborted == [3]
+    assert not engine._groups
