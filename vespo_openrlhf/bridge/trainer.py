@@ -28,7 +28,7 @@ from vllm import SamplingParams
 from vespo_openrlhf.bridge import evaluation, mini_batches, records
 from vespo_openrlhf.bridge.driver import Driver, PromptRow, RayEngine
 from vespo_openrlhf.bridge.events import RolloutSettings
-from vespo_openrlhf.bridge.experience import ShortExperienceMaker
+from vespo_openrlhf.bridge.experience import ExperienceMaker, ShortExperienceMaker
 from vespo_openrlhf.bridge.loss import skips_old_log_probs
 from vespo_openrlhf.bridge.metrics_file import MetricsFile
 from vespo_openrlhf.bridge.prompts import prompt_ledger
@@ -68,8 +68,8 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         if args.ckpt.save_steps == -1:
             args.ckpt.save_steps = math.inf
         flags = flatten(args)
-        if skips_old_log_probs(flags):
-            ppo_trainer.RemoteExperienceMaker = ShortExperienceMaker
+        short = skips_old_log_probs(flags)
+        ppo_trainer.RemoteExperienceMaker = ShortExperienceMaker if short else ExperienceMaker
         tokenizer = get_tokenizer(
             pretrain, None, "left", strategy, use_fast=not args.data.disable_fast_tokenizer
         )
@@ -243,11 +243,12 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         )
 
     def _accept(self, group: Group) -> bool:
-        """Dynamic filtering: the mean score of a group lies inside OpenRLHF's range."""
+        """Dynamic filtering: the mean score of a group's scored samples lies inside OpenRLHF's
+        range."""
         scores = [
             float(rollout.experience.scores[0])
-            for rollout in group.payloads
-            if rollout is not None and rollout.experience.scores is not None
+            for rollout, reward in zip(group.payloads, group.rewards, strict=True)
+            if reward is not None and rollout.experience.scores is not None
         ]
         low, high = self.args.algo.dynamic_filtering_range
         return not scores or low < sum(scores) / len(scores) < high
@@ -303,8 +304,9 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
     def _rollout_statistics(self) -> dict[str, Any]:
         """OpenRLHF's own, of the samples that are trained, with the rewards they are trained on."""
         items = [item for update in self._updates for item in update if item.action_mask.any()]
+        rewards = torch.stack([item.info["reward"] for item in items])
         trained = SimpleNamespace(
-            info={"reward": torch.stack([item.info["reward"] for item in items])},
+            info={"reward": rewards[rewards.isfinite()]},
             response_length=torch.stack([item.response_length for item in items]),
             truncated=torch.stack([item.truncated for item in items]),
         )
