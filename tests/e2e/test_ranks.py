@@ -109,10 +109,12 @@ def check_batches(run: Run, loss: str) -> None:
         assert 0 < line["digits"] < 32
         assert line.get("answered", 1.0) == 1.0  # of whom it was known
         assert "failed" not in line  # of samples that were not trained
+        assert line.get("unscored/failed", 1.0) == 1.0
         assert math.isfinite(line["policy_loss"])
         assert 0 < line[f"{loss}/grad_norm_mean"] <= line[f"{loss}/grad_norm_max"]
         assert line[f"{loss}/num_skipped_updates"] == 0
         assert line["response_length"] > 0
+    assert any("unscored/failed" in line for line in metrics)
     whole = [group["update"] for group in groups if group["batch"] == 0]
     first = [rewards([g for g in groups if g["update"] == u]) for u in sorted(set(whole))]
     mean = sum(sum(part) / len(part) for part in first) / len(first)

@@ -72,6 +72,22 @@ def _without_actions(experience: Any) -> Any:
     )
 
 
+def unscored_logs(batch: Batch) -> dict[str, float]:
+    """What samples without a verdict logged, such as why: means under `unscored/NAME`.
+
+    Elsewhere they count for nothing, and a verifier that is down would not be seen.
+    """
+    logged: dict[str, list[torch.Tensor]] = {}
+    for group in batch.groups:
+        for payload, reward in zip(group.payloads, group.rewards, strict=True):
+            if payload is not None and reward is None:
+                for name, value in payload.experience.info.items():
+                    logged.setdefault(name, []).append(_number(value))
+    values = {name: torch.cat(numbers) for name, numbers in logged.items()}
+    finite = {name: value[value.isfinite()] for name, value in values.items()}
+    return {f"unscored/{name}": v.mean().item() for name, v in finite.items() if len(v)}
+
+
 def _make_alike(samples: Sequence[Any]) -> None:
     for field in ("rewards", "scores"):  # with a reward model no sample has any yet
         if any(getattr(sample, field) is not None for sample in samples):

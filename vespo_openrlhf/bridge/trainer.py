@@ -169,7 +169,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             experiences = self.experience_maker.make_experience_batch(samples)
             self._updates = mini_batches.to_items(experiences, len(batch.mini_batches))
             self._statuses = Statuses()
-            self._statuses.once(self._rollout_statistics())
+            self._statuses.once(self._rollout_statistics() | mini_batches.unscored_logs(batch))
             self._statuses.add({"timing/make_experience": time.monotonic() - started})
         updates = self._updates[step.first : step.last]
         pending = []

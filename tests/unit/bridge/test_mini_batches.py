@@ -9,7 +9,7 @@ from openrlhf.trainer.ppo_utils import NaiveReplayBuffer
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
-from vespo_openrlhf.bridge.mini_batches import for_ranks, to_items, to_samples
+from vespo_openrlhf.bridge.mini_batches import for_ranks, to_items, to_samples, unscored_logs
 from vespo_openrlhf.scheduling import Batch
 
 BATCH_SIZES = {
@@ -144,6 +144,17 @@ def test_an_unscored_sample_has_no_action_tokens_and_no_numbers(
             assert "lag" not in payload.experience.info
             assert payload.experience.action_mask.any()
             assert (payload.experience.rewards is None) == (verdict is None)
+
+
+def test_why_samples_have_no_verdict_is_seen_all_the_same(make_group) -> None:
+    groups = [make_group(t, [1.0, None, None], [1.0, math.nan, "lost"]) for t in range(3)]
+    for group, why in zip(groups, (1.0, 0.0, math.nan), strict=True):
+        group.payloads[1].experience.info["overloaded"] = torch.tensor([why])
+    logs = unscored_logs(Batch(0, 0, ((groups[0], groups[1]), (groups[2],))))
+    assert logs["unscored/overloaded"] == 0.5
+    assert logs["unscored/well_formed"] == 1.0
+    assert "unscored/reward" not in logs  # NaN in all
+    assert unscored_logs(Batch(0, 0, ((make_group(0, [1.0, None]),),))) == {}
 
 
 def test_with_a_reward_model_all_rewards_are_still_to_come(make_group) -> None:

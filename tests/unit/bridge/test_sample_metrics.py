@@ -6,9 +6,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from openrlhf.trainer.ppo_utils.experience import Experience
+from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
 
 from vespo_openrlhf.bridge.sample_metrics import SampleMetrics
 
@@ -73,3 +76,48 @@ def test_copies_of_a_sample_count_once(mesh: str, tmp_path: Path) -> None:
         assert metrics["reward"] == pytest.approx(
             sum(d * (d + 1) for d in range(data)) / number, abs=1e-6
         )
+
+
+def test_openrlhfs_own_means_survive_a_micro_batch_without_an_action_token() -> None:
+    """`ActorPPOTrainer.ppo_train` itself, over what a stand-in for its training step reports."""
+    metrics = SampleMetrics()
+    masks = [torch.ones(1, 3), torch.zeros(1, 3)]
+
+    def training_step(experience: Experience, *args: object) -> dict:
+        mask = experience.action_mask
+        report = status(reward=[1.0 if mask.any() else math.nan])
+        report["metrics"]["ppo_kl"] = (0.25 * mask).sum() / mask.sum()
+        report |= {"num_samples": 1.0, "num_action_tokens": float(mask.sum())}
+        metrics.take(report, mask)
+        return report
+
+    trainer = SimpleNamespace(
+        args=SimpleNamespace(
+            train=SimpleNamespace(dynamic_batch_enable=False),
+            ds=SimpleNamespace(tensor_parallel_size=1),
+        ),
+        strategy=SimpleNamespace(
+            ring_attn_group=None,
+            accumulated_gradient=1,
+            is_rank_0=lambda: False,
+            all_reduce=lambda values: values,
+        ),
+        replay_buffer=Buffer([Experience(action_mask=mask) for mask in masks]),
+        dataloader_pin_memory=False,
+        max_epochs=1,
+        training_step=training_step,
+    )
+    means = ActorPPOTrainer.ppo_train(trainer, 0.0) | metrics.drain(None)
+    assert means["ppo_kl"] == pytest.approx(0.25)
+    assert means["policy_loss"] == pytest.approx(0.5)
+    assert means["reward"] == 1.0
+
+
+class Buffer(list):
+    """One experience a micro-batch."""
+
+    sample_batch_size = 1
+
+    @staticmethod
+    def collate_fn(batch: list) -> Experience:
+        return batch[0]
