@@ -80,7 +80,8 @@ def training_command(data: Path, folder: Path, **flags: Any) -> list[str]:
     arguments = []
     for flag, value in settings.items():
         if value is not False:
-            arguments += [f"--{flag}"] if value is True else [f"--{flag}", str(value)]
+            values = value if isinstance(value, list) else [] if value is True else [value]
+            arguments += [f"--{flag}", *map(str, values)]
     return [sys.executable, "-m", "vespo_openrlhf.train", *arguments]
 
 

@@ -20,13 +20,14 @@ from torch.utils.data import DataLoader
 
 from vespo_openrlhf.bridge.guard import NonFiniteGuard
 from vespo_openrlhf.bridge.loss import PolicyLossAdapter, build_loss, uses_our_loss
+from vespo_openrlhf.bridge.sample_metrics import SampleMetrics
 from vespo_openrlhf.bridge.seams import SeamError, plain_class
 from vespo_openrlhf.bridge.settings import flatten
 from vespo_openrlhf.bridge.weights import WeightPublisher
 
 
 class PolicyTrainer(ppo_actor.ActorPPOTrainer):
-    """`ActorPPOTrainer` with our loss, unless the run asks for OpenRLHF's own, and its guard.
+    """`ActorPPOTrainer` with our loss, unless the run asks for OpenRLHF's own, and a guard.
 
     It trains its replay buffer in the order it was filled, which the scheduler has planned.
 
@@ -37,10 +38,7 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
     def __init__(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(strategy, *args, **kwargs)
         self.publisher = WeightPublisher(self)
-        self.policy_loss: PolicyLossAdapter | None = None
         flags = flatten(strategy.args)
-        if not uses_our_loss(flags):
-            return
         if not isinstance(getattr(self, "actor_loss_fn", None), PolicyLoss):
             raise SeamError(
                 "OpenRLHF has moved a seam we plug into (policy loss): its trainer holds no "
@@ -49,13 +47,18 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
         self._guard = NonFiniteGuard(
             flags["vespo.on_nonfinite"], Path(flags["ckpt.path"]), strategy.get_rank()
         )
-        self.policy_loss = PolicyLossAdapter(build_loss(flags), on_loss=self._guard.note_loss)
-        self.actor_loss_fn = self.policy_loss
+        self._data_ranks = strategy.ds_device_mesh["dp"].get_group()
+        self.policy_loss: PolicyLossAdapter | None = None
+        if uses_our_loss(flags):
+            self.policy_loss = PolicyLossAdapter(build_loss(flags), self._data_ranks)
+            strategy.print(f"policy loss in place: {self.policy_loss.name}")
+        self.actor_loss_fn: Any = self._guard.watched(self.policy_loss or self.actor_loss_fn)
+        self._loss_name = flags["actor.policy_loss_type"].rpartition(":")[2]
         self._upstream_step = strategy.optimizer_step
         strategy.optimizer_step = self._optimizer_step
         self._gradient_norms: list[float] = []
         self._num_skipped = 0
-        strategy.print(f"policy loss in place: {self.policy_loss.name}")
+        self._sample_metrics = SampleMetrics()
 
     def ppo_train(self, kl_ctl: float) -> dict[str, Any]:
         """Train on the replay buffer; OpenRLHF's metrics and ours.
@@ -66,16 +69,15 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
         """
         with mock.patch.object(ppo_actor, "DataLoader", _in_order):
             status: dict[str, Any] = super().ppo_train(kl_ctl)
-        if self.policy_loss is None:
-            return status
-        status |= self.policy_loss.drain()
+        status |= self._sample_metrics.drain(self._data_ranks)
+        if self.policy_loss is not None:
+            status |= self.policy_loss.drain()
         # NaN, where every update was left out, does not count in the means over steps.
         norms = self._gradient_norms or [math.nan]
-        name = self.policy_loss.name
         status |= {
-            f"{name}/grad_norm_mean": sum(norms) / len(norms),
-            f"{name}/grad_norm_max": max(norms),
-            f"{name}/num_skipped_updates": float(self._num_skipped),
+            f"{self._loss_name}/grad_norm_mean": sum(norms) / len(norms),
+            f"{self._loss_name}/grad_norm_max": max(norms),
+            f"{self._loss_name}/num_skipped_updates": float(self._num_skipped),
         }
         self._gradient_norms, self._num_skipped = [], 0
         return status
@@ -83,10 +85,12 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
     def training_step(self, experience: Any, *args: Any, **kwargs: Any) -> Any:
         # Taken out, or OpenRLHF would log its mean beside the scheduler's.
         lag = torch.stack(experience.info.pop("lag"))
+        self._guard.watch(experience)
         if self.policy_loss is not None:
-            self._guard.watch(experience)
             self.policy_loss.note(lag=lag)
-        return super().training_step(experience, *args, **kwargs)
+        status = super().training_step(experience, *args, **kwargs)
+        self._sample_metrics.take(status, experience.action_mask)
+        return status
 
     def _optimizer_step(self, optimizer: Any, model: Any, *args: Any, **kwargs: Any) -> None:
         """The strategy's `optimizer_step`, which DeepSpeed wants for every micro-batch."""
@@ -99,8 +103,8 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
             self._gradient_norms.append(float(self.strategy.get_grad_norm(model)))
         else:
             self._num_skipped += 1
-        assert self.policy_loss is not None
-        self.policy_loss.end_update()
+        if self.policy_loss is not None:
+            self.policy_loss.end_update()
 
 
 class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc]

@@ -46,6 +46,16 @@ class NonFiniteGuard:
         """Its 0-dim loss; stays on the device."""
         self._losses.append(loss.detach())
 
+    def watched(self, loss: Callable[..., Any]) -> Callable[..., Any]:
+        """A policy loss in OpenRLHF's shape, whose first result, the loss, is noted."""
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            results = loss(*args, **kwargs)
+            self.note_loss(results[0])
+            return results
+
+        return call
+
     def take_step(self, engine: Any, step: Callable[[], None]) -> bool:
         """Take an optimizer step, unless it is broken.
 

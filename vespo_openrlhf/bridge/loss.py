@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from vespo_openrlhf import config
+from vespo_openrlhf.bridge.sample_metrics import gather
 from vespo_openrlhf.bridge.seams import LOSS_RESULTS
 from vespo_openrlhf.losses.diagnostics import sequence_metrics, summarise, summarise_by_lag
 from vespo_openrlhf.losses.inputs import LossInputs, masked_mean
@@ -41,16 +42,16 @@ class PolicyLossAdapter:
 
     Args:
         loss: the policy loss.
-        on_loss: called with every micro-batch's 0-dim loss.
+        data_ranks: the ranks that train other samples than this one; see `sample_metrics.gather`.
     """
 
     def __init__(
-        self, loss: PolicyLoss, on_loss: Callable[[torch.Tensor], None] | None = None
+        self, loss: PolicyLoss, data_ranks: torch.distributed.ProcessGroup | None = None
     ) -> None:
         # A user's own loss is named by where it is found; its metrics by the function alone.
         self.name = loss.name.rpartition(":")[2]
         self._loss = loss
-        self._on_loss = on_loss
+        self._data_ranks = data_ranks
         self._measured: list[dict[str, torch.Tensor]] = []
         self._noted: dict[str, torch.Tensor] = {}
         self._update = 0
@@ -91,8 +92,6 @@ class PolicyLossAdapter:
             global_batch_size=global_batch_size,
         )
         loss, metrics = self._loss(inputs)
-        if self._on_loss is not None:
-            self._on_loss(loss)
         if "num_tokens" not in metrics:  # a user's loss need not know our diagnostics
             metrics = sequence_metrics(inputs) | metrics
         update = torch.full_like(metrics["num_tokens"], self._update)
@@ -134,14 +133,11 @@ class PolicyLossAdapter:
                 f"the {self.name} loss is in place but was not called: OpenRLHF has moved the "
                 "policy-loss seam (ActorPPOTrainer.actor_loss_fn)"
             )
-        local = {
-            name: torch.cat([torch.atleast_1d(m[name]) for m in self._measured]).cpu()
-            for name in self._measured[0]
-        }
         scalars = [name for name, value in self._measured[0].items() if value.dim() == 0]
+        local = {name: self._joined(name, scalars) for name in self._measured[0]}
         self._measured.clear()
         self._update = 0
-        gathered = _gather(local)
+        gathered = gather(local, self._data_ranks)
         summary = summarise(gathered) | {name: gathered[name].mean() for name in scalars}
         summary["num_dropped"] = gathered["num_dropped"].sum()
         if "log_w" in gathered:
@@ -153,6 +149,13 @@ class PolicyLossAdapter:
             if mismatch is not None and mismatch > _MISMATCH_WARNING and _rank() == 0:
                 logger.warning(_mismatch_advice(mismatch.item()))
         return {f"{self.name}/{name}": value.item() for name, value in summary.items()}
+
+    def _joined(self, name: str, scalars: list[str]) -> torch.Tensor:
+        """(N,) of all micro-batches. A mean over one without an action token is none."""
+        measured = self._measured
+        if name in scalars and name != "num_dropped":
+            measured = [m for m in measured if m["num_tokens"].any()]
+        return torch.cat([torch.empty(0), *(torch.atleast_1d(m[name]).cpu() for m in measured)])
 
 
 def _sources(gathered: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -177,15 +180,6 @@ def _mismatch_advice(size: float) -> str:
 
 def _rank() -> int:
     return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
-
-
-def _gather(local: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Concatenate the ranks' vectors, whose lengths differ."""
-    if not torch.distributed.is_initialized() or torch.distributed.get_world_size() == 1:
-        return local
-    ranks: list[dict[str, torch.Tensor]] = [{} for _ in range(torch.distributed.get_world_size())]
-    torch.distributed.all_gather_object(ranks, local)
-    return {name: torch.cat([rank[name] for rank in ranks]) for name in local}
 
 
 def build_loss(flags: Mapping[str, Any]) -> PolicyLoss:

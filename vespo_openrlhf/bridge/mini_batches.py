@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,9 +27,13 @@ from vespo_openrlhf.scheduling import Batch, Group
 def to_samples(batch: Batch, groups_per_update: int) -> list[Any]:
     """OpenRLHF's samples of a rollout batch, group by group, mini-batch by mini-batch.
 
-    A sample without a verdict is left out of the loss: it is given the mean reward of its group
-    and no action tokens. The data's last mini-batch may be short, and an update needs a whole one:
-    it is filled up with groups without action tokens, which count for nothing.
+    One rule: a sample without action tokens counts for nothing. It has no part in the loss, in
+    the advantages of its group, or in any statistic. So is every sample without a verdict; and
+    the groups that fill up the data's last mini-batch, which may be short, where an update needs
+    a whole one.
+
+    Every sample has the fields and the logged names of every other, or OpenRLHF cannot batch
+    them. What a sample lacks is NaN there.
     """
     samples = []
     for version, mini_batch in enumerate(batch.mini_batches, start=batch.version):
@@ -36,12 +41,11 @@ def to_samples(batch: Batch, groups_per_update: int) -> list[Any]:
             samples += _group_samples(group, version)
         for _ in range(groups_per_update - len(mini_batch)):
             samples += [_without_actions(s) for s in _group_samples(mini_batch[-1], version)]
+    _make_alike(samples)
     return samples
 
 
 def _group_samples(group: Group, version: int) -> list[Any]:
-    scored = [r for r in group.rewards if r is not None]
-    mean = sum(scored) / len(scored)
     whole: Any = next(
         payload.experience
         for payload, reward in zip(group.payloads, group.rewards, strict=True)
@@ -54,11 +58,7 @@ def _group_samples(group: Group, version: int) -> list[Any]:
         experience.info = dict(experience.info)
         if group.rewards[sample] is None:
             experience = _without_actions(experience)
-            # Every sample has the fields and keys of every other, or OpenRLHF cannot batch them;
-            # and nothing of a verdict that is not a number.
-            experience.info, experience.scores = dict(whole.info), whole.scores
-            if whole.rewards is not None:  # otherwise a reward model is still to come
-                experience.rewards = experience.info["reward"] = torch.tensor([mean])
+            experience.rewards, experience.scores, experience.info = None, None, {}
         experience.info["lag"] = torch.tensor([float(version - group.spans[sample][0][0])])
         samples.append(experience)
     return samples
@@ -72,16 +72,45 @@ def _without_actions(experience: Any) -> Any:
     )
 
 
+def unscored_logs(batch: Batch) -> dict[str, float]:
+    """What samples without a verdict logged, such as why: means under `unscored/NAME`.
+
+    Elsewhere they count for nothing, and a verifier that is down would not be seen.
+    """
+    logged: dict[str, list[torch.Tensor]] = {}
+    for group in batch.groups:
+        for payload, reward in zip(group.payloads, group.rewards, strict=True):
+            if payload is not None and reward is None:
+                for name, value in payload.experience.info.items():
+                    logged.setdefault(name, []).append(_number(value))
+    values = {name: torch.cat(numbers) for name, numbers in logged.items()}
+    finite = {name: value[value.isfinite()] for name, value in values.items()}
+    return {f"unscored/{name}": v.mean().item() for name, v in finite.items() if len(v)}
+
+
+def _make_alike(samples: Sequence[Any]) -> None:
+    for field in ("rewards", "scores"):  # with a reward model no sample has any yet
+        if any(getattr(sample, field) is not None for sample in samples):
+            for sample in samples:
+                setattr(sample, field, _number(getattr(sample, field)))
+    names = dict.fromkeys(name for sample in samples for name in sample.info)
+    for sample in samples:
+        sample.info = {name: _number(sample.info.get(name)) for name in names}
+
+
+def _number(value: torch.Tensor | None) -> torch.Tensor:
+    """(1,) float32; NaN for what is missing, or is no single number."""
+    if value is None or value.numel() != 1:
+        return torch.tensor([math.nan])
+    return value.reshape(1).float()
+
+
 def to_items(experiences: Sequence[Any], updates: int) -> list[list[Any]]:
     """OpenRLHF's experiences, in whatever batches it made them, as single ones per update."""
     items: dict[int, Any] = {}
     for experience in experiences:
         indices = experience.index  # split_experience_batch forgets it
         items |= zip(indices, split_experience_batch(experience), strict=True)
-    for item in items.values():
-        if not item.action_mask.any():
-            # OpenRLHF's means over its tokens are 0 / 0, and would be all that the logs show.
-            item.info = {name: torch.nan_to_num(value) for name, value in item.info.items()}
     ordered = [items[index] for index in sorted(items)]
     size = len(ordered) // updates
     return [ordered[i : i + size] for i in range(0, len(ordered), size)]

@@ -91,6 +91,7 @@ def _source_tree(function: Any) -> ast.AST:
 def _loss_call() -> None:
     """`training_step` hands the loss the arguments we take and unpacks the results we give."""
     step = _attribute("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer").training_step
+    _mentions(step, '"metrics":', '"weights":', '"num_action_tokens":')
     for node in ast.walk(_source_tree(step)):
         if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)):
             continue
@@ -132,6 +133,13 @@ def _experience_maker() -> None:
     maker = _attribute("openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker")
     _has_parameters(maker.make_experience, "samples_list")
     _has_parameters(maker._dispatch_forward, "group", "sync_condition")
+    _has_parameters(maker._flatten_results, "refs", "duplicate_factor")
+    _mentions(maker.make_experience_batch, "self.compute_advantages_and_returns(")
+    _has_parameters(maker.get_advantages_and_returns, "values", "rewards", "action_mask")
+    _has_parameters(maker.get_cumulative_returns, "rewards", "action_mask", "gamma")
+    compute_reward = _attribute("openrlhf.models.utils:compute_reward")
+    _has_parameters(compute_reward, "r", "kl_coef", "kl", "action_mask", "reward_clip_range")
+    _attribute("openrlhf.trainer.ppo_utils.length_penalty:apply_length_penalties")
     base = _attribute("openrlhf.trainer.ppo_trainer:BasePPOTrainer")
     _mentions(base.__init__, "RemoteExperienceMaker(")
 

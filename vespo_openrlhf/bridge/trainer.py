@@ -29,7 +29,7 @@ from vespo_openrlhf import config
 from vespo_openrlhf.bridge import evaluation, mini_batches, records
 from vespo_openrlhf.bridge.driver import Driver, PromptRow, RayEngine, StoppedError
 from vespo_openrlhf.bridge.events import RolloutSettings
-from vespo_openrlhf.bridge.experience import ShortExperienceMaker
+from vespo_openrlhf.bridge.experience import ExperienceMaker, ShortExperienceMaker
 from vespo_openrlhf.bridge.loss import skips_old_log_probs
 from vespo_openrlhf.bridge.metrics_file import MetricsFile
 from vespo_openrlhf.bridge.prompts import prompt_ledger
@@ -71,8 +71,8 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         if args.ckpt.save_steps == -1:
             args.ckpt.save_steps = math.inf
         flags = flatten(args)
-        if skips_old_log_probs(flags):
-            ppo_trainer.RemoteExperienceMaker = ShortExperienceMaker
+        short = skips_old_log_probs(flags)
+        ppo_trainer.RemoteExperienceMaker = ShortExperienceMaker if short else ExperienceMaker
         tokenizer = get_tokenizer(
             pretrain, None, "left", strategy, use_fast=not args.data.disable_fast_tokenizer
         )
@@ -200,7 +200,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             experiences = self.experience_maker.make_experience_batch(samples)
             self._updates = mini_batches.to_items(experiences, len(batch.mini_batches))
             self._statuses = Statuses()
-            self._statuses.once(self._rollout_statistics())
+            self._statuses.once(self._rollout_statistics() | mini_batches.unscored_logs(batch))
             self._statuses.add({"timing/make_experience": time.monotonic() - started})
         updates = self._updates[step.first : step.last]
         pending = []
@@ -260,11 +260,12 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         )
 
     def _accept(self, group: Group) -> bool:
-        """Dynamic filtering: the mean score of a group lies inside OpenRLHF's range."""
+        """Dynamic filtering: the mean score of a group's scored samples lies inside OpenRLHF's
+        range."""
         scores = [
             float(rollout.experience.scores[0])
-            for rollout in group.payloads
-            if rollout is not None and rollout.experience.scores is not None
+            for rollout, reward in zip(group.payloads, group.rewards, strict=True)
+            if reward is not None and rollout.experience.scores is not None
         ]
         low, high = self.args.algo.dynamic_filtering_range
         return not scores or low < sum(scores) / len(scores) < high
@@ -320,8 +321,9 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
     def _rollout_statistics(self) -> dict[str, Any]:
         """OpenRLHF's own, of the samples that are trained, with the rewards they are trained on."""
         items = [item for update in self._updates for item in update if item.action_mask.any()]
+        rewards = torch.stack([item.info["reward"] for item in items])
         trained = SimpleNamespace(
-            info={"reward": torch.stack([item.info["reward"] for item in items])},
+            info={"reward": rewards[rewards.isfinite()]},
             response_length=torch.stack([item.response_length for item in items]),
             truncated=torch.stack([item.truncated for item in items]),
         )

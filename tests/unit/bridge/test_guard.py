@@ -3,6 +3,7 @@ tests/integration/test_guard.py; here a model of torch's stands in for it."""
 
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -102,3 +103,47 @@ def test_what_overflows_in_fp16_is_for_deepspeeds_loss_scale(tmp_path: Path) -> 
     engine.module.weight.grad = torch.full_like(engine.module.weight, torch.inf)
     assert not guard.take_step(engine, engine.step)
     assert not list(tmp_path.iterdir())
+
+
+def test_openrlhfs_own_loss_is_watched_as_ours_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--vespo.anchor old` with ppo or gspo. OpenRLHF's trainer is built without its models."""
+    from openrlhf.models import PolicyLoss
+    from openrlhf.trainer.ray import ppo_actor
+
+    from vespo_openrlhf.bridge import actor
+
+    def build(self: Any, strategy: Any) -> None:
+        self.strategy, self.actor_loss_fn = strategy, PolicyLoss()
+
+    monkeypatch.setattr(ppo_actor.ActorPPOTrainer, "__init__", build)
+    monkeypatch.setattr(actor, "WeightPublisher", lambda trainer: None)
+    flags = {
+        "actor": SimpleNamespace(policy_loss_type="ppo"),
+        "vespo": SimpleNamespace(anchor="old", on_nonfinite="skip"),
+        "ckpt": SimpleNamespace(path=str(tmp_path)),
+    }
+    engine = Engine()
+    engine.is_gradient_accumulation_boundary = lambda: True
+    strategy = SimpleNamespace(
+        args=SimpleNamespace(**flags),
+        get_rank=lambda: 0,
+        get_grad_norm=lambda model: 1.0,
+        ds_device_mesh={"dp": SimpleNamespace(get_group=lambda: None)},
+        optimizer_step=lambda optimizer, model, scheduler, **_: model.model.step(),
+    )
+    trainer = actor.PolicyTrainer(strategy)
+    before = engine.module.weight.clone()
+    for advantage, made in ((float("nan"), False), (1.0, True)):
+        sample = experience(advantage)
+        trainer._guard.watch(sample)
+        loss, *_ = trainer.actor_loss_fn(
+            -sample.action_mask, -sample.action_mask, sample.advantages, sample.action_mask
+        )
+        (engine.module(torch.ones(1, 2)) * loss).sum().backward()
+        strategy.optimizer_step(None, SimpleNamespace(model=engine), None, name="actor")
+        assert torch.equal(engine.module.weight, before) != made
+    assert trainer._num_skipped == 1
+    assert trainer._gradient_norms == [1.0]
+    assert len(list(tmp_path.glob("nonfinite_update*_rank0.pt"))) == 1

@@ -193,6 +193,23 @@ def test_a_sample_whose_rollout_log_probs_are_not_finite_is_dropped_and_counted(
     assert adapter.drain()["vespo/num_dropped"] == 1
 
 
+def test_a_micro_batch_without_an_action_token_has_no_say_in_any_mean() -> None:
+    """Filled up with what does not count, a short batch has such micro-batches."""
+    full = micro_batch(0)
+    full["log_probs"] = (full["rollout_log_probs"] + 1.0).requires_grad_()  # all of it is clipped
+    empty = micro_batch(1)
+    empty["action_mask"] = torch.zeros_like(empty["action_mask"])
+    drained = []
+    for batches in ([full], [full, empty], [empty]):
+        adapter = PolicyLossAdapter(get_policy_loss("cispo", weight_high=1.0))
+        for batch in batches:
+            call(adapter, batch)
+        drained.append(adapter.drain())
+    assert drained[0]["cispo/clip_ratio"] == 1.0
+    assert drained[1] == pytest.approx(drained[0], nan_ok=True)
+    assert math.isnan(drained[2]["cispo/clip_ratio"])
+
+
 def test_what_was_there_before_the_batch_is_told_from_what_its_updates_added() -> None:
     adapter = PolicyLossAdapter(build_loss(VESPO))
     sizes = []

@@ -9,7 +9,7 @@ from openrlhf.trainer.ppo_utils import NaiveReplayBuffer
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
-from vespo_openrlhf.bridge.mini_batches import for_ranks, to_items, to_samples
+from vespo_openrlhf.bridge.mini_batches import for_ranks, to_items, to_samples, unscored_logs
 from vespo_openrlhf.scheduling import Batch
 
 BATCH_SIZES = {
@@ -119,7 +119,7 @@ def test_the_lag_of_a_sample_is_that_of_its_oldest_token_at_its_update(batch) ->
     ],
     ids=["lost", "lost-first", "no-verdict-first", "no-verdict", "nan-first"],
 )
-def test_an_unscored_sample_gets_the_groups_mean_and_no_action_tokens(
+def test_an_unscored_sample_has_no_action_tokens_and_no_numbers(
     make_group, verdicts, place
 ) -> None:
     scored = [1.0, 0.0, 0.5]
@@ -128,22 +128,33 @@ def test_an_unscored_sample_gets_the_groups_mean_and_no_action_tokens(
     samples = to_samples(Batch(0, 0, ((group,),)), 1)
     unscored = samples.pop(place)
     assert not unscored.action_mask.any()
-    for value in (unscored.rewards, unscored.info["reward"]):
-        assert value.tolist() == [0.5]
-    assert unscored.scores.isfinite().all()
+    for value in (unscored.rewards, unscored.scores, unscored.info["reward"]):
+        assert value.isnan().tolist() == [True]
     assert [s.rewards.tolist() for s in samples] == [[r] for r in scored]
     assert all(sample.action_mask.any() for sample in samples)
     # Alike in every field, or OpenRLHF cannot batch them.
     for sample in samples:
         assert sample.info.keys() == unscored.info.keys()
+        assert all(value.isfinite().all() for value in sample.info.values())
     whole = Experience.concat_experiences([unscored, *samples], 0)
-    assert all(value.isfinite().all() for value in whole.info.values())
+    assert all(len(value) == 4 for value in whole.info.values())
     # What the scheduler keeps is as it was: the samples log and a second resume read it.
     for payload, verdict in zip(group.payloads, verdicts, strict=True):
         if payload is not None:
             assert "lag" not in payload.experience.info
             assert payload.experience.action_mask.any()
             assert (payload.experience.rewards is None) == (verdict is None)
+
+
+def test_why_samples_have_no_verdict_is_seen_all_the_same(make_group) -> None:
+    groups = [make_group(t, [1.0, None, None], [1.0, math.nan, "lost"]) for t in range(3)]
+    for group, why in zip(groups, (1.0, 0.0, math.nan), strict=True):
+        group.payloads[1].experience.info["overloaded"] = torch.tensor([why])
+    logs = unscored_logs(Batch(0, 0, ((groups[0], groups[1]), (groups[2],))))
+    assert logs["unscored/overloaded"] == 0.5
+    assert logs["unscored/well_formed"] == 1.0
+    assert "unscored/reward" not in logs  # NaN in all
+    assert unscored_logs(Batch(0, 0, ((make_group(0, [1.0, None]),),))) == {}
 
 
 def test_with_a_reward_model_all_rewards_are_still_to_come(make_group) -> None:
@@ -154,15 +165,42 @@ def test_with_a_reward_model_all_rewards_are_still_to_come(make_group) -> None:
     assert [bool(sample.action_mask.any()) for sample in samples] == [True, False, True, True]
 
 
-def test_means_over_no_tokens_do_not_reach_the_logs(make_group) -> None:
-    """OpenRLHF divides by the action tokens of each sample, which may be none."""
-    group = make_group(0, [1.0, None, 0.0, 1.0])
-    batches = upstream_batches(to_samples(Batch(0, 0, ((group,),)), 1), "fixed")
-    for experience in batches:
-        mask = experience.action_mask
-        experience.info["kl"] = (0.1 * mask).sum(-1) / mask.sum(-1)
-    ((*items,),) = to_items(batches, 1)
-    assert [round(float(item.info["kl"]), 3) for item in items] == [0.1, 0.0, 0.1, 0.1]
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("sizes", BATCH_SIZES)
+def test_samples_may_log_what_others_do_not(make_group, ranks, sizes) -> None:
+    """The names of the whole rollout batch are known in every mini-batch, and to every rank."""
+    groups = [make_group(t, [1.0, 0.0, None, 0.5]) for t in range(4)]
+    logs: dict = {1: {"error": True}, 2: {"steps": 3}, 32: {"steps": 2.5, "words": [1, 2]}}
+    for group in groups:
+        for payload in filter(None, group.payloads):
+            name = names([payload.experience])[0]
+            if name in logs:
+                info = payload.experience.info
+                del info["well_formed"]
+                info |= {key: torch.tensor([value]) for key, value in logs[name].items()}
+    batch = Batch(0, 0, (tuple(groups[:2]), tuple(groups[2:])))
+    updates = to_items(upstream_batches(to_samples(batch, 2), sizes), 2)
+    for experience in for_ranks(updates, ranks):
+        buffer = NaiveReplayBuffer(2)
+        buffer.append(experience)
+        for item in buffer.items:
+            scored = bool(item.action_mask.any())
+            logged = logs.get(names([item])[0], {"well_formed": 1}) if scored else {}
+            for key in ("error", "steps", "words", "well_formed"):
+                value = item.info[key]
+                if isinstance(logged.get(key, []), list):  # nothing, or no single number
+                    assert value.isnan()
+                else:
+                    assert value == logged[key]
+
+
+def test_fields_that_some_samples_lack(make_group) -> None:
+    group = make_group(0, [1.0, 0.0])
+    group.payloads[0].experience.scores = None
+    first, second = to_samples(Batch(0, 0, ((group,),)), 1)
+    assert first.scores.isnan().all()
+    assert second.scores.tolist() == [0.0]
+    assert group.payloads[0].experience.scores is None
 
 
 def test_a_short_last_mini_batch_is_filled_with_what_counts_for_nothing(make_group) -> None:

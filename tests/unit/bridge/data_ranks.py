@@ -1,0 +1,42 @@
+"""One rank of test_sample_metrics.py::test_copies_of_a_sample_count_once: RANK MESH DIR."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch.distributed.device_mesh import init_device_mesh
+
+from vespo_openrlhf.bridge.loss import PolicyLossAdapter
+from vespo_openrlhf.bridge.sample_metrics import SampleMetrics
+from vespo_openrlhf.losses import get_policy_loss
+
+
+def main(rank: int, shape: tuple[int, ...], folder: Path) -> None:
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=4
+    )
+    mesh = init_device_mesh("cpu", shape, mesh_dim_names=("dp", "sp", "tp"))
+    data_rank, data_ranks = mesh["dp"].get_local_rank(), mesh["dp"].get_group()
+    rows = data_rank + 2  # the last has no log-prob of the engine's, and is dropped
+    rollout = -torch.ones(rows, 3)
+    rollout[-1] = torch.nan
+    adapter = PolicyLossAdapter(get_policy_loss("vespo"), data_ranks)
+    ones = torch.ones(rows, 3)
+    adapter((-ones).requires_grad_(), -ones, ones, ones, rollout)
+    mask = ones.clone()
+    mask[-1] = 0
+    samples = SampleMetrics()
+    status = {
+        "metrics": {"reward": torch.full((rows,), float(data_rank))},
+        "weights": {"reward": "sample"},
+    }
+    samples.take(status, mask)
+    metrics = adapter.drain() | samples.drain(data_ranks)
+    (folder / f"{rank}.json").write_text(json.dumps(metrics))
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), tuple(map(int, sys.argv[2].split(","))), Path(sys.argv[3]))

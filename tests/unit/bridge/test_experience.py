@@ -1,0 +1,236 @@
+"""Our experience maker against OpenRLHF's, on the same batches, and its dealings with the ranks."""
+
+import copy
+import dataclasses
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from openrlhf.trainer.ppo_utils import experience_maker
+from openrlhf.trainer.ppo_utils.experience import Experience
+from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
+from openrlhf.trainer.ray import launcher
+
+from vespo_openrlhf.bridge.experience import ExperienceMaker
+
+ESTIMATORS = ("group_norm", "rloo", "dr_grpo", "reinforce_baseline", "reinforce", "gae")
+N = 4
+
+
+def arguments(**changes: Any) -> SimpleNamespace:
+    settings = {
+        "estimator": "group_norm",
+        "gamma": 1.0,
+        "no_std_norm": False,
+        "n": N,
+        "overlong": None,
+        "coefficient": None,
+        "micro_batch_size": 3,
+    } | changes
+    advantage = SimpleNamespace(
+        estimator=settings["estimator"],
+        gamma=settings["gamma"],
+        lambd=0.9,
+        no_std_norm=settings["no_std_norm"],
+    )
+    return SimpleNamespace(
+        algo=SimpleNamespace(advantage=advantage, kl=SimpleNamespace(use_loss=False)),
+        rollout=SimpleNamespace(
+            n_samples_per_prompt=settings["n"],
+            max_new_tokens=6,
+            micro_batch_size=settings["micro_batch_size"],
+        ),
+        reward=SimpleNamespace(
+            clip_range=(-10, 10),
+            overlong_buffer_len=settings["overlong"],
+            overlong_penalty_factor=0.3,
+            stop_properly_penalty_coef=settings["coefficient"],
+        ),
+        train=SimpleNamespace(
+            dynamic_batch_enable=False,
+            colocate_all=False,
+            colocate_actor_ref=False,
+            colocate_critic_reward=False,
+        ),
+        ds=SimpleNamespace(ring_attn_size=1, tensor_parallel_size=1),
+        data=SimpleNamespace(max_len=16),
+    )
+
+
+def make(kind: type, args: SimpleNamespace, **groups: Any) -> Any:
+    models: dict[str, Any] = dict.fromkeys(("actor", "critic", "reward", "initial")) | groups
+    return kind(
+        *(models[name] for name in ("actor", "critic", "reward", "initial")),
+        SimpleNamespace(value=0.05),
+        SimpleNamespace(args=args),
+        SimpleNamespace(pad_token_id=0),
+    )
+
+
+def samples(rewards: list[float]) -> list[Experience]:
+    """Of different lengths, some truncated; NaN for one without action tokens."""
+    made = []
+    for index, reward in enumerate(rewards):
+        torch.manual_seed(index)
+        length = 2 + 3 * index % 7
+        mask = torch.zeros(1, length + 1, dtype=torch.long)
+        mask[:, 1:] = 1
+        made.append(
+            Experience(
+                sequences=torch.arange(length + 2)[None],
+                attention_mask=torch.ones(1, length + 2, dtype=torch.long),
+                action_mask=mask if reward == reward else torch.zeros_like(mask),
+                rollout_log_probs=torch.rand(1, length + 1),
+                rewards=torch.tensor([reward]),
+                response_length=torch.tensor([length]),
+                truncated=torch.tensor([index % 3 == 0]),
+                total_length=torch.tensor([length + 2.0]),
+                values=torch.rand(1, length + 1),
+                kl=torch.rand(1, length + 1),
+                info={"reward": torch.tensor([reward])},
+            )
+        )
+    return made
+
+
+def advantages(kind: type, args: SimpleNamespace, made: list[Experience]) -> list[Experience]:
+    """What becomes of them, as OpenRLHF batches them, but in another order; by micro-batch."""
+    maker = make(kind, args)
+    batches = maker.split_rollout_samples(copy.deepcopy(made))
+    done: list[Experience] = maker.compute_advantages_and_returns(batches[::-1])
+    return done
+
+
+@pytest.mark.parametrize("shaping", [{}, {"overlong": 2, "coefficient": 0.5}])
+@pytest.mark.parametrize("options", [{}, {"no_std_norm": True}])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+def test_where_all_count_it_is_openrlhfs(estimator: str, options: dict, shaping: dict) -> None:
+    made = samples([1.0, 0.0, 0.0, 0.5, -1.0, 2.0, 0.0, 0.0])
+    options = {"estimator": estimator} | options | shaping
+    ours = advantages(ExperienceMaker, arguments(**options), made)
+    theirs = advantages(RemoteExperienceMaker, arguments(**options), made)
+    for one, other in zip(ours, theirs, strict=True):
+        for field in dataclasses.fields(Experience):
+            value, expected = getattr(one, field.name), getattr(other, field.name)
+            if field.name == "info":
+                assert value.keys() == expected.keys()
+                for name in value:
+                    torch.testing.assert_close(value[name], expected[name], rtol=1e-5, atol=1e-5)
+            elif isinstance(value, torch.Tensor):
+                mask = other.action_mask if value.dim() == 2 and "mask" not in field.name else 1
+                if value.shape[-1] == other.action_mask.shape[-1]:
+                    value, expected = value * mask, expected * mask
+                torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0.9, 1.0])
+def test_discounted_returns_are_openrlhfs_too(gamma: float) -> None:
+    made = samples([1.0, 0.0, 0.0, 0.5])
+    args = arguments(estimator="reinforce", gamma=gamma)
+    for one, other in zip(
+        advantages(ExperienceMaker, args, made),
+        advantages(RemoteExperienceMaker, args, made),
+        strict=True,
+    ):
+        torch.testing.assert_close(one.returns, other.returns)
+
+
+def test_flash_reinforce_is_openrlhfs() -> None:
+    made = samples([1.0, 0.0, 0.0, 0.5])
+    args = arguments(estimator="flash_reinforce", n=1)
+    for one, other in zip(
+        advantages(ExperienceMaker, args, made),
+        advantages(RemoteExperienceMaker, args, made),
+        strict=True,
+    ):
+        torch.testing.assert_close(one.advantages, other.advantages)
+
+
+@pytest.mark.parametrize("estimator", [*ESTIMATORS, "flash_reinforce"])
+def test_those_that_count_are_the_whole_batch(estimator: str) -> None:
+    """With four of eight samples unscored, as with groups of those four alone."""
+    nan = torch.nan
+    first, second = (
+        [1.0, nan, 0.0, nan, 1.0, nan, 0.5, nan],
+        [0.0, nan, nan, 1.0, nan, nan, 2.0, 3.0],
+    )
+    mixed = samples(first + second)
+    alone = [sample for sample in mixed if sample.action_mask.any()]
+    options = {"estimator": estimator, "coefficient": -0.5}
+    many = advantages(ExperienceMaker, arguments(n=8, **options), mixed)
+    few = advantages(ExperienceMaker, arguments(n=4, **options), alone)
+    found, expected = {}, {}
+    for rows, batches in ((found, many), (expected, few)):
+        for batch in batches:
+            for row, mask in enumerate(batch.action_mask.bool()):
+                if mask.any():
+                    # By the first token's rollout log-prob, which is each sample's own.
+                    key = float(batch.rollout_log_probs[row][0])
+                    rows[key] = [batch.advantages[row][mask], batch.returns[row][mask]]
+                    rows[key].append(batch.info["group_reward_std"][row])
+                else:
+                    assert not batch.advantages[row].any()
+                    assert batch.returns[row].isfinite().all()
+    assert found.keys() == expected.keys()
+    assert len(found) == 8
+    for key, values in found.items():
+        for value, other in zip(values, expected[key], strict=True):
+            torch.testing.assert_close(value, other)
+
+
+# --- forward passes over ranks ------------------------------------------------------------
+
+
+class Ranks:
+    """A group of model actors in this process: Ray's part is played by plain calls.
+
+    `async_run_method_batch` is OpenRLHF's own. Each actor answers a batch with the sequences' first
+    token over and over, and writes down how many it was given.
+    """
+
+    def __init__(self, ranks: int, copies: int = 1) -> None:
+        self.duplicate_actors = copies
+        self.calls = [0] * (ranks * copies)
+        self._actor_handlers = [self._handler(rank) for rank in range(ranks * copies)]
+
+    def _handler(self, rank: int) -> SimpleNamespace:
+        def execute(method: str, chunk: dict, start: int, end: int) -> list[torch.Tensor]:
+            assert method == "forward"
+            batches = chunk["sequences"][start:end]
+            self.calls[rank] += len(batches)
+            return [batch[:, :1].expand(-1, batch.shape[1] - 1).float() for batch in batches]
+
+        return SimpleNamespace(execute_batch=SimpleNamespace(remote=execute))
+
+    async_run_method_batch = launcher.RayActorGroup.async_run_method_batch
+
+
+@pytest.fixture
+def plain_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (launcher, experience_maker):
+        monkeypatch.setattr(module.ray, "put", lambda value: value)
+        monkeypatch.setattr(module.ray, "get", lambda value: value)
+
+
+@pytest.mark.parametrize("count", [1, 3, 6, 7, 12, 13])
+@pytest.mark.parametrize(("ranks", "copies"), [(1, 1), (2, 1), (3, 1), (4, 1), (2, 2)])
+def test_every_rank_gets_as_many_batches_and_nothing_is_lost(
+    plain_calls: None, count: int, ranks: int, copies: int
+) -> None:
+    args = arguments()
+    args.ds.ring_attn_size = copies
+    args.algo.kl.estimator = "k1"
+    actor, critic, reference = (Ranks(ranks, copies) for _ in range(3))
+    maker = make(ExperienceMaker, args, actor=actor, critic=critic, initial=reference)
+    made = samples([1.0] * count)
+    for first, sample in enumerate(made):
+        sample.sequences[0, 0] = first + 1
+    experiences = maker.make_experience(maker.split_rollout_samples(made))
+    batches = -(-count // 3)
+    for model in (actor, critic, reference):
+        assert model.calls == [-(-batches // ranks)] * (ranks * copies)
+    assert len(experiences) == batches
+    for values in ("action_log_probs", "values"):
+        answers = torch.cat([getattr(experience, values)[:, 0] for experience in experiences])
+        assert answers.tolist() == list(range(1, count + 1))
