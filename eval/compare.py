@@ -18,6 +18,7 @@ from vespo_openrlhf.eval.metrics.intervals import bootstrap_interval, difference
 from vespo_openrlhf.eval.metrics.paired import holm, mcnemar_p_value, sign_flip_p_value
 from vespo_openrlhf.eval.metrics.summary import group_by_problem
 from vespo_openrlhf.eval.records import GENERATIONS, MANIFEST
+from vespo_openrlhf.redact import redact
 
 _SHOWN = 5
 
@@ -194,7 +195,7 @@ def _read(folder: Path) -> _Run:
     manifest = folder / MANIFEST
     return _Run(
         str(folder),
-        json.loads(manifest.read_text(encoding="utf-8")) if manifest.is_file() else {},
+        redact(json.loads(manifest.read_text(encoding="utf-8"))) if manifest.is_file() else {},
         {file.parent.name: _problems(file) for file in files},
     )
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from vespo_openrlhf.eval.errors import EvaluationError
+from vespo_openrlhf.redact import redact
 
 MANIFEST = "manifest.json"
 SUMMARY = "summary.json"
@@ -169,7 +170,7 @@ class Folder:
         if not path.exists():
             return None
         try:
-            loaded: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            loaded: dict[str, Any] = redact(json.loads(path.read_text(encoding="utf-8")))
         except ValueError as error:
             raise ValueError(f"{path} is not JSON: start anew with --fresh ({error})") from error
         return loaded

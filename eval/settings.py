@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from vespo_openrlhf.eval.prompts import find_template
+from vespo_openrlhf.redact import redact
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,8 @@ class Settings:
             find_template(self.template)
 
     def as_json(self) -> dict[str, Any]:
-        """The settings as they stand in a manifest."""
-        loaded: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        """The settings as they stand in a manifest, without the secrets among engine options."""
+        loaded: dict[str, Any] = redact(json.loads(json.dumps(asdict(self))))
         return loaded
 
 

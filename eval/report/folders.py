@@ -10,6 +10,7 @@ from typing import Any
 
 from vespo_openrlhf.eval.records import GENERATIONS, MANIFEST, SUMMARY
 from vespo_openrlhf.pages import distinct_names
+from vespo_openrlhf.redact import redact
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ def _object(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(f"{path} is not a JSON object")
-    return content
+    hidden: dict[str, Any] = redact(content)
+    return hidden
 
 
 def benchmarks_of(evaluations: Sequence[Evaluation]) -> list[str]:

@@ -18,6 +18,7 @@ from openrlhf.models import PolicyLoss
 from openrlhf.trainer.ray import ppo_actor
 from torch.utils.data import DataLoader
 
+from vespo_openrlhf.bridge import model_checkpoints
 from vespo_openrlhf.bridge.guard import NonFiniteGuard
 from vespo_openrlhf.bridge.loss import PolicyLossAdapter, build_loss, uses_our_loss
 from vespo_openrlhf.bridge.sample_metrics import SampleMetrics
@@ -110,23 +111,15 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
 class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc]
     """`PolicyModelActor` around our trainer."""
 
-    def init_model_from_pretrained(self, *args: Any, **kwargs: Any) -> None:
+    def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        model_checkpoints.install(strategy)
         with mock.patch.object(ppo_actor, "ActorPPOTrainer", PolicyTrainer):
-            super().init_model_from_pretrained(*args, **kwargs)
+            super().init_model_from_pretrained(strategy, *args, **kwargs)
         if not isinstance(self.trainer, PolicyTrainer):
             raise SeamError(
                 "OpenRLHF has moved a seam we plug into (policy actor): its actor no longer "
                 "builds ppo_actor.ActorPPOTrainer"
             )
-
-    def save_checkpoint(self, tag: str, *args: Any, **kwargs: Any) -> None:
-        """OpenRLHF's, but that of the best evaluation is not the one that a run goes on from: it
-        is saved between two batches of the scheduler's, whose state is not in it."""
-        save = self.strategy.save_ckpt
-        if tag.startswith("best"):
-            save = functools.partial(save, save_latest=False)
-        with mock.patch.object(self.strategy, "save_ckpt", save):
-            super().save_checkpoint(tag, *args, **kwargs)
 
     def publish(self, names: Sequence[str], engines: list[Any]) -> None:
         """Give the weights to these engines."""

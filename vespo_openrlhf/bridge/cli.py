@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
-import json
 import re
 import runpy
 import sys
@@ -19,12 +18,12 @@ from typing import Any, NoReturn
 from unittest import mock
 
 from vespo_openrlhf import config, cpu, versions
-from vespo_openrlhf.bridge import seams, settings
+from vespo_openrlhf.bridge import resume, seams, settings
+from vespo_openrlhf.bridge.run_folder import RunFolder
 from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES
+from vespo_openrlhf.redact import hide
 
 PROGRAM = "python -m vespo_openrlhf.train"
-CONFIG_FILE = "config.json"
-VERSIONS_FILE = "versions.json"
 _UPSTREAM = "openrlhf.cli.train_ppo_ray"
 
 
@@ -42,11 +41,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         seams.check_seams()
         with (
+            contextlib.ExitStack() as held,
             plug.in_place(),
-            _extended_parser(),
+            _extended_parser(held) as started,
             mock.patch.object(sys, "argv", [_UPSTREAM, *arguments]),
         ):
             runpy.run_module(_UPSTREAM, run_name="__main__")
+            for run, episodes in started:
+                run.finish(episodes)
+    except resume.Finished as finished:
+        print(f"[vespo] {finished}", flush=True)
     except (UsageError, seams.SeamError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
@@ -54,19 +58,30 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 @contextlib.contextmanager
-def _extended_parser() -> Iterator[None]:
-    """While OpenRLHF's module runs, its first `parse_args` is ours."""
+def _extended_parser(held: contextlib.ExitStack) -> Iterator[list[tuple[RunFolder, int]]]:
+    """While OpenRLHF's module runs, its first `parse_args` is ours.
+
+    Args:
+        held: takes the lock of the run folder.
+
+    Yields:
+        The run folder, where there is one, and the passes over the data to train, once parsed.
+    """
+    started: list[tuple[RunFolder, int]] = []
     upstream = argparse.ArgumentParser.parse_args
 
     def parse_args(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> Any:
         argparse.ArgumentParser.parse_args = upstream  # type: ignore[method-assign]
         extend_parser(parser)
         namespace = upstream(parser, *args, **kwargs)
-        _prepare(vars(namespace))
+        flags = vars(namespace)
+        run = _prepare(flags, held)
+        if run:
+            started.append((run, flags["train.num_episodes"]))
         return namespace
 
     with mock.patch.object(argparse.ArgumentParser, "parse_args", parse_args):
-        yield
+        yield started
 
 
 def extend_parser(parser: argparse.ArgumentParser) -> None:
@@ -104,22 +119,27 @@ def _suggestion(message: str, flags: list[str]) -> str:
     return f" (did you mean {', '.join(close)}?)" if close else ""
 
 
-def _prepare(flags: dict[str, Any]) -> None:
-    """All that happens between parsing and OpenRLHF: settings, checks, Ray. Edits `flags`."""
+def _prepare(flags: dict[str, Any], held: contextlib.ExitStack) -> RunFolder | None:
+    """All that happens between parsing and OpenRLHF: settings, checks, the run folder and what is
+    in it, Ray. Edits `flags`; returns the run folder, which `held` holds."""
+    run = None
     try:
         notes = settings.resolve(flags)
         settings.check(flags)
+        if flags["run.dir"] is not None:
+            run = RunFolder(Path(flags["run.dir"]))
+            held.enter_context(run.locked())
+        notes += resume.prepare(flags, run)
     except ValueError as error:
         raise UsageError(str(error)) from error
     for note in notes:
         print(f"[vespo] {note}", flush=True)
-    if flags["run.dir"] is not None:
-        folder = Path(flags["run.dir"])
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, content in ((CONFIG_FILE, flags), (VERSIONS_FILE, versions.installed())):
-            text = json.dumps(content, indent=2, sort_keys=True, default=str)
-            (folder / name).write_text(text + "\n")
+    if run:
+        run.begin(flags, versions.installed())
+    # OpenRLHF prints all flags, and wandb's config holds them.
+    flags |= {name: hide(value, name) for name, value in flags.items()}
     if cpu.is_active():
         from vespo_openrlhf.bridge import plug
 
         plug.start_ray_on_cpu(flags)
+    return run

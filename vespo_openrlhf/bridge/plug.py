@@ -11,10 +11,11 @@ from unittest import mock
 
 import ray
 from openrlhf.trainer import ppo_trainer, ppo_trainer_async
-from openrlhf.trainer.ray import ppo_actor, vllm_engine
+from openrlhf.trainer.ray import ppo_actor, ppo_critic, vllm_engine
 
 from vespo_openrlhf.bridge.actor import PolicyActor
 from vespo_openrlhf.bridge.engine import VersionedRollout
+from vespo_openrlhf.bridge.model_checkpoints import CriticActor
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
 from vespo_openrlhf.cpu import build_locks
 from vespo_openrlhf.cpu import settings as cpu_settings
@@ -27,7 +28,7 @@ _CALLS = 2**16
 
 @contextlib.contextmanager
 def in_place() -> Iterator[None]:
-    """Our policy actor, trainer and engines under OpenRLHF's names, where its command line looks.
+    """Our actors, trainer and engines under OpenRLHF's names, where its command line looks.
 
     Ray restarts an engine that dies, in its old place; all else that dies ends the run. And
     `ray.init`, which OpenRLHF calls unless Ray runs, tells every Ray process the reward's options.
@@ -36,6 +37,7 @@ def in_place() -> Iterator[None]:
     engine = ray.remote(max_restarts=-1, max_concurrency=_CALLS)(VersionedRollout)
     with (
         mock.patch.object(ppo_actor, "PolicyModelActor", ray.remote(num_gpus=1)(PolicyActor)),
+        mock.patch.object(ppo_critic, "CriticModelActor", ray.remote(num_gpus=1)(CriticActor)),
         mock.patch.object(ppo_trainer, "PPOTrainer", trainer),
         mock.patch.object(ppo_trainer_async, "PPOTrainerAsync", trainer),
         mock.patch.object(vllm_engine, "RolloutRayActor", engine),

@@ -12,9 +12,6 @@ import torch
 
 from vespo_openrlhf.scheduling import Group, TrainStep
 
-SAMPLES_FILE = "samples.jsonl"
-PROMPTS_FILE = "prompts.json"
-
 
 def stamps(step: TrainStep) -> Iterator[dict[str, Any]]:
     """One record per group that the step trains: what sampled it, and when it is used.
@@ -46,37 +43,11 @@ def _stamp(group: Group) -> dict[str, Any]:
     }
 
 
-class JsonLines:
-    """A file of records of which each has a version or a step, so that a resume can cut it.
-
-    Args:
-        path: the file; its folder is made.
-        key: the field that counts; records at or beyond `resume_at`'s are cut.
-    """
-
-    def __init__(self, path: Path, key: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
-        self._key = key
-
-    def resume_at(self, count: int) -> None:
-        """Drop what a killed run wrote after the checkpoint that is now loaded."""
-        if not self._path.exists():
-            return
-        kept = []
-        for line in self._path.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:  # the line that the kill tore
-                continue
-            if record.get(self._key, 0) < count:
-                kept.append(line)
-        write_atomically(self._path, "".join(f"{line}\n" for line in kept))
-
-    def append(self, records: Iterator[dict[str, Any]]) -> None:
-        """Add records."""
-        with open(self._path, "a", encoding="utf-8") as file:
-            file.writelines(json.dumps(record) + "\n" for record in records)
+def append_lines(path: Path, records: Iterator[dict[str, Any]]) -> None:
+    """Add records to a file of JSON lines; its folder is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.writelines(json.dumps(record) + "\n" for record in records)
 
 
 class BufferedRollouts:
@@ -88,7 +59,6 @@ class BufferedRollouts:
 
     def __init__(self, checkpoints: Path) -> None:
         self._folder = checkpoints / "rollouts"
-        self._actor = checkpoints / "_actor"
 
     def save(self, tag: str, rollouts: Mapping[int, list[Any]]) -> None:
         """Write those of the checkpoint `tag`; done before the checkpoint itself is."""
@@ -105,16 +75,3 @@ class BufferedRollouts:
         # Our own file, with OpenRLHF's classes in it.
         loaded: dict[int, list[Any]] = torch.load(path, weights_only=False)
         return loaded
-
-    def prune(self) -> None:
-        """Forget those whose checkpoint OpenRLHF has deleted."""
-        for path in self._folder.glob("*.pt"):
-            if not (self._actor / path.stem).exists():
-                path.unlink()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """The whole text or the old file, whatever happens in between."""
-    new = path.with_name(path.name + ".new")
-    new.write_text(text, encoding="utf-8")
-    os.replace(new, path)

@@ -116,9 +116,20 @@ def _policy_actor() -> None:
         actor.init_model_from_pretrained, "strategy", "pretrain", "max_steps", "vllm_engines"
     )
     _mentions(actor.init_model_from_pretrained, "ActorPPOTrainer(")
-    _mentions(actor.save_checkpoint, "self.strategy.save_ckpt(")
-    strategy = _attribute("openrlhf.utils.deepspeed:DeepspeedStrategy")
-    _has_parameters(strategy.save_ckpt, "save_latest")
+
+
+def _checkpoints() -> None:
+    """Actor and critic save and load through their strategy, which is exchanged for ours."""
+    for name, cls in (("ppo_actor", "PolicyModelActor"), ("ppo_critic", "CriticModelActor")):
+        actor = plain_class(_attribute(f"openrlhf.trainer.ray.{name}:{cls}"))
+        _mentions(actor.save_checkpoint, "self.strategy.save_ckpt(", "args.ckpt.max_mem")
+        _mentions(actor.init_model_from_pretrained, "strategy.load_ckpt(", f'"_{name[4:]}"')
+        _has_parameters(actor.init_model_from_pretrained, "strategy", "pretrain", "max_steps")
+    save = _attribute("openrlhf.utils.deepspeed:DeepspeedStrategy").save_ckpt
+    _has_parameters(save, "tag", "client_state", "metric_value", "metric_key")
+    base = _attribute("openrlhf.trainer.ppo_trainer:BasePPOTrainer")
+    _mentions(base.save_logs_and_checkpoints, 'f"global_step{global_step}"', "ray.get(refs)")
+    _mentions(base.save_best_checkpoint, 'f"best_global_step{global_step}"', "ray.get(refs)")
 
 
 def _optimizer_step() -> None:
@@ -227,6 +238,7 @@ SEAMS = (
     Seam("Ray's environment: ray.init in train_ppo_ray.train", _ray_init),
     Seam("policy loss: ActorPPOTrainer.actor_loss_fn", _loss_call),
     Seam("policy actor: ppo_actor.PolicyModelActor", _policy_actor),
+    Seam("checkpoints: save_ckpt and load_ckpt of actor and critic", _checkpoints),
     Seam("optimizer step: DeepspeedStrategy.optimizer_step", _optimizer_step),
     Seam("experience maker: RemoteExperienceMaker", _experience_maker),
     Seam("trainers and their loggers: ppo_trainer, ppo_trainer_async", _trainers),

@@ -9,7 +9,9 @@ from types import SimpleNamespace
 from typing import Any
 
 from vespo_openrlhf import config, cpu
+from vespo_openrlhf.bridge.checkpoints import Checkpoints
 from vespo_openrlhf.bridge.loss import build_loss, uses_our_loss
+from vespo_openrlhf.bridge.run_folder import RunFolder
 from vespo_openrlhf.cpu import settings as cpu_settings
 from vespo_openrlhf.data import checks
 from vespo_openrlhf.losses.registry import option_defaults
@@ -146,13 +148,27 @@ def check(flags: dict[str, Any]) -> None:
 
 
 def check_run_folder(flags: Mapping[str, Any]) -> None:
-    """A run that starts anew must not mix its records with those of another, or delete them."""
-    if flags["run.dir"] is None or flags["ckpt.load_enable"]:
+    """A run that starts anew must not mix its records and checkpoints with those of another."""
+    if flags["ckpt.load_enable"]:
         return
-    if (Path(flags["run.dir"]) / "metrics.jsonl").exists():
+    saves = flags["ckpt.save_steps"] > 0 and not flags["ckpt.disable_ds"]
+    tag = Checkpoints(Path(flags["ckpt.path"])).newest()
+    run = RunFolder(Path(flags["run.dir"])) if flags["run.dir"] is not None else None
+    if run and run.holds_records:
+        if run.finished_episodes():
+            advice = "finished; choose another folder"
+        elif tag:
+            advice = f"add --ckpt.load_enable to go on with it from {tag}, or choose another folder"
+        else:
+            advice = (
+                "without a checkpoint to go on from; choose another folder (with "
+                "--ckpt.load_enable it starts anew here, and the old records go to superseded/)"
+            )
+        raise ValueError(f"--run.dir {run.path} holds a run already: {advice}")
+    if tag and saves:
         raise ValueError(
-            f"--run.dir {flags['run.dir']} holds a run already: add --ckpt.load_enable to go on "
-            "with it, or choose another folder"
+            f"--ckpt.path {flags['ckpt.path']} holds the checkpoints of a run already, the newest "
+            f"{tag}: add --ckpt.load_enable to go on with it, or choose another folder"
         )
 
 

@@ -27,17 +27,18 @@ from vllm import SamplingParams
 
 from vespo_openrlhf import config
 from vespo_openrlhf.bridge import evaluation, mini_batches, records
+from vespo_openrlhf.bridge.checkpoints import Checkpoints, write_atomically
 from vespo_openrlhf.bridge.driver import Driver, PromptRow, RayEngine, StoppedError
 from vespo_openrlhf.bridge.events import RolloutSettings
 from vespo_openrlhf.bridge.experience import ExperienceMaker, ShortExperienceMaker
 from vespo_openrlhf.bridge.loss import skips_old_log_probs
 from vespo_openrlhf.bridge.metrics_file import MetricsFile
 from vespo_openrlhf.bridge.prompts import prompt_ledger
+from vespo_openrlhf.bridge.run_folder import METRICS_FILE, PROMPTS_FILE, SAMPLES_FILE, RunFolder
 from vespo_openrlhf.bridge.settings import flatten, scheduler_config
 from vespo_openrlhf.bridge.status import Statuses
 from vespo_openrlhf.scheduling import BatchReport, Group, Scheduler, TrainStep
 
-METRICS_FILE = "metrics.jsonl"
 # The share of a run's prompts that may be abandoned.
 MOST_GIVEN_UP = 0.1
 
@@ -99,10 +100,8 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             strategy, prompts, self.eval_dataloader, tokenizer, vllm_engines
         )
         self._rollouts = records.BufferedRollouts(Path(args.ckpt.path))
-        self._metrics_log = self._sample_log = None
-        if (run_dir := args.run.dir) is not None:
-            self._metrics_log = records.JsonLines(Path(run_dir) / METRICS_FILE, "step")
-            self._sample_log = records.JsonLines(Path(run_dir) / records.SAMPLES_FILE, "update")
+        self._checkpoints = Checkpoints(Path(args.ckpt.path))
+        self._run = RunFolder(Path(args.run.dir)) if args.run.dir is not None else None
         self._driver: Driver
         self._weights = asyncio.Lock()  # held while the actors' weights must not change
         self._global_step = 0
@@ -214,8 +213,8 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         status = self.ppo_train(self._global_step)
         self._statuses.add({"timing/ppo_train": time.monotonic() - started})
         self._statuses.mean(status, step.last - step.first)
-        if self._sample_log:
-            self._sample_log.append(records.stamps(step))
+        if self._run:
+            records.append_lines(self._run.path / SAMPLES_FILE, records.stamps(step))
         return status
 
     async def _publish(self, version: int, names: Sequence[str]) -> None:
@@ -311,12 +310,20 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
     ) -> None:
         """Without `rollouts`, no checkpoint is due."""
         async with self._weights:  # first come, first served: before the next update
-            if rollouts is not None:
-                await asyncio.to_thread(self._rollouts.save, f"global_step{step}", rollouts)
             logger.info("Global step %d: %s", step, status)
-            await asyncio.to_thread(self.save_logs_and_checkpoints, step, status, states)
-            if rollouts is not None:
-                self._rollouts.prune()
+            if rollouts is None:
+                await asyncio.to_thread(self.save_logs_and_checkpoints, step, status, states)
+            else:
+                await asyncio.to_thread(self._save, step, status, states, rollouts)
+
+    def _save(
+        self, step: int, status: dict[str, Any], states: dict[str, Any], rollouts: dict[int, Any]
+    ) -> None:
+        tag = f"global_step{step}"
+        with self._checkpoints.saving(tag):
+            self._rollouts.save(tag, rollouts)
+            self.save_logs_and_checkpoints(step, status, states)
+        self._checkpoints.rotate(self.args.ckpt.max_num, self.args.ckpt.max_mem)
 
     def _rollout_statistics(self) -> dict[str, Any]:
         """OpenRLHF's own, of the samples that are trained, with the rewards they are trained on."""
@@ -353,7 +360,10 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             if log:
                 log.log_eval(step, metrics)
         logger.info("Evaluation at global step %d: %s", step, metrics)
-        self.save_best_checkpoint(metrics, step, {"global_step": step})
+        best = f"best_global_step{step}"
+        with self._checkpoints.saving(best):
+            self.save_best_checkpoint(metrics, step, {"global_step": step})
+        self._checkpoints.keep_best(best)
 
     # -- start and end
 
@@ -363,10 +373,8 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         if self._global_step:
             self._load(scheduler, checkpoint)
         # Also where the run was killed before its first checkpoint.
-        if self._metrics_log:
-            self._metrics_log.resume_at(self._global_step + 1)
-        if self._sample_log:
-            self._sample_log.resume_at(scheduler.version)
+        if self._run:
+            self._run.resume_at(self._global_step, scheduler.version)
 
     def _load(self, scheduler: Scheduler, checkpoint: dict[str, Any]) -> None:
         if "scheduler" not in checkpoint:
@@ -385,9 +393,9 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         )
 
     def _open_logs(self) -> None:
-        if (run_dir := self.args.run.dir) is not None:
+        if self._run:
             self.tensorboard_logger = MetricsFile(
-                Path(run_dir) / METRICS_FILE, inner=self.tensorboard_logger
+                self._run.path / METRICS_FILE, inner=self.tensorboard_logger
             )
 
     def _write_prompts(self, scheduler: Scheduler) -> None:
@@ -399,6 +407,6 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
                 *(epoch, outcomes["trained"], len(outcomes["filtered"])),
                 len(outcomes["abandoned"]),
             )
-        if (run_dir := self.args.run.dir) is not None:
-            path = Path(run_dir) / records.PROMPTS_FILE
-            records.write_atomically(path, json.dumps(account, indent=2) + "\n")
+        if self._run:
+            text = json.dumps(account, indent=2) + "\n"
+            write_atomically(self._run.path / PROMPTS_FILE, text)

@@ -11,6 +11,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from vespo_openrlhf.redact import redact
+
 METRICS_FILE = "metrics.jsonl"
 #: What a line of `metrics.jsonl` says about itself.
 _HEADER = {"step", "kind", "time"}
@@ -199,7 +201,7 @@ def _read_object(path: Path) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError):
         return {}
-    return value if isinstance(value, dict) else {}
+    return redact(value) if isinstance(value, dict) else {}
 
 
 def _numeric(lines: Sequence[dict[str, Any]]) -> list[str]:

@@ -8,7 +8,9 @@ import pytest
 
 from vespo_openrlhf import config, cpu
 from vespo_openrlhf.bridge import settings
+from vespo_openrlhf.bridge.checkpoints import Checkpoints
 from vespo_openrlhf.bridge.loss import build_loss
+from vespo_openrlhf.bridge.run_folder import RunFolder
 from vespo_openrlhf.bridge.settings import resolve
 from vespo_openrlhf.cpu import settings as cpu_settings
 from vespo_openrlhf.reward.options import RewardOptions
@@ -46,6 +48,8 @@ DEFAULTS = our_defaults() | {
     "rollout.top_p": 1.0,
     "rollout.temperature": 1.0,
     "ckpt.load_enable": False,
+    "ckpt.save_steps": -1,
+    "ckpt.disable_ds": False,
     "ckpt.output_dir": "./ckpt",
     "ckpt.path": "./ckpt/checkpoints_ppo_ray",
     "logger.tensorboard_dir": None,
@@ -273,11 +277,29 @@ def test_a_run_does_not_mix_with_another(tmp_path: Path, monkeypatch: pytest.Mon
         "data.label_key": "label",
         "data.prompt_split": "train",
     }
+    flags["ckpt.path"] = str(tmp_path / "checkpoints")
+    again = {"ckpt.load_enable": True}
     settings.check(dict(flags))
     (tmp_path / "metrics.jsonl").touch()
-    with pytest.raises(ValueError, match=r"add --ckpt\.load_enable to go on"):
+    # There is nothing to go on from: that must not be the advice.
+    with pytest.raises(ValueError, match=r"without a checkpoint .*choose another folder") as none:
         settings.check(dict(flags))
-    settings.check(flags | {"ckpt.load_enable": True})
+    assert "starts anew here, and the old records go to superseded/" in str(none.value)
+    settings.check(flags | again)
+    with Checkpoints(tmp_path / "checkpoints").saving("global_step8"):
+        (tmp_path / "checkpoints" / "_actor" / "global_step8").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"add --ckpt\.load_enable to go on .* from global_step8"):
+        settings.check(dict(flags))
+    settings.check(flags | again)
+    RunFolder(tmp_path).finish(1)
+    with pytest.raises(ValueError, match="a run already: finished; choose another folder"):
+        settings.check(dict(flags))
+    settings.check(flags | again)
+    # Without the run folder, the checkpoints are still another's.
+    alone = flags | {"run.dir": None}
+    settings.check(dict(alone))
+    with pytest.raises(ValueError, match=r"--ckpt\.path .* the newest global_step8: add"):
+        settings.check(alone | {"ckpt.save_steps": 4})
 
 
 @pytest.mark.usefixtures("on_gpu")

@@ -219,7 +219,7 @@ def test_a_run_that_is_there_already_is_found(good: dict, check: Check) -> None:
     (run / "metrics.jsonl").touch()
     status, output = check(good, *ON_ONE_NODE)
     assert status == 1
-    assert "holds a run already: add --ckpt.load_enable" in output
+    assert "holds a run already: without a checkpoint to go on from" in output
     assert check(good | {"ckpt.load_enable": ""}, *ON_ONE_NODE)[0] == 0
 
 

@@ -1,10 +1,15 @@
 """What the model is sent, and the seed it is sent with."""
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+
 import pytest
 
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 from vespo_openrlhf.eval.judging import judge
 from vespo_openrlhf.eval.prompts import TEMPLATES, Renderer, find_template
+from vespo_openrlhf.eval.records import Folder
 from vespo_openrlhf.eval.settings import Settings, seed_of
 
 
@@ -71,3 +76,20 @@ def test_a_response_to_a_prompt_that_opens_the_thinking_starts_inside_it() -> No
     verdict = judge("I guess \\boxed{2}", "2", prompt="Assistant: <think>")
     assert (verdict["correct"], verdict["reason"]) == (False, "truncated")
     assert judge("Hm.</think> \\boxed{2}", "2", prompt="Assistant: <think>")["correct"]
+
+
+def test_a_secret_among_the_engine_options_reaches_the_engine_and_no_manifest(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(engine_options={"hf_token": "HFSECRET", "max_model_len": 8})
+    assert settings.engine_options["hf_token"] == "HFSECRET"
+    written = settings.as_json()
+    assert "HFSECRET" not in json.dumps(written)
+    assert written["engine_options"]["max_model_len"] == 8
+    # A manifest of old with the secret in it is of the same settings, and is read without it.
+    folder = Folder(tmp_path)
+    (tmp_path / "manifest.json").write_text(json.dumps({"settings": asdict(settings)}))
+    try:
+        assert folder.manifest() == {"settings": written}
+    finally:
+        folder.close()

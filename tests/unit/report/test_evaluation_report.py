@@ -228,3 +228,13 @@ def test_the_interval_of_a_share_is_wilsons(right: int, count: int) -> None:
     """Its ends are the p for which the observed share lies 1.96 standard errors away."""
     for p in wilson(right, count):
         assert (right / count - p) ** 2 == pytest.approx(1.96**2 * p * (1 - p) / count, abs=1e-12)
+
+
+def test_a_secret_in_an_old_manifest_is_not_on_the_page(evaluation_folder: MakeFolder) -> None:
+    options = {"hf_token": "HFSECRET", "max_model_len": 77}
+    folder = evaluation_folder(settings={"engine_options": options})
+    assert main([str(folder)]) == 0
+    html = (folder / "report.html").read_text()
+    assert "hf_token" in html
+    assert "HFSECRET" not in html
+    assert "77" in html

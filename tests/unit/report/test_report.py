@@ -137,3 +137,14 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "heavy: set()" in done.stdout, done.stderr
+
+
+def test_a_secret_in_an_old_config_is_not_on_the_page(run_folder: MakeFolder) -> None:
+    config = {"logger.wandb.key": "WANDBSECRET", "reward.remote_url": "http://me:PASSWORD@host/a"}
+    folder = run_folder(config=config | {"data.input_key": "problem"})
+    assert main([str(folder)]) == 0
+    html = (folder / "report.html").read_text()
+    assert "logger.wandb.key" in html
+    assert "WANDBSECRET" not in html
+    assert "PASSWORD" not in html
+    assert "problem" in html
