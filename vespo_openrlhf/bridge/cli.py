@@ -9,18 +9,23 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import importlib.util
 import json
 import re
 import runpy
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from unittest import mock
 
 from vespo_openrlhf import config, cpu, versions
 from vespo_openrlhf.bridge import seams, settings
 from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES
+
+if TYPE_CHECKING:
+    from vespo_openrlhf.bridge.plug import RayStart
 
 PROGRAM = "python -m vespo_openrlhf.train"
 CONFIG_FILE = "config.json"
@@ -42,19 +47,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         seams.check_seams()
         with (
-            plug.in_place(),
-            _extended_parser(),
+            plug.in_place() as start_ray,
+            _extended_parser(start_ray),
             mock.patch.object(sys, "argv", [_UPSTREAM, *arguments]),
         ):
             runpy.run_module(_UPSTREAM, run_name="__main__")
     except (UsageError, seams.SeamError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
+    except AssertionError as refused:  # OpenRLHF's validation, before it starts Ray
+        spec = importlib.util.find_spec(_UPSTREAM)
+        where = traceback.extract_tb(refused.__traceback__)[-1].filename
+        if spec is None or where != spec.origin:
+            raise
+        print(f"{PROGRAM}: error: OpenRLHF refuses these flags: {refused}", file=sys.stderr)
+        return 2
     return 0
 
 
 @contextlib.contextmanager
-def _extended_parser() -> Iterator[None]:
+def _extended_parser(start_ray: RayStart) -> Iterator[None]:
     """While OpenRLHF's module runs, its first `parse_args` is ours."""
     upstream = argparse.ArgumentParser.parse_args
 
@@ -62,7 +74,7 @@ def _extended_parser() -> Iterator[None]:
         argparse.ArgumentParser.parse_args = upstream  # type: ignore[method-assign]
         extend_parser(parser)
         namespace = upstream(parser, *args, **kwargs)
-        _prepare(vars(namespace))
+        _prepare(vars(namespace), start_ray)
         return namespace
 
     with mock.patch.object(argparse.ArgumentParser, "parse_args", parse_args):
@@ -104,8 +116,8 @@ def _suggestion(message: str, flags: list[str]) -> str:
     return f" (did you mean {', '.join(close)}?)" if close else ""
 
 
-def _prepare(flags: dict[str, Any]) -> None:
-    """All that happens between parsing and OpenRLHF: settings, checks, Ray. Edits `flags`."""
+def _prepare(flags: dict[str, Any], start_ray: RayStart) -> None:
+    """All that happens between parsing and OpenRLHF: settings and checks. Edits `flags`."""
     try:
         notes = settings.resolve(flags)
         settings.check(flags)
@@ -120,6 +132,4 @@ def _prepare(flags: dict[str, Any]) -> None:
             text = json.dumps(content, indent=2, sort_keys=True, default=str)
             (folder / name).write_text(text + "\n")
     if cpu.is_active():
-        from vespo_openrlhf.bridge import plug
-
-        plug.start_ray_on_cpu(flags)
+        start_ray.on_cpu(flags)
