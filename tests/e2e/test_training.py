@@ -33,8 +33,13 @@ def captured(train: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def synchronous(train: Callable[..., Run]) -> Run:
-    """Two micro-batches to an update, where the other runs take one."""
-    return train(data__max_samples=16 * BATCHES, train__micro_batch_size=8)
+    """Two micro-batches to an update, where the other runs take one; the CPU stack by force, where
+    the others find that there is no GPU."""
+    return train(
+        environment={"VESPO_CPU": "1"},
+        data__max_samples=16 * BATCHES,
+        train__micro_batch_size=8,
+    )
 
 
 @pytest.fixture(scope="module")

@@ -59,11 +59,12 @@ def test_nothing_at_all_happens_where_cuda_is_available() -> None:
 
 def test_the_cpu_can_be_forced_where_there_is_a_gpu() -> None:
     code = """
-        import os, torch
+        import torch
         from vespo_openrlhf import cpu
-        print(cpu.is_active(), repr(os.environ["CUDA_VISIBLE_DEVICES"]))
+        print(cpu.is_active(), torch.cuda._parse_visible_devices())
         """
-    assert run_fresh(code, environment={cpu.FORCE_VARIABLE: "1"}).split() == ["True", "''"]
+    environment = {cpu.FORCE_VARIABLE: "1", "CUDA_VISIBLE_DEVICES": "0,1"}
+    assert run_fresh(code, environment=environment).split() == ["True", "[]"]
 
 
 def test_torchs_cuda_calls_answer_with_the_cpu() -> None:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import importlib.util
 import re
 import runpy
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from unittest import mock
 
 from vespo_openrlhf import config, cpu, versions
@@ -22,6 +24,9 @@ from vespo_openrlhf.bridge import resume, seams, settings
 from vespo_openrlhf.bridge.run_folder import RunFolder
 from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES
 from vespo_openrlhf.redact import hide
+
+if TYPE_CHECKING:
+    from vespo_openrlhf.bridge.plug import RayStart
 
 PROGRAM = "python -m vespo_openrlhf.train"
 _UPSTREAM = "openrlhf.cli.train_ppo_ray"
@@ -42,8 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         seams.check_seams()
         with (
             contextlib.ExitStack() as held,
-            plug.in_place(),
-            _extended_parser(held) as started,
+            plug.in_place() as start_ray,
+            _extended_parser(held, start_ray) as started,
             mock.patch.object(sys, "argv", [_UPSTREAM, *arguments]),
         ):
             runpy.run_module(_UPSTREAM, run_name="__main__")
@@ -54,15 +59,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, seams.SeamError) as error:
         print(f"{PROGRAM}: error: {error}", file=sys.stderr)
         return 2
+    except AssertionError as refused:  # OpenRLHF's validation, before it starts Ray
+        spec = importlib.util.find_spec(_UPSTREAM)
+        where = traceback.extract_tb(refused.__traceback__)[-1].filename
+        if spec is None or where != spec.origin:
+            raise
+        print(f"{PROGRAM}: error: OpenRLHF refuses these flags: {refused}", file=sys.stderr)
+        return 2
     return 0
 
 
 @contextlib.contextmanager
-def _extended_parser(held: contextlib.ExitStack) -> Iterator[list[tuple[RunFolder, int]]]:
+def _extended_parser(
+    held: contextlib.ExitStack, start_ray: RayStart
+) -> Iterator[list[tuple[RunFolder, int]]]:
     """While OpenRLHF's module runs, its first `parse_args` is ours.
 
     Args:
         held: takes the lock of the run folder.
+        start_ray: is told what the machine and the flags need.
 
     Yields:
         The run folder, where there is one, and the passes over the data to train, once parsed.
@@ -75,7 +90,7 @@ def _extended_parser(held: contextlib.ExitStack) -> Iterator[list[tuple[RunFolde
         extend_parser(parser)
         namespace = upstream(parser, *args, **kwargs)
         flags = vars(namespace)
-        run = _prepare(flags, held)
+        run = _prepare(flags, held, start_ray)
         if run:
             started.append((run, flags["train.num_episodes"]))
         return namespace
@@ -119,9 +134,11 @@ def _suggestion(message: str, flags: list[str]) -> str:
     return f" (did you mean {', '.join(close)}?)" if close else ""
 
 
-def _prepare(flags: dict[str, Any], held: contextlib.ExitStack) -> RunFolder | None:
+def _prepare(
+    flags: dict[str, Any], held: contextlib.ExitStack, start_ray: RayStart
+) -> RunFolder | None:
     """All that happens between parsing and OpenRLHF: settings, checks, the run folder and what is
-    in it, Ray. Edits `flags`; returns the run folder, which `held` holds."""
+    in it. Edits `flags`; returns the run folder, which `held` holds."""
     run = None
     try:
         notes = settings.resolve(flags)
@@ -139,7 +156,5 @@ def _prepare(flags: dict[str, Any], held: contextlib.ExitStack) -> RunFolder | N
     # OpenRLHF prints all flags, and wandb's config holds them.
     flags |= {name: hide(value, name) for name, value in flags.items()}
     if cpu.is_active():
-        from vespo_openrlhf.bridge import plug
-
-        plug.start_ray_on_cpu(flags)
+        start_ray.on_cpu(flags)
     return run

@@ -13,16 +13,25 @@ import os
 #: Set to 1 to run on the CPU although a GPU is there (`quickstart.sh --cpu` does).
 FORCE_VARIABLE = "VESPO_CPU"
 
+#: CUDA_VISIBLE_DEVICES of every process of the CPU stack. CUDA shows none of these devices, and
+#: Ray, which counts the list and hands its entries out, still has its logical GPUs. Of an empty
+#: list it has none to give, and its node does not start.
+NO_DEVICES = ",".join(["-1"] * 64)
+
 
 @functools.cache
 def is_active() -> bool:
-    """Whether this process runs on the CPU stack: no CUDA device, or `VESPO_CPU=1`."""
-    if os.environ.get(FORCE_VARIABLE) == "1":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
-        return True
-    import torch
+    """Whether this process runs on the CPU stack: no CUDA device, or `VESPO_CPU=1`.
 
-    return not torch.cuda.is_available()
+    Where it does, this process and those it starts see no CUDA device from here on.
+    """
+    if os.environ.get(FORCE_VARIABLE) != "1":
+        import torch
+
+        if torch.cuda.is_available():
+            return False
+    os.environ["CUDA_VISIBLE_DEVICES"] = NO_DEVICES
+    return True
 
 
 def install() -> None:

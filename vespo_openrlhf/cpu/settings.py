@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from vespo_openrlhf.cpu import FORCE_VARIABLE
+from vespo_openrlhf.cpu import FORCE_VARIABLE, NO_DEVICES
 
 # flag -> (value on the CPU, why). Where the user's value differs, the change is announced.
 _FORCED: dict[str, tuple[Any, str]] = {
@@ -55,6 +55,7 @@ def environment() -> dict[str, str]:
     """Variables for every Ray worker of a CPU run; a value the user has set stays."""
     defaults = {
         FORCE_VARIABLE: "1",
+        "CUDA_VISIBLE_DEVICES": NO_DEVICES,
         "DS_ACCELERATOR": "cpu",
         # One thread a process: engines and trainer share few cores, and more threads than cores
         # make both slower.

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from vespo_openrlhf import cpu
+from vespo_openrlhf.check.cluster import Cluster
 from vespo_openrlhf.quickstart import reaper
 
 _START_TIMEOUT_S = 90.0
@@ -119,10 +118,11 @@ class LocalCluster:
         self._reaper.wait()
 
     def _wait_until_up(self) -> None:
+        """Until a node is alive: the dashboard answers before, and also where none will be."""
         deadline = time.monotonic() + _START_TIMEOUT_S
         while time.monotonic() < deadline and self._head.poll() is None:
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                urllib.request.urlopen(f"{self.dashboard}/api/version", timeout=5).close()
+            with contextlib.suppress(ValueError):
+                Cluster.running(self.dashboard)
                 return
             time.sleep(0.3)
         tail = self._log.read_text(errors="replace")[-2000:]
