@@ -119,6 +119,9 @@ def _prepare(flags: dict[str, Any]) -> None:
         for name, content in ((CONFIG_FILE, flags), (VERSIONS_FILE, versions.installed())):
             text = json.dumps(content, indent=2, sort_keys=True, default=str)
             (folder / name).write_text(text + "\n")
+    from vespo_openrlhf.bridge import placement  # imports openrlhf
+
+    placement.choose(flags)
     if cpu.is_active():
         from vespo_openrlhf.bridge import plug
 

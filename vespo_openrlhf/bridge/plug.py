@@ -13,6 +13,7 @@ import ray
 from openrlhf.trainer import ppo_trainer, ppo_trainer_async
 from openrlhf.trainer.ray import ppo_actor, vllm_engine
 
+from vespo_openrlhf.bridge import placement
 from vespo_openrlhf.bridge.actor import PolicyActor
 from vespo_openrlhf.bridge.engine import VersionedRollout
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
@@ -28,13 +29,14 @@ def in_place() -> Iterator[None]:
     Ray restarts an engine that dies, in its old place; all else that dies ends the run. And
     `ray.init`, which OpenRLHF calls unless Ray runs, tells every Ray process the reward's options.
     """
-    trainer = ray.remote(ScheduledTrainer)
+    trainer = placement.OnThisNode(ray.remote(num_cpus=0)(ScheduledTrainer))
     engine = ray.remote(max_restarts=-1)(VersionedRollout)
     with (
         mock.patch.object(ppo_actor, "PolicyModelActor", ray.remote(num_gpus=1)(PolicyActor)),
         mock.patch.object(ppo_trainer, "PPOTrainer", trainer),
         mock.patch.object(ppo_trainer_async, "PPOTrainerAsync", trainer),
         mock.patch.object(vllm_engine, "RolloutRayActor", engine),
+        placement.in_place(),
         mock.patch.object(ray, "init", functools.partial(_init_ray, ray.init)),
     ):
         yield

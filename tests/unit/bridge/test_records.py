@@ -78,3 +78,24 @@ def test_a_text_is_whole_or_not_there(tmp_path: Path) -> None:
         write_atomically(path, text)
         assert path.read_text() == text
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_resume_does_not_find_is_said(tmp_path, caplog) -> None:
+    samples = JsonLines(tmp_path / "samples.jsonl", "update")
+    metrics = JsonLines(tmp_path / "metrics.jsonl", "step")
+    samples.resume_at(0)
+    metrics.resume_at(1)
+    assert not caplog.records  # the beginning
+    metrics.resume_at(9)
+    assert BufferedRollouts(tmp_path / "checkpoints").load("global_step8") == {}
+    missing, rollouts = (record.getMessage() for record in caplog.records)
+    assert f"without {tmp_path}/metrics.jsonl, which is not on this node" in missing
+    assert "global_step8.pt, which is not on this node" in rollouts
+    assert "made anew" in rollouts
+
+
+def test_rollouts_stay_where_the_checkpoints_are_on_other_nodes(tmp_path) -> None:
+    buffered = BufferedRollouts(tmp_path)
+    buffered.save("global_step2", {})
+    buffered.prune()
+    assert (tmp_path / "rollouts" / "global_step2.pt").exists()
