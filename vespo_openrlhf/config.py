@@ -62,6 +62,14 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
+class NodeOptions:
+    """Which nodes of a Ray cluster a run uses for what, by their labels."""
+
+    trainer: Mapping[str, str] = field(default_factory=dict)
+    rollout: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class FlagGroup:
     """A dataclass of options and how `--help` presents it.
 
@@ -186,6 +194,19 @@ GROUPS = (
             "dir": "a folder for all that the run leaves: the resolved flags (config.json), "
             "metrics.jsonl, tensorboard/, checkpoints/ and the final model/, unless OpenRLHF's "
             "own flag for one of them says otherwise"
+        },
+    ),
+    FlagGroup(
+        "nodes",
+        "nodes: which of a Ray cluster's nodes are used for what, by the labels they were started "
+        "with (scripts/ray-node.sh worker HEAD:6379 --labels group=rollout); see "
+        "docs/scaling-out.md",
+        NodeOptions,
+        {
+            "trainer": "labels of the nodes whose GPUs take the models that are trained or asked "
+            "in training: policy, critic, reference and reward model; with --train.colocate_all "
+            "also the engines (default: any nodes)",
+            "rollout": "labels of the nodes whose GPUs take the engines (default: any nodes)",
         },
     ),
 )

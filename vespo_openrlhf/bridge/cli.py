@@ -155,6 +155,9 @@ def _prepare(
         run.begin(flags, versions.installed())
     # OpenRLHF prints all flags, and wandb's config holds them.
     flags |= {name: hide(value, name) for name, value in flags.items()}
+    from vespo_openrlhf.bridge import placement  # imports openrlhf
+
+    placement.choose(flags)
     if cpu.is_active():
         start_ray.on_cpu(flags)
     return run

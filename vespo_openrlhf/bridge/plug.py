@@ -12,6 +12,7 @@ import ray
 from openrlhf.trainer import ppo_trainer, ppo_trainer_async
 from openrlhf.trainer.ray import ppo_actor, ppo_critic, vllm_engine
 
+from vespo_openrlhf.bridge import placement
 from vespo_openrlhf.bridge.actor import PolicyActor
 from vespo_openrlhf.bridge.engine import VersionedRollout
 from vespo_openrlhf.bridge.model_checkpoints import CriticActor
@@ -82,7 +83,7 @@ def in_place() -> Iterator[RayStart]:
     Ray restarts an engine that dies, in its old place; all else that dies ends the run. And
     `ray.init`, which OpenRLHF calls unless Ray runs, is what this yields.
     """
-    trainer = ray.remote(ScheduledTrainer)
+    trainer = placement.OnThisNode(ray.remote(num_cpus=0)(ScheduledTrainer))
     engine = ray.remote(max_restarts=-1, max_concurrency=_CALLS)(VersionedRollout)
     start_ray = RayStart(ray.init)
     with (
@@ -91,6 +92,7 @@ def in_place() -> Iterator[RayStart]:
         mock.patch.object(ppo_trainer, "PPOTrainer", trainer),
         mock.patch.object(ppo_trainer_async, "PPOTrainerAsync", trainer),
         mock.patch.object(vllm_engine, "RolloutRayActor", engine),
+        placement.in_place(),
         mock.patch.object(ray, "init", start_ray),
     ):
         yield start_ray

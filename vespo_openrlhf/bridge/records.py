@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,8 @@ from typing import Any
 import torch
 
 from vespo_openrlhf.scheduling import Group, TrainStep
+
+logger = logging.getLogger(__name__)
 
 
 def stamps(step: TrainStep) -> Iterator[dict[str, Any]]:
@@ -71,7 +75,16 @@ class BufferedRollouts:
         """Those of the checkpoint `tag`; none where the file is gone, and they are made anew."""
         path = self._folder / f"{tag}.pt"
         if not path.exists():
+            _warn_of_missing(path, "the finished groups that no batch had taken are made anew")
             return {}
         # Our own file, with OpenRLHF's classes in it.
         loaded: dict[int, list[Any]] = torch.load(path, weights_only=False)
         return loaded
+
+
+def _warn_of_missing(path: Path, consequence: str) -> None:
+    logger.warning(
+        "resumed without %s, which is not on this node (%s): %s. The run folder must be on storage "
+        "that all nodes share, or the run be started on the node that has it",
+        *(path, platform.node(), consequence),
+    )

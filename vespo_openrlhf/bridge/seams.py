@@ -225,6 +225,16 @@ def _ray_init() -> None:
             raise AttributeError(f"train no longer holds {text}")
 
 
+def _placement() -> None:
+    train = _attribute("openrlhf.cli.train_ppo_ray:train")
+    _mentions(train, "RayActorGroup(", "placement_group(bundles, ", "PPOTrainer.remote(")
+    group = _attribute("openrlhf.trainer.ray.launcher:RayActorGroup")
+    _has_parameters(group.__init__, "num_nodes", "num_gpus_per_node", "pg")
+    _mentions(group._initiate_actors, "placement_group=pg")
+    engines = _attribute("openrlhf.trainer.ray.vllm_engine:create_vllm_engines")
+    _mentions(engines, "placement_group(bundles, ")
+
+
 @dataclass(frozen=True)
 class Seam:
     """One place we plug into; `check` raises AttributeError or ImportError where it moved."""
@@ -236,6 +246,7 @@ class Seam:
 SEAMS = (
     Seam("command line: openrlhf.cli.train_ppo_ray", _command_line),
     Seam("Ray's environment: ray.init in train_ppo_ray.train", _ray_init),
+    Seam("nodes: placement_group and RayActorGroup", _placement),
     Seam("policy loss: ActorPPOTrainer.actor_loss_fn", _loss_call),
     Seam("policy actor: ppo_actor.PolicyModelActor", _policy_actor),
     Seam("checkpoints: save_ckpt and load_ckpt of actor and critic", _checkpoints),

@@ -276,6 +276,12 @@ def check_effect(flags: dict[str, Any]) -> None:
             "the policy is trained from the first batch on, and its version counts its updates; "
             "leave the flag out",
         ),
+        "nodes.rollout": (
+            flags["nodes.rollout"]
+            and flags["train.colocate_all"]
+            and not flags["train.async_enable"],
+            "the engines share the trainer's GPUs; set --nodes.trainer",
+        ),
     }
     for flag, (given, instead) in without_effect.items():
         if given:

@@ -14,11 +14,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from vespo_openrlhf import cpu
 from vespo_openrlhf.check.cluster import Cluster
 from vespo_openrlhf.quickstart import reaper
 
 _START_TIMEOUT_S = 90.0
+_KILL_S = 5.0
 # A port that was free may be taken by the time Ray gets there, and on a busy machine Ray's own
 # processes give each other up after a fixed half minute.
 _ATTEMPTS = 3
@@ -33,6 +36,7 @@ class LocalCluster:
             the engine if nothing else is said.
         num_cpus: logical CPUs to offer. Every actor reserves one, and a small machine must not
             wait for cores: at least 8 if nothing else is said.
+        labels: of the node, for a run that chooses nodes by them.
         environment: added to the environment of every process of the cluster, as are the CPU
             stack's settings where it is active.
 
@@ -45,6 +49,7 @@ class LocalCluster:
         log: Path,
         num_gpus: int = 2,
         num_cpus: int | None = None,
+        labels: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._num_gpus = num_gpus
@@ -52,8 +57,11 @@ class LocalCluster:
         self._mark = uuid.uuid4().hex
         added = {**_cpu_environment(), **(environment or {}), reaper.VARIABLE: self._mark}
         self._environment = {**os.environ, **added}
+        self._labels = labels
         self._log = log
+        self._nodes = 0
         self.dashboard = ""
+        self.address = ""
 
     def __enter__(self) -> LocalCluster:
         for attempt in range(1, _ATTEMPTS + 1):
@@ -66,9 +74,10 @@ class LocalCluster:
         return self
 
     def _start(self) -> None:
-        self.dashboard = f"http://127.0.0.1:{_free_port()}"
+        self.dashboard = f"http://127.0.0.1:{free_port()}"
+        self.address = f"127.0.0.1:{free_port()}"
         # Ray puts sockets below this folder, and their paths may only have some 100 characters.
-        folder = tempfile.mkdtemp(prefix="vespo-ray-")
+        self._folder = folder = tempfile.mkdtemp(prefix="vespo-ray-")
         self._reaper = subprocess.Popen(
             [sys.executable, "-m", reaper.__name__, self._mark, folder],
             stdin=subprocess.PIPE,
@@ -77,13 +86,13 @@ class LocalCluster:
         command = [
             *ray_command(),
             *("start", "--head", "--block", "--disable-usage-stats"),
-            *("--node-ip-address", "127.0.0.1", "--port", str(_free_port())),
+            *("--node-ip-address", "127.0.0.1", "--port", self.address.rpartition(":")[2]),
             *("--dashboard-host", "127.0.0.1"),
             *("--dashboard-port", self.dashboard.rpartition(":")[2]),
             # These two have fixed defaults, and a second cluster on the machine would not start.
-            *("--dashboard-agent-listen-port", str(_free_port())),
-            *("--ray-client-server-port", str(_free_port())),
-            *("--num-gpus", str(self._num_gpus), "--num-cpus", str(self._num_cpus)),
+            *("--dashboard-agent-listen-port", str(free_port())),
+            *("--ray-client-server-port", str(free_port())),
+            *_offers(self._num_gpus, self._num_cpus, self._labels),
             *("--temp-dir", folder),
         ]
         try:
@@ -108,6 +117,27 @@ class LocalCluster:
         """For processes that talk to this cluster: they count as its own and are stopped too."""
         return self._environment
 
+    def add_node(
+        self, num_gpus: int = 1, num_cpus: int = 4, labels: Mapping[str, str] | None = None
+    ) -> LocalNode:
+        """Another node of the cluster, on this machine too, under a loopback address of its own.
+
+        Raises:
+            RuntimeError: it did not come up; the message holds the end of its output.
+        """
+        self._nodes += 1
+        command = [
+            *ray_command(),
+            *("start", "--block", "--disable-usage-stats", "--address", self.address),
+            *("--node-ip-address", f"127.0.0.{1 + self._nodes}"),
+            *("--dashboard-agent-listen-port", str(free_port())),
+            *_offers(num_gpus, num_cpus, labels),
+            # Nodes that start at once would take each other's sockets.
+            *("--temp-dir", f"{self._folder}/{self._nodes}"),
+        ]
+        log = self._log.with_name(f"{self._log.stem}-node-{self._nodes}{self._log.suffix}")
+        return LocalNode(command, self._environment, log)
+
     def stop(self) -> None:
         """End every process of the cluster, gently first, and remove its temporary files.
 
@@ -130,6 +160,51 @@ class LocalCluster:
         raise RuntimeError(f"Ray {how}; the end of {self._log}:\n{tail}")
 
 
+class LocalNode:
+    """A node beside the head; see `LocalCluster.add_node`."""
+
+    #: Inherited by every process of the node, and by no other's.
+    VARIABLE = "VESPO_LOCAL_NODE"
+
+    def __init__(self, command: list[str], environment: Mapping[str, str], log: Path) -> None:
+        self._mark = uuid.uuid4().hex
+        with open(log, "wb") as output:
+            self._process = subprocess.Popen(
+                command,
+                env={**environment, self.VARIABLE: self._mark},
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + _START_TIMEOUT_S
+        while "Ray runtime started" not in log.read_text(errors="replace"):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                tail = log.read_text(errors="replace")[-2000:]
+                raise RuntimeError(f"the node did not come up; the end of {log}:\n{tail}")
+            time.sleep(0.3)
+
+    def processes(self) -> list[psutil.Process]:
+        """All that run on the node."""
+        return reaper.marked(self._mark, self.VARIABLE)
+
+    def kill(self) -> None:
+        """End it as if the machine were gone: nothing of it is asked, or left."""
+        while left := self.processes():
+            for process in left:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            psutil.wait_procs(left, timeout=_KILL_S)
+        self._process.wait()
+
+
+def _offers(num_gpus: int, num_cpus: int, labels: Mapping[str, str] | None) -> list[str]:
+    offers = ["--num-gpus", str(num_gpus), "--num-cpus", str(num_cpus)]
+    if labels:
+        offers += ["--labels", ",".join(f"{name}={value}" for name, value in labels.items())]
+    return offers
+
+
 def _cpu_environment() -> dict[str, str]:
     if not cpu.is_active():
         return {}
@@ -143,7 +218,8 @@ def ray_command() -> list[str]:
     return [sys.executable, "-m", "ray.scripts.scripts"]
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port of loopback that nobody listens on at the moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]

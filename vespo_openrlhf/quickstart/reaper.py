@@ -19,12 +19,12 @@ VARIABLE = "VESPO_LOCAL_CLUSTER"
 _GRACE_S = 10.0
 
 
-def marked(mark: str) -> list[psutil.Process]:
-    """The processes whose environment carries `mark`."""
+def marked(mark: str, variable: str = VARIABLE) -> list[psutil.Process]:
+    """The living processes whose environment carries `mark` in `variable`."""
     found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.environ().get(VARIABLE) == mark:
+            if process.environ().get(variable) == mark:
                 found.append(process)
     return found
 

@@ -48,3 +48,10 @@ def test_buffered_rollouts_come_back(make_group, tmp_path: Path) -> None:
     assert torch.equal(rollout.experience.sequences, original.sequences)
     assert torch.equal(rollout.experience.rollout_log_probs, original.rollout_log_probs)
     assert BufferedRollouts(checkpoints).load("global_step2") == {}
+
+
+def test_rollouts_that_a_resume_does_not_find_are_said(tmp_path, caplog) -> None:
+    assert BufferedRollouts(tmp_path / "checkpoints").load("global_step8") == {}
+    (missing,) = (record.getMessage() for record in caplog.records)
+    assert "global_step8.pt, which is not on this node" in missing
+    assert "made anew" in missing

@@ -238,6 +238,14 @@ def test_what_would_bias_the_weight_is_refused(changes: dict, message: str) -> N
         ({"train.async_queue_size": 4}, r"4 has no effect here: .* --lag\.max"),
         ({"rollout.vllm_generate_batch_size": 2048}, r"--rollout\.in_flight_per_engine"),
         ({"critic.freezing_steps": 10}, "trained from the first batch on"),
+        (
+            {
+                "nodes.rollout": ["group=rollout"],
+                "train.colocate_all": True,
+                "train.async_enable": False,
+            },
+            r"no effect here: .* set --nodes\.trainer",
+        ),
     ],
 )
 def test_flags_of_the_loops_that_do_not_run_are_refused(changes: dict, message: str) -> None:
