@@ -55,6 +55,20 @@ def _own_loss_options() -> str:
 
 
 @dataclass(frozen=True)
+class EngineOptions:
+    """What the engines must keep to."""
+
+    weight_tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight_tolerance is not None and not self.weight_tolerance >= 0:
+            raise ValueError(
+                f"vllm.weight_tolerance must be 0 or more, not {self.weight_tolerance:g}: it is a "
+                "difference of log-probs, and 0 means no check"
+            )
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """Where a run leaves what it made."""
 
@@ -143,6 +157,18 @@ GROUPS = (
             "each faster, so that long responses fit into a tighter --lag.max",
             "reward_timeout": "seconds after which a sample without a verdict is given up: it is "
             "left out of its group",
+        },
+    ),
+    FlagGroup(
+        "vllm",
+        "engines: the weights are checked where they arrive",
+        EngineOptions,
+        {
+            "weight_tolerance": "how far an engine's log-probs of the tokens it samples may be "
+            "from the trainer's at the same weights, as a mean absolute difference in nats; tried "
+            "on a few tokens after the first sync and whenever an engine has joined, and above it "
+            "the run stops. 0: no check (default: 1e-4 in float32, 0.1 in bfloat16 and float16; "
+            "raise it for engines that are meant to differ)"
         },
     ),
     FlagGroup(
@@ -312,6 +338,18 @@ def lag_options(flags: Mapping[str, Any]) -> LagOptions:
     """
     try:
         return LagOptions(**_fields(LagOptions, "lag", flags))
+    except ValueError as error:
+        raise ValueError(f"--{error}") from error
+
+
+def engine_options(flags: Mapping[str, Any]) -> EngineOptions:
+    """`--vllm.*` of ours from parsed flags (dotted names), checked.
+
+    Raises:
+        ValueError: one is out of range; the message names it.
+    """
+    try:
+        return EngineOptions(**_fields(EngineOptions, "vllm", flags))
     except ValueError as error:
         raise ValueError(f"--{error}") from error
 

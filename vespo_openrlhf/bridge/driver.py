@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ray
@@ -82,6 +82,7 @@ class Driver:
         rows: the data set, by row.
         actors: the rollout actors, with the weights of version 0.
         settings: what all responses have in common.
+        no_restart: where an engine that fails ends the run, says why.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Driver:
         rows: Sequence[PromptRow],
         actors: Sequence[Any],
         settings: RolloutSettings,
+        no_restart: Callable[[], str] | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.rows = rows
@@ -97,6 +99,7 @@ class Driver:
         self.deaths_in_a_row = [0] * len(self.engines)
         # Once for all: a tokenizer of a large vocabulary is megabytes.
         self._settings = ray.put(settings)
+        self._no_restart = no_restart
         self._tasks: set[asyncio.Task[None]] = set()
         self._awaited: set[asyncio.Task[None]] = set()
         self._error: BaseException | None = None
@@ -167,6 +170,8 @@ class Driver:
             return
         engine.dead = True
         logger.warning("%s failed: %s", engine.name, str(error).strip().splitlines()[0])
+        if self._no_restart is not None:
+            raise RuntimeError(f"{engine.name} failed, and {self._no_restart()}") from error
         self.deaths_in_a_row[engine.index] += 1
         self.scheduler.on_engine_failed(engine.name)
         if self.deaths_in_a_row[engine.index] > MAX_DEATHS_IN_A_ROW:

@@ -315,6 +315,7 @@ def _has_weight(flags: dict[str, Any]) -> bool:
 FLAG_RULES: tuple[Callable[[dict[str, Any]], object], ...] = (
     config.kernel_options,
     config.lag_options,
+    config.engine_options,
     check_reward_options,
     check_effect,
     check_loss,

@@ -25,9 +25,9 @@ from openrlhf.utils.utils import get_tokenizer
 from tqdm import tqdm
 from vllm import SamplingParams
 
-from vespo_openrlhf.bridge import evaluation, mini_batches, records
+from vespo_openrlhf.bridge import evaluation, mini_batches, records, weight_check
 from vespo_openrlhf.bridge.driver import Driver, PromptRow, RayEngine
-from vespo_openrlhf.bridge.events import RolloutSettings
+from vespo_openrlhf.bridge.events import LostEnginesError, RolloutSettings
 from vespo_openrlhf.bridge.experience import ShortExperienceMaker
 from vespo_openrlhf.bridge.loss import skips_old_log_probs
 from vespo_openrlhf.bridge.metrics_file import MetricsFile
@@ -91,6 +91,10 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             strategy, tokenizer
         )
         self._prompts = prompts.dataset
+        self._trial_prompts = weight_check.trial_prompts(
+            self._prompts.prompts, self._prompts.images, tokenizer
+        )
+        self._checked: set[str] = set()  # engines by name: each life once
         self._samples_generator = SamplesGenerator(
             strategy, prompts, self.eval_dataloader, tokenizer, vllm_engines
         )
@@ -129,7 +133,10 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         settings = RolloutSettings(self.tokenizer, self._sampling(), self.args.data.max_len)
         p = self._prompts
         rows = [PromptRow(*row) for row in zip(p.prompts, p.labels, p.images, strict=True)]
-        self._driver = Driver(scheduler, rows, self.vllm_engines, settings)
+        self._driver = Driver(
+            *(scheduler, rows, self.vllm_engines, settings),
+            no_restart=self._why_no_restart if self._shares_gpus() else None,
+        )
         total = -(-len(rows) * ledger.epochs // self._config.prompts_per_batch)
         self._progress = tqdm(total=total, initial=scheduler.batches, desc="Rollout batches")
         if self.args.vllm.enable_sleep:
@@ -141,6 +148,26 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             if log:
                 log.close()
         self._progress.close()
+
+    def _shares_gpus(self) -> bool:
+        """Whether engines and trainer lie on the same GPUs, and weights are handed over in place:
+        OpenRLHF's `use_cuda_ipc`."""
+        train = self.args.train
+        nccl = self.args.vllm.sync_backend == "nccl"
+        return bool(nccl and train.colocate_all and not train.async_enable)
+
+    def _why_no_restart(self) -> str:
+        latest = Path(self.args.ckpt.path) / "_actor" / "latest"
+        text = (
+            "an engine that shares its GPU with the trainer cannot be started again beside it "
+            "(engines on GPUs of their own can: leave out --train.colocate_all). "
+        )
+        if not latest.exists():
+            return text + "No checkpoint was saved so far; --ckpt.save_steps says when"
+        return (
+            f"{text}The last checkpoint is {latest.parent / latest.read_text().strip()}: start the "
+            "run again with --ckpt.load_enable to go on from it"
+        )
 
     # -- the scheduler's Trainer
 
@@ -195,40 +222,74 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
                 engines = await self._ask(engines, "wake_up", tags=["weights"])
             else:
                 engines = await self._ask(engines, "begin_update")
-            while engines:
+            if engines:
                 group = self.actor_model_group.async_run_method(
                     "publish", [e.name for e in engines], [e.actor for e in engines]
                 )
                 try:
                     await asyncio.gather(*group)
-                    break
+                except LostEnginesError as lost:
+                    for engine in engines:
+                        self._driver.engine_failed(engine, getattr(lost, "cause", lost))
+                    engines = []
                 except ray.exceptions.RayError:
-                    failed = await self._driver.failed_among(engines)
-                    if not failed:
-                        raise
-                    engines = [engine for engine in engines if engine not in failed]
+                    await self._driver.failed_among(engines)  # where none may fail, it says so
+                    raise
             if asleep:
                 engines = await self._ask(engines, "wake_up", tags=["kv_cache"])
             engines = await self._ask(engines, "end_update", version)
-            if len(engines) == len(self._driver.living):
+            engines = await self._check_weights(engines, version)
+            if engines and len(engines) == len(self._driver.living):
                 await self._evaluate_if_due(engines)
         for engine in engines:
             if not engine.dead:
                 self._driver.scheduler.on_engine_updated(engine.name, version)
         self._driver.wake()
 
+    async def _check_weights(self, engines: list[RayEngine], version: int) -> list[RayEngine]:
+        """Of each engine, what it makes of the first trained weights it is given; see
+        `weight_check`.
+
+        Raises:
+            RuntimeError: an engine's log-probs are not the trainer's.
+        """
+        allowed = weight_check.tolerance(self.args.vllm.weight_tolerance, self.args.ds.param_dtype)
+        due = [engine for engine in engines if version and engine.name not in self._checked]
+        if not (due and allowed):
+            return engines
+        trials = await self._answers(due, "try_out", self._trial_prompts)
+        for engine, tried in trials.items():
+            sequences = [trial.tokens for trial in tried]
+            group = self.actor_model_group.async_run_method("score", sequences)
+            gap = weight_check.difference(tried, (await asyncio.gather(*group))[0])
+            if not gap <= allowed:
+                raise RuntimeError(weight_check.complaint(engine.name, version, gap, allowed))
+            self._checked.add(engine.name)
+            logger.info(
+                "%s samples from the policy of version %d: its log-probs are %.2g away from the "
+                "trainer's, of %g allowed",
+                *(engine.name, version, gap, allowed),
+            )
+        return [engine for engine in engines if not engine.dead]
+
     async def _ask(
         self, engines: list[RayEngine], method: str, *args: Any, **kwargs: Any
     ) -> list[RayEngine]:
         """Call all of them; those that have died meanwhile are given up and left out."""
+        return list(await self._answers(engines, method, *args, **kwargs))
+
+    async def _answers(
+        self, engines: list[RayEngine], method: str, *args: Any, **kwargs: Any
+    ) -> dict[RayEngine, Any]:
+        """As `_ask`, with what they answer."""
         calls = [getattr(engine.actor, method).remote(*args, **kwargs) for engine in engines]
         answers = await asyncio.gather(*calls, return_exceptions=True)
-        alive = []
+        alive = {}
         for engine, answer in zip(engines, answers, strict=True):
             if isinstance(answer, BaseException):
                 self._driver.engine_failed(engine, answer)
             else:
-                alive.append(engine)
+                alive[engine] = answer
         return alive
 
     def _sampling(self) -> SamplingParams:
