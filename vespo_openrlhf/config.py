@@ -55,6 +55,20 @@ def _own_loss_options() -> str:
 
 
 @dataclass(frozen=True)
+class EngineOptions:
+    """What the engines must keep to."""
+
+    weight_tolerance: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.weight_tolerance is not None and not self.weight_tolerance >= 0:
+            raise ValueError(
+                f"vllm.weight_tolerance must be 0 or more, not {self.weight_tolerance:g}: it is a "
+                "difference of log-probs, and 0 means no check"
+            )
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """Where a run leaves what it made."""
 
@@ -154,6 +168,18 @@ GROUPS = (
             "engine_timeout": "seconds without a new token, or without an answer, after which an "
             "engine that has work is taken for hung: it is killed, started again with the present "
             "weights, and its prompts are sent again",
+        },
+    ),
+    FlagGroup(
+        "vllm",
+        "engines: the weights are checked where they arrive",
+        EngineOptions,
+        {
+            "weight_tolerance": "how far an engine's log-probs of the tokens it samples may be "
+            "from the trainer's at the same weights, as a mean absolute difference in nats; tried "
+            "on a few tokens after the first sync and whenever an engine has joined, and above it "
+            "the run stops. 0: no check (default: 1e-4 in float32, 0.1 in bfloat16 and float16; "
+            "raise it for engines that are meant to differ)"
         },
     ),
     FlagGroup(
@@ -350,6 +376,18 @@ def rollout_options(flags: Mapping[str, Any]) -> RolloutOptions:
         return RolloutOptions(**_fields(RolloutOptions, "rollout", flags))
     except ValueError as error:
         raise ValueError(f"--rollout.{error}") from error
+
+
+def engine_options(flags: Mapping[str, Any]) -> EngineOptions:
+    """`--vllm.*` of ours from parsed flags (dotted names), checked.
+
+    Raises:
+        ValueError: one is out of range; the message names it.
+    """
+    try:
+        return EngineOptions(**_fields(EngineOptions, "vllm", flags))
+    except ValueError as error:
+        raise ValueError(f"--{error}") from error
 
 
 def reward_options(flags: Mapping[str, Any]) -> RewardOptions:

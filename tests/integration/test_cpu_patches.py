@@ -112,17 +112,44 @@ def test_the_gradient_norm_is_the_true_one_before_clipping(
     assert reported > 0.1
 
 
-def test_a_weight_crosses_from_trainer_to_engine_over_gloo() -> None:
-    port = free_port()
-    engine = subprocess.Popen(
-        [sys.executable, str(HERE / "weight_receiver.py"), str(port)],
+def receiver(port: int, *arguments: str) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "weight_receiver.py"), str(port), *arguments],
         stdout=subprocess.PIPE,
         text=True,
     )
+    assert process.stdout is not None
+    while line := process.stdout.readline():
+        if line == "ready\n":
+            break
+    return process
+
+
+def test_weights_cross_from_trainer_to_engine_over_gloo() -> None:
+    port = free_port()
+    engine = receiver(port)
+    group = GlooBroadcastGroup("127.0.0.1", port, rank=0, world_size=2)
     weight = torch.arange(6.0).reshape(3, 2).T  # not contiguous, as a sliced parameter may be
-    GlooBroadcastGroup("127.0.0.1", port, rank=0, world_size=2).broadcast(weight, src=0)
+    bias, head = torch.tensor([7.0, 8.0]), torch.tensor([[9.0, 10.0]])
+    group.broadcast(torch.cat([weight.reshape(-1), bias]), src=0)
+    group.broadcast(head.reshape(-1), src=0)
     output, _ = engine.communicate(timeout=60)
-    assert json.loads(output) == {"layer.weight": weight.tolist()}
+    loaded = json.loads(output.splitlines()[-1])  # OpenRLHF prints, too
+    assert loaded["layer.weight"] == weight.tolist()
+    assert loaded["layer.bias"] == bias.tolist()
+    assert loaded["head.weight"] == head.tolist()
+
+
+def test_a_broadcast_over_gloo_ends_where_the_engine_dies_in_it() -> None:
+    port = free_port()
+    engine = receiver(port, "dies")
+    group = GlooBroadcastGroup("127.0.0.1", port, rank=0, world_size=2)
+    group.broadcast(torch.zeros(8), src=0)
+    with pytest.raises(RuntimeError):
+        while True:  # what the kernel still takes for it, it takes
+            group.broadcast(torch.zeros(1 << 20), src=0)
+    group.destroy()
+    assert engine.wait(60) == -9
 
 
 def test_vllm_keeps_the_weights_that_an_update_needs() -> None:

@@ -1,24 +1,43 @@
-"""Run by test_cpu_patches: receives one weight as a vLLM worker would, and prints it as JSON."""
+"""Run by test_cpu_patches: receives weights as a vLLM worker would, and prints them as JSON.
+
+Arguments: the trainer's port, and "dies" for a worker that is killed before its second bucket.
+"""
 
 import json
+import os
+import signal
 import sys
 from types import SimpleNamespace
 
 import torch
 
-from vespo_openrlhf.cpu.weight_sync import GlooBroadcastGroup, receive_weight
+from vespo_openrlhf.bridge.weight_receiver import WeightReceiver
 
-loaded: dict[str, torch.Tensor] = {}
+BUCKETS = [
+    [("layer.weight", (2, 3)), ("layer.bias", (2,))],
+    [("head.weight", (1, 2))],
+]
 
 
-def load_weights(weights: list[tuple[str, torch.Tensor]]) -> None:
-    loaded.update(weights)
+class Worker(WeightReceiver):
+    """What the extension reads of vLLM's worker, rank 0 of the engine's own group."""
+
+    def __init__(self) -> None:
+        self.loaded: dict[str, torch.Tensor] = {}
+        self.device = torch.device("cpu")
+        self.model_config = SimpleNamespace(dtype=torch.float32)
+        model = SimpleNamespace(load_weights=lambda weights: self.loaded.update(weights))
+        self.model_runner = SimpleNamespace(model=model)
 
 
-worker = SimpleNamespace(  # what receive_weight reads of vLLM's worker
-    model_config=SimpleNamespace(dtype=torch.float32),
-    model_runner=SimpleNamespace(model=SimpleNamespace(load_weights=load_weights)),
-    _model_update_group=GlooBroadcastGroup("127.0.0.1", int(sys.argv[1]), rank=1, world_size=2),
+print("ready", flush=True)
+torch.distributed.init_process_group(
+    "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
 )
-receive_weight(worker, "layer.weight", torch.float32, torch.Size([2, 3]))
-print(json.dumps({name: tensor.tolist() for name, tensor in loaded.items()}))
+worker = Worker()
+worker.init_process_group("127.0.0.1", int(sys.argv[1]), 1, 2, "weights", "gloo", False)
+for shapes in BUCKETS:
+    assert worker.receive_weights(torch.float32, shapes) == ""
+    if "dies" in sys.argv:
+        os.kill(os.getpid(), signal.SIGKILL)
+print(json.dumps({name: tensor.tolist() for name, tensor in worker.loaded.items()}))

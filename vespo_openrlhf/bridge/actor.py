@@ -37,7 +37,8 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
     """
 
     def __init__(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        super().__init__(strategy, *args, **kwargs)
+        # Without engines it makes no process group with them: the publisher does, of those alive.
+        super().__init__(strategy, *args, **kwargs | {"vllm_engines": None})
         self.publisher = WeightPublisher(self)
         flags = flatten(strategy.args)
         if not isinstance(getattr(self, "actor_loss_fn", None), PolicyLoss):
@@ -124,6 +125,24 @@ class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc
     def publish(self, names: Sequence[str], engines: list[Any]) -> None:
         """Give the weights to these engines."""
         self.trainer.publisher.publish(names, engines)
+
+    def score(self, sequences: list[list[int]]) -> list[list[float]]:
+        """The log-probs of every token but the first, at temperature 1. Every rank takes part."""
+        length = max(map(len, sequences))
+        tokens = torch.full((len(sequences), length), self.tokenizer.pad_token_id)
+        mask = torch.zeros_like(tokens)
+        for row, sequence in enumerate(sequences):
+            tokens[row, : len(sequence)] = torch.tensor(sequence)
+            mask[row, : len(sequence)] = 1
+        temperature, self.actor.temperature = self.actor.temperature, 1.0
+        try:
+            log_probs = self.forward(tokens, mask[:, 1:], mask)
+        finally:
+            self.actor.temperature = temperature
+        return [
+            row[: len(sequence) - 1].tolist()
+            for row, sequence in zip(log_probs, sequences, strict=True)
+        ]
 
 
 def _in_order(buffer: Any, **options: Any) -> Any:

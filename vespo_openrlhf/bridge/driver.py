@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ray
@@ -95,6 +95,7 @@ class Driver:
         actors: the rollout actors, with the weights of version 0.
         settings: what all responses have in common.
         engine_timeout: seconds without an answer or a new token that make an engine a dead one.
+        no_restart: where an engine that fails ends the run, says why.
     """
 
     def __init__(
@@ -104,6 +105,7 @@ class Driver:
         actors: Sequence[Any],
         settings: RolloutSettings,
         engine_timeout: float,
+        no_restart: Callable[[], str] | None = None,
     ) -> None:
         self.scheduler = scheduler
         self.rows = rows
@@ -111,6 +113,7 @@ class Driver:
         self.deaths_in_a_row = [0] * len(self.engines)
         # Once for all: a tokenizer of a large vocabulary is megabytes.
         self._settings = ray.put(settings)
+        self._no_restart = no_restart
         self._tasks: set[asyncio.Task[None]] = set()
         self._awaited: set[asyncio.Task[None]] = set()
         self._error: BaseException | None = None
@@ -200,14 +203,20 @@ class Driver:
         self, engines: Sequence[RayEngine], method: str, *args: Any, **kwargs: Any
     ) -> list[RayEngine]:
         """Call all of them; those that have died or do not answer are given up and left out."""
+        return list(await self.answers(engines, method, *args, **kwargs))
+
+    async def answers(
+        self, engines: Sequence[RayEngine], method: str, *args: Any, **kwargs: Any
+    ) -> dict[RayEngine, Any]:
+        """As `ask`, with what they answer."""
         calls = [getattr(engine.actor, method).remote(*args, **kwargs) for engine in engines]
         answers = await asyncio.gather(*map(self._answer, calls), return_exceptions=True)
-        alive = []
+        alive = {}
         for engine, answer in zip(engines, answers, strict=True):
             if isinstance(answer, BaseException):
                 self.engine_failed(engine, answer)
             elif not engine.dead:
-                alive.append(engine)
+                alive[engine] = answer
         return alive
 
     async def _answer(self, call: Any) -> Any:
@@ -239,6 +248,8 @@ class Driver:
             return
         engine.dead = True
         logger.warning("%s failed: %s", engine.name, str(error).strip().splitlines()[0])
+        if self._no_restart is not None:
+            raise RuntimeError(f"{engine.name} failed, and {self._no_restart()}") from error
         self.deaths_in_a_row[engine.index] += 1
         self.scheduler.on_engine_failed(engine.name)
         if self.deaths_in_a_row[engine.index] > MAX_DEATHS_IN_A_ROW:

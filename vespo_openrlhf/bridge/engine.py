@@ -14,25 +14,39 @@ import logging
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Coroutine, Hashable
+from collections.abc import AsyncIterator, Coroutine, Hashable, Sequence
 from typing import Any
 
 import psutil
+import torch
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from openrlhf.trainer.ray import vllm_engine
 from openrlhf.utils.agent import SingleTurnAgentExecutor
+from vllm import SamplingParams
+from vllm.inputs import TokensPrompt
 from vllm.logprobs import Logprob
 from vllm.sampling_params import RequestOutputKind
+from vllm.utils import random_uuid
 
 from vespo_openrlhf.bridge import vllm_plugin
-from vespo_openrlhf.bridge.events import Generated, Rollout, RolloutSettings, Scored
+from vespo_openrlhf.bridge.events import (
+    Generated,
+    RefusedWeightsError,
+    Rollout,
+    RolloutSettings,
+    Scored,
+)
 from vespo_openrlhf.bridge.seams import plain_class
+from vespo_openrlhf.bridge.weight_check import SAMPLED_TOKENS, Trial
 from vespo_openrlhf.scheduling.lag import Spans, TokenVersions
 
 # vLLM hands its outputs to waiting requests within a few turns of the event loop; as many looks
 # without a change, this many seconds apart, mean that all have arrived.
 _QUIET_LOOKS = 3
 _LOOK_SECONDS = 0.005
+
+# A name: vLLM's workers import it, and nothing of the engine actor's with it.
+_RECEIVER = "vespo_openrlhf.bridge.weight_receiver.WeightReceiver"
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +57,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
     # Asynchronous, as upstream's is: Ray awaits it.
     async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc]
         os.environ[vllm_plugin.VARIABLE] = "1"
+        kwargs["worker_extension_cls"] = _RECEIVER
         await super().__init__(*args, **kwargs)
         self._versions = TokenVersions(0)
         self._groups: dict[int, list[asyncio.Task[None]]] = {}
@@ -170,11 +185,49 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
             quiet = quiet + 1 if now == before and self.llm.engine_core.outputs_queue.empty() else 0
             before = now
 
+    async def receive_weights(
+        self, dtype: torch.dtype, shapes: Sequence[tuple[str, tuple[int, ...]]]
+    ) -> None:
+        """Have all workers take a bucket; see `WeightReceiver`.
+
+        Raises:
+            RefusedWeightsError: a worker has it and cannot load it.
+        """
+        for refusal in await self.llm.collective_rpc("receive_weights", args=(dtype, shapes)):
+            if refusal:
+                raise RefusedWeightsError(refusal)
+
     async def end_update(self, version: int) -> None:
         """Go on with the weights of `version`, which have arrived."""
         self._versions.update(version, self._token_counts())
         await self.resume_generation()
         self._paused = False
+
+    async def try_out(self, prompts: Sequence[list[int]]) -> list[Trial]:
+        """Sample a few tokens after each prompt, apart from all groups and their accounts.
+
+        With a seed of its own each, so that nobody else's samples change. At temperature 1 and
+        without filters, raw and processed log-probs are the same.
+        """
+        sampling = SamplingParams(
+            temperature=1.0,
+            seed=0,
+            max_tokens=SAMPLED_TOKENS,
+            logprobs=0,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        return await asyncio.gather(*(self._try(prompt, sampling) for prompt in prompts))
+
+    async def _try(self, prompt: list[int], sampling: SamplingParams) -> Trial:
+        inputs = TokensPrompt(prompt_token_ids=prompt)
+        async for output in self.llm.generate(inputs, sampling.clone(), random_uuid()):
+            completion = output.outputs[0]
+        log_probs = zip(completion.token_ids, completion.logprobs, strict=True)
+        return Trial(
+            [*prompt, *completion.token_ids],
+            [candidates[token].logprob for token, candidates in log_probs],
+        )
 
     def _token_counts(self) -> dict[Hashable, int]:
         states = self.llm.output_processor.request_states.values()

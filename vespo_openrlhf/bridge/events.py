@@ -1,4 +1,4 @@
-"""What passes between the driver and an engine actor; the driver needs no vLLM for it."""
+"""What passes between driver, engine actors and trainer actors; the driver needs no vLLM for it."""
 
 from __future__ import annotations
 
@@ -58,3 +58,11 @@ class Rollout:
 
     experience: Any
     request_ids: tuple[str, ...]
+
+
+class LostEnginesError(RuntimeError):
+    """Engines have died or hang while they were given weights: none of them is whole any more."""
+
+
+class RefusedWeightsError(RuntimeError):
+    """An engine has been given weights that it cannot load; another engine could neither."""

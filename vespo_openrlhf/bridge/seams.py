@@ -115,7 +115,7 @@ def _policy_actor() -> None:
     _has_parameters(
         actor.init_model_from_pretrained, "strategy", "pretrain", "max_steps", "vllm_engines"
     )
-    _mentions(actor.init_model_from_pretrained, "ActorPPOTrainer(")
+    _mentions(actor.init_model_from_pretrained, "ActorPPOTrainer(", "vllm_engines=")
 
 
 def _checkpoints() -> None:
@@ -181,13 +181,26 @@ def _replay_buffer() -> None:
 
 def _weight_broadcast() -> None:
     trainer = _attribute("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer")
-    _mentions(
-        trainer.broadcast_to_vllm,
-        "self.vllm_engines",
-        "self._model_update_group.broadcast(",
-        "engine.update_weight.remote(",
+    _has_parameters(trainer.__init__, "vllm_engines")
+    _mentions(trainer.__init__, "self.use_cuda_ipc = ", "self.vllm_engines is not None")
+    _mentions(trainer.broadcast_to_vllm, "self.vllm_engines", "self.use_cuda_ipc")
+    worker = _attribute("openrlhf.trainer.ray.vllm_worker_wrap:WorkerWrap")
+    _mentions(worker.init_process_group, "self._model_update_group", "stateless_init_process_group")
+    engine = plain_class(_attribute("openrlhf.trainer.ray.vllm_engine:RolloutRayActor"))
+    _has_parameters(
+        engine.init_process_group,
+        *("master_address", "master_port", "rank_offset", "world_size", "group_name"),
+        *("backend", "use_ray"),
     )
-    _mentions(trainer._init_vllm_sync_group, "self.strategy.args.vllm.num_engines")
+    utils = "openrlhf.utils.distributed_util"
+    _attribute(f"{utils}:torch_dist_barrier_and_cuda_sync")
+    _has_parameters(
+        _attribute(f"{utils}:stateless_init_process_group"),
+        *("master_address", "master_port", "rank", "world_size", "device"),
+    )
+    nccl = "vllm.distributed.device_communicators.pynccl:PyNcclCommunicator"
+    _has_parameters(_attribute(nccl).broadcast, "tensor", "src", "stream")
+    _attribute(f"{nccl}.destroy")
 
 
 def _rollout_engine() -> None:
@@ -254,7 +267,7 @@ SEAMS = (
     Seam("experience maker: RemoteExperienceMaker", _experience_maker),
     Seam("trainers and their loggers: ppo_trainer, ppo_trainer_async", _trainers),
     Seam("replay buffer: ActorPPOTrainer.ppo_train", _replay_buffer),
-    Seam("weight broadcast: ActorPPOTrainer.broadcast_to_vllm", _weight_broadcast),
+    Seam("weights: ActorPPOTrainer, WorkerWrap, PyNcclCommunicator", _weight_broadcast),
     Seam("rollout engine: vllm_engine.RolloutRayActor", _rollout_engine),
 )
 

@@ -339,6 +339,7 @@ FLAG_RULES: tuple[Callable[[dict[str, Any]], object], ...] = (
     config.kernel_options,
     config.lag_options,
     config.rollout_options,
+    config.engine_options,
     check_reward_options,
     check_effect,
     check_loss,

@@ -26,10 +26,10 @@ from tqdm import tqdm
 from vllm import SamplingParams
 
 from vespo_openrlhf import config
-from vespo_openrlhf.bridge import evaluation, mini_batches, records
+from vespo_openrlhf.bridge import evaluation, mini_batches, records, weight_check
 from vespo_openrlhf.bridge.checkpoints import Checkpoints, write_atomically
 from vespo_openrlhf.bridge.driver import Driver, PromptRow, RayEngine, StoppedError
-from vespo_openrlhf.bridge.events import RolloutSettings
+from vespo_openrlhf.bridge.events import LostEnginesError, RolloutSettings
 from vespo_openrlhf.bridge.experience import ExperienceMaker, ShortExperienceMaker
 from vespo_openrlhf.bridge.loss import skips_old_log_probs
 from vespo_openrlhf.bridge.metrics_file import MetricsFile
@@ -96,6 +96,10 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             strategy, tokenizer
         )
         self._prompts = prompts.dataset
+        self._trial_prompts = weight_check.trial_prompts(
+            self._prompts.prompts, self._prompts.images, tokenizer
+        )
+        self._checked: set[str] = set()  # engines by name: each life once
         self._samples_generator = SamplesGenerator(
             strategy, prompts, self.eval_dataloader, tokenizer, vllm_engines
         )
@@ -135,7 +139,8 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         p = self._prompts
         rows = [PromptRow(*row) for row in zip(p.prompts, p.labels, p.images, strict=True)]
         self._driver = Driver(
-            scheduler, rows, self.vllm_engines, settings, self._options.engine_timeout
+            *(scheduler, rows, self.vllm_engines, settings, self._options.engine_timeout),
+            no_restart=self._why_no_restart if self._shares_gpus() else None,
         )
         total = -(-len(rows) * ledger.epochs // self._config.prompts_per_batch)
         self._progress = tqdm(total=total, initial=scheduler.batches, desc="Rollout batches")
@@ -170,6 +175,26 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             f"{abandoned} prompts were given up and {filtered} filtered out, {trained} trained. "
             f"More than {MOST_GIVEN_UP:.0%} given up, or nothing trained, is no run that ended "
             "well: the engines' logs hold the rewards' errors, and prompts.json the names"
+        )
+
+    def _shares_gpus(self) -> bool:
+        """Whether engines and trainer lie on the same GPUs, and weights are handed over in place:
+        OpenRLHF's `use_cuda_ipc`."""
+        train = self.args.train
+        nccl = self.args.vllm.sync_backend == "nccl"
+        return bool(nccl and train.colocate_all and not train.async_enable)
+
+    def _why_no_restart(self) -> str:
+        latest = Path(self.args.ckpt.path) / "_actor" / "latest"
+        text = (
+            "an engine that shares its GPU with the trainer cannot be started again beside it "
+            "(engines on GPUs of their own can: leave out --train.colocate_all). "
+        )
+        if not latest.exists():
+            return text + "No checkpoint was saved so far; --ckpt.save_steps says when"
+        return (
+            f"{text}The last checkpoint is {latest.parent / latest.read_text().strip()}: start the "
+            "run again with --ckpt.load_enable to go on from it"
         )
 
     # -- the scheduler's Trainer
@@ -225,27 +250,55 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
                 engines = await self._driver.ask(engines, "wake_up", tags=["weights"])
             else:
                 engines = await self._driver.ask(engines, "begin_update")
-            while engines:
+            if engines:
                 group = self.actor_model_group.async_run_method(
                     "publish", [e.name for e in engines], [e.actor for e in engines]
                 )
                 try:
                     await asyncio.gather(*group)
-                    break
+                except LostEnginesError as lost:
+                    for engine in engines:
+                        self._driver.engine_failed(engine, getattr(lost, "cause", lost))
+                    engines = []
                 except ray.exceptions.RayError:
-                    alive = await self._driver.ask(engines, "is_alive")
-                    if len(alive) == len(engines):
-                        raise
-                    engines = alive
+                    await self._driver.ask(engines, "is_alive")  # where none may fail, it says so
+                    raise
             if asleep:
                 engines = await self._driver.ask(engines, "wake_up", tags=["kv_cache"])
             engines = await self._driver.ask(engines, "end_update", version)
+            engines = await self._check_weights(engines, version)
             if engines and len(engines) == len(self._driver.living):
                 await self._evaluate_if_due(engines)
         for engine in engines:
             if not engine.dead:
                 self._driver.scheduler.on_engine_updated(engine.name, version)
         self._driver.wake()
+
+    async def _check_weights(self, engines: list[RayEngine], version: int) -> list[RayEngine]:
+        """Of each engine, what it makes of the first trained weights it is given; see
+        `weight_check`.
+
+        Raises:
+            RuntimeError: an engine's log-probs are not the trainer's.
+        """
+        allowed = weight_check.tolerance(self.args.vllm.weight_tolerance, self.args.ds.param_dtype)
+        due = [engine for engine in engines if version and engine.name not in self._checked]
+        if not (due and allowed):
+            return engines
+        trials = await self._driver.answers(due, "try_out", self._trial_prompts)
+        for engine, tried in trials.items():
+            sequences = [trial.tokens for trial in tried]
+            group = self.actor_model_group.async_run_method("score", sequences)
+            gap = weight_check.difference(tried, (await asyncio.gather(*group))[0])
+            if not gap <= allowed:
+                raise RuntimeError(weight_check.complaint(engine.name, version, gap, allowed))
+            self._checked.add(engine.name)
+            logger.info(
+                "%s samples from the policy of version %d: its log-probs are %.2g away from the "
+                "trainer's, of %g allowed",
+                *(engine.name, version, gap, allowed),
+            )
+        return [engine for engine in engines if not engine.dead]
 
     def _sampling(self) -> SamplingParams:
         options = self._generate_kwargs

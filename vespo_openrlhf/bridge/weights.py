@@ -1,114 +1,229 @@
-"""The weights on their way from the trainer to the engines, any of which may die meanwhile.
+"""The weights on their way from the trainer to the engines, any of which may die or hang meanwhile.
 
-OpenRLHF's broadcast goes through the parameters one by one, on every rank of the trainer at once.
-If rank 0 left that loop because an engine is gone, the other ranks would wait for it forever. So
-an error is kept until the loop is over: what is still to be sent is not sent, and then it is
-raised.
+The parameters go in buckets: one message to each engine, one broadcast, one answer from each, which
+an engine gives when the bucket has arrived and is loaded. A broadcast on a GPU is over for its
+caller before it has begun, and waits for a dead receiver forever; so our part is done in a thread
+of its own, and where an engine fails or nothing moves, the process group is destroyed, which ends
+the broadcast on this side. Nobody who took part can then be taken to be whole.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
 from typing import Any
 
+import deepspeed
 import ray
 import torch
+from openrlhf.utils import distributed_util
 
-from vespo_openrlhf.bridge.driver import engine_name
+from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError
+
+Named = tuple[str, torch.nn.Parameter]
+
+#: Of one bucket; a parameter that is larger goes alone. Both sides hold as much besides the model.
+BUCKET_BYTES = 512 << 20
+#: Without an answer to a bucket, or to the making of a group, the update is given up.
+STALL_SECONDS = 120.0
+_LOOK_SECONDS = 0.1
 
 
 class WeightPublisher:
     """Sends the weights of one rank's `ActorPPOTrainer` to the engines that are named.
 
     Args:
-        trainer: OpenRLHF's trainer, with its process group of all engines made.
+        trainer: OpenRLHF's trainer; it need not have made a process group.
+        stall_seconds: given to the engines for each bucket.
+        bucket_bytes: of one bucket.
     """
 
-    def __init__(self, trainer: Any) -> None:
+    def __init__(
+        self,
+        trainer: Any,
+        stall_seconds: float = STALL_SECONDS,
+        bucket_bytes: int = BUCKET_BYTES,
+    ) -> None:
         self._trainer = trainer
-        self._receivers = [engine_name(i) for i in range(len(trainer.vllm_engines or ()))]
+        self._stall_seconds = stall_seconds
+        self._bucket_bytes = bucket_bytes
+        self._group: Any = None
+        self._receivers: list[str] = []
 
     def publish(self, names: Sequence[str], engines: Sequence[Any]) -> None:
-        """Broadcast the weights to just these engines, named by `engine_name`.
+        """Send the weights to just these engines, named by `engine_name`. All ranks take part.
 
         The process group is made anew where they are not the ones it was made for: a restarted
         engine has left it, and one that only joins must not be waited for by the others.
 
+        Where the engines share the trainer's GPUs, OpenRLHF's own loop hands over memory instead.
+        An error leaves its ranks in different places, so nothing may follow it.
+
         Raises:
-            Exception: some engine has failed; none may be taken to have the weights.
+            LostEnginesError: an engine has failed or does not answer. None of them may be taken to
+                have the weights, or to be able to take any.
+            RefusedWeightsError: an engine has the weights and cannot load them.
         """
         trainer = self._trainer
-        vllm = trainer.args.vllm
-        if trainer.use_cuda_ipc or vllm.sync_with_ray or torch.distributed.get_rank() != 0:
+        if trainer.use_cuda_ipc:
+            trainer.vllm_engines = list(engines)
             trainer.broadcast_to_vllm()
             return
-        update = _Update()
-        trainer.vllm_engines = [_EngineCalls(update, engine) for engine in engines]
-        if list(names) != self._receivers:
-            vllm.num_engines = len(engines)
-            trainer._model_update_group = None  # closes it: whoever still waits in it is freed
-            update.attempt(lambda: trainer._init_vllm_sync_group(vllm.sync_backend))
-        group = trainer._model_update_group
-        trainer._model_update_group = _GroupCalls(update, group)
-        trainer.broadcast_to_vllm()
-        trainer._model_update_group = None if update.error else group
-        self._receivers = [] if update.error else list(names)
-        if update.error:
-            raise update.error
+        error: Exception | None = None
+        sends = torch.distributed.get_rank() == 0
+        torch.cuda.empty_cache()
+        if sends:
+            error = _error_of(self._meet, names, engines)
+        # To the end also after an error: other ranks wait in every gathering for this one.
+        for bucket in buckets(self._parameters(), self._bucket_bytes):
+            with self._gathered(bucket):
+                if sends and error is None:
+                    error = _error_of(self._send, bucket, engines)
+        torch.cuda.empty_cache()
+        distributed_util.torch_dist_barrier_and_cuda_sync()
+        if error is not None:
+            raise error
 
+    def _parameters(self) -> Iterator[Named]:
+        """Of a model that sees, only those that are trained: its eyes stay as they are."""
+        actor = self._trainer.actor
+        sees = getattr(actor, "is_vlm", False)
+        for name, parameter in actor.model.module.named_parameters():
+            if parameter.requires_grad or not sees:
+                yield name, parameter
 
-class _Update:
-    """One update: its calls to engines, and the first error."""
+    @contextlib.contextmanager
+    def _gathered(self, bucket: Sequence[Named]) -> Iterator[None]:
+        """The parameters of a bucket are whole in here, on every rank."""
+        ds, parameters = self._trainer.args.ds, [parameter for _, parameter in bucket]
+        with contextlib.ExitStack() as stack:
+            if ds.tensor_parallel_size > 1:
+                gather = deepspeed.module_inject.layers.GatherReplacedLayerParams
+                for parameter in parameters:  # each knows how it was cut
+                    stack.enter_context(gather([parameter], self._trainer.actor.model.module))
+            elif ds.zero_stage == 3:
+                stack.enter_context(deepspeed.zero.GatheredParameters(parameters))
+            yield
 
-    def __init__(self) -> None:
-        self.error: Exception | None = None
-        self._calls: list[Any] = []
-        self._nothing = ray.put(None)
-
-    def call(self, method: Any, args: Any, kwargs: Any) -> Any:
-        """Start an engine's method; what is returned can be waited for and never fails."""
-        if self.error is None:
-            self._calls.append(method.remote(*args, **kwargs))
-        return self._nothing
-
-    def attempt(self, work: Callable[[], Any]) -> None:
-        """Do the trainer's part, then wait for the engines'."""
-        if self.error is not None:
+    def _meet(self, names: Sequence[str], engines: Sequence[Any]) -> None:
+        """Be in a process group with just these engines: rank 0, and theirs in their order."""
+        if self._group is not None and list(names) == self._receivers:
             return
+        self._part()
+        vllm = self._trainer.args.vllm
+        workers = vllm.tensor_parallel_size
+        world = 1 + workers * len(engines)
+        address, port = ray.util.get_node_ip_address().strip("[]"), _free_port()
+        calls = [
+            engine.init_process_group.remote(
+                *(address, port, 1 + i * workers, world, "weights", vllm.sync_backend, False)
+            )
+            for i, engine in enumerate(engines)
+        ]
+        device = torch.cuda.current_device()
+        self._group = self._together(
+            calls,
+            lambda: distributed_util.stateless_init_process_group(address, port, 0, world, device),
+        )
+        self._receivers = list(names)
+
+    def _send(self, bucket: Sequence[Named], engines: Sequence[Any]) -> None:
+        tensors = [parameter.data for _, parameter in bucket]
+        flat = tensors[0].reshape(-1)
+        if len(tensors) > 1:
+            flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+        shapes = [
+            (name, tuple(tensor.shape)) for (name, _), tensor in zip(bucket, tensors, strict=True)
+        ]
+        calls = [engine.receive_weights.remote(flat.dtype, shapes) for engine in engines]
+        group, stream = self._group, torch.cuda.current_stream()
+        self._together(calls, lambda: group.broadcast(flat, src=0, stream=stream))
+
+    def _together(self, calls: Sequence[Any], ours: Callable[[], Any]) -> Any:
+        """Do our part while the engines do theirs; what ours returns.
+
+        Raises:
+            LostEnginesError, RefusedWeightsError: as `publish`, and the group is gone.
+        """
+        part = _in_thread(ours)
+        deadline = time.monotonic() + self._stall_seconds
+        pending = list(calls)
         try:
-            work()
-            ray.get(self._calls)
+            while pending or not part.done():
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"no answer for {self._stall_seconds:g} s")
+                if not pending:
+                    with contextlib.suppress(TimeoutError):
+                        part.exception(_LOOK_SECONDS)
+                    continue
+                answered, pending = ray.wait(pending, timeout=_LOOK_SECONDS)
+                ray.get(answered)
+                if part.done():
+                    part.result()
+            return part.result()
         except Exception as error:
-            self.error = error
-        self._calls = []
+            self._part()
+            cause = getattr(error, "cause", None) or error  # what Ray has wrapped
+            if isinstance(cause, RefusedWeightsError):
+                raise RefusedWeightsError(str(cause)) from None
+            reason = f"{type(cause).__name__}: {cause}".splitlines()[0]
+            raise LostEnginesError(f"the weights did not reach every engine: {reason}") from error
+
+    def _part(self) -> None:
+        """Leave the group, and end what is still waited for in it on this side."""
+        group, self._group, self._receivers = self._group, None, []
+        if group is not None:
+            group.destroy()
 
 
-class _GroupCalls:
-    """A process group whose broadcasts are attempts."""
+def buckets(parameters: Iterable[Named], limit: int) -> Iterator[list[Named]]:
+    """Runs of parameters of one type, of at most `limit` bytes, or of one parameter.
 
-    def __init__(self, update: _Update, group: Any) -> None:
-        self._update = update
-        self._group = group
-
-    def broadcast(self, *args: Any, **kwargs: Any) -> None:
-        self._update.attempt(lambda: self._group.broadcast(*args, **kwargs))
-
-
-class _EngineCalls:
-    """An engine actor whose method calls never fail."""
-
-    def __init__(self, update: _Update, engine: Any) -> None:
-        self._update = update
-        self._engine = engine
-
-    def __getattr__(self, name: str) -> _Method:
-        return _Method(self._update, getattr(self._engine, name))
+    The same on all ranks: what is counted is the whole parameter, gathered or not.
+    """
+    bucket: list[Named] = []
+    size = 0
+    for name, parameter in parameters:
+        elements = getattr(parameter, "ds_numel", parameter.numel())
+        more = elements * parameter.element_size()
+        if bucket and (size + more > limit or parameter.dtype != bucket[0][1].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append((name, parameter))
+        size += more
+    if bucket:
+        yield bucket
 
 
-class _Method:
-    def __init__(self, update: _Update, method: Any) -> None:
-        self._update = update
-        self._method = method
+def _error_of(work: Callable[..., None], *args: Any) -> Exception | None:
+    try:
+        work(*args)
+    except Exception as error:
+        return error
+    return None
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
-        return self._update.call(self._method, args, kwargs)
+
+def _in_thread(work: Callable[[], Any]) -> Future[Any]:
+    """`work` in a thread that may be left behind: it does not keep the process from ending."""
+    future: Future[Any] = Future()
+    device = torch.cuda.current_device()
+
+    def run() -> None:
+        torch.cuda.set_device(device)  # each thread has its own
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])

@@ -83,13 +83,6 @@ def _openrlhf_replay_buffer(module: Any) -> None:
     buffer.__init__ = __init__
 
 
-def _openrlhf_worker(module: Any) -> None:
-    """vLLM's worker receives each weight into a tensor that it makes on "cuda"."""
-    from vespo_openrlhf.cpu.weight_sync import receive_weight
-
-    module.WorkerWrap.update_weight = receive_weight
-
-
 def _openrlhf_engine(module: Any) -> None:
     """bfloat16 is written into the engines' arguments; an engine here is float32."""
     from vespo_openrlhf.cpu.engine import float32_engine
@@ -136,7 +129,6 @@ PATCHES: dict[str, Callable[[Any], None]] = {
     "openrlhf.utils.distributed_util": _openrlhf_distributed,
     "openrlhf.utils.deepspeed.deepspeed": _openrlhf_deepspeed,
     "openrlhf.trainer.ppo_utils.replay_buffer": _openrlhf_replay_buffer,
-    "openrlhf.trainer.ray.vllm_worker_wrap": _openrlhf_worker,
     "openrlhf.trainer.ray.vllm_engine": _openrlhf_engine,
     "deepspeed.runtime.engine": _deepspeed_engine,
     "vllm.model_executor.layers.utils": _vllm_linear,

@@ -35,7 +35,7 @@ def record_weights_received(module):
 
     def collective_rpc(self, method, timeout=None, args=(), kwargs=None):
         result = upstream(self, method, timeout, args, kwargs)
-        if method == "update_weight" and args[3]:  # the last parameter
+        if method == "receive_weights":  # a model this small goes in one bucket
             write("engine", weights=True)
         return result
 
@@ -44,7 +44,7 @@ def record_weights_received(module):
 
 def record_training(module):
     trainer = module.ActorPPOTrainer
-    train, broadcast = trainer.training_step, trainer.broadcast_to_vllm
+    train = trainer.training_step
 
     @functools.wraps(train)  # the seams are checked in the source that this leads to
     def training_step(self, experience, *args, **kwargs):
@@ -56,12 +56,17 @@ def record_training(module):
         write("trainer", responses=responses)
         return train(self, experience, *args, **kwargs)
 
-    @functools.wraps(broadcast)
-    def broadcast_to_vllm(self):
-        write("trainer", broadcast=True)
-        return broadcast(self)
+    trainer.training_step = training_step
 
-    trainer.training_step, trainer.broadcast_to_vllm = training_step, broadcast_to_vllm
+
+def record_broadcasts(module):
+    upstream = module.WeightPublisher.publish
+
+    def publish(self, *args):
+        write("trainer", broadcast=True)
+        upstream(self, *args)
+
+    module.WeightPublisher.publish = publish
 
 
 def record_optimizer_steps(module):
@@ -81,6 +86,7 @@ if FOLDER:
         "vllm.v1.core.sched.scheduler": record_sampled_tokens,
         "vllm.v1.engine.core": record_weights_received,
         "openrlhf.trainer.ray.ppo_actor": record_training,
+        "vespo_openrlhf.bridge.weights": record_broadcasts,
         "deepspeed.runtime.engine": record_optimizer_steps,
     }.items():
         wrapt.register_post_import_hook(hook, name)

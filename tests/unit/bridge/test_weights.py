@@ -1,106 +1,140 @@
-"""Weights on their way to engines that may die, through OpenRLHF's own broadcast loop.
+"""Weights on their way to engines that may die or hang.
 
-Stand-ins: Ray is a module with `put` and `get` over values that are there at once, an engine an
-object that writes down its calls, the process group one that writes down its broadcasts. The loop
-over the parameters is `ActorPPOTrainer.broadcast_to_vllm`, on a group of one gloo rank.
+Stand-ins: an engine is an object that receives as `WeightReceiver` does and answers through
+futures, of which the stand-in for Ray's `wait` and `get` makes sense; a process group hands tensors
+from one thread to others. That group blocks until it is destroyed where a member is gone, as NCCL
+does and gloo does not: NCCL cannot run here. Loop, buckets, threads and DeepSpeed's context are
+real, on a group of one gloo rank.
 """
 
+import queue
+import threading
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
-from openrlhf.trainer.ray import ppo_actor
 
 from vespo_openrlhf.bridge import weights
 from vespo_openrlhf.bridge.driver import engine_name
-
-
-class Answer:
-    """What `remote` returns: a value, or the error that `get` raises."""
-
-    def __init__(self, value: object = None, error: Exception | None = None) -> None:
-        self.value, self.error = value, error
-
-
-def get(answers: "Answer | list[Answer]") -> object:
-    if isinstance(answers, list):
-        return [get(answer) for answer in answers]
-    if answers.error is not None:
-        raise answers.error
-    return answers.value
-
-
-class Engine:
-    """Takes weights until it is told to die before its n-th."""
-
-    def __init__(self, dies_at: int | None = None) -> None:
-        self.received: list[str] = []
-        self._dies_at = dies_at
-        self.update_weight = SimpleNamespace(remote=self._update_weight)
-        self.init_process_group = SimpleNamespace(remote=lambda *a, **k: Answer())
-        self.reset_prefix_cache = SimpleNamespace(remote=lambda: Answer())
-
-    def _update_weight(self, name: str, dtype, shape, empty_cache: bool) -> Answer:
-        if len(self.received) == self._dies_at:
-            return Answer(error=RuntimeError("the actor died"))
-        self.received.append(name)
-        return Answer()
-
-
-class Group:
-    """A process group; `breaks_at`: its n-th broadcast finds that somebody has left."""
-
-    def __init__(self, breaks_at: int | None = None) -> None:
-        self.sent: list[torch.Tensor] = []
-        self._breaks_at = breaks_at
-
-    def broadcast(self, tensor: torch.Tensor, src: int, stream: object) -> None:
-        if len(self.sent) == self._breaks_at:
-            raise ConnectionError("connection closed by peer")
-        self.sent.append(tensor)
-
-
-class Trainer:
-    """What `WeightPublisher` and OpenRLHF's loop read of an ActorPPOTrainer."""
-
-    use_cuda_ipc = False
-    broadcast_to_vllm = ppo_actor.ActorPPOTrainer.broadcast_to_vllm
-
-    def __init__(self, engines: list[Engine], group: Group) -> None:
-        vllm = SimpleNamespace(
-            sync_with_ray=False,
-            sync_backend="gloo",
-            num_engines=len(engines),
-            enable_prefix_caching=True,
-        )
-        ds = SimpleNamespace(zero_stage=2, tensor_parallel_size=1)
-        self.args = SimpleNamespace(vllm=vllm, ds=ds)
-        self.strategy = SimpleNamespace(args=self.args)
-        self.vllm_engines: list = engines
-        self.module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 2))
-        self.actor = SimpleNamespace(model=SimpleNamespace(module=self.module))
-        self._model_update_group: Group | None = group
-        self.groups_made: list[int] = []
-
-    def _init_vllm_sync_group(self, backend: str) -> None:
-        self.groups_made.append(self.args.vllm.num_engines)
-        answers = [
-            engine.init_process_group.remote(backend=backend) for engine in self.vllm_engines
-        ]
-        get(answers)
-        self._model_update_group = Group()
-
+from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError
 
 NAMES = ["0.weight", "0.bias", "1.weight", "1.bias"]
 
 
-@pytest.fixture(autouse=True)
-def no_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    ray = SimpleNamespace(put=Answer, get=get)
-    monkeypatch.setattr(weights, "ray", ray)
-    monkeypatch.setattr(ppo_actor, "ray", ray)
+class EndedError(Exception):
+    """A broadcast's end where the group is destroyed."""
+
+
+class Group:
+    """A broadcast is over for all when every member has come to it, and not before."""
+
+    def __init__(self, receivers: int) -> None:
+        self.destroyed = threading.Event()
+        self.entered = threading.Event()
+        self._inboxes = [queue.SimpleQueue() for _ in range(receivers)]
+        self._taken = threading.Semaphore(0)
+
+    def broadcast(self, tensor: torch.Tensor, src: int, stream: object) -> None:
+        self.entered.set()
+        for inbox in self._inboxes:
+            inbox.put(tensor)
+        for _ in self._inboxes:
+            while not self._taken.acquire(timeout=0.01):
+                if self.destroyed.is_set():
+                    raise EndedError
+        assert not self.destroyed.is_set()
+
+    def receive(self, rank: int) -> torch.Tensor:
+        while not self.destroyed.is_set():
+            try:
+                tensor = self._inboxes[rank - 1].get(timeout=0.01)
+            except queue.Empty:
+                continue
+            self._taken.release()
+            return tensor.clone()
+        raise EndedError
+
+    def destroy(self) -> None:
+        self.destroyed.set()
+
+
+class Engine:
+    """Loads weights until the bucket at which something `happens`: it dies, hangs or refuses."""
+
+    def __init__(self, happens: str = "", bucket: int = 0, join: str = "") -> None:
+        self.received: list[str] = []
+        self.weights: dict[str, torch.Tensor] = {}
+        self.joined: list[tuple[int, int]] = []
+        self.group: Group | None = None
+        self._happens, self._bucket, self._join, self._calls = happens, bucket, join, 0
+        self.receive_weights = SimpleNamespace(remote=self._receive_weights)
+        self.init_process_group = SimpleNamespace(remote=self._init_process_group)
+
+    def _init_process_group(self, address, port, rank, world, name, backend, use_ray) -> Future:
+        answer: Future = Future()
+        if self._join == "dies":
+            answer.set_exception(RuntimeError("the actor died"))
+            return answer
+        self.rank = rank
+        self.joined.append((rank, world))
+        answer.set_result(None)
+        return answer
+
+    def _receive_weights(self, dtype, shapes) -> Future:
+        answer: Future = Future()
+        here, self._calls = self._calls == self._bucket, self._calls + 1
+        if here and self._happens == "dies":
+            answer.set_exception(RuntimeError("the actor died"))
+        elif not (here and self._happens == "hangs"):
+            refusal = RefusedWeightsError("no such layer") if here and self._happens else None
+            threading.Thread(
+                target=self._load, args=(answer, shapes, dtype, refusal), daemon=True
+            ).start()
+        return answer
+
+    def _load(self, answer: Future, shapes, dtype, refusal) -> None:
+        try:
+            flat = self.group.receive(self.rank)
+            assert flat.dtype == dtype
+            if refusal:
+                raise refusal
+            sizes = [torch.Size(shape).numel() for _, shape in shapes]
+            for (name, shape), part in zip(shapes, flat.split(sizes), strict=True):
+                self.received.append(name)
+                self.weights[name] = part.view(shape)
+            answer.set_result(None)
+        except Exception as error:
+            answer.set_exception(error)
+
+
+class Trainer:
+    """What `WeightPublisher` reads of an ActorPPOTrainer."""
+
+    use_cuda_ipc = False
+
+    def __init__(self, zero_stage: int = 2) -> None:
+        vllm = SimpleNamespace(sync_backend="gloo", tensor_parallel_size=1)
+        ds = SimpleNamespace(zero_stage=zero_stage, tensor_parallel_size=1)
+        self.args = SimpleNamespace(vllm=vllm, ds=ds)
+        self.module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 2))
+        self.actor = SimpleNamespace(model=SimpleNamespace(module=self.module))
+
+
+class Ray(SimpleNamespace):
+    """Futures for references."""
+
+    @staticmethod
+    def wait(calls: list[Future], timeout: float) -> tuple[list[Future], list[Future]]:
+        done, _ = wait(calls, timeout, FIRST_COMPLETED)
+        ready = [call for call in calls if call in done][:1]
+        return ready, [call for call in calls if call not in ready]
+
+    @staticmethod
+    def get(calls: list[Future]) -> list[object]:
+        return [call.result() for call in calls]
 
 
 @pytest.fixture(autouse=True)
@@ -111,16 +145,31 @@ def one_rank():
 
 
 @pytest.fixture
+def groups(monkeypatch: pytest.MonkeyPatch) -> list[Group]:
+    """The process groups that are made."""
+    made: list[Group] = []
+
+    def make(address: str, port: int, rank: int, world: int, device: object) -> Group:
+        made.append(Group(world - 1))
+        return made[-1]
+
+    ray = Ray(util=SimpleNamespace(get_node_ip_address=lambda: "127.0.0.1"))
+    monkeypatch.setattr(weights, "ray", ray)
+    monkeypatch.setattr(weights.distributed_util, "stateless_init_process_group", make)
+    return made
+
+
+@pytest.fixture
 def gathered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The sizes of the parameters that the loop has come to: where ZeRO 3 gathers them from all
     ranks, and so where these would wait for a rank that has left the loop."""
     sizes: list[int] = []
 
-    def gather(parameters: list, enabled: bool) -> nullcontext:
+    def gather(parameters: list) -> nullcontext:
         sizes.extend(parameter.numel() for parameter in parameters)
         return nullcontext()
 
-    monkeypatch.setattr(ppo_actor.deepspeed.zero, "GatheredParameters", gather)
+    monkeypatch.setattr(weights.deepspeed.zero, "GatheredParameters", gather)
     return sizes
 
 
@@ -128,87 +177,151 @@ def names(*indices: int) -> list[str]:
     return [engine_name(index) for index in indices]
 
 
-def test_every_engine_gets_every_parameter_and_the_group_stays(gathered) -> None:
-    engines, group = [Engine(), Engine()], Group()
-    trainer = Trainer(engines, group)
-    publisher = weights.WeightPublisher(trainer)
-    for times in (1, 2):
-        publisher.publish(names(0, 1), engines)
-        assert [engine.received for engine in engines] == [NAMES * times] * 2
-    assert trainer._model_update_group is group
-    assert trainer.groups_made == []
-    sent = zip(group.sent, trainer.module.parameters(), strict=False)
-    assert all(torch.equal(tensor, parameter) for tensor, parameter in sent)
-    assert gathered == [6, 3, 6, 2] * 2
+class Publisher(weights.WeightPublisher):
+    """Gives the engines the group that was made; without Ray they cannot make their ends of it."""
+
+    def _send(self, bucket, engines) -> None:
+        for engine in engines:
+            engine.group = self._group
+        super()._send(bucket, engines)
 
 
-@pytest.mark.parametrize("lost", ["engine", "group"])
-def test_the_loop_goes_on_to_its_end_without_an_engine_and_then_raises(gathered, lost) -> None:
-    engines = [Engine(), Engine(dies_at=1 if lost == "engine" else None)]
-    group = Group(breaks_at=1 if lost == "group" else None)
-    trainer = Trainer(engines, group)
-    publisher = weights.WeightPublisher(trainer)
-    with pytest.raises(RuntimeError if lost == "engine" else ConnectionError):
+def one_each(trainer: Trainer, stall_seconds: float = 30.0) -> Publisher:
+    """A bucket for each parameter."""
+    return Publisher(trainer, stall_seconds, bucket_bytes=1)
+
+
+def test_every_engine_gets_every_parameter_and_the_group_stays(groups) -> None:
+    trainer, engines = Trainer(), [Engine(), Engine()]
+    publisher = Publisher(trainer)
+    for _ in range(2):
+        with torch.no_grad():
+            for parameter in trainer.module.parameters():
+                parameter += 1
         publisher.publish(names(0, 1), engines)
+        for engine in engines:
+            assert list(engine.weights) == NAMES
+            for name, parameter in trainer.module.named_parameters():
+                assert torch.equal(engine.weights[name], parameter)
+    assert [engine.joined for engine in engines] == [[(1, 3)], [(2, 3)]]
+    assert len(groups) == 1
+    assert not groups[0].destroyed.is_set()
+
+
+def test_parameters_travel_in_buckets_of_one_type_within_the_limit() -> None:
+    def parameter(count: int, dtype: torch.dtype = torch.float32) -> torch.nn.Parameter:
+        return torch.nn.Parameter(torch.zeros(count, dtype=dtype))
+
+    whole = parameter(0)  # as ZeRO 3 leaves it on each rank
+    whole.ds_numel = 4
+    named = {
+        **{"a": parameter(2), "b": parameter(2), "c": parameter(1), "large": parameter(9)},
+        **{"d": whole, "half": parameter(2, torch.bfloat16), "e": parameter(1)},
+    }
+    runs = [[name for name, _ in run] for run in weights.buckets(named.items(), 16)]
+    assert runs == [["a", "b"], ["c"], ["large"], ["d"], ["half"], ["e"]]
+    assert list(weights.buckets([], 16)) == []
+
+
+@pytest.mark.parametrize(
+    ("happens", "reason"), [("dies", "the actor died"), ("hangs", "no answer for 1 s")]
+)
+def test_a_broadcast_that_would_block_for_ever_is_ended(groups, gathered, happens, reason) -> None:
+    trainer, engines = Trainer(zero_stage=3), [Engine(), Engine(happens, bucket=1)]
+    publisher = one_each(trainer, stall_seconds=30 if happens == "dies" else 1)
+    with pytest.raises(LostEnginesError, match=reason):
+        publisher.publish(names(0, 1), engines)
+    (group,) = groups
+    assert group.entered.is_set()
+    assert group.destroyed.is_set()
     assert gathered == [6, 3, 6, 2]  # all of it, for the sake of the other ranks
-    assert engines[0].received == NAMES[:2]  # and nothing more is sent
-    assert len(group.sent) == 2 if lost == "engine" else 1
-    assert trainer._model_update_group is None
+    assert engines[0].received[:1] == NAMES[:1]
+    assert len(engines[0].received) <= 2  # and nothing more is sent
 
-    # The one that is left; its group is made anew.
-    publisher.publish(names(0), engines[:1])
-    assert engines[0].received == NAMES[:2] + NAMES
-    assert trainer.groups_made == [1]
-    assert trainer.args.vllm.num_engines == 1
+    # Those that come in their place.
+    newcomers = [Engine(), Engine()]
+    publisher.publish([engine_name(i, restarts=1) for i in (0, 1)], newcomers)
+    assert [engine.received for engine in newcomers] == [NAMES] * 2
+    assert len(groups) == 2
 
 
-def test_after_a_failure_even_the_same_engines_need_a_new_group(gathered) -> None:
-    engines = [Engine(), Engine()]
-    trainer = Trainer(engines, Group(breaks_at=0))
-    publisher = weights.WeightPublisher(trainer)
-    with pytest.raises(ConnectionError):
+def test_a_refusal_is_not_taken_for_a_lost_engine(groups, gathered) -> None:
+    engines = [Engine(), Engine("refuses", bucket=2)]
+    with pytest.raises(RefusedWeightsError, match="no such layer"):
+        one_each(Trainer(zero_stage=3)).publish(names(0, 1), engines)
+    assert gathered == [6, 3, 6, 2]
+    assert groups[0].destroyed.is_set()
+
+
+def test_an_error_of_our_own_does_not_wait_for_the_engines(groups, gathered, monkeypatch) -> None:
+    def broken(self, tensor: torch.Tensor, src: int, stream: object) -> None:
+        raise ConnectionError("connection closed by peer")
+
+    monkeypatch.setattr(Group, "broadcast", broken)
+    with pytest.raises(LostEnginesError, match="connection closed by peer"):
+        one_each(Trainer(zero_stage=3)).publish(names(0), [Engine()])
+    assert gathered == [6, 3, 6, 2]
+    assert groups[0].destroyed.is_set()
+
+
+def test_after_a_failure_even_the_same_engines_need_a_new_group(groups) -> None:
+    engines = [Engine(), Engine("dies")]
+    publisher = Publisher(Trainer())
+    with pytest.raises(LostEnginesError):
         publisher.publish(names(0, 1), engines)
     publisher.publish(names(0, 1), engines)
-    assert trainer.groups_made == [2]
+    assert len(groups) == 2
     assert all(engine.received[-4:] == NAMES for engine in engines)
 
 
-def test_a_group_is_made_for_a_newcomer_once(gathered) -> None:
+def test_a_group_is_made_for_a_newcomer_once_and_the_old_one_destroyed(groups) -> None:
     engines = [Engine(), Engine()]
-    trainer = Trainer(engines, Group())
-    publisher = weights.WeightPublisher(trainer)
+    publisher = Publisher(Trainer())
+    publisher.publish(names(0, 1), engines)
     newcomer = Engine()
     present = ["engine-0", engine_name(1, restarts=1)]
     publisher.publish(present[1:], [newcomer])  # alone, where no sync of all is due
     publisher.publish(present, [engines[0], newcomer])
     publisher.publish(present, [engines[0], newcomer])
-    assert trainer.groups_made == [1, 2]
+    assert newcomer.joined == [(1, 2), (2, 3)]
+    assert [group.destroyed.is_set() for group in groups] == [True, True, False]
     assert newcomer.received == NAMES * 3
-    assert engines[0].received == NAMES * 2
-    assert engines[1].received == []
+    assert engines[0].received == NAMES * 3
+    assert engines[1].received == NAMES
 
 
-def test_a_group_that_cannot_be_made_is_an_error_at_the_end_too(gathered) -> None:
-    trainer = Trainer([Engine()], Group())
-    newcomer = Engine()
-    dead = Answer(error=RuntimeError("the actor died"))
-    newcomer.init_process_group = SimpleNamespace(remote=lambda *a, **k: dead)
-    publisher = weights.WeightPublisher(trainer)
-    with pytest.raises(RuntimeError, match="the actor died"):
-        publisher.publish([engine_name(0, restarts=1)], [newcomer])
-    assert gathered == [6, 3, 6, 2]
-    assert newcomer.received == []
-
-
-def test_the_other_ranks_only_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    trainer = SimpleNamespace(
-        vllm_engines=None,
-        use_cuda_ipc=False,
-        args=SimpleNamespace(vllm=SimpleNamespace(sync_with_ray=False)),
-        broadcast_to_vllm=lambda: calls.append("broadcast"),
+def test_a_group_that_cannot_be_made_is_an_error_at_the_end_too(
+    groups, gathered, monkeypatch
+) -> None:
+    """Its making blocks on this side until all are there."""
+    made = weights.distributed_util.stateless_init_process_group
+    never = threading.Event()
+    monkeypatch.setattr(
+        weights.distributed_util, "stateless_init_process_group", lambda *a: never.wait()
     )
+    publisher = one_each(Trainer(zero_stage=3))
+    engines = [Engine(), Engine(join="dies")]
+    with pytest.raises(LostEnginesError, match="the actor died"):
+        publisher.publish(names(0, 1), engines)
+    assert gathered == [6, 3, 6, 2]
+    assert engines[0].received == []
+    monkeypatch.setattr(weights.distributed_util, "stateless_init_process_group", made)
+    publisher.publish(names(0), engines[:1])
+    assert engines[0].received == NAMES
+
+
+def test_the_other_ranks_only_take_part(groups, gathered, monkeypatch) -> None:
     monkeypatch.setattr(dist, "get_rank", lambda: 1)
-    weights.WeightPublisher(trainer).publish(names(0), [Engine()])
-    assert calls == ["broadcast"]
-    assert trainer.vllm_engines is None
+    engine = Engine()
+    one_each(Trainer(zero_stage=3)).publish(names(0), [engine])
+    assert gathered == [6, 3, 6, 2]
+    assert engine.joined == []
+    assert groups == []
+
+
+def test_engines_on_the_trainers_gpus_are_left_to_openrlhf(groups) -> None:
+    calls = []
+    trainer = SimpleNamespace(use_cuda_ipc=True, broadcast_to_vllm=lambda: calls.append("all"))
+    weights.WeightPublisher(trainer).publish(names(0), ["engine"])
+    assert calls == ["all"]
+    assert trainer.vllm_engines == ["engine"]
