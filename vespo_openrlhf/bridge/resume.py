@@ -81,7 +81,7 @@ REFUSED = {
 
 #: Taken as they are now, with a line that says so.
 APPLIED = (
-    *("lag.", "rollout.", "train.", "vllm.", "eval.", "ckpt.", "reward.", "ref.", "ds."),
+    *("lag.", "rollout.", "train.", "vllm.", "eval.", "ckpt.", "reward.", "ref.", "ds.", "nodes."),
     *("algo.dynamic_filtering_enable", "algo.dynamic_filtering_range"),
     # Put into optimizer and schedule after these are loaded: `model_checkpoints.load`.
     *("actor.adam.lr", "actor.muon.lr", "critic.adam.lr", "critic.muon.lr"),

@@ -114,7 +114,7 @@ def test_openrlhfs_own_loss_is_watched_as_ours_is(
 
     from vespo_openrlhf.bridge import actor
 
-    def build(self: Any, strategy: Any) -> None:
+    def build(self: Any, strategy: Any, **_: Any) -> None:
         self.strategy, self.actor_loss_fn = strategy, PolicyLoss()
 
     monkeypatch.setattr(ppo_actor.ActorPPOTrainer, "__init__", build)
