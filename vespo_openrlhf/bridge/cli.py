@@ -25,6 +25,15 @@ from vespo_openrlhf.redact import hide
 
 PROGRAM = "python -m vespo_openrlhf.train"
 _UPSTREAM = "openrlhf.cli.train_ppo_ray"
+#: Of OpenRLHF's flags that have none, or do another thing here.
+_HELP = {
+    "ckpt.save_steps": "save a checkpoint every so many rollout batches (default: never)",
+    "ckpt.load_enable": "go on from the newest whole checkpoint, with the flags it was written "
+    "with; start from the beginning where there is none yet. A finished run is left as it is",
+    "ckpt.max_num": "checkpoints to keep (default: 3): the oldest are deleted once a newer one is "
+    "saved, so leave room for one more. The best evaluation's does not count",
+    "ckpt.max_mem": "GiB of all checkpoints, above which the oldest are deleted; never the newest",
+}
 
 
 class UsageError(ValueError):
@@ -96,6 +105,8 @@ def extend_parser(parser: argparse.ArgumentParser) -> None:
         config.add_flags(parser)
     except ValueError as wrong:
         raise UsageError(str(wrong)) from wrong
+    for action in parser._actions:
+        action.help = _HELP.get(action.dest, action.help)
     flags = [option for action in parser._actions for option in action.option_strings]
     for action in parser._actions:
         if action.dest == "actor.policy_loss_type":
