@@ -11,7 +11,7 @@ import ray
 import torch
 
 from vespo_openrlhf.bridge import plug, seams
-from vespo_openrlhf.bridge.checkpoints import Checkpoints
+from vespo_openrlhf.bridge.checkpoints import CheckpointError, Checkpoints
 from vespo_openrlhf.bridge.cli import UsageError, main
 from vespo_openrlhf.bridge.run_folder import RunFolder
 from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
@@ -242,3 +242,22 @@ def test_a_finished_run_started_again_says_so_and_leaves_everything(
     after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.name != "lock"}
     assert after == before
     assert len(until_ray) == 1
+
+
+def test_a_checkpoint_that_could_not_be_saved_is_one_message(
+    good: dict, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ray hands the trainer's error over, with its trace before it."""
+    if torch.cuda.is_available():
+        pytest.skip("fails where the CPU stack starts Ray")
+    error = CheckpointError("checkpoint global_step4 was not saved: no room")
+    raised = ray.exceptions.RayTaskError("fit", "a trace", error).as_instanceof_cause()
+
+    def fail(flags: dict) -> None:
+        raise raised
+
+    monkeypatch.setattr(plug, "start_ray_on_cpu", fail)
+    arguments = [part for name, value in good.items() for part in (f"--{name}", value)]
+    assert main(arguments) == 1
+    shown = capsys.readouterr().err.strip().splitlines()[-1]
+    assert shown == f"python -m vespo_openrlhf.train: error: {error}"
