@@ -219,7 +219,8 @@ GROUPS = (
         {
             "dir": "a folder for all that the run leaves: the resolved flags (config.json), "
             "metrics.jsonl, tensorboard/, checkpoints/ and the final model/, unless OpenRLHF's "
-            "own flag for one of them says otherwise"
+            "own flag for one of them says otherwise. One process at a time holds it, and what a "
+            "resume goes back behind moves to superseded/ in it"
         },
     ),
     FlagGroup(

@@ -116,7 +116,25 @@ def story(
     started.append(resumed)
     assert resumed.process.wait(WAIT_S) == 0, log.read_text()[-6000:]
     samples = [json.loads(line) for line in (folder / "samples.jsonl").open()]
-    return {"folder": folder, "log": log.read_text(), "samples": samples, "before": before}
+    text = log.read_text()
+    model = {path: path.stat().st_mtime_ns for path in (folder / "model").iterdir()}
+    again = Training(command(folder, ckpt__load_enable=True, **flags), folder, log)
+    started.append(again)
+    return {
+        "folder": folder,
+        "log": text,
+        "samples": samples,
+        "before": before,
+        "model": model,
+        "again": again.process.wait(WAIT_S),
+    }
+
+
+def test_the_finished_run_started_again_is_left_as_it_is(story: dict[str, Any]) -> None:
+    assert story["again"] == 0
+    assert "is finished" in (story["folder"] / "log").read_text().removeprefix(story["log"])
+    model = {path: path.stat().st_mtime_ns for path in (story["folder"] / "model").iterdir()}
+    assert model == story["model"]
 
 
 def test_every_prompt_is_trained_once(story: dict[str, Any]) -> None:
@@ -136,6 +154,7 @@ def test_the_bound_holds_through_it_all(story: dict[str, Any]) -> None:
 def test_the_run_goes_on_from_its_checkpoint(story: dict[str, Any]) -> None:
     lines = (story["folder"] / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == list(range(1, BATCHES + 1))
+    assert not list((story["folder"] / "checkpoints").rglob("*.damaged"))
     # The kill may have hit the last checkpoint while it was being written.
     last = story["before"] // SAVE_EVERY * SAVE_EVERY
     assert any(

@@ -1,39 +1,32 @@
-"""Run by test_checkpoints: saves a checkpoint, and that of a better evaluation after it."""
+"""Run by test_checkpoints: what a resume takes of a checkpoint, whatever keeps the state.
 
+Prints a line of JSON for each way to keep it: the learning rates over the updates of a run that is
+resumed with another rate, and those they should be.
+"""
+
+import json
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
-import torch
+from deepspeed_run import build_engine, update
 
-from vespo_openrlhf import cpu
-
-cpu.install()
-
-import deepspeed  # noqa: E402
-from openrlhf.utils.deepspeed import DeepspeedStrategy  # noqa: E402
-
-from vespo_openrlhf.bridge.actor import PolicyActor  # noqa: E402
+from vespo_openrlhf.bridge import model_checkpoints
 
 folder = Path(sys.argv[1])
-model = torch.nn.Linear(8, 4)
-engine, *_ = deepspeed.initialize(
-    model=model,
-    model_parameters=model.parameters(),
-    config={
-        "train_micro_batch_size_per_gpu": 1,
-        "optimizer": {"type": "AdamW", "params": {"lr": 1e-2, "torch_adam": True}},
-    },
-)
-actor = object.__new__(PolicyActor)
-actor.actor = SimpleNamespace(model=engine)
-actor.strategy = object.__new__(DeepspeedStrategy)
-actor.strategy.args = SimpleNamespace(
-    ckpt=SimpleNamespace(path=str(folder), max_num=3, max_mem=float("inf"))
-)
-actor.disable_ds_ckpt = actor.save_hf_ckpt = False
-
-actor.save_checkpoint("global_step4", client_states={"global_step": 4, "scheduler": "{}"})
-actor.save_checkpoint("best_global_step6", client_states={"global_step": 6}, metric_value=0.5)
-_, states = actor.strategy.load_ckpt(engine, str(folder / "_actor"))
-print("resumes at", states["global_step"], "scheduler" in states)
+for setup in sys.argv[2:]:
+    stage, dtype = setup.split("-")
+    engine = build_engine(int(stage), dtype, lr=1e-2)
+    for _ in range(3):
+        update(engine)
+    model_checkpoints.save(engine, str(folder / setup), "global_step3", client_state={"step": 3})
+    resumed = build_engine(int(stage), dtype, lr=4e-2)
+    _, states = model_checkpoints.load(resumed, str(folder / setup), "global_step3")
+    rates = []
+    for _ in range(2):
+        rates.append(resumed.optimizer.param_groups[0]["lr"])
+        assert resumed.lr_scheduler.get_last_lr() == rates[-1:]
+        update(resumed)
+    expected = [4e-2 * (1 - step / 100) for step in (3, 4)]
+    latest = (folder / setup / "latest").exists()
+    print(json.dumps({"setup": setup, "rates": rates, "expected": expected, "latest": latest,
+                      "step": states["step"], "updates": resumed.global_steps}))  # fmt: skip

@@ -1,14 +1,19 @@
 """Bad input stops with one clear message before Ray starts. In process, on the real OpenRLHF."""
 
+import argparse
 import importlib.metadata
 import json
+import os
 from pathlib import Path
 
 import pytest
 import ray
+import torch
 
-from vespo_openrlhf.bridge import seams
-from vespo_openrlhf.bridge.cli import main
+from vespo_openrlhf.bridge import plug, seams
+from vespo_openrlhf.bridge.checkpoints import CheckpointError, Checkpoints
+from vespo_openrlhf.bridge.cli import UsageError, main
+from vespo_openrlhf.bridge.run_folder import RunFolder
 from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
 from vespo_openrlhf.embedded.model import build_model
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
@@ -155,3 +160,104 @@ def test_a_seam_that_moved_is_named(good: dict, capsys, monkeypatch: pytest.Monk
     assert "policy loss: ActorPPOTrainer.actor_loss_fn" in message
     assert "the loss returns 4 values, not 5" in message
     assert "openrlhf==0.11.2" in message
+
+
+@pytest.fixture
+def until_ray(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """The flags of each start that comes as far as Ray, where it is stopped."""
+    if torch.cuda.is_available():
+        pytest.skip("stops where the CPU stack starts Ray")
+    started: list[dict] = []
+
+    def stop(flags: dict) -> None:
+        started.append(dict(flags))
+        raise UsageError("as far as Ray")
+
+    monkeypatch.setattr(plug, "start_ray_on_cpu", stop)
+    return started
+
+
+def test_a_secret_reaches_openrlhf_and_is_neither_written_down_nor_printed(
+    good: dict, capsys, tmp_path: Path, until_ray: list[dict]
+) -> None:
+    secret = {"logger.wandb.key": "WANDBSECRET", "run.dir": str(tmp_path), "ckpt.save_steps": "4"}
+    assert "as far as Ray" in refused(good | secret, capsys)
+    from openrlhf.utils.config import hierarchize
+
+    (flags,) = until_ray
+    assert flags["logger.wandb.key"] == "WANDBSECRET"
+    assert "WANDBSECRET" not in str(hierarchize(argparse.Namespace(**flags)))
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"config.json", "flags.json"} <= {path.name for path in written}
+    assert not [path for path in written if "WANDBSECRET" in path.read_text()]
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["logger.wandb.key"] == "***"
+    assert config["data.input_key"] == "prompt"
+
+
+def test_the_run_folder_is_held_while_a_run_goes_on(
+    good: dict, capsys, tmp_path: Path, until_ray: list[dict]
+) -> None:
+    flags = good | {"run.dir": str(tmp_path)}
+    with RunFolder(tmp_path).locked():
+        message = refused(flags, capsys)
+        assert f"is in use by process {os.getpid()} on" in message
+    assert not until_ray
+    assert not (tmp_path / "config.json").exists()
+    assert "as far as Ray" in refused(flags, capsys)
+    assert "as far as Ray" in refused(flags, capsys)  # it let go
+
+
+def test_a_resume_with_other_flags_is_refused_before_ray_starts(
+    good: dict, capsys, tmp_path: Path, until_ray: list[dict]
+) -> None:
+    flags = good | {"run.dir": str(tmp_path), "ckpt.save_steps": "4"}
+    refused(flags, capsys)
+    with Checkpoints(tmp_path / "checkpoints").saving("global_step4"):
+        (tmp_path / "checkpoints" / "_actor" / "global_step4").mkdir(parents=True)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 4}\n')
+    assert "add --ckpt.load_enable to go on with it from global_step4" in refused(flags, capsys)
+    again = [part for name, value in flags.items() for part in (f"--{name}", value)]
+    again.append("--ckpt.load_enable")
+    assert main([*again, "--rollout.n_samples_per_prompt", "4"]) == 2
+    assert "--rollout.n_samples_per_prompt 1 -> 4" in capsys.readouterr().err
+    assert len(until_ray) == 1
+    assert main([*again, "--actor.adam.lr", "1e-5"]) == 2
+    assert "--actor.adam.lr 1e-06 -> 1e-05 (from the checkpoint on)" in capsys.readouterr().out
+    assert until_ray[1]["ckpt.resume_tag"] == "global_step4"
+
+
+def test_a_finished_run_started_again_says_so_and_leaves_everything(
+    good: dict, capsys, tmp_path: Path, until_ray: list[dict]
+) -> None:
+    flags = good | {"run.dir": str(tmp_path)}
+    refused(flags, capsys)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 4}\n')
+    RunFolder(tmp_path).finish(1)
+    assert "holds a run already: finished" in refused(flags, capsys)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.name != "lock"}
+    again = [part for name, value in flags.items() for part in (f"--{name}", value)]
+    assert main([*again, "--ckpt.load_enable"]) == 0
+    assert f"--run.dir {tmp_path} is finished" in capsys.readouterr().out
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.name != "lock"}
+    assert after == before
+    assert len(until_ray) == 1
+
+
+def test_a_checkpoint_that_could_not_be_saved_is_one_message(
+    good: dict, capsys, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ray hands the trainer's error over, with its trace before it."""
+    if torch.cuda.is_available():
+        pytest.skip("fails where the CPU stack starts Ray")
+    error = CheckpointError("checkpoint global_step4 was not saved: no room")
+    raised = ray.exceptions.RayTaskError("fit", "a trace", error).as_instanceof_cause()
+
+    def fail(flags: dict) -> None:
+        raise raised
+
+    monkeypatch.setattr(plug, "start_ray_on_cpu", fail)
+    arguments = [part for name, value in good.items() for part in (f"--{name}", value)]
+    assert main(arguments) == 1
+    shown = capsys.readouterr().err.strip().splitlines()[-1]
+    assert shown == f"python -m vespo_openrlhf.train: error: {error}"

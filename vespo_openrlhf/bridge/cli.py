@@ -21,6 +21,7 @@ from unittest import mock
 
 from vespo_openrlhf import config, cpu, versions
 from vespo_openrlhf.bridge import resume, seams, settings
+from vespo_openrlhf.bridge.checkpoints import CheckpointError
 from vespo_openrlhf.bridge.run_folder import RunFolder
 from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES
 from vespo_openrlhf.redact import hide
@@ -30,6 +31,15 @@ if TYPE_CHECKING:
 
 PROGRAM = "python -m vespo_openrlhf.train"
 _UPSTREAM = "openrlhf.cli.train_ppo_ray"
+#: Of OpenRLHF's flags that have none, or do another thing here.
+_HELP = {
+    "ckpt.save_steps": "save a checkpoint every so many rollout batches (default: never)",
+    "ckpt.load_enable": "go on from the newest whole checkpoint, with the flags it was written "
+    "with; start from the beginning where there is none yet. A finished run is left as it is",
+    "ckpt.max_num": "checkpoints to keep (default: 3): the oldest are deleted once a newer one is "
+    "saved, so leave room for one more. The best evaluation's does not count",
+    "ckpt.max_mem": "GiB of all checkpoints, above which the oldest are deleted; never the newest",
+}
 
 
 class UsageError(ValueError):
@@ -37,7 +47,8 @@ class UsageError(ValueError):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train; returns the exit status: 0, or 2 for what the user can mend before Ray starts."""
+    """Train; returns the exit status: 0, 1 where a checkpoint could not be saved, or 2 for what the
+    user can mend before Ray starts."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         seams.check_installation()
@@ -54,6 +65,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             runpy.run_module(_UPSTREAM, run_name="__main__")
             for run, episodes in started:
                 run.finish(episodes)
+    except CheckpointError as error:  # of the trainer, through Ray, which puts a trace before it
+        print(f"{PROGRAM}: error: {getattr(error, 'cause', error)}", file=sys.stderr)
+        return 1
     except resume.Finished as finished:
         print(f"[vespo] {finished}", flush=True)
     except (UsageError, seams.SeamError) as error:
@@ -111,6 +125,8 @@ def extend_parser(parser: argparse.ArgumentParser) -> None:
         config.add_flags(parser)
     except ValueError as wrong:
         raise UsageError(str(wrong)) from wrong
+    for action in parser._actions:
+        action.help = _HELP.get(action.dest, action.help)
     flags = [option for action in parser._actions for option in action.option_strings]
     for action in parser._actions:
         if action.dest == "actor.policy_loss_type":
