@@ -13,7 +13,7 @@ from vespo_openrlhf.reward.golds import is_empty, unbox, usable_golds
 from vespo_openrlhf.reward.judge import MAX_CHARS, UndecidedError, judge, undecided
 from vespo_openrlhf.reward.labels import parse_label
 from vespo_openrlhf.reward.normalize import normalize
-from vespo_openrlhf.reward.verdict import Verdict
+from vespo_openrlhf.reward.verdict import Verdict, note_unjudged
 from vespo_openrlhf.reward.words import choice
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,10 @@ def verify(
     if not 0 < timeout_s <= 600:
         raise ValueError(f"timeout_s must be between 0 and 600 seconds, not {timeout_s}")
     try:
-        return _verify(response, gold, timeout_s, prompt, require_box)
+        verdict = _verify(response, gold, timeout_s, prompt, require_box)
+        if not verdict.judged:
+            note_unjudged(verdict.reason)
+        return verdict
     except Exception:  # a fault of ours must cost one sample, not the training run
         logger.exception("an answer could not be judged; it counts as not right")
         return Verdict(False, None, "unparsable")

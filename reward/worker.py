@@ -21,6 +21,7 @@ from vespo_openrlhf.reward.judge import MAX_CHARS, judge
 from vespo_openrlhf.reward.node import Node, TooComplexError
 from vespo_openrlhf.reward.normalize import normalize
 from vespo_openrlhf.reward.structure import parse
+from vespo_openrlhf.reward.verdict import noting_unjudged
 
 QUICK_CPU_S = 0.15  # of processor time, so that a loaded machine does not make answers slow
 _PR_SET_PDEATHSIG = 1
@@ -130,20 +131,25 @@ def _load(path: str, name: str, modified: float) -> Any:
     return getattr(module, name)
 
 
-def score(path: str, name: str, response: str, label: str, prompt: str) -> Any:
+def score(path: str, name: str, response: str, label: Any, prompt: str) -> dict[str, Any]:
     """Call a user's ``score(response, label, prompt)``.
 
     Returns:
-        A float or a dict of floats; text where the call raised, or returned something else.
+        ``result``, a float or a dict of floats; or ``error``, a text, where the call raised or
+        returned something else; or ``unjudged``, the reason, where it asked the verifier and that
+        could not judge.
     """
-    try:
-        function = _load(path, name, os.path.getmtime(path))
-        result = function(response, label, prompt)
-        if isinstance(result, dict):
-            return {str(key): float(value) for key, value in result.items()}
-        return float(result)
-    except (Exception, SystemExit) as error:
-        return f"{type(error).__name__}: {error}"[:500]
+    with noting_unjudged() as unjudged:
+        try:
+            function = _load(path, name, os.path.getmtime(path))
+            result = function(response, label, prompt)
+            if isinstance(result, dict):
+                done = {"result": {str(key): float(value) for key, value in result.items()}}
+            else:
+                done = {"result": float(result)}
+        except (Exception, SystemExit) as error:
+            done = {"error": f"{type(error).__name__}: {error}"[:500]}
+    return {"unjudged": unjudged[0]} if unjudged else done
 
 
 OPERATIONS: dict[str, Callable[..., Any]] = {
