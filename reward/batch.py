@@ -34,7 +34,11 @@ ScoreSample = Callable[[str, Any, str], Score]
 
 
 def batched(
-    score: ScoreSample, options: RewardOptions, counts: Iterable[str] = tuple(REASONS)
+    score: ScoreSample,
+    options: RewardOptions,
+    counts: Iterable[str] = tuple(REASONS),
+    *,
+    uses_workers: bool = True,
 ) -> RewardFunc:
     """The reward function of a scorer.
 
@@ -49,6 +53,7 @@ def batched(
         options: of shaping.
         counts: logs that are 0 unless the scorer says otherwise. Every sample has these,
             ``length``, ``verify_ms``, ``error`` and its shaping terms, however its scoring ends.
+        uses_workers: kept as an attribute of the reward function, for checks before a run.
     """
     fixed = (*counts, "length", "verify_ms", "error", *map("shaping_{}".format, terms_on(options)))
 
@@ -98,4 +103,5 @@ def batched(
             "extra_logs": {name: sum(logged[name]) / len(logged[name]) for name in sorted(logged)},
         }
 
+    vars(reward_func)["uses_workers"] = uses_workers
     return reward_func

@@ -48,7 +48,10 @@ def make_reward_func(
         raise ValueError("timeout_s must be between 0 and 600 seconds")
     if not isolated:
         return batched(
-            lambda *sample: _to_score(score(*sample)), RewardOptions.from_env(), _COUNTS
+            lambda *sample: _to_score(score(*sample)),
+            RewardOptions.from_env(),
+            _COUNTS,
+            uses_workers=False,
         )
     path = inspect.getsourcefile(score)
     name = getattr(score, "__qualname__", "")
