@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import heapq
 import itertools
 import json
@@ -24,6 +25,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import TimeoutError
+from dataclasses import dataclass
 from typing import Any
 
 import pebble
@@ -153,6 +155,14 @@ class Pool:
         self._pool.join()
 
 
+@dataclass
+class _Shared:
+    """Work that several wait for."""
+
+    work: asyncio.Future[dict[str, Any]]
+    waiting: int = 0
+
+
 class Server:
     """Serves connections until none has been open for :data:`LINGER_S`."""
 
@@ -161,6 +171,7 @@ class Server:
         self.patient = Pool(workers, _PATIENT_NICE)
         # Apart from the others, as a score may ask for a comparison and wait for it.
         self.scores = Pool(workers, _PATIENT_NICE)
+        self._shared: dict[bytes, _Shared] = {}
         self.connections = 0
         self.idle_since = time.monotonic()
 
@@ -177,20 +188,37 @@ class Server:
                 return reply
         return await self.patient.run(worker.OPERATIONS[operation], args, timeout)
 
-    async def _answer(self, request: dict[str, Any]) -> dict[str, Any]:
-        timeout = float(request["timeout"])
-        run = self._run(request["op"], request["args"], timeout)
+    async def _work(self, operation: str, args: list[Any], timeout: float) -> dict[str, Any]:
         try:
-            return await asyncio.wait_for(run, QUEUE_S + timeout)
+            return await asyncio.wait_for(self._run(operation, args, timeout), QUEUE_S + timeout)
         except asyncio.TimeoutError:
             return {"failure": "overloaded"}
+
+    async def _answer(self, line: bytes) -> dict[str, Any]:
+        """Answer a request; one that is being worked on already is not made twice."""
+        request = json.loads(line)
+        operation, timeout = request["op"], float(request["timeout"])
+        if operation == "score":  # of which nobody says that it is the same each time
+            return await self._work(operation, request["args"], timeout)
+        if line not in self._shared:
+            work = self._work(operation, request["args"], timeout)
+            self._shared[line] = _Shared(asyncio.ensure_future(work))
+        shared = self._shared[line]
+        shared.waiting += 1
+        try:
+            return await asyncio.shield(shared.work)
+        finally:
+            shared.waiting -= 1
+            if not shared.waiting:
+                shared.work.cancel()  # where all have gone before it was done
+                del self._shared[line]
 
     async def handle(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer the requests of one connection, one after the other."""
         self.connections += 1
         try:
             while line := await reader.readline():
-                run = asyncio.ensure_future(self._answer(json.loads(line)))
+                run = asyncio.ensure_future(self._answer(line))
                 gone = asyncio.ensure_future(reader.read(1))  # nothing comes but the end
                 await asyncio.wait({run, gone}, return_when=asyncio.FIRST_COMPLETED)
                 gone.cancel()
@@ -231,6 +259,8 @@ def main(path: str) -> None:
     """Listen on ``path`` until idle; the caller holds the lock that makes us the only one."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     worker.die_with_parent()
+    gc.collect()
+    gc.freeze()  # or each new worker's first collection goes through all that we have imported
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
