@@ -7,7 +7,7 @@ and ``judge`` compare it with the gold, ``symbolic`` does the algebra in worker 
 correctness. Importing this package imports neither sympy nor torch.
 """
 
-from vespo_openrlhf.reward.api import label_problem, label_problems, verify
+from vespo_openrlhf.reward.api import label_problem, label_problems, probe, verify
 from vespo_openrlhf.reward.custom import make_reward_func
 from vespo_openrlhf.reward.verdict import REASONS, Verdict
 
@@ -17,5 +17,6 @@ __all__ = [
     "label_problem",
     "label_problems",
     "make_reward_func",
+    "probe",
     "verify",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -59,8 +60,17 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--golds", help="a .jsonl file with the column 'answer'")
     bench.add_argument("--timeout", type=float, default=2.0)
     serve = commands.add_parser("serve", help="OpenRLHF's remote reward contract over HTTP")
-    serve.add_argument("--host", default="127.0.0.1")
+    serve.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on; one of others needs a token"
+    )
     serve.add_argument("--port", type=int, default=5000)
+    serve.add_argument(
+        "--token",
+        default=os.environ.get("REWARD_TOKEN", ""),
+        help="a secret that callers must send, as in --reward.remote_url "
+        "http://:TOKEN@HOST:PORT/get_reward; REWARD_TOKEN in the environment says the same, and "
+        "other users of the machine cannot see it there",
+    )
     serve.add_argument("--max-body", type=int, default=64 * 2**20, help="bytes of a request")
     serve.add_argument("--max-requests", type=int, default=256, help="worked on at a time")
     return parser
@@ -83,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 0
         from vespo_openrlhf.reward.http_server import main as serve_main
 
-        serve_main(args.host, args.port, args.max_body, args.max_requests)
+        serve_main(args.host, args.port, args.max_body, args.max_requests, args.token)
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from vespo_openrlhf.reward import client, turns
 from vespo_openrlhf.reward.extract import extract, is_placeholder
@@ -13,7 +14,7 @@ from vespo_openrlhf.reward.golds import is_empty, unbox, usable_golds
 from vespo_openrlhf.reward.judge import MAX_CHARS, UndecidedError, judge, undecided
 from vespo_openrlhf.reward.labels import parse_label
 from vespo_openrlhf.reward.normalize import normalize
-from vespo_openrlhf.reward.verdict import Verdict
+from vespo_openrlhf.reward.verdict import Verdict, note_unjudged
 from vespo_openrlhf.reward.words import choice
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,10 @@ def verify(
     if not 0 < timeout_s <= 600:
         raise ValueError(f"timeout_s must be between 0 and 600 seconds, not {timeout_s}")
     try:
-        return _verify(response, gold, timeout_s, prompt, require_box)
+        verdict = _verify(response, gold, timeout_s, prompt, require_box)
+        if not verdict.judged:
+            note_unjudged(verdict.reason)
+        return verdict
     except Exception:  # a fault of ours must cost one sample, not the training run
         logger.exception("an answer could not be judged; it counts as not right")
         return Verdict(False, None, "unparsable")
@@ -88,6 +92,33 @@ def _in_caller(golds: tuple[str, ...], answers: tuple[str, ...]) -> str | None:
         with contextlib.suppress(UndecidedError):
             return judge(golds, answers, undecided)
     return None
+
+
+def probe() -> None:
+    """See that the verifier answers, before anything depends on it; it is started if need be.
+
+    Raises:
+        ConnectionError: it cannot be reached, and why. To be busy is no reason.
+    """
+    try:
+        client.call("compare", ("(x-1)(x+1)",), ("x^2-1",), timeout_s=30.0)
+    except client.FailedError as failure:
+        if str(failure) == "unavailable":
+            raise ConnectionError(
+                "the verifier cannot be used, so nothing would be rewarded: "
+                f"{failure.__cause__ or 'its workers die; see the log beside its socket'}. It "
+                "needs a folder of yours alone for its socket: set XDG_RUNTIME_DIR or TMPDIR to one"
+            ) from failure
+
+
+def needs_verifier(reward_file: Mapping[str, Any]) -> bool:
+    """Whether a reward file asks the verifier: it has the name, or its function runs there.
+
+    Args:
+        reward_file: the names that the file defines.
+    """
+    uses_workers = getattr(reward_file.get("reward_func"), "uses_workers", False)
+    return bool(uses_workers) or any(value is verify for value in reward_file.values())
 
 
 def label_problem(label: object) -> str | None:

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import os
 import re
-import time
 from typing import Any
 
 from vespo_openrlhf.reward import turns
 from vespo_openrlhf.reward.api import verify
-from vespo_openrlhf.reward.batch import Score
+from vespo_openrlhf.reward.batch import Score, ScoreSample
 from vespo_openrlhf.reward.custom import isolated_score
 from vespo_openrlhf.reward.extract import extract
 from vespo_openrlhf.reward.labels import Label, parse_label
 from vespo_openrlhf.reward.normalize import normalize
 from vespo_openrlhf.reward.options import RewardOptions
-from vespo_openrlhf.reward.verdict import REASONS, Verdict
+from vespo_openrlhf.reward.verdict import Verdict
 from vespo_openrlhf.reward.words import choice, same_choice, text_key
 
 
@@ -56,7 +55,7 @@ def _words(text: str) -> str:
     return text_key(text) or re.sub(r"\\text|[{}\s]", "", text).casefold()
 
 
-def scorer(options: RewardOptions) -> Any:
+def scorer(options: RewardOptions) -> ScoreSample:
     """``score(response, label, prompt)`` for :func:`reward.batch.batched`."""
     own = {
         source: isolated_score(
@@ -66,13 +65,10 @@ def scorer(options: RewardOptions) -> Any:
     }
 
     def score(response: str, label: Any, prompt: str) -> Score:
-        started = time.perf_counter()
         parsed = parse_label(label)
         if parsed.source in own:
             return own[parsed.source](response, parsed.answer, prompt)
         verdict = judge_label(response, parsed, prompt, options)
-        logs = {reason: float(verdict.reason == reason) for reason in REASONS}
-        logs["verify_ms"] = 1000 * (time.perf_counter() - started)
-        return Score(float(verdict.correct), logs)
+        return Score(float(verdict.correct), {verdict.reason: 1.0})
 
     return score

@@ -87,28 +87,40 @@ def _tokenizer(name: str) -> Any:
     return AutoTokenizer.from_pretrained(name)
 
 
+_SWITCHES = {
+    "overlong": "overlong_max", "truncation": "truncation_penalty", "format": "format_reward",
+    "repetition": "repetition_penalty", "language": "language_penalty",
+}  # fmt: skip
+
+
+def terms_on(options: RewardOptions) -> list[str]:
+    """The names of the terms that are on, in the order they are added."""
+    return [name for name, switch in _SWITCHES.items() if getattr(options, switch)]
+
+
 def shaping_terms(response: str, options: RewardOptions) -> dict[str, float]:
     """The terms that are on, by name, in the order they are added."""
-    terms: dict[str, float] = {}
-    if options.overlong_max:
+    return {name: _term(name, response, options) for name in terms_on(options)}
+
+
+def _term(name: str, response: str, options: RewardOptions) -> float:
+    if name == "overlong":
         encoded = _tokenizer(options.tokenizer)(response, add_special_tokens=False)
-        terms["overlong"] = overlong(
+        return overlong(
             len(encoded["input_ids"]),
             options.overlong_max,
             options.overlong_buffer,
             options.overlong_penalty,
         )
-    if options.truncation_penalty:
-        terms["truncation"] = 0.0 if ended(response) else -options.truncation_penalty
-    if options.format_reward:
-        terms["format"] = options.format_reward * well_formed(response)
-    if options.repetition_penalty:
-        share = repeated_share(response, options.repetition_ngram)
-        terms["repetition"] = -options.repetition_penalty * share
-    if options.language_penalty:
-        answer = final_text(response) or ""
-        terms["language"] = -options.language_penalty * foreign_share(answer, options.language)
-    return terms
+    if name == "truncation":
+        return 0.0 if ended(response) else -options.truncation_penalty
+    if name == "format":
+        return options.format_reward * well_formed(response)
+    if name == "repetition":
+        return -options.repetition_penalty * repeated_share(response, options.repetition_ngram)
+    assert name == "language"
+    answer = final_text(response) or ""
+    return -options.language_penalty * foreign_share(answer, options.language)
 
 
 def shape(correctness: float, terms: dict[str, float], options: RewardOptions) -> float:

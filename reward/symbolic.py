@@ -295,6 +295,7 @@ def warm() -> None:
         (r"\frac{\sqrt{3}}{3}", r"\frac{1}{\sqrt{3}}"), ("x^2+2x+1", "(x+1)^{2}"),
         (r"\sin x + \cos^{2} x", r"2^{10} \log_{2} 8"), (r"11\sqrt{2}", "6-5i"),
         (r"\frac{\pi}{4}", r"3 e^{2x}"), ("p - q", r"\binom{5}{2} + 5!"), ("|x|", "x_1"),
+        ("(x-1)(x+1)", "x^2-1"),
     ):  # fmt: skip
         try:
             equal(gold, answer)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass
 
 REASONS: dict[str, str] = {
@@ -16,6 +19,10 @@ REASONS: dict[str, str] = {
     "overloaded": "no worker became free within the queue limit; says nothing about the answer",
     "unavailable": "the worker processes could not be reached; says nothing about the answer",
 }
+#: The reasons that say nothing about the answer: a reward of them would be made up.
+UNJUDGED = ("overloaded", "unavailable")
+
+_noted: ContextVar[list[str] | None] = ContextVar("noted", default=None)
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,32 @@ class Verdict:
     extracted: str | None
     reason: str
 
+    @property
+    def judged(self) -> bool:
+        """False where the verifier was busy or gone, so that nothing is known of the answer."""
+        return self.reason not in UNJUDGED
+
     def __post_init__(self) -> None:
         assert self.reason in REASONS, self.reason
         assert self.correct == (self.reason == "correct")
+
+
+def note_unjudged(reason: str) -> None:
+    """Tell who asked for it, however far up, that a verification could not be made."""
+    if (noted := _noted.get()) is not None:
+        noted.append(reason)
+
+
+@contextlib.contextmanager
+def noting_unjudged() -> Iterator[list[str]]:
+    """The reasons, out of :data:`UNJUDGED`, of the verifications that fail in the body.
+
+    A score may call :func:`verify` and keep nothing but ``correct``; what it returns is then known
+    to be worth nothing all the same. Threads that the body starts are not heard.
+    """
+    noted: list[str] = []
+    token = _noted.set(noted)
+    try:
+        yield noted
+    finally:
+        _noted.reset(token)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from vespo_openrlhf.data.reading import KINDS, read_files
+from vespo_openrlhf.reward.api import needs_verifier, probe
 
 #: A reward file may define `label_problems(labels)`: per label, why it can never be rewarded, or
 #: None where it can. Then a run on labels that cannot be rewarded does not start.
@@ -90,13 +91,19 @@ def load_reward(path: str) -> dict[str, Any]:
     """The names a reward file defines.
 
     Raises:
-        ValueError: there is no such file, it does not import, or it defines no `reward_func`.
+        ValueError: there is no such file, it does not import, it defines no `reward_func`, or it
+            asks our verifier and that cannot be reached.
     """
     names = load_python(path, "--reward.remote_url")
     if not callable(names.get("reward_func")):
         raise ValueError(
             f"--reward.remote_url {path} defines no reward_func(queries, prompts, labels)"
         )
+    if needs_verifier(names):
+        try:
+            probe()
+        except ConnectionError as error:
+            raise ValueError(f"--reward.remote_url {path}: {error}") from error
     return names
 
 

@@ -144,15 +144,15 @@ def test_nothing_is_left_behind_when_a_caller_is_killed(tmp_path: Path) -> None:
         "time.sleep(0.5); print('ready', flush=True); time.sleep(60)\n"
     )
     own = tempfile.mkdtemp()  # its own server; a socket's path must be short
-    environment = {**os.environ, "TMPDIR": own, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "XDG_RUNTIME_DIR": own, "PYTHONPATH": str(ROOT)}
     caller = subprocess.Popen(
         [sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True
     )
     assert caller.stdout is not None
     assert caller.stdout.readline().strip() == "ready"
-    (server,) = psutil.Process(caller.pid).children()
-    family = [server.pid, *(child.pid for child in server.children())]
-    assert len(family) > 2
+    (guardian,) = psutil.Process(caller.pid).children()
+    family = [guardian.pid, *(child.pid for child in guardian.children(recursive=True))]
+    assert len(family) > 3
     caller.kill()
     caller.wait()
     caller.stdout.close()
