@@ -91,7 +91,6 @@ def _source_tree(function: Any) -> ast.AST:
 def _loss_call() -> None:
     """`training_step` hands the loss the arguments we take and unpacks the results we give."""
     step = _attribute("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer").training_step
-    _mentions(step, '"metrics":', '"weights":', '"num_action_tokens":')
     for node in ast.walk(_source_tree(step)):
         if not (isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)):
             continue
@@ -108,6 +107,7 @@ def _loss_call() -> None:
     else:
         raise AttributeError("training_step does not call self.actor_loss_fn")
     _has_parameters(_attribute("openrlhf.models:PolicyLoss").forward, *LOSS_ARGUMENTS)
+    _mentions(step, '"metrics":', '"weights":', '"num_action_tokens":')
 
 
 def _policy_actor() -> None:
