@@ -15,8 +15,7 @@ import traceback
 from pathlib import Path
 
 import torch
-from deepspeed.ops.op_builder.cpu import ShmCommBuilder
-from deepspeed_run import Run
+from deepspeed_run import Run, build_shm_op
 
 folder, lives = Path(sys.argv[1]), int(sys.argv[2])
 random.seed(7)
@@ -25,7 +24,7 @@ torch.set_num_threads(1)
 
 def warm_up() -> None:
     """Load here, once for all lives, what torch and DeepSpeed load at the first use."""
-    ShmCommBuilder().load()
+    build_shm_op()
     parameter = torch.nn.Parameter(torch.ones(2))
     parameter.grad = torch.ones(2)  # autograd itself must not run before a fork
     torch.optim.AdamW([parameter]).step()

@@ -18,6 +18,7 @@ from vespo_openrlhf import cpu
 cpu.install()
 
 import deepspeed  # noqa: E402
+from deepspeed.comm.torch import build_shm_op  # noqa: E402, F401  (loaded once for many forks)
 from openrlhf.utils.deepspeed import DeepspeedStrategy  # noqa: E402
 
 from vespo_openrlhf.bridge import model_checkpoints, records, resume  # noqa: E402
