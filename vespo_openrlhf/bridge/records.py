@@ -17,8 +17,6 @@ from vespo_openrlhf.scheduling import Group, TrainStep
 SAMPLES_FILE = "samples.jsonl"
 PROMPTS_FILE = "prompts.json"
 
-logger = logging.getLogger(__name__)
-
 
 def stamps(step: TrainStep) -> Iterator[dict[str, Any]]:
     """One record per group that the step trains: what sampled it, and when it is used.
@@ -66,8 +64,6 @@ class JsonLines:
     def resume_at(self, count: int) -> None:
         """Drop what a killed run wrote after the checkpoint that is now loaded."""
         if not self._path.exists():
-            if count > 1:
-                _warn_of_missing(self._path, "it begins anew")
             return
         kept = []
         for line in self._path.read_text(encoding="utf-8").splitlines():
@@ -107,28 +103,21 @@ class BufferedRollouts:
         """Those of the checkpoint `tag`; none where the file is gone, and they are made anew."""
         path = self._folder / f"{tag}.pt"
         if not path.exists():
-            _warn_of_missing(path, "the finished groups that no batch had taken are made anew")
+            logging.getLogger(__name__).warning(
+                "%s is not on this node, %s: the groups that were complete are made anew. All "
+                "nodes must share the run folder and the checkpoints",
+                *(path, platform.node()),
+            )
             return {}
         # Our own file, with OpenRLHF's classes in it.
         loaded: dict[int, list[Any]] = torch.load(path, weights_only=False)
         return loaded
 
     def prune(self) -> None:
-        """Forget those whose checkpoint OpenRLHF has deleted. Where it writes on other nodes only,
-        nothing is known of that."""
-        if not self._actor.exists():
-            return
+        """Forget those whose checkpoint OpenRLHF has deleted."""
         for path in self._folder.glob("*.pt"):
             if not (self._actor / path.stem).exists():
                 path.unlink()
-
-
-def _warn_of_missing(path: Path, consequence: str) -> None:
-    logger.warning(
-        "resumed without %s, which is not on this node (%s): %s. The run folder must be on storage "
-        "that all nodes share, or the run be started on the node that has it",
-        *(path, platform.node(), consequence),
-    )
 
 
 def write_atomically(path: Path, text: str) -> None:
