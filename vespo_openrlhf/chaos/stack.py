@@ -128,6 +128,7 @@ class Stack:
                 title = " ".join(process.cmdline())
                 if any(name in title for name in names):
                     found.append(process)
+        assert found, f"node {node} runs nothing that is called {' or '.join(names)}"
         return found
 
     def _make_data(self) -> None:
