@@ -6,7 +6,8 @@
 #   scripts/qwen3-8b.sh                       on the first node
 #
 # Every node needs this repository and the model at the same paths, installed with
-# scripts/install.sh. What follows is passed on to `ray start`; --block keeps it in the foreground.
+# scripts/install.sh. What follows is passed on to `ray start`; --block keeps it in the foreground,
+# --labels group=rollout makes it a node that a run's --nodes.rollout group=rollout chooses.
 # Stop a node with `ray stop`. Under SLURM, scripts/ray.slurm does all of it.
 set -euo pipefail
 repository=$(cd "$(dirname "$0")/.." && pwd)

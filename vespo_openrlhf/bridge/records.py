@@ -75,16 +75,13 @@ class BufferedRollouts:
         """Those of the checkpoint `tag`; none where the file is gone, and they are made anew."""
         path = self._folder / f"{tag}.pt"
         if not path.exists():
-            _warn_of_missing(path, "the finished groups that no batch had taken are made anew")
+            logging.getLogger(__name__).warning(
+                "%s is not on this node, %s: the groups that were complete are made anew. All "
+                "nodes must share the run folder and the checkpoints",
+                *(path, platform.node()),
+            )
             return {}
         # Our own file, with OpenRLHF's classes in it.
         loaded: dict[int, list[Any]] = torch.load(path, weights_only=False)
         return loaded
 
-
-def _warn_of_missing(path: Path, consequence: str) -> None:
-    logger.warning(
-        "resumed without %s, which is not on this node (%s): %s. The run folder must be on storage "
-        "that all nodes share, or the run be started on the node that has it",
-        *(path, platform.node(), consequence),
-    )

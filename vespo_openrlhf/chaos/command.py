@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import os
 import signal
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from vespo_openrlhf import cpu
 from vespo_openrlhf.chaos import audit, monitor
 from vespo_openrlhf.chaos import stack as stack_module
 from vespo_openrlhf.chaos.faults import Strike
@@ -254,6 +256,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run it; returns the exit status."""
     options = parse(arguments)
+    if not cpu.is_active():  # three nodes would share each GPU
+        os.environ[cpu.FORCE_VARIABLE] = "1"
+        cpu.is_active.cache_clear()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
     # Half of it and more is lost to faults; what is left of the data is trained at full speed.
     batch = stack_module.PROMPTS_PER_BATCH

@@ -26,6 +26,7 @@ SAMPLES_PER_PROMPT = 4
 BOUND = 8
 SAVE_EVERY = 2
 _DISK_MB = 64
+_ENGINE_TIMEOUT_S = 60  # a busy machine is no reason to give an engine up
 
 
 class Stack:
@@ -127,6 +128,7 @@ class Stack:
                 title = " ".join(process.cmdline())
                 if any(name in title for name in names):
                     found.append(process)
+        assert found, f"node {node} runs nothing that is called {' or '.join(names)}"
         return found
 
     def _make_data(self) -> None:
@@ -155,6 +157,7 @@ class Stack:
             "rollout.n_samples_per_prompt": SAMPLES_PER_PROMPT,
             "rollout.micro_batch_size": 16,
             "rollout.in_flight_per_engine": 32,
+            "rollout.engine_timeout": _ENGINE_TIMEOUT_S,
             "train.batch_size": 16,
             "train.micro_batch_size": 16,
             "train.async_enable": True,
