@@ -55,6 +55,13 @@ def _own_loss_options() -> str:
 
 
 @dataclass(frozen=True)
+class PromptOptions:
+    """What becomes of the prompts, beside OpenRLHF's --data flags."""
+
+    overlong_prompts: Literal["refuse", "skip"] = "refuse"
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """Where a run leaves what it made."""
 
@@ -143,6 +150,17 @@ GROUPS = (
             "each faster, so that long responses fit into a tighter --lag.max",
             "reward_timeout": "seconds after which a sample without a verdict is given up: it is "
             "left out of its group",
+        },
+    ),
+    FlagGroup(
+        "data",
+        "prompts",
+        PromptOptions,
+        {
+            "overlong_prompts": "a prompt with more tokens, chat template and all, than "
+            "--data.max_len less --rollout.max_new_tokens leaves would lose its beginning: do not "
+            "start (refuse), or leave it out (skip); the trainer's log then has its row, and rows "
+            "are numbered without it",
         },
     ),
     FlagGroup(

@@ -39,9 +39,7 @@ class RayStart:
         """
         self._flags = flags
 
-    def __call__(
-        self, *args: Any, runtime_env: dict[str, Any] | None = None, **kwargs: Any
-    ) -> Any:
+    def __call__(self, *args: Any, runtime_env: dict[str, Any] | None = None, **kwargs: Any) -> Any:
         """The reward's options go into the environment: the reward runs wherever the engines do,
         and a node that is already up knows nothing of this process's environment."""
         runtime_env = dict(runtime_env or {})
