@@ -1,8 +1,8 @@
 """Every recipe, submitted with `ray job submit` to a cluster and run for two updates.
 
 The cluster is this machine with logical GPUs, the model is a tiny dense Qwen3, and flags at the end
-of the command line shrink the rest. It stands for the mixtures of experts too, in their recipes: on
-a CPU these are refused, which is tested, and nothing here says that they train on a GPU. Two recipes
+of the command line shrink the rest. It stands in for the mixtures of experts of their recipes: on a
+CPU these are refused, which is tested, and nothing here says that they train on a GPU. Two recipes
 run by default, since each takes most of a minute; VESPO_ALL_RECIPES=1 runs all of them.
 """
 
