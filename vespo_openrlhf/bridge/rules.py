@@ -355,6 +355,10 @@ def check_effect(flags: Flags) -> None:
             flags["critic.model_name_or_path"] is not None and not critic,
             f"--algo.advantage.estimator {estimator} has no critic; take gae, or leave it out",
         ),
+        "reward.model_name_or_path": (
+            flags["reward.model_name_or_path"] is not None and "reward" not in roles(flags),
+            "--reward.remote_url or --train.agent_func_path scores the responses; leave one out",
+        ),
         "algo.advantage.gamma": (
             flags["algo.advantage.gamma"] != 1 and estimator not in ("gae", "reinforce"),
             f"{estimator} does not discount; leave the flag out",

@@ -366,6 +366,7 @@ SYNCHRONOUS = {"train.async_enable": False}
             r"--vespo\.c1_pos 1\.5 has no effect on --actor\.policy_loss_type sapo",
         ),
         ({"critic.model_name_or_path": "m"}, "group_norm has no critic"),
+        ({"reward.model_name_or_path": "m"}, r"--reward\.remote_url or .* scores the responses"),
         ({"algo.advantage.gamma": 0.9}, "group_norm does not discount"),
         ({"algo.advantage.lambd": 0.9}, "group_norm has no critic"),
         ({"algo.advantage.no_std_norm": True}, r"--algo\.advantage\.estimator dr_grpo"),
