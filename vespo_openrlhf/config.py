@@ -69,6 +69,13 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
+class PromptOptions:
+    """What becomes of the prompts, beside OpenRLHF's --data flags."""
+
+    overlong_prompts: Literal["refuse", "skip"] = "refuse"
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """Where a run leaves what it made."""
 
@@ -180,6 +187,17 @@ GROUPS = (
             "on a few tokens after the first sync and whenever an engine has joined, and above it "
             "the run stops. 0: no check (default: 1e-4 in float32, 0.1 in bfloat16 and float16; "
             "raise it for engines that are meant to differ)"
+        },
+    ),
+    FlagGroup(
+        "data",
+        "prompts",
+        PromptOptions,
+        {
+            "overlong_prompts": "a prompt with more tokens, chat template and all, than "
+            "--data.max_len less --rollout.max_new_tokens leaves would lose its beginning: do not "
+            "start (refuse), or leave it out (skip); the trainer's log then has its row, and rows "
+            "are numbered without it",
         },
     ),
     FlagGroup(

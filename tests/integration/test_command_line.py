@@ -4,12 +4,14 @@ import argparse
 import importlib.metadata
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import ray
 import torch
 
+from vespo_openrlhf import cpu
 from vespo_openrlhf.bridge import plug, seams
 from vespo_openrlhf.bridge.checkpoints import CheckpointError, Checkpoints
 from vespo_openrlhf.bridge.cli import UsageError, main
@@ -40,16 +42,18 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "data.prompt_dataset": str(folder / "train.jsonl"),
         "data.input_key": "prompt",
         "data.label_key": "label",
+        "data.max_len": "64",
         "reward.remote_url": str(REWARD),
         "actor.policy_loss_type": "vespo",
         "vllm.num_engines": "1",
         "algo.advantage.estimator": "group_norm",
+        "rollout.n_samples_per_prompt": "2",
     }
 
 
 def refused(flags: dict[str, str], capsys: pytest.CaptureFixture[str]) -> str:
     """The one-line message of a run that must not start."""
-    arguments = [part for name, value in flags.items() for part in (f"--{name}", value)]
+    arguments = [part for name, value in flags.items() for part in (f"--{name}", value) if part]
     assert main(arguments) == 2
     assert not ray.is_initialized()
     message = capsys.readouterr().err.strip().splitlines()[-1]
@@ -81,10 +85,51 @@ def test_an_unknown_flag_is_refused_with_the_nearest(good: dict, capsys) -> None
         ({"rollout.batch_size": "many"}, "invalid int value"),
         ({"lag.max": "-2"}, "--lag.max is a number of updates"),
         ({"reward.overlong_buffer": "0", "reward.overlong_max": "9"}, "--reward.overlong_buffer"),
+        ({"ds.lora.rank": "4"}, "--ds.lora.rank does not work here"),
+        ({"vllm.sync_with_ray": ""}, "--vllm.sync_with_ray does not work here"),
+        ({"train.full_determinism_enable": ""}, "full_determinism_enable does not work here"),
+        ({"train.enable_ema": "", "ckpt.load_enable": ""}, "is in no checkpoint"),
+        ({"train.micro_batch_size": "6"}, "does not split evenly over 8 data-parallel ranks"),
+        ({"actor.num_gpus_per_node": "3"}, "does not split evenly over 3 data-parallel ranks"),
+        ({"rollout.n_samples_per_prompt": "1"}, "compares the responses to a prompt"),
+        ({"rollout.max_new_tokens": "64"}, "leaves no room for a prompt in --data.max_len 64"),
+        ({"data.max_len": "4096"}, "positions of the model, and vLLM will not start"),
+        ({"lag.max": "99"}, "--lag.max 99 has no effect without --train.async_enable"),
+        ({"eval.dataset": "/nowhere/problems.jsonl", "eval.steps": "1"}, "no such file"),
     ],
 )
 def test_bad_values_are_refused(good: dict, capsys, changes: dict, expected: str) -> None:
     assert expected in refused(good | changes, capsys)
+
+
+def test_what_openrlhf_refuses_by_itself_is_one_message_before_ray_starts(
+    good: dict, capsys
+) -> None:
+    images = {"data.max_images_per_prompt": "1", "algo.advantage.estimator": "gae"}
+    message = refused(good | images, capsys)
+    assert "OpenRLHF refuses these flags: VLM training does not support critic" in message
+
+
+def test_a_mixture_of_experts_is_refused_on_a_cpu(
+    good: dict, capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tmp_path / "experts"
+    shutil.copytree(good["actor.model_name_or_path"], model)
+    settings = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps(settings | {"num_experts": 4}))
+    monkeypatch.setattr(cpu, "is_active", lambda: True)  # also where this machine has a GPU
+    message = refused(good | {"actor.model_name_or_path": str(model)}, capsys)
+    assert "a mixture of 4 experts, which the CPU stack cannot train" in message
+
+
+def test_overlong_prompts_are_counted_and_named(good: dict, capsys, tmp_path: Path) -> None:
+    short, long = {"prompt": "1+1=", "label": "2"}, {"prompt": "1+" * 30 + "1=", "label": "31"}
+    data = rows(tmp_path / "long.jsonl", *[short] * 2, *[long] * 5)
+    flags = good | {"data.prompt_dataset": data, "rollout.max_new_tokens": "32"}
+    message = refused(flags, capsys)
+    assert "5 of 7 prompts of --data.prompt_dataset are longer than 32 tokens" in message
+    assert "row 2: 62, row 3: 62, row 4: 62)" in message
+    assert "--data.overlong_prompts skip" in message
 
 
 def test_bad_reward_options_in_the_environment_are_refused(

@@ -42,6 +42,7 @@ def run_flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
         "data.prompt_dataset": folder / "train.jsonl",
         "data.input_key": "prompt",
         "data.label_key": "label",
+        "data.max_len": 64,
         "reward.remote_url": REWARD,
         "actor.policy_loss_type": "vespo",
         "algo.advantage.estimator": "group_norm",

@@ -84,4 +84,3 @@ class BufferedRollouts:
         # Our own file, with OpenRLHF's classes in it.
         loaded: dict[int, list[Any]] = torch.load(path, weights_only=False)
         return loaded
-

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from vespo_openrlhf import config, cpu
+from vespo_openrlhf.bridge import prompts, rules
 from vespo_openrlhf.bridge.checkpoints import Checkpoints
 from vespo_openrlhf.bridge.loss import build_loss, uses_our_loss
 from vespo_openrlhf.bridge.run_folder import RunFolder
@@ -17,9 +18,6 @@ from vespo_openrlhf.data import checks
 from vespo_openrlhf.losses.registry import option_defaults
 from vespo_openrlhf.reward import options as reward_options
 from vespo_openrlhf.scheduling import SchedulerConfig
-
-# OpenRLHF's default of --actor.eps_clip, which it writes into --actor.eps_clip_low_high.
-_UPSTREAM_CLIP = 0.2
 
 
 def flatten(args: SimpleNamespace, prefix: str = "") -> dict[str, Any]:
@@ -82,7 +80,8 @@ def _own_clip(flags: dict[str, Any]) -> list[str]:
     over it, between here and the workers that build the loss."""
     name = flags["actor.policy_loss_type"]
     given = (
-        flags["actor.eps_clip_low_high"] is not None or flags["actor.eps_clip"] != _UPSTREAM_CLIP
+        flags["actor.eps_clip_low_high"] is not None
+        or flags["actor.eps_clip"] != rules.UPSTREAM_CLIP
     )
     own = {} if given or ":" in name else option_defaults(name)
     if "clip_low" not in own:
@@ -131,20 +130,28 @@ def check(flags: dict[str, Any]) -> None:
     """
     for rule in FLAG_RULES:
         rule(flags)
-    scheduler_config(flags)
-    checks.check_model(flags["actor.model_name_or_path"])
+    model = checks.check_model(flags["actor.model_name_or_path"])
+    for model_rule in rules.MODEL_RULES:
+        model_rule(flags, checks.text_config(model))
+    if cpu.is_active():
+        cpu_settings.refuse_experts(model)
     label_problems = None
     reward = flags["reward.remote_url"]
     if reward is not None and reward.endswith(".py"):
         flags["reward.remote_url"] = os.path.abspath(reward)
         label_problems = checks.load_reward(reward).get("label_problems")
+    columns = {"input_key": flags["data.input_key"], "label_key": flags["data.label_key"]}
     checks.check_prompts(
         flags["data.prompt_dataset"],
-        input_key=flags["data.input_key"],
-        label_key=flags["data.label_key"],
         split=flags["data.prompt_split"],
         label_problems=label_problems,
+        **columns,
     )
+    if flags["eval.dataset"]:
+        checks.check_prompts(
+            flags["eval.dataset"], split=flags["eval.split"], flag="--eval.dataset", **columns
+        )
+    prompts.check_lengths(flags)
 
 
 def check_run_folder(flags: Mapping[str, Any]) -> None:
@@ -178,13 +185,13 @@ def scheduler_config(flags: Mapping[str, Any]) -> SchedulerConfig:
     Raises:
         ValueError: sizes that do not fit each other, or a lag bound that cannot be kept.
     """
-    prompts, n = flags["rollout.batch_size"], flags["rollout.n_samples_per_prompt"]
+    groups, n = flags["rollout.batch_size"], flags["rollout.n_samples_per_prompt"]
     size = flags["train.batch_size"]
-    if size % n or (prompts * n) % size:
+    if size % n or (groups * n) % size:
         raise ValueError(
-            f"--rollout.batch_size {prompts} prompts x --rollout.n_samples_per_prompt {n} = "
-            f"{prompts * n} samples do not split into mini-batches of --train.batch_size {size} "
-            f"that hold whole groups of {n}: make it a divisor of {prompts * n} and a multiple of "
+            f"--rollout.batch_size {groups} prompts x --rollout.n_samples_per_prompt {n} = "
+            f"{groups * n} samples do not split into mini-batches of --train.batch_size {size} "
+            f"that hold whole groups of {n}: make it a divisor of {groups * n} and a multiple of "
             f"{n}"
         )
     if flags["train.max_epochs"] > 1:
@@ -196,7 +203,7 @@ def scheduler_config(flags: Mapping[str, Any]) -> SchedulerConfig:
     if not flags["vllm.num_engines"]:
         raise ValueError("samples come from vLLM: set --vllm.num_engines to 1 or more")
     rollout = config.rollout_options(flags)
-    lag, updates = config.lag_options(flags), prompts * n // size
+    lag, updates = config.lag_options(flags), groups * n // size
     takes_turns = flags["vllm.enable_sleep"] and flags["train.colocate_all"]
     if takes_turns and lag.sync_every not in (None, updates):
         raise ValueError(
@@ -207,7 +214,7 @@ def scheduler_config(flags: Mapping[str, Any]) -> SchedulerConfig:
     if not flags["train.async_enable"]:
         lag = lag.synchronous(updates)
     return SchedulerConfig(
-        prompts_per_batch=prompts,
+        prompts_per_batch=groups,
         samples_per_prompt=n,
         updates_per_batch=updates,
         in_flight_per_engine=rollout.in_flight_per_engine,
@@ -259,35 +266,6 @@ def check_reward_options(flags: dict[str, Any]) -> None:
         )
 
 
-def check_effect(flags: dict[str, Any]) -> None:
-    """A flag of the loops that the scheduler stands for is not passed over in silence."""
-    prompts = flags["rollout.batch_size"]
-    without_effect = {
-        "train.async_queue_size": (
-            flags["train.async_queue_size"] != 1,
-            "no queue of batches is between engines and trainer; bound the lag with --lag.max",
-        ),
-        "rollout.vllm_generate_batch_size": (
-            flags["rollout.vllm_generate_batch_size"] not in (None, prompts),
-            "groups are generated one by one; set --rollout.in_flight_per_engine",
-        ),
-        "critic.freezing_steps": (
-            flags["critic.freezing_steps"] != -1,
-            "the policy is trained from the first batch on, and its version counts its updates; "
-            "leave the flag out",
-        ),
-        "nodes.rollout": (
-            flags["nodes.rollout"]
-            and flags["train.colocate_all"]
-            and not flags["train.async_enable"],
-            "the engines share the trainer's GPUs; set --nodes.trainer",
-        ),
-    }
-    for flag, (given, instead) in without_effect.items():
-        if given:
-            raise ValueError(f"--{flag} {flags[flag]} has no effect here: {instead}")
-
-
 def check_correction(flags: dict[str, Any]) -> None:
     """OpenRLHF's correction of the engine-to-trainer mismatch is a part of its own loss."""
     if not uses_our_loss(flags):
@@ -333,17 +311,34 @@ def _has_weight(flags: dict[str, Any]) -> bool:
         return True
 
 
-#: What training refuses by the flags alone, one fault a rule. Each raises ValueError, which names
-#: the flag, what is wrong with it, and what to write instead.
+#: What training refuses by the flags alone, and `check` too: one fault a rule. Each raises
+#: ValueError, which names the flag, what is wrong with it, and what to write instead. The others
+#: take what the first has seen.
 FLAG_RULES: tuple[Callable[[dict[str, Any]], object], ...] = (
+    rules.check_sizes,
     config.kernel_options,
     config.lag_options,
     config.rollout_options,
     config.engine_options,
+    rules.check_unsupported,
+    rules.check_ema,
     check_reward_options,
-    check_effect,
+    rules.check_reward_given,
+    rules.check_effect,
     check_loss,
+    rules.check_loss_flags,
+    rules.check_own_loss,
     check_rollout_distribution,
     check_correction,
+    rules.check_groups,
+    scheduler_config,
+    rules.check_synchronous,
+    rules.check_target_ess,
+    rules.check_lengths,
+    rules.check_ranks,
+    rules.check_update,
+    rules.check_forward,
+    rules.check_places,
+    rules.check_mixture,
     check_run_folder,
 )

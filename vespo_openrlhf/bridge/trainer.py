@@ -33,7 +33,7 @@ from vespo_openrlhf.bridge.events import LostEnginesError, RolloutSettings
 from vespo_openrlhf.bridge.experience import ExperienceMaker, ShortExperienceMaker
 from vespo_openrlhf.bridge.loss import skips_old_log_probs
 from vespo_openrlhf.bridge.metrics_file import MetricsFile
-from vespo_openrlhf.bridge.prompts import prompt_ledger
+from vespo_openrlhf.bridge.prompts import prompt_ledger, settle_lengths
 from vespo_openrlhf.bridge.run_folder import METRICS_FILE, PROMPTS_FILE, SAMPLES_FILE, RunFolder
 from vespo_openrlhf.bridge.settings import flatten, scheduler_config
 from vespo_openrlhf.bridge.status import Statuses
@@ -92,10 +92,9 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         # of the first token's distribution: log W would be off by log(1 - p(end)) on every
         # sample. A response that ends at once still holds its end token.
         self._generate_kwargs = {"min_new_tokens": 0, **generate_kwargs}
-        prompts, self.eval_dataloader, self._max_steps = ppo_trainer.prepare_datasets(
-            strategy, tokenizer
-        )
+        prompts, self.eval_dataloader, _ = ppo_trainer.prepare_datasets(strategy, tokenizer)
         self._prompts = prompts.dataset
+        settle_lengths(self._prompts, tokenizer, flags)
         self._trial_prompts = weight_check.trial_prompts(
             self._prompts.prompts, self._prompts.images, tokenizer
         )
@@ -116,7 +115,9 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
 
     def get_max_steps(self) -> int:
         """Optimizer updates of the whole run, for the learning rate's schedule."""
-        return int(self._max_steps)
+        samples = len(self._prompts) * self._config.samples_per_prompt
+        updates: int = samples // self.args.train.batch_size * self.args.train.num_episodes
+        return updates
 
     async def fit(self) -> None:
         """Train. Raises what went wrong in any of the parts."""

@@ -120,7 +120,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.fetch and resolved.flags["actor.model_name_or_path"]:
             fetch(resolved.flags["actor.model_name_or_path"])
     except ValueError as refused:
-        print(f"error    {refused}")
+        for fault in getattr(refused, "faults", (refused,)):
+            print(f"error    {fault}")
         return 1
     machines = Machines(options.nodes, options.gpus_per_node, options.address, options.gpu_memory)
     rates = Rates(**{f.name: getattr(options, f.name) for f in dataclasses.fields(Rates)})

@@ -11,7 +11,6 @@ from typing import Any
 
 from vespo_openrlhf.check.findings import Finding, error, warning
 from vespo_openrlhf.check.memory import colocated, world
-from vespo_openrlhf.check.model import ModelShape
 from vespo_openrlhf.cpu.settings import logical_gpus
 
 _TIMEOUT_S = 10
@@ -106,11 +105,9 @@ def needed_nodes(flags: dict[str, Any]) -> tuple[int, int]:
     return -(-gpus // per_node), per_node
 
 
-def check_cluster(
-    flags: dict[str, Any], cluster: Cluster, shape: ModelShape | None
-) -> Iterator[Finding]:
+def check_cluster(flags: dict[str, Any], cluster: Cluster) -> Iterator[Finding]:
     """GPUs in number and in shape."""
-    yield from _check_engines(flags, cluster, shape)
+    yield from _check_engines(flags, cluster)
     needed, trainer = logical_gpus(flags), world(flags)
     if needed > cluster.total:
         engines = needed - trainer
@@ -139,35 +136,16 @@ def check_cluster(
         )
 
 
-def _check_engines(
-    flags: Mapping[str, Any], cluster: Cluster, shape: ModelShape | None
-) -> Iterator[Finding]:
-    engines, parallel = flags["vllm.num_engines"] or 0, flags["vllm.tensor_parallel_size"]
-    if engines < 1:
-        yield error("there is no engine to roll out with", "set --vllm.num_engines")
-        return
-    if shape is not None and shape.heads % parallel:
-        yield error(
-            f"--vllm.tensor_parallel_size {parallel} does not divide the model's {shape.heads} "
-            "attention heads",
-            "use a power of two",
-        )
-    if parallel > max(cluster.gpus, default=0):
+def _check_engines(flags: Mapping[str, Any], cluster: Cluster) -> Iterator[Finding]:
+    if flags["vllm.tensor_parallel_size"] > max(cluster.gpus, default=0):
         yield warning(
-            f"an engine of {parallel} GPUs (--vllm.tensor_parallel_size) spans nodes, and each "
-            "token waits for the network",
+            f"an engine of {flags['vllm.tensor_parallel_size']} GPUs (--vllm.tensor_parallel_size) "
+            "spans nodes, and each token waits for the network",
             "set it to at most the GPUs of a node",
         )
-    if colocated(flags):
-        if engines * parallel != world(flags):
-            yield error(
-                f"--train.colocate_all puts trainer and engines on the same GPUs, but the trainer "
-                f"has {world(flags)} and {engines} engines x {parallel} have {engines * parallel}",
-                f"set --vllm.num_engines {max(world(flags) // parallel, 1)}",
-            )
-        if not (flags["vllm.enable_sleep"] and flags["ds.enable_sleep"]):
-            yield warning(
-                "trainer and engines share GPUs, and one of them keeps its memory while the other "
-                "works",
-                "add --vllm.enable_sleep --ds.enable_sleep",
-            )
+    if colocated(flags) and not (flags["vllm.enable_sleep"] and flags["ds.enable_sleep"]):
+        yield warning(
+            "trainer and engines share GPUs, and one of them keeps its memory while the other "
+            "works",
+            "add --vllm.enable_sleep --ds.enable_sleep",
+        )

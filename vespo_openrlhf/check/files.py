@@ -9,11 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.check.findings import Finding, error, note, warning
+from vespo_openrlhf.check.findings import Finding, error, note
 from vespo_openrlhf.check.model import model_file
-from vespo_openrlhf.data import checks
-
-_SHOWN = 3
+from vespo_openrlhf.data import checks, lengths
 
 
 @dataclass
@@ -41,19 +39,9 @@ def check_model_files(flags: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def check_reward_file(flags: Mapping[str, Any]) -> Iterator[Finding]:
-    """A reward or agent that is a file exists and defines what OpenRLHF calls."""
-    reward, agent = flags["reward.remote_url"], flags["train.agent_func_path"]
-    if agent:
-        if not Path(agent).is_file():
-            yield error(f"--train.agent_func_path {agent}: there is no such file")
-        return
-    if not reward:
-        if not flags["reward.model_name_or_path"]:
-            yield error(
-                "nothing gives a reward",
-                "set --reward.remote_url to reward/math_reward.py or a file of yours",
-            )
-    elif reward.endswith(".py"):
+    """A reward that is a file defines what OpenRLHF calls."""
+    reward = flags["reward.remote_url"]
+    if reward and reward.endswith(".py"):
         try:
             checks.load_reward(reward)
         except ValueError as refused:
@@ -74,7 +62,8 @@ def load_prompts(flags: Mapping[str, Any]) -> tuple[Prompts, list[Finding]]:
     except ValueError as refused:
         return Prompts(None, []), [error(str(refused))]
     parts = [rows for _, rows in checks.local_rows(dataset, flags["data.prompt_split"])]
-    texts = [_text(prompt) for rows in parts if rows is not None for prompt in rows[key]]
+    most = flags["data.max_samples"]
+    texts = [_text(p) for rows in parts if rows is not None for p in rows[key][:most]]
     if None in parts:
         return Prompts(None, texts), [note(f"{dataset} is on the hub: not looked into")]
     return Prompts(len(texts), texts), []
@@ -87,32 +76,28 @@ def check_tokenizer(flags: Mapping[str, Any], prompts: Prompts) -> Iterator[Find
     if template is None:
         folder = Path(model).is_dir()
         if folder or model_file(model, "tokenizer_config.json") is not None:
-            yield error(
-                f"--data.apply_chat_template, but the tokenizer of {model} has no chat template",
-                "leave the flag out and give a --data.input_template, or take a model that has one",
-            )
+            yield error(lengths.no_template(model))
         else:
             yield note(f"no tokenizer of {model} here: chat template not looked for (--fetch)")
         template = ""
-    response = flags["rollout.max_new_tokens"]
-    if response is None or response >= flags["data.max_len"]:
+    if flags["train.agent_func_path"]:
         return
-    limit = flags["data.max_len"] - response
     tokenizer_file = model_file(model, "tokenizer.json")
     if tokenizer_file is None:
         if prompts.texts:
             yield note(f"no tokenizer of {model} here: prompts not measured (--fetch)")
         return
-    lengths = _long_prompts(tokenizer_file, prompts.texts, template, limit)
-    if lengths:
-        level = error if len(lengths) == len(prompts.texts) else warning
-        shown = ", ".join(f"row {row}: {tokens}" for row, tokens in lengths[:_SHOWN])
-        yield level(
-            f"{len(lengths)} of {len(prompts.texts)} prompts are longer than {limit} tokens, "
-            f"--data.max_len less --rollout.max_new_tokens ({shown}): responses cut short",
-            "raise --data.max_len to at least "
-            f"{response + max(tokens for _, tokens in lengths)}, or remove them",
-        )
+    texts = prompts.texts
+    if not flags["data.apply_chat_template"] and "{}" in (flags["data.input_template"] or ""):
+        texts = [flags["data.input_template"].format(text) for text in texts]
+    found = _long_prompts(tokenizer_file, texts, template, lengths.room(flags))
+    if not found:
+        return
+    skip, total = flags["data.overlong_prompts"] == "skip", len(prompts.texts)
+    if skip and len(found) < total:
+        yield note(f"{len(found)} of {total} prompts are too long and will be left out")
+    else:
+        yield error(lengths.complaint(found, total, flags, "--data.prompt_dataset"))
 
 
 def check_run_folder(flags: Mapping[str, Any]) -> Iterator[Finding]:
@@ -147,17 +132,18 @@ def _chat_template(model: str) -> str | None:
 
 def _long_prompts(
     tokenizer_file: Path, texts: list[str], template: str, limit: int
-) -> list[tuple[int, int]]:
-    """(row, tokens) of the prompts over `limit`, with what the chat template adds to each."""
+) -> dict[int, int]:
+    """Row and tokens of the prompts over `limit`, with what the chat template adds to each."""
     from tokenizers import Tokenizer
 
     tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    added = len(tokenizer.encode(_around(template), add_special_tokens=False).ids)
-    # A token is at least a byte long: shorter texts need not be encoded.
-    rows = [row for row, text in enumerate(texts) if len(text.encode()) + added > limit]
-    encoded = tokenizer.encode_batch([texts[row] for row in rows], add_special_tokens=False)
-    lengths = [(row, len(e.ids) + added) for row, e in zip(rows, encoded, strict=True)]
-    return [(row, tokens) for row, tokens in lengths if tokens > limit]
+
+    def encode(block: list[str]) -> list[list[int]]:
+        return [e.ids for e in tokenizer.encode_batch(block, add_special_tokens=False)]
+
+    (around,) = encode([_around(template)])
+    found = lengths.overlong(texts, len(texts), encode, limit - len(around))
+    return {row: tokens + len(around) for row, tokens in found.items()}
 
 
 def _around(template: str) -> str:

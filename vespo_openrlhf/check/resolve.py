@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import copy
 import importlib.util
 import io
 import runpy
@@ -24,8 +25,17 @@ from unittest import mock
 
 from vespo_openrlhf.bridge import cli
 from vespo_openrlhf.bridge.settings import flatten
+from vespo_openrlhf.check.losses import check_options
 
 _HEAVY = ("openrlhf", "ray")
+
+
+class RefusedError(ValueError):
+    """What OpenRLHF's validation refuses, in our words: every fault that our rules find."""
+
+    def __init__(self, faults: Sequence[str]) -> None:
+        super().__init__("; ".join(faults))
+        self.faults = tuple(faults)
 
 
 @dataclass(frozen=True)
@@ -34,11 +44,13 @@ class Resolved:
 
     Attributes:
         flags: every flag by its dotted name.
+        parsed: the same before OpenRLHF's validation, which fills some in.
         given: names of the flags whose value is not the default.
         warnings: lines that OpenRLHF's validation printed.
     """
 
     flags: dict[str, Any]
+    parsed: dict[str, Any]
     given: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -48,12 +60,13 @@ def resolve(arguments: Sequence[str]) -> Resolved:
 
     Raises:
         ValueError: an unknown flag (the nearest is named), a value that does not parse, or what
-            OpenRLHF's validation refuses.
+            OpenRLHF's validation refuses; as `RefusedError` where rules of ours refuse it too.
     """
     package = _package_folder()
     source = package / "cli" / "train_ppo_ray.py"
     resolved: list[SimpleNamespace] = []
     given: list[str] = []
+    parsed: dict[str, Any] = {}
     names = {
         "__name__": "__main__",
         "hierarchize": runpy.run_path(str(package / "utils" / "config.py"))["hierarchize"],
@@ -62,7 +75,7 @@ def resolve(arguments: Sequence[str]) -> Resolved:
     printed = io.StringIO()
     with (
         mock.patch.object(sys, "argv", [str(source), *arguments]),
-        _our_parser(given),
+        _our_parser(given, parsed),
         contextlib.redirect_stdout(printed),
     ):
         try:
@@ -70,6 +83,8 @@ def resolve(arguments: Sequence[str]) -> Resolved:
         except ValueError:  # of the parser: says what to write instead
             raise
         except Exception as refused:
+            if faults := [str(fault) for fault in check_options(copy.deepcopy(parsed))]:
+                raise RefusedError(faults) from refused
             # Assertions as a rule, but it also stumbles over numbers that are 0 or missing.
             reason = str(refused) if isinstance(refused, AssertionError) else repr(refused)
             raise ValueError(f"OpenRLHF refuses these flags: {reason}") from refused
@@ -77,11 +92,11 @@ def resolve(arguments: Sequence[str]) -> Resolved:
     if isinstance(flags["reward.remote_url"], list):  # split in validation, after ours would look
         flags["reward.remote_url"] = ",".join(flags["reward.remote_url"])
     warnings = tuple(line for line in printed.getvalue().splitlines() if line.strip())
-    return Resolved(flags, tuple(given), warnings)
+    return Resolved(flags, parsed, tuple(given), warnings)
 
 
 @contextlib.contextmanager
-def _our_parser(given: list[str]) -> Iterator[None]:
+def _our_parser(given: list[str], flags: dict[str, Any]) -> Iterator[None]:
     """As `bridge.cli` extends OpenRLHF's parser for training, without what it does after."""
     upstream = argparse.ArgumentParser.parse_args
 
@@ -90,6 +105,7 @@ def _our_parser(given: list[str]) -> Iterator[None]:
         namespace = upstream(parser, *args, **kwargs)
         parsed = vars(namespace)
         given.extend(name for name in parsed if parsed[name] != parser.get_default(name))
+        flags.update(copy.deepcopy(parsed))
         return namespace
 
     with mock.patch.object(argparse.ArgumentParser, "parse_args", parse_args):

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vespo_openrlhf.bridge import rules, settings
 from vespo_openrlhf.check import batches, cluster, files, losses, memory, speed
 from vespo_openrlhf.check.cluster import Cluster, Machines
 from vespo_openrlhf.check.findings import Finding, error, note
@@ -47,30 +48,31 @@ def judge(
         model_config: where configs lie, of models that are not here; see `find_config`.
     """
     flags = resolved.flags
-    if wrong := tuple(batches.check_sizes(flags)):
-        return Verdict(wrong)
     found = [Finding("warning", f"OpenRLHF: {line}") for line in resolved.warnings]
-    found += losses.check_options(flags)
+    settings.complete(flags)
+    found += losses.check_options(resolved.parsed)
+    try:
+        rules.check_sizes(flags)
+    except ValueError:
+        return Verdict(tuple(found))
     found += files.check_model_files(flags)
     found += files.check_reward_file(flags)
     found += files.check_run_folder(flags)
     prompts, prompt_findings = files.load_prompts(flags)
     found += prompt_findings
     found += files.check_tokenizer(flags, prompts)
-    shape, shape_findings = _shape(flags, model_config)
+    config, shape, shape_findings = _shape(flags, model_config)
     found += shape_findings
-    found += batches.check_lengths(flags, shape)
-    arithmetic = list(batches.check_batches(flags, prompts.rows))
-    if not arithmetic:
-        arithmetic += batches.check_lag(flags)
-    found += arithmetic
-    where, cluster_findings = _cluster(flags, machines, shape)
+    if config is not None:
+        found += losses.check_model(flags, config)
+    found += batches.check_prompts(flags, prompts.rows)
+    where, cluster_findings = _cluster(flags, machines)
     found += cluster_findings
 
     sizes = speeds = engine = None
     memories: tuple[Memory, ...] = ()
     host: dict[str, float] = {}
-    if not any(finding.level == "error" for finding in arithmetic):
+    if batches.add_up(flags):
         sizes = batches.Batches.of(flags, prompts.rows)
     if shape is not None and flags["vllm.num_engines"]:
         gpu, reads_old = machines.gpu_memory * GIB, losses.reads_old_log_probs(flags)
@@ -88,34 +90,36 @@ def judge(
 
 def _shape(
     flags: dict[str, Any], model_config: Path | None
-) -> tuple[ModelShape | None, list[Finding]]:
-    model = flags["actor.model_name_or_path"]
+) -> tuple[dict[str, Any] | None, ModelShape | None, list[Finding]]:
+    model, config = flags["actor.model_name_or_path"], None
     if not model:
-        return None, []
+        return None, None, []
     try:
         config = find_config(model, model_config)
         if config is not None:
-            return ModelShape.from_config(config), []
+            return config, ModelShape.from_config(config), []
     except ValueError as refused:
-        return None, [error(str(refused))]
+        return config, None, [error(str(refused))]
     if os.path.isdir(model):
-        return None, []
-    return None, [
-        note(
-            f"no config.json of {model} here, so memory and time are not estimated: --fetch gets "
-            "it from the hub, --model-config FILE names one"
-        )
-    ]
+        return None, None, []
+    return (
+        None,
+        None,
+        [
+            note(
+                f"no config.json of {model} here, so memory and time are not estimated: --fetch "
+                "gets it from the hub, --model-config FILE names one"
+            )
+        ],
+    )
 
 
-def _cluster(
-    flags: dict[str, Any], machines: Machines, shape: ModelShape | None
-) -> tuple[Cluster | None, list[Finding]]:
+def _cluster(flags: dict[str, Any], machines: Machines) -> tuple[Cluster | None, list[Finding]]:
     try:
         where = machines.cluster(flags)
     except ValueError as refused:
         return None, [error(str(refused))]
-    return where, list(cluster.check_cluster(flags, where, shape))
+    return where, list(cluster.check_cluster(flags, where))
 
 
 def _check_memory(

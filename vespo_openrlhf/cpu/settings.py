@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from vespo_openrlhf.cpu import FORCE_VARIABLE, NO_DEVICES
+from vespo_openrlhf.data.checks import experts
 
 # flag -> (value on the CPU, why). Where the user's value differs, the change is announced.
 _FORCED: dict[str, tuple[Any, str]] = {
@@ -24,7 +26,6 @@ _UNAVAILABLE: dict[str, tuple[Any, str]] = {
     "ds.ring_attn_size": (1, "ring attention needs GPUs: leave the flag out"),
     "ds.tensor_parallel_size": (1, "tensor parallelism needs GPUs: leave the flag out"),
     "vllm.tensor_parallel_size": (1, "add engines with --vllm.num_engines instead"),
-    "ds.load_in_4bit": (False, "4-bit weights need a GPU: leave the flag out"),
     "ds.use_liger_kernel": (False, "Liger kernels need a GPU: leave the flag out"),
     "ds.enable_sleep": (False, "there is no GPU memory to free: leave the flag out"),
     "vllm.enable_sleep": (False, "there is no GPU memory to free: leave the flag out"),
@@ -68,23 +69,52 @@ def environment() -> dict[str, str]:
     return {name: os.environ.get(name, value) for name, value in defaults.items()}
 
 
-def logical_gpus(flags: dict[str, Any]) -> int:
-    """How many of Ray's logical GPUs a run asks for; on the CPU stack one is just a place."""
-    nodes = {
-        role: flags[f"{role}.num_nodes"] * flags[f"{role}.num_gpus_per_node"]
-        for role in ("actor", "ref", "critic", "reward")
+def refuse_experts(model: Mapping[str, Any]) -> None:
+    """Mixtures of experts are not for the CPU stack.
+
+    vLLM packs the experts for the CPU as it loads them, and weights that it is given later do not
+    arrive: the engines would sample from experts that nobody trains.
+
+    Args:
+        model: its config.json.
+
+    Raises:
+        ValueError: it has experts.
+    """
+    if number := experts(model):
+        raise ValueError(
+            f"--actor.model_name_or_path names a mixture of {number} experts, which the CPU stack "
+            "cannot train: the engines do not take new weights of experts there. Take a dense "
+            "model, or a machine with a GPU"
+        )
+
+
+def roles(flags: Mapping[str, Any]) -> list[str]:
+    """The models that OpenRLHF places on GPUs in a run, by the group of their flags."""
+    critic = flags["algo.advantage.estimator"] == "gae"
+    scored = flags["reward.remote_url"] or flags["train.agent_func_path"]
+    there = {
+        "actor": True,
+        "ref": flags["algo.kl.init_coef"] > 0,
+        "critic": critic,
+        "reward": not scored,
     }
+    return [role for role, needed in there.items() if needed]
+
+
+def logical_gpus(flags: Mapping[str, Any]) -> int:
+    """How many of Ray's logical GPUs a run asks for; on the CPU stack one is just a place."""
+    there = roles(flags)
+    gpus = {role: flags[f"{role}.num_nodes"] * flags[f"{role}.num_gpus_per_node"] for role in there}
     shared = flags["train.colocate_all"]  # by all models, and if synchronous by the engines
-    total: int = nodes["actor"]
+    total: int = gpus["actor"]
     if not shared or flags["train.async_enable"]:
         total += (flags["vllm.num_engines"] or 0) * flags["vllm.tensor_parallel_size"]
     if shared:
         return total
-    if flags["algo.kl.init_coef"] > 0 and not flags["train.colocate_actor_ref"]:
-        total += nodes["ref"]
-    critic = flags["algo.advantage.estimator"] == "gae"
-    if critic:
-        total += nodes["critic"]
-    if not flags["reward.remote_url"] and not (critic and flags["train.colocate_critic_reward"]):
-        total += nodes["reward"]
+    if "ref" in there and not flags["train.colocate_actor_ref"]:
+        total += gpus["ref"]
+    total += gpus.get("critic", 0)
+    if "reward" in there and not ("critic" in there and flags["train.colocate_critic_reward"]):
+        total += gpus["reward"]
     return total

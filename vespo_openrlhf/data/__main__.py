@@ -18,11 +18,19 @@ _EPILOG = """examples:
   vespo data prepare gsm8k                                    into data/gsm8k
   vespo data prepare dapo-math-17k --benchmark-data bench/    benchmarks from local files
   vespo data prepare custom --from mine.jsonl --out data/mine
+  vespo data prepare math --against exam.jsonl                your own problems kept out, too
+
+Exits with 1 where no benchmark could be had, so that nothing was decontaminated.
 """
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit status: 0, or 2 for what the user can mend."""
+    """Run a command.
+
+    Returns:
+        0; 1 where data were written that could not be checked against any benchmark; 2 for what
+        the user can mend.
+    """
     arguments = _parser().parse_args(argv)
     out = arguments.out or Path("data") / arguments.name
     from vespo_openrlhf.data.prepare import Options, prepare
@@ -34,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 out=out,
                 files=tuple(arguments.files),
                 benchmark_data=arguments.benchmark_data,
+                against=tuple(arguments.against),
                 template=arguments.template,
                 validation=arguments.validation,
                 gram=arguments.ngram,
@@ -44,6 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"python -m vespo_openrlhf.data: error: {error}", file=sys.stderr)
         return 2
     _show(report, out)
+    if not report.decontaminated:
+        print(
+            "error: NO benchmark was there to check against, so nothing was decontaminated; the "
+            "data are written all the same",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 
@@ -112,6 +128,15 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         metavar="DIR",
         help="folder with the benchmarks' files, such as math500.jsonl; the hub has the others",
+    )
+    prepare.add_argument(
+        "--against",
+        nargs="+",
+        type=Path,
+        default=[],
+        metavar="FILE",
+        help="problems of your own to keep out as well: .jsonl, .csv or .parquet with columns "
+        "problem and answer, or a benchmark's .yaml, as `vespo eval run --benchmarks` takes them",
     )
     prepare.add_argument(
         "--template",

@@ -6,8 +6,9 @@ Each raises ValueError with the flag to change. Heavy libraries are imported whe
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,18 @@ from vespo_openrlhf.reward.api import needs_verifier, probe
 #: None where it can. Then a run on labels that cannot be rewarded does not start.
 LabelProblems = Callable[[Sequence[Any]], Sequence[str | None]]
 
+# num_experts (Qwen, OLMoE), num_local_experts (Mixtral, gpt-oss), n_routed_experts (DeepSeek, GLM),
+# moe_num_experts (ERNIE, DBRX); not num_experts_per_tok, nor experts that every token takes.
+_EXPERTS = re.compile(r"(moe_)?(n|num)_(local_|routed_|moe_)?experts")
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _SHOWN = 3
 
 
-def check_model(path: str | None) -> None:
+def check_model(path: str | None) -> dict[str, Any]:
     """A local folder must hold a model and a tokenizer; anything else must be a hub id we can read.
+
+    Returns:
+        Its config.json.
 
     Raises:
         ValueError: neither is the case.
@@ -36,8 +43,29 @@ def check_model(path: str | None) -> None:
             raise ValueError(f"--actor.model_name_or_path {path} holds no config.json")
         if not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab*")):
             raise ValueError(f"--actor.model_name_or_path {path} holds no tokenizer")
-        return
-    hub_config(path, "--actor.model_name_or_path")
+        try:
+            return dict(json.loads((folder / "config.json").read_text()))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"--actor.model_name_or_path {path}: its config.json cannot be read: {error}"
+            ) from error
+    return dict(hub_config(path, "--actor.model_name_or_path").to_dict())
+
+
+def text_config(model: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The part of a config.json that is the language model's; all of it where it has one part."""
+    part: Mapping[str, Any] = model.get("text_config") or model
+    return part
+
+
+def experts(model: Mapping[str, Any]) -> int:
+    """Experts of a mixture, by whatever name its config.json counts them; 0 for a dense model."""
+    counts = [
+        experts(value) if isinstance(value, Mapping) else value
+        for name, value in model.items()
+        if isinstance(value, Mapping) or (_EXPERTS.fullmatch(name) and isinstance(value, int))
+    ]
+    return max(counts, default=0)
 
 
 def hub_config(model: str, flag: str, revision: str | None = None) -> Any:
@@ -114,8 +142,9 @@ def check_prompts(
     label_key: str | None,
     split: str,
     label_problems: LabelProblems | None = None,
+    flag: str = "--data.prompt_dataset",
 ) -> None:
-    """Every part of `--data.prompt_dataset` that is a local file must be usable.
+    """Every part of a dataset that is a local file must be usable.
 
     Hub datasets and folders are left to OpenRLHF's loader: looking into them would download them.
 
@@ -125,25 +154,28 @@ def check_prompts(
         label_key: column of the gold answer, or None.
         split: the split that OpenRLHF will take.
         label_problems: what the reward file has to say of labels, see `LabelProblems`.
+        flag: that named the dataset, for the errors.
 
     Raises:
         ValueError: missing file, wrong columns, no rows, or labels that cannot be rewarded
             (counted, the first three shown).
     """
     if not dataset:
-        raise ValueError("--data.prompt_dataset is missing: a JSONL or Parquet file, or a hub id")
-    for part, rows in local_rows(dataset, split):
+        raise ValueError(f"{flag} is missing: a JSONL or Parquet file, or a hub id")
+    for part, rows in local_rows(dataset, split, flag):
         if rows is None:
             continue
         _check_columns(part, rows.column_names, input_key, label_key)
         if len(rows) == 0:
-            raise ValueError(f"--data.prompt_dataset {part} holds no rows")
+            raise ValueError(f"{flag} {part} holds no rows")
         if label_key is not None and label_problems is not None:
             _check_labels(part, rows[label_key], label_key, label_problems)
 
 
-def local_rows(dataset: str, split: str) -> Iterator[tuple[str, Any]]:
-    """Each part of `--data.prompt_dataset` with its rows; None for one that is no local file.
+def local_rows(
+    dataset: str, split: str, flag: str = "--data.prompt_dataset"
+) -> Iterator[tuple[str, Any]]:
+    """Each part of a dataset with its rows; None for one that is no local file.
 
     Raises:
         ValueError: there is no such file, it cannot be read, or it has no such split.
@@ -152,9 +184,10 @@ def local_rows(dataset: str, split: str) -> Iterator[tuple[str, Any]]:
         if Path(part).suffix.lower() not in KINDS:
             yield part, None
             continue
-        rows = read_files([Path(part)], "--data.prompt_dataset", cached=True)
+        rows = read_files([Path(part)], flag, cached=True)
         if split != "train":
-            raise ValueError(f"--data.prompt_split {split}: a single file has only the split train")
+            wrong = f"{flag.replace('dataset', 'split')} {split}"
+            raise ValueError(f"{wrong}: a single file has only the split train")
         yield part, rows
 
 

@@ -7,15 +7,19 @@ decides its split.
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vespo_openrlhf.data.overlap import GRAM, SHARE, Index, fingerprint, tokens
-from vespo_openrlhf.data.sources import SOURCES, Row, Source, read
+from vespo_openrlhf.data.sources import ARITHMETIC, SOURCES, Row, Source, read
+from vespo_openrlhf.eval.benchmarks import EMBEDDED
 
 MANIFEST = "manifest.json"
 DROPPED = "dropped.jsonl"
@@ -44,6 +48,7 @@ class Options:
         out: folder for the result.
         files: local files instead of the hub.
         benchmark_data: folder with benchmarks' files; what is not in it is looked for on the hub.
+        against: files of problems that are no benchmark of `eval`, to keep out as well.
         template: put around each problem: a name of `eval.prompts`, or a text with ``{problem}``;
             empty is the dataset's own.
         validation: share of the problems in the validation split.
@@ -57,6 +62,7 @@ class Options:
     out: Path
     files: tuple[Path, ...] = ()
     benchmark_data: Path | None = None
+    against: tuple[Path, ...] = ()
     template: str = ""
     validation: float = 0.02
     gram: int = GRAM
@@ -101,6 +107,12 @@ class Report:
     splits: dict[str, int] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def decontaminated(self) -> bool:
+        """Whether any benchmark was there to check against; the built-in sums, which always are,
+        say something of the data that are such sums alone."""
+        return self.source == ARITHMETIC or bool(set(self.checked) - {EMBEDDED})
+
 
 @dataclass(frozen=True)
 class _Problem:
@@ -132,15 +144,13 @@ def prepare(options: Options) -> Report:
         ValueError: the dataset cannot be read, nothing of it is left, or `options.out` holds
             another dataset.
     """
-    from vespo_openrlhf.data.card import card
-
     _check_folder(options)
     source = SOURCES[options.source]
     report = Report(source.name)
     dropped = _Dropped(report)
     rows, total, report.origin = read(source, options.files)
     problems = _unique(_progress(rows, "reading", total), report, dropped)
-    known = _benchmark_problems(options.benchmark_data, report)
+    known = _benchmark_problems(options, report)
     index = Index(known, gram=options.gram, share=options.overlap)
     problems = list(_clean(_progress(problems, "decontaminating"), index, report, dropped))
     problems = list(_sound(problems, dropped))
@@ -156,18 +166,39 @@ def prepare(options: Options) -> Report:
         "ngram": options.gram,
         "overlap": options.overlap,
     }
-    options.out.mkdir(parents=True, exist_ok=True)
-    # First: a folder with a manifest is complete. What stood there is gone only from here on.
-    for name in (MANIFEST, "train.parquet", "validation.parquet"):
-        (options.out / name).unlink(missing_ok=True)
-    for name, part in splits.items():
-        _write(options.out / f"{name}.parquet", part, source, report.settings["template"])
-    (options.out / DROPPED).write_text(
-        "".join(f"{line}\n" for line in dropped.lines), encoding="utf-8"
-    )
-    (options.out / CARD).write_text(card(source, report), encoding="utf-8")
-    (options.out / MANIFEST).write_text(json.dumps(asdict(report), indent=2) + "\n")
+    _publish(options.out, splits, source, report, dropped)
     return report
+
+
+def _publish(
+    out: Path,
+    splits: Mapping[str, list[_Problem]],
+    source: Source,
+    report: Report,
+    dropped: _Dropped,
+) -> None:
+    """Everything is written beside what stood there, and then takes its place: the manifest goes
+    first and comes last, so a folder that has one is complete. One process at a time does so."""
+    from vespo_openrlhf.data.card import card
+
+    out.mkdir(parents=True, exist_ok=True)
+    folder = os.open(out, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        with tempfile.TemporaryDirectory(dir=out, prefix=".new-") as new_folder:
+            new = Path(new_folder)
+            for name, part in splits.items():
+                _write(new / f"{name}.parquet", part, source, report.settings["template"])
+            text = "".join(f"{line}\n" for line in dropped.lines)
+            (new / DROPPED).write_text(text, encoding="utf-8")
+            (new / CARD).write_text(card(source, report), encoding="utf-8")
+            (new / MANIFEST).write_text(json.dumps(asdict(report), indent=2) + "\n")
+            for name in (MANIFEST, "train.parquet", "validation.parquet"):
+                (out / name).unlink(missing_ok=True)
+            for path in sorted(new.iterdir(), key=lambda path: path.name == MANIFEST):
+                path.replace(out / path.name)
+    finally:
+        os.close(folder)
 
 
 def _check_folder(options: Options) -> None:
@@ -237,21 +268,38 @@ def _same_gold(one: str, other: str) -> bool:
     return verify(f"\\boxed{{{answer}}}", golds).correct
 
 
-def _benchmark_problems(folder: Path | None, report: Report) -> Iterator[tuple[str, str, str]]:
-    """Benchmark, id and text of every benchmark's problems that can be had."""
-    from vespo_openrlhf.eval.benchmarks import BENCHMARKS
+def _benchmark_problems(options: Options, report: Report) -> Iterator[tuple[str, str, str]]:
+    """Benchmark, id and text of every benchmark's problems that can be had, and of the user's own
+    files, which have to be.
+
+    Raises:
+        ValueError: a file of the user's cannot be read, or goes by the name of another.
+    """
+    from vespo_openrlhf.eval.benchmarks import BENCHMARKS, parse
     from vespo_openrlhf.eval.data import load
 
+    folder, places = options.benchmark_data, dict(BENCHMARKS)
+    for file in options.against:
+        (own,) = parse(str(file))
+        if own.benchmark.name in places:
+            raise ValueError(
+                f"--against {file}: there is a benchmark {own.benchmark.name} already; call the "
+                "file something else, or put it into the folder of --benchmark-data if it is that "
+                "benchmark's"
+            )
+        places[own.benchmark.name] = own.benchmark
     hub_is_there = True
-    for name, benchmark in _progress(BENCHMARKS.items(), "benchmarks", unit=""):
+    for name, benchmark in _progress(places.items(), "benchmarks", unit=""):
         reasons = []
-        for place in [None] if folder is None else [folder, None]:
+        for place in [None] if folder is None or benchmark.path else [folder, None]:
             if place is None and benchmark.hub and not hub_is_there:
                 reasons.append("the hub cannot be reached")
                 continue
             try:
                 loaded = load(benchmark, place)
             except ValueError as error:
+                if benchmark.path:
+                    raise
                 # Each further dataset would be tried for half a minute.
                 hub_is_there &= not isinstance(error.__cause__, ConnectionError)
                 reason = str(error).removeprefix(f"benchmark {name}: ")

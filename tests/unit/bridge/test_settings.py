@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vespo_openrlhf import config, cpu
-from vespo_openrlhf.bridge import settings
+from vespo_openrlhf.bridge import rules, settings
 from vespo_openrlhf.bridge.checkpoints import Checkpoints
 from vespo_openrlhf.bridge.loss import build_loss
 from vespo_openrlhf.bridge.run_folder import RunFolder
@@ -24,6 +24,37 @@ def our_defaults() -> dict[str, object]:
 
 # Our defaults, and OpenRLHF 0.11.2's as far as these settings read them.
 DEFAULTS = our_defaults() | {
+    "actor.aux_loss_coef": 0,
+    "algo.advantage.gamma": 1,
+    "algo.advantage.lambd": 1,
+    "algo.advantage.no_std_norm": False,
+    "algo.dynamic_filtering_enable": False,
+    "algo.dynamic_filtering_range": (0, 1),
+    "algo.kl.target": None,
+    "algo.kl.use_loss": False,
+    "ckpt.save_steps": -1,
+    "critic.model_name_or_path": None,
+    "data.apply_chat_template": False,
+    "data.disable_fast_tokenizer": False,
+    "data.input_template": None,
+    "data.max_len": 2048,
+    "data.max_samples": int(1e8),
+    "data.prompt_dataset": "some/data",
+    "data.prompt_probs": None,
+    "ds.lora.rank": 0,
+    "eval.dataset": None,
+    "eval.split": "train",
+    "eval.steps": -1,
+    "reward.model_name_or_path": None,
+    "rollout.max_new_tokens": None,
+    "rollout.max_tokens_per_gpu": None,
+    "rollout.micro_batch_size": 1,
+    "train.enable_ema": False,
+    "train.full_determinism_enable": False,
+    "train.max_tokens_per_gpu": 16192,
+    "train.micro_batch_size": 1,
+    "train.num_episodes": 1,
+    "vllm.sync_with_ray": False,
     "actor.model_name_or_path": "some/model",
     "reward.overlong_buffer_len": None,
     "reward.stop_properly_penalty_coef": None,
@@ -38,7 +69,7 @@ DEFAULTS = our_defaults() | {
     "algo.advantage.is_correction_gating": "ratio",
     "algo.advantage.is_correction_threshold": [0.5, 5.0],
     "rollout.batch_size": 1024,
-    "rollout.n_samples_per_prompt": 1,
+    "rollout.n_samples_per_prompt": 8,
     "train.batch_size": 128,
     "train.max_epochs": 1,
     "train.partial_rollout_enable": False,
@@ -48,7 +79,6 @@ DEFAULTS = our_defaults() | {
     "rollout.top_p": 1.0,
     "rollout.temperature": 1.0,
     "ckpt.load_enable": False,
-    "ckpt.save_steps": -1,
     "ckpt.disable_ds": False,
     "ckpt.output_dir": "./ckpt",
     "ckpt.path": "./ckpt/checkpoints_ppo_ray",
@@ -170,7 +200,7 @@ def test_every_change_for_the_cpu_is_announced() -> None:
 
 @pytest.mark.parametrize(
     ("flag", "value"),
-    [("ds.packing_samples", True), ("vllm.tensor_parallel_size", 2), ("ds.load_in_4bit", True)],
+    [("ds.packing_samples", True), ("vllm.tensor_parallel_size", 2)],
 )
 def test_what_a_cpu_cannot_do_is_refused(flag: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"--{flag} is not available on a CPU"):
@@ -253,6 +283,203 @@ def test_flags_of_the_loops_that_do_not_run_are_refused(changes: dict, message: 
         settings.check(DEFAULTS | changes)
 
 
+EVERY_RANK = {"actor.num_gpus_per_node": 4}
+KL = {"algo.kl.init_coef": 0.01}
+OWN_PPO = {
+    "actor.policy_loss_type": "ppo",
+    "vespo.anchor": "old",
+    "algo.advantage.is_correction_level": "token",
+}
+SYNCHRONOUS = {"train.async_enable": False}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.num_episodes": 0}, r"--train\.num_episodes is 0: set it to at least 1"),
+        ({"ckpt.save_steps": 0}, r"--ckpt\.save_steps is 0: .* or to -1 for never"),
+        ({"eval.steps": 0}, r"--eval\.steps is 0: .* or to -1 for never"),
+        # what this trainer or its engines cannot do
+        ({"ds.lora.rank": 4}, r"--ds\.lora\.rank does not work here: .* leave the flag out"),
+        ({"ds.load_in_4bit": True}, r"--ds\.load_in_4bit does not work here"),
+        ({"vllm.sync_with_ray": True}, r"--vllm\.sync_with_ray does not work here"),
+        ({"train.full_determinism_enable": True}, r"full_determinism_enable does not work here"),
+        (
+            {"train.enable_ema": True, "ckpt.load_enable": True},
+            r"--train\.enable_ema with --ckpt\.load_enable",
+        ),
+        # sizes that do not divide
+        ({"train.micro_batch_size": 6}, r"1 data-parallel ranks of the actor x 6 .* of 6"),
+        (EVERY_RANK | {"train.micro_batch_size": 64}, r"4 data-parallel ranks .* of 256"),
+        ({"actor.num_gpus_per_node": 3}, r"evenly over 3 data-parallel ranks of the actor: set"),
+        (KL | {"ref.num_gpus_per_node": 3}, "over 3 data-parallel ranks of the ref"),
+        ({"actor.num_gpus_per_node": 6, "ds.ring_attn_size": 4}, "6 GPUs of .* groups of 4"),
+        (
+            EVERY_RANK | {"rollout.micro_batch_size": 24},
+            r"8192 responses does not split evenly over 4 .* a multiple of 96",
+        ),
+        ({"rollout.micro_batch_size": 9000}, r"8192 responses is fewer than .* at most 8192"),
+        ({"vllm.num_engines": 0}, r"set --vllm\.num_engines to 1 or more"),
+        (
+            {"rollout.n_samples_per_prompt": 1},
+            r"group_norm compares the responses .* set it to 2 or more, or take .*flash_reinforce",
+        ),
+        # lengths
+        ({"rollout.max_new_tokens": 2048}, r"leaves no room for a prompt .* --data\.max_len 3072"),
+        ({"rollout.max_new_tokens": 0}, r"--rollout\.max_new_tokens is 0"),
+        # places
+        (
+            SYNCHRONOUS | {"train.colocate_all": True},
+            r"the trainer has 1 and 2 engines x 1 have 2: set --vllm\.num_engines 1",
+        ),
+        (
+            KL | {"train.colocate_actor_ref": True},
+            r"--actor\.num_gpus_per_node 1 and --ref\.num_gpus_per_node 8 differ",
+        ),
+        # the lag, where nothing lags, and where nothing tells or corrects it
+        (SYNCHRONOUS | {"lag.max": 99}, r"--lag\.max 99 has no effect without --train\.async"),
+        (SYNCHRONOUS | {"lag.on_stale": "drop"}, r"--lag\.on_stale drop has no effect without"),
+        (SYNCHRONOUS | {"lag.target_ess": 0.5}, r"--lag\.target_ess 0\.5 has no effect without"),
+        (SYNCHRONOUS | {"train.partial_rollout_enable": True}, r"requires --train\.async_enable"),
+        (OWN_PPO | {"lag.target_ess": 0.5}, r"--actor\.policy_loss_type ppo reports none"),
+        (
+            OWN_PPO | {"algo.advantage.is_correction_level": "off"},
+            r"--vespo\.anchor old with --train\.async_enable: .*is_correction_level token",
+        ),
+        # OpenRLHF's own loss, which would say so in its worker
+        (OWN_PPO | {"actor.dual_clip": 0.5}, r"--actor\.dual_clip is 0\.5: set it above 1"),
+        (
+            OWN_PPO
+            | {
+                "algo.advantage.is_correction_mode": "clip",
+                "algo.advantage.is_correction_level": "seq",
+            },
+            "clamps the ratio of a token",
+        ),
+        (
+            OWN_PPO | {"algo.advantage.is_correction_gating": "tv"},
+            r"is_correction_threshold one number",
+        ),
+        (
+            OWN_PPO
+            | SYNCHRONOUS
+            | {
+                "algo.advantage.is_correction_level": "off",
+                "algo.advantage.is_correction_mode": "clip",
+            },
+            r"is_correction_mode has no effect with --algo\.advantage\.is_correction_level off",
+        ),
+        # what nothing reads
+        ({"actor.eps_clip": 0.1}, r"--actor\.eps_clip 0\.1 has no effect on .* vespo"),
+        ({"actor.dual_clip": 3.0}, r"--actor\.dual_clip 3\.0 has no effect on .* vespo"),
+        (
+            {"actor.policy_loss_type": "sapo", "vespo.c1_pos": 1.5},
+            r"--vespo\.c1_pos 1\.5 has no effect on --actor\.policy_loss_type sapo",
+        ),
+        ({"critic.model_name_or_path": "m"}, "group_norm has no critic"),
+        ({"reward.model_name_or_path": "m"}, r"--reward\.remote_url or .* scores the responses"),
+        ({"algo.advantage.gamma": 0.9}, "group_norm does not discount"),
+        ({"algo.advantage.lambd": 0.9}, "group_norm has no critic"),
+        ({"algo.advantage.no_std_norm": True}, r"--algo\.advantage\.estimator dr_grpo"),
+        ({"algo.kl.use_loss": True}, "there is no reference model"),
+        ({"algo.kl.target": 0.1}, "there is no reference model"),
+        ({"algo.dynamic_filtering_range": [0.1, 0.9]}, "add --algo.dynamic_filtering_enable"),
+        ({"rollout.max_tokens_per_gpu": 8192}, r"add --train\.dynamic_batch_enable"),
+        ({"train.max_tokens_per_gpu": 8192}, r"add --train\.dynamic_batch_enable"),
+        (
+            {"data.input_template": "Q: {}", "data.apply_chat_template": True},
+            "the chat template takes its place",
+        ),
+        ({"eval.dataset": "problems.jsonl"}, r"nothing is evaluated; set --eval\.steps"),
+        ({"eval.steps": 8}, r"name problems with --eval\.dataset"),
+        # what the run is fed with
+        ({"reward.remote_url": None}, r"nothing gives a reward: set --reward\.remote_url"),
+        ({"train.agent_func_path": "/no/agent.py"}, "there is no such file"),
+        ({"data.prompt_probs": "0.5,0.5"}, "one number for each of the 1 parts"),
+        ({"data.prompt_dataset": "a,b", "data.prompt_probs": "0.5,0.6"}, "1 in all"),
+    ],
+)
+def test_what_would_fail_late_or_have_no_effect_is_refused(changes: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        settings.check(DEFAULTS | changes)
+
+
+def test_the_defaults_are_refused_by_no_rule() -> None:
+    for rule in settings.FLAG_RULES:
+        rule(dict(DEFAULTS))
+    synchronous = DEFAULTS | SYNCHRONOUS | {"lag.max": 63, "lag.sync_every": 64}  # as it is anyway
+    for rule in settings.FLAG_RULES:
+        rule(dict(synchronous))
+
+
+def test_a_users_loss_that_reports_weights_may_steer_the_lag(tmp_path: Path) -> None:
+    source = """
+def plain(inputs):
+    return -inputs.log_probs.mean(), {}
+
+def weighted(inputs):
+    log_w = (inputs.log_probs - inputs.rollout_log_probs).sum(-1)
+    return -inputs.log_probs.mean(), {"log_w": log_w.detach()}
+"""
+    (tmp_path / "own.py").write_text(source)
+    flags = DEFAULTS | {"lag.target_ess": 0.5}
+    rules.check_target_ess(flags | {"actor.policy_loss_type": f"{tmp_path}/own.py:weighted"})
+    with pytest.raises(ValueError, match="reports none"):
+        rules.check_target_ess(flags | {"actor.policy_loss_type": f"{tmp_path}/own.py:plain"})
+
+
+@pytest.mark.parametrize(
+    ("changes", "model", "message"),
+    [
+        ({}, {"max_position_embeddings": 1024}, r"set --data\.max_len to at most 1024"),
+        (
+            {},
+            {"max_position_embeddings": 1024, "rope_scaling": {"type": "llama3", "factor": 8.0}},
+            "1024 positions",
+        ),
+        (
+            {"vllm.tensor_parallel_size": 3},
+            {"num_attention_heads": 32},
+            "does not divide the model's 32 attention heads",
+        ),
+        ({"actor.aux_loss_coef": 0.01}, {"num_experts": 0}, "the model has none"),
+    ],
+)
+def test_what_a_model_cannot_do_is_refused(
+    changes: dict, model: dict, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settings.checks, "check_model", lambda path: model)
+    with pytest.raises(ValueError, match=message):
+        settings.check(DEFAULTS | changes)
+
+
+def test_what_a_model_can_do_passes() -> None:
+    for model in (
+        {},
+        {"max_position_embeddings": 2048, "num_attention_heads": 32, "num_experts": 8},
+        {"max_position_embeddings": 1024, "rope_scaling": {"rope_type": "yarn", "factor": 4.0}},
+    ):
+        for rule in rules.MODEL_RULES:
+            rule(DEFAULTS | {"actor.aux_loss_coef": 0.01 * bool(model.get("num_experts"))}, model)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"num_experts": 128, "num_experts_per_tok": 8},  # Qwen3-MoE
+        {"num_local_experts": 8},  # Mixtral, gpt-oss
+        {"n_routed_experts": 256, "n_shared_experts": 1},  # DeepSeek, GLM
+        {"text_config": {"moe_num_experts": 64}},
+        {"ffn_config": {"moe_num_experts": 16}},  # DBRX
+    ],
+)
+def test_a_mixture_of_experts_is_refused_on_the_cpu_stack(model: dict) -> None:
+    with pytest.raises(ValueError, match=r"a mixture of \d+ experts, which the CPU stack cannot"):
+        cpu_settings.refuse_experts(model)
+    cpu_settings.refuse_experts({"num_experts_per_tok": 8, "num_experts": None})
+    cpu_settings.refuse_experts({"n_shared_experts": 1, "num_attention_heads": 32})
+
+
 @pytest.mark.usefixtures("on_gpu")
 def test_the_file_of_a_users_loss_is_found_from_every_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -274,12 +501,12 @@ def test_an_ablation_of_vespo_is_refused_for_a_loss_that_ignores_it() -> None:
 
 
 def test_a_run_does_not_mix_with_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings.checks, "check_model", lambda path: None)
+    monkeypatch.setattr(settings.checks, "check_model", lambda path: {})
     monkeypatch.setattr(settings.checks, "check_prompts", lambda *args, **kwargs: None)
     flags = DEFAULTS | {
         "run.dir": str(tmp_path),
         "actor.model_name_or_path": "m",
-        "reward.remote_url": None,
+        "reward.remote_url": "http://localhost:5000",
         "data.prompt_dataset": "d",
         "data.input_key": "prompt",
         "data.label_key": "label",

@@ -24,7 +24,7 @@ BROKEN = {
         "did you mean --vespo.c1_pos?",
     ),
     "a size is zero": ({"train.batch_size": "0"}, "--train.batch_size is 0", "at least 1"),
-    "ranks of no size": ({"ds.ring_attn_size": "0"}, "OpenRLHF refuses", "ZeroDivisionError"),
+    "ranks of no size": ({"ds.ring_attn_size": "0"}, "--ds.ring_attn_size is 0", "at least 1"),
     "a number is none": ({"rollout.batch_size": "many"}, "--rollout.batch_size", "invalid int"),
     "a choice does not exist": (
         {"ds.param_dtype": "int8"},
@@ -62,13 +62,14 @@ BROKEN = {
     ),
     "updates do not divide the batch": (
         {"rollout.batch_size": "100"},
-        "--train.batch_size 256 does not divide the rollout batch of 100 prompts x 8 = 800",
-        "set --rollout.batch_size to a multiple of 32",
+        "--rollout.batch_size 100 prompts x --rollout.n_samples_per_prompt 8 = 800 samples do not "
+        "split into mini-batches of --train.batch_size 256",
+        "a divisor of 800 and a multiple of 8",
     ),
     "updates split groups": (
         {"rollout.n_samples_per_prompt": "6", "train.batch_size": "256"},
-        "--train.batch_size 256 is not a whole number of groups of 6",
-        "set --train.batch_size 252",
+        "mini-batches of --train.batch_size 256 that hold whole groups of 6",
+        "a divisor of 768 and a multiple of 6",
     ),
     "ranks get unequal parts": (
         {"actor.num_gpus_per_node": "3"},
@@ -77,8 +78,8 @@ BROKEN = {
     ),
     "one response is no group": (
         {"rollout.n_samples_per_prompt": "1"},
-        "group_norm requires n_samples_per_prompt > 1",
-        "",
+        "--algo.advantage.estimator group_norm compares the responses to a prompt",
+        "set it to 2 or more",
     ),
     "the lag bound cannot be kept": (
         {"lag.max": "2"},
@@ -120,7 +121,11 @@ BROKEN = {
         "the trainer has 4 and 3 engines x 1 have 3",
         "set --vllm.num_engines 4",
     ),
-    "no engine": ({"vllm.num_engines": OUT}, "no engine to roll out", "set --vllm.num_engines"),
+    "no engine": (
+        {"vllm.num_engines": OUT},
+        "samples come from vLLM",
+        "set --vllm.num_engines to 1",
+    ),
     "samples trained twice": (
         {"train.max_epochs": "2"},
         "every sample is trained once",
@@ -166,10 +171,76 @@ BROKEN = {
         "more than the 32768 positions of the model",
         "at most 32768",
     ),
-    "fewer prompts than a batch": (
-        {"rollout.batch_size": "1024"},
-        "all passes together have 512 prompts, fewer than a rollout batch of 1024",
-        "at most 512",
+    "updates in unequal micro-batches": (
+        {"train.micro_batch_size": "3"},
+        "--train.batch_size 256 does not split evenly over 4 data-parallel ranks of the actor x 3",
+        "a multiple of 12",
+    ),
+    "a rollout batch in unequal micro-batches": (
+        {"rollout.micro_batch_size": "3"},
+        "a rollout batch of 1024 responses does not split evenly over 4 data-parallel ranks of the "
+        "actor x 3",
+        "a multiple of 12",
+    ),
+    "sequences over ranks that are not there": (
+        {"actor.num_gpus_per_node": "3", "ds.ring_attn_size": "2"},
+        "3 GPUs of --actor.num_gpus_per_node do not split into groups of 2",
+        "a multiple of 2",
+    ),
+    "adapters": (
+        {"ds.lora.rank": "16"},
+        "--ds.lora.rank does not work here: the engines take whole weights",
+        "leave the flag out",
+    ),
+    "packed weights": (
+        {"ds.load_in_4bit": ""},
+        "--ds.load_in_4bit does not work here",
+        "leave the flag out",
+    ),
+    "weights over a group that cannot be joined again": (
+        {"vllm.sync_with_ray": ""},
+        "--vllm.sync_with_ray does not work here",
+        "leave the flag out",
+    ),
+    "an engine in one process": (
+        {"train.full_determinism_enable": ""},
+        "--train.full_determinism_enable does not work here",
+        "--train.seed",
+    ),
+    "an average that no checkpoint holds": (
+        {"train.enable_ema": "", "ckpt.load_enable": ""},
+        "the moving average is in no checkpoint",
+        "leave one of them out",
+    ),
+    "a lag bound without asynchrony": (
+        {"train.async_enable": OUT, "train.partial_rollout_enable": OUT},
+        "--lag.max 7 has no effect without --train.async_enable",
+        "no token is then older than 3 updates",
+    ),
+    "staleness that nothing corrects": (
+        {"actor.policy_loss_type": "ppo", "vespo.anchor": "old"},
+        "--vespo.anchor old with --train.async_enable",
+        "add --algo.advantage.is_correction_level token",
+    ),
+    "a lag steered by nothing": (
+        {
+            "actor.policy_loss_type": "gspo",
+            "vespo.anchor": "old",
+            "algo.advantage.is_correction_level": "token",
+            "lag.target_ess": "0.5",
+        },
+        "--actor.policy_loss_type gspo reports none",
+        "a loss whose metrics hold log_w",
+    ),
+    "a clip of another loss": (
+        {"actor.eps_clip": "0.1"},
+        "--actor.eps_clip 0.1 has no effect on --actor.policy_loss_type vespo",
+        "leave it out",
+    ),
+    "a critic that is not there": (
+        {"critic.model_name_or_path": "some/critic"},
+        "--critic.model_name_or_path some/critic has no effect here",
+        "take gae",
     ),
     "the trainer does not fit": (
         {"ds.zero_stage": "0"},
@@ -254,13 +325,26 @@ def test_prompts_over_the_limit_are_counted(
     good: dict, check: Check, rows: Callable[..., str]
 ) -> None:
     short, long = {"prompt": "1+1=", "label": "2"}, {"prompt": "1+1=" * 2000, "label": "2"}
-    flags = good | {"data.prompt_dataset": rows(*[short] * 125, *[long] * 3)}
+    flags = good | {"data.prompt_dataset": rows(*[short] * 128, *[long] * 3)}
     status, output = check(flags, *ON_ONE_NODE)
+    assert status == 1
+    assert "3 of 131 prompts of --data.prompt_dataset are longer than 1024 tokens" in output
+    assert "row 128" in output
+    skip = {"data.overlong_prompts": "skip"}
+    status, output = check(flags | skip, *ON_ONE_NODE)
     assert status == 0
-    assert "3 of 128 prompts are longer than 1024 tokens" in output
-    assert "row 125" in output
+    assert "3 of 131 prompts are too long and will be left out" in output
     only_long = good | {"data.prompt_dataset": rows(*[long] * 128)}
-    assert check(only_long, *ON_ONE_NODE)[0] == 1
+    assert check(only_long | skip, *ON_ONE_NODE)[0] == 1
+
+
+def test_fewer_prompts_than_a_batch_are_warned_of(good: dict, check: Check) -> None:
+    """Such a run works: its only batch is a short one."""
+    status, output = check(good | {"rollout.batch_size": "1024", "lag.max": "63"}, *ON_ONE_NODE)
+    assert status == 0, output
+    (line,) = [w for w in output.splitlines() if w.startswith("warning")]
+    assert "have 512 prompts, fewer than a rollout batch of 1024" in line
+    assert "at most 512" in line
 
 
 @pytest.mark.parametrize(

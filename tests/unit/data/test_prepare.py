@@ -3,8 +3,11 @@
 The hub is switched off: of the benchmarks, those are there whose files the tests write.
 """
 
+import fcntl
 import json
+import os
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -165,6 +168,84 @@ def test_the_card_says_loudly_what_was_not_checked(
     assert "**Warning:** not checked for contamination" in card
     assert "| gsm8k | 1,319 | 0 | 0 |" in card
     assert "| **math500** | | | | **not checked** |" in card
+
+
+def test_data_that_nothing_was_there_to_check_against_do_not_exit_with_0(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The built-in sums are always there, and say nothing of these problems."""
+    file = write(tmp_path / "rows.jsonl", [{"problem": question(7), "answer": "7"}])
+    own = write(tmp_path / "exam.jsonl", [{"problem": "What is 1?", "answer": "1"}])
+    command = ["prepare", "custom", "--from", str(file), "--out", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert "NO benchmark was there to check against" in capsys.readouterr().err
+    assert (tmp_path / "out" / "manifest.json").is_file()
+    assert main([*command, "--against", str(own)]) == 0
+    assert main(["prepare", "arithmetic", "--out", str(tmp_path / "sums")]) == 0
+
+
+def test_problems_of_the_users_own_are_kept_out(tmp_path: Path) -> None:
+    rows = [{"problem": f"What is {i}?", "answer": str(i)} for i in range(20)]
+    exam = write(tmp_path / "exam.jsonl", [rows[3], {"problem": "Another?", "answer": "1"}])
+    file = write(tmp_path / "rows.jsonl", rows)
+    out = tmp_path / "out"
+    report = prepare(Options("custom", out, (file,), against=(exam,), validation=0))
+    assert report.contaminated["exam"]["exact"] == 1
+    assert report.checked["exam"]["problems"] == 2
+    prompts = [row["prompt"] for row in read_parquet(out / "train.parquet")]
+    assert len(prompts) == 19
+    assert not any("What is 3?" in prompt for prompt in prompts)
+    assert "| exam | 2 | 1 |" in (out / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("gone.jsonl", "there is no such file"), ("gsm8k.jsonl", "a benchmark gsm8k already")],
+)
+def test_own_problems_that_cannot_be_had_are_an_error(
+    tmp_path: Path, name: str, message: str
+) -> None:
+    file = write(tmp_path / "rows.jsonl", [{"problem": "What is 1?", "answer": "1"}])
+    write(tmp_path / "gsm8k.jsonl", [{"problem": "What is 2?", "answer": "2"}])
+    with pytest.raises(ValueError, match=message):
+        prepare(Options("custom", tmp_path / "out", (file,), against=(tmp_path / name,)))
+    assert not (tmp_path / "out").exists()
+
+
+def test_data_stay_whole_where_the_new_ones_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk is full in the middle of it, say."""
+    rows = [{"problem": f"What is {i}?", "answer": str(i)} for i in range(20)]
+    options = Options("custom", tmp_path / "out", (write(tmp_path / "rows.jsonl", rows),))
+    prepare(options)
+    before = {path.name: path.read_bytes() for path in options.out.iterdir()}
+    write(tmp_path / "rows.jsonl", rows[:10])
+
+    def full(*args: object) -> str:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("vespo_openrlhf.data.card.card", full)
+        with pytest.raises(OSError, match="no space"):
+            prepare(options)
+    assert {path.name: path.read_bytes() for path in options.out.iterdir()} == before
+
+
+def test_two_at_once_write_one_after_the_other(tmp_path: Path) -> None:
+    file = write(tmp_path / "rows.jsonl", [{"problem": "What is 1?", "answer": "1"}])
+    out = tmp_path / "out"
+    out.mkdir()
+    with ThreadPoolExecutor() as pool:
+        folder = os.open(out, os.O_RDONLY)  # as another process holds it that is writing
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        waiting = pool.submit(prepare, Options("custom", out, (file,)))
+        with pytest.raises(TimeoutError):
+            waiting.result(timeout=2)
+        assert list(out.iterdir()) == []
+        os.close(folder)
+        assert waiting.result(timeout=60).read == 1
+    assert (out / "manifest.json").is_file()
 
 
 def test_arithmetic_shares_nothing_with_its_benchmark(tmp_path: Path) -> None:
