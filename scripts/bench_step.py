@@ -25,11 +25,11 @@ from vespo_openrlhf.quickstart.pipeline import Plan, training_flags
 STAGES = ("make_experience", "ppo_train")
 WARM_UP_BATCHES = 2
 BATCHES = 12
-# Our command line with nothing of ours in place: it starts Ray, and OpenRLHF does the rest.
+# Our command line with nothing of ours in place but how Ray starts: OpenRLHF does the rest.
 STOCK = """
-import contextlib, sys
+import sys
 from vespo_openrlhf.bridge import cli, plug
-plug.in_place = contextlib.nullcontext
+plug.in_place = plug.ray_in_place
 sys.exit(cli.main())
 """
 COMMANDS = {

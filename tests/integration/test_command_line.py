@@ -15,6 +15,7 @@ from vespo_openrlhf import cpu
 from vespo_openrlhf.bridge import plug, seams
 from vespo_openrlhf.bridge.checkpoints import CheckpointError, Checkpoints
 from vespo_openrlhf.bridge.cli import UsageError, main
+from vespo_openrlhf.bridge.events import StoppedError
 from vespo_openrlhf.bridge.run_folder import RunFolder
 from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
 from vespo_openrlhf.embedded.model import build_model
@@ -214,11 +215,11 @@ def until_ray(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
         pytest.skip("stops where the CPU stack starts Ray")
     started: list[dict] = []
 
-    def stop(flags: dict) -> None:
+    def stop(self: plug.RayStart, flags: dict) -> None:
         started.append(dict(flags))
         raise UsageError("as far as Ray")
 
-    monkeypatch.setattr(plug, "start_ray_on_cpu", stop)
+    monkeypatch.setattr(plug.RayStart, "on_cpu", stop)
     return started
 
 
@@ -289,19 +290,20 @@ def test_a_finished_run_started_again_says_so_and_leaves_everything(
     assert len(until_ray) == 1
 
 
-def test_a_checkpoint_that_could_not_be_saved_is_one_message(
-    good: dict, capsys, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", [CheckpointError, StoppedError])
+def test_a_run_that_ends_for_a_reason_says_it_in_one_message(
+    good: dict, capsys, monkeypatch: pytest.MonkeyPatch, kind: type[RuntimeError]
 ) -> None:
     """As Ray hands the trainer's error over, with its trace before it."""
     if torch.cuda.is_available():
         pytest.skip("fails where the CPU stack starts Ray")
-    error = CheckpointError("checkpoint global_step4 was not saved: no room")
+    error = kind("checkpoint global_step4 was not saved: no room")
     raised = ray.exceptions.RayTaskError("fit", "a trace", error).as_instanceof_cause()
 
-    def fail(flags: dict) -> None:
+    def fail(self: plug.RayStart, flags: dict) -> None:
         raise raised
 
-    monkeypatch.setattr(plug, "start_ray_on_cpu", fail)
+    monkeypatch.setattr(plug.RayStart, "on_cpu", fail)
     arguments = [part for name, value in good.items() for part in (f"--{name}", value)]
     assert main(arguments) == 1
     shown = capsys.readouterr().err.strip().splitlines()[-1]

@@ -16,8 +16,8 @@ import ray
 
 from vespo_openrlhf.bridge import driver as driver_module
 from vespo_openrlhf.bridge import plug
-from vespo_openrlhf.bridge.driver import Driver, PromptRow, StoppedError
-from vespo_openrlhf.bridge.events import Generated, Rollout, Scored
+from vespo_openrlhf.bridge.driver import Driver, PromptRow
+from vespo_openrlhf.bridge.events import Generated, Rollout, Scored, StoppedError
 from vespo_openrlhf.scheduling import LagOptions, PromptLedger, Scheduler, SchedulerConfig, setbacks
 
 SAMPLES = 2

@@ -22,6 +22,7 @@ from unittest import mock
 from vespo_openrlhf import config, cpu, versions
 from vespo_openrlhf.bridge import resume, seams, settings
 from vespo_openrlhf.bridge.checkpoints import CheckpointError
+from vespo_openrlhf.bridge.events import StoppedError
 from vespo_openrlhf.bridge.run_folder import RunFolder
 from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES
 from vespo_openrlhf.redact import hide
@@ -47,8 +48,8 @@ class UsageError(ValueError):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Train; returns the exit status: 0, 1 where a checkpoint could not be saved, or 2 for what the
-    user can mend before Ray starts."""
+    """Train; returns the exit status: 0, 1 where a run stopped before its end or lost much of its
+    data, or 2 for what the user can mend before Ray starts."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         seams.check_installation()
@@ -65,7 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             runpy.run_module(_UPSTREAM, run_name="__main__")
             for run, episodes in started:
                 run.finish(episodes)
-    except CheckpointError as error:  # of the trainer, through Ray, which puts a trace before it
+    except (CheckpointError, StoppedError) as error:  # through Ray, which puts a trace before it
         print(f"{PROGRAM}: error: {getattr(error, 'cause', error)}", file=sys.stderr)
         return 1
     except resume.Finished as finished:

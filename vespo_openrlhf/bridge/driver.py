@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
 
-from vespo_openrlhf.bridge.events import Generated, RolloutSettings
+from vespo_openrlhf.bridge.events import Generated, RolloutSettings, StoppedError
 from vespo_openrlhf.scheduling import Request, Scheduler
 
 # An engine that dies this often without finishing a sample in between will not get better.
@@ -30,10 +30,6 @@ _GIVE_UP_SECONDS = 5.0
 _STATUS_SECONDS = 60.0
 
 logger = logging.getLogger(__name__)
-
-
-class StoppedError(RuntimeError):
-    """The run was stopped, because to go on would burn the data and train nothing."""
 
 
 class PromptRow(NamedTuple):

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
     from vllm import SamplingParams
 
 
+class StoppedError(RuntimeError):
+    """The run burns its data, or has lost much of it, and does not end well."""
+
+
 @dataclass(frozen=True)
 class RolloutSettings:
     """What every response of a run has in common.

@@ -75,15 +75,22 @@ def _logical_resources(flags: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def in_place() -> Iterator[RayStart]:
-    """Our actors, trainer and engines under OpenRLHF's names, where its command line looks.
+def ray_in_place() -> Iterator[RayStart]:
+    """`ray.init`, which OpenRLHF calls unless Ray runs, is what this yields."""
+    start_ray = RayStart(ray.init)
+    with mock.patch.object(ray, "init", start_ray):
+        yield start_ray
 
-    Ray restarts an engine that dies, in its old place; all else that dies ends the run. And
-    `ray.init`, which OpenRLHF calls unless Ray runs, is what this yields.
+
+@contextlib.contextmanager
+def in_place() -> Iterator[RayStart]:
+    """Our policy actor, trainer and engines under OpenRLHF's names, where its command line looks,
+    and its start of Ray.
+
+    Ray restarts an engine that dies, in its old place; all else that dies ends the run.
     """
     trainer = placement.OnThisNode(ray.remote(num_cpus=0)(ScheduledTrainer))
     engine = ray.remote(max_restarts=-1, max_concurrency=_CALLS)(VersionedRollout)
-    start_ray = RayStart(ray.init)
     with (
         mock.patch.object(ppo_actor, "PolicyModelActor", ray.remote(num_gpus=1)(PolicyActor)),
         mock.patch.object(ppo_critic, "CriticModelActor", ray.remote(num_gpus=1)(CriticActor)),
@@ -91,6 +98,6 @@ def in_place() -> Iterator[RayStart]:
         mock.patch.object(ppo_trainer_async, "PPOTrainerAsync", trainer),
         mock.patch.object(vllm_engine, "RolloutRayActor", engine),
         placement.in_place(),
-        mock.patch.object(ray, "init", start_ray),
+        ray_in_place() as start_ray,
     ):
         yield start_ray

@@ -28,8 +28,8 @@ from vllm import SamplingParams
 from vespo_openrlhf import config
 from vespo_openrlhf.bridge import evaluation, mini_batches, records, weight_check
 from vespo_openrlhf.bridge.checkpoints import Checkpoints, write_atomically
-from vespo_openrlhf.bridge.driver import Driver, PromptRow, RayEngine, StoppedError
-from vespo_openrlhf.bridge.events import LostEnginesError, RolloutSettings
+from vespo_openrlhf.bridge.driver import Driver, PromptRow, RayEngine
+from vespo_openrlhf.bridge.events import LostEnginesError, RolloutSettings, StoppedError
 from vespo_openrlhf.bridge.experience import ExperienceMaker, ShortExperienceMaker
 from vespo_openrlhf.bridge.loss import skips_old_log_probs
 from vespo_openrlhf.bridge.metrics_file import MetricsFile

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vespo_openrlhf.bridge.driver import StoppedError
+from vespo_openrlhf.bridge.events import StoppedError
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
 from vespo_openrlhf.scheduling import PromptLedger
 
