@@ -121,7 +121,7 @@ class StubTrainer:
         self.driver.wake()
 
 
-def run(engine_class, prompts: list[str], engines: int) -> tuple[StubTrainer, Scheduler]:
+def run(engine_class, prompts: list[str], engines: int, **options) -> tuple[StubTrainer, Scheduler]:
     config = SchedulerConfig(
         prompts_per_batch=4,
         samples_per_prompt=SAMPLES,
@@ -146,7 +146,7 @@ def run(engine_class, prompts: list[str], engines: int) -> tuple[StubTrainer, Sc
     actors = [engine_class.remote() for _ in range(engines)]
 
     async def main() -> None:
-        trainer.driver = Driver(scheduler, rows, actors, "settings")
+        trainer.driver = Driver(scheduler, rows, actors, "settings", **options)
         await asyncio.wait_for(trainer.driver.run(), 240)
 
     try:
@@ -198,3 +198,8 @@ def test_an_engine_that_never_gets_better_ends_the_run(engine_class, monkeypatch
 def test_a_reward_that_never_works_ends_the_run(engine_class, prompts: int) -> None:
     with pytest.raises(RuntimeError, match="got no finite reward"):
         run(engine_class, ["worthless always"] * prompts, engines=1)
+
+
+def test_where_no_engine_can_be_started_again_the_first_death_ends_the_run(engine_class) -> None:
+    with pytest.raises(RuntimeError, match="engine-0 failed, and the GPU is the trainer's"):
+        run(engine_class, ["", "kill", ""], 1, no_restart=lambda: "the GPU is the trainer's")
