@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import time
 from collections import Counter
@@ -170,3 +171,13 @@ def test_an_engine_that_came_back_samples_again(story: dict[str, Any]) -> None:
     assert story["log"].count("groups are sent again") == 2
     assert {"engine-0", "engine-0.1", "engine-0.2"} >= {g["engine"] for g in story["samples"]}
     assert any(group["engine"] == "engine-0.1" for group in story["samples"])
+
+
+def test_the_weights_of_every_engine_are_checked_where_they_arrive(story: dict[str, Any]) -> None:
+    gaps: dict[str, list[float]] = {}
+    told = r"(engine-[\d.]+) samples from the policy of version \d+: its log-probs are (\S+) away"
+    for name, gap in re.findall(told, story["log"]):
+        gaps.setdefault(name, []).append(float(gap))
+    assert gaps.keys() == {"engine-0", "engine-0.1", "engine-0.2"}
+    assert len(gaps["engine-0"]) == 2  # in the resumed run again, which begins with trained weights
+    assert all(gap < 1e-5 for told in gaps.values() for gap in told)

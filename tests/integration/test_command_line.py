@@ -266,7 +266,7 @@ def test_a_resume_with_other_flags_is_refused_before_ray_starts(
     again = [part for name, value in flags.items() for part in (f"--{name}", value)]
     again.append("--ckpt.load_enable")
     assert main([*again, "--rollout.n_samples_per_prompt", "4"]) == 2
-    assert "--rollout.n_samples_per_prompt 1 -> 4" in capsys.readouterr().err
+    assert "--rollout.n_samples_per_prompt 2 -> 4" in capsys.readouterr().err
     assert len(until_ray) == 1
     assert main([*again, "--actor.adam.lr", "1e-5"]) == 2
     assert "--actor.adam.lr 1e-06 -> 1e-05 (from the checkpoint on)" in capsys.readouterr().out

@@ -145,7 +145,12 @@ class StubTrainer:
 
 
 def run(
-    engine_class, prompts: list[str], engines: int, after_batch=lambda scheduler: None, **options
+    engine_class,
+    prompts: list[str],
+    engines: int,
+    after_batch=lambda scheduler: None,
+    no_restart=None,
+    **options,
 ) -> tuple[StubTrainer, Scheduler]:
     settings = {
         "prompts_per_batch": 4,
@@ -173,7 +178,7 @@ def run(
     actors = [engine_class.remote() for _ in range(engines)]
 
     async def main() -> None:
-        trainer.driver = Driver(scheduler, rows, actors, "settings", ENGINE_TIMEOUT)
+        trainer.driver = Driver(scheduler, rows, actors, "settings", ENGINE_TIMEOUT, no_restart)
         await asyncio.wait_for(trainer.driver.run(), 240)
 
     try:
@@ -286,3 +291,8 @@ def test_a_reward_that_comes_back_costs_no_prompt(engine_class, tmp_path) -> Non
 def test_a_reward_that_never_works_ends_the_run(engine_class) -> None:
     with pytest.raises(StoppedError, match="got no finite reward"):
         run(engine_class, ["worthless always"] * 40, engines=1)
+
+
+def test_where_no_engine_can_be_started_again_the_first_death_ends_the_run(engine_class) -> None:
+    with pytest.raises(RuntimeError, match="engine-0 failed, and the GPU is the trainer's"):
+        run(engine_class, ["", "kill", ""], 1, no_restart=lambda: "the GPU is the trainer's")

@@ -562,6 +562,8 @@ def test_the_rewards_options_go_to_the_environment_with_absolute_paths(
     ("changes", "message"),
     [
         ({"lag.max": -1}, r"--lag\.max is a number of updates"),
+        ({"vllm.weight_tolerance": -0.1}, r"--vllm\.weight_tolerance must be 0 or more"),
+        ({"vllm.weight_tolerance": float("nan")}, r"--vllm\.weight_tolerance must be 0 or more"),
         ({"reward.timeout_s": 0.0}, r"--reward\.timeout_s must be between"),
         (
             {"reward.sources": ["a=/no/where.py:f"]},

@@ -1,0 +1,119 @@
+"""What the trainer makes of an update that an engine does not survive.
+
+Stand-ins: the engines, the trainer's actors and the driver note what they are told.
+"""
+
+import asyncio
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import ray
+
+from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError
+from vespo_openrlhf.bridge.trainer import ScheduledTrainer
+
+
+class Engine:
+    def __init__(self, index: int) -> None:
+        self.name, self.actor, self.dead = f"engine-{index}", self, False
+
+
+class Publishing:
+    """What `_publish` reads of a trainer whose actors raise `error`."""
+
+    _publish = ScheduledTrainer._publish
+
+    def __init__(self, error: Exception | None) -> None:
+        self.args = SimpleNamespace(vllm=SimpleNamespace(enable_sleep=False))
+        self._weights = asyncio.Lock()
+        self.engines = [Engine(0), Engine(1)]
+        self.failed: list[str] = []
+        self.updated: list[tuple[str, int]] = []
+        self.evaluated = 0
+        self.asked: list[str] = []
+        self.actor_model_group = SimpleNamespace(async_run_method=self._run)
+        self._driver = SimpleNamespace(
+            by_name=lambda names: [e for e in self.engines if e.name in names],
+            living=[],
+            engine_failed=lambda engine, error: self.failed.append(engine.name),
+            failed_among=self._failed_among,
+            scheduler=SimpleNamespace(on_engine_updated=lambda *args: self.updated.append(args)),
+            wake=lambda: None,
+        )
+        self._error = error
+
+    def _run(self, method: str, names: list[str], actors: list[Engine]) -> list:
+        async def rank(error: Exception | None) -> None:
+            if error is not None:
+                raise error
+
+        return [rank(self._error), rank(None)]
+
+    async def _ask(self, engines: list[Engine], method: str, *args, **kwargs) -> list[Engine]:
+        self.asked.append(method)
+        return engines
+
+    async def _check_weights(self, engines: list[Engine], version: int) -> list[Engine]:
+        return engines
+
+    async def _failed_among(self, engines: list[Engine]) -> list[Engine]:
+        self.asked.append("is_alive")
+        return []
+
+    async def _evaluate_if_due(self, engines: list[Engine]) -> None:
+        self.evaluated += 1
+
+
+def as_ray_raises(error: Exception) -> Exception:
+    return ray.exceptions.RayTaskError("publish", "a traceback", error).as_instanceof_cause()
+
+
+def test_engines_have_a_version_when_it_has_reached_them_all() -> None:
+    trainer = Publishing(None)
+    trainer._driver.living = trainer.engines
+    asyncio.run(trainer._publish(4, ["engine-0", "engine-1"]))
+    assert trainer.updated == [("engine-0", 4), ("engine-1", 4)]
+    assert trainer.evaluated == 1
+    assert not trainer.failed
+
+
+def test_all_that_took_part_in_a_broken_update_are_started_again() -> None:
+    trainer = Publishing(as_ray_raises(LostEnginesError("engine-1 has died")))
+    asyncio.run(trainer._publish(4, ["engine-0", "engine-1"]))
+    assert trainer.failed == ["engine-0", "engine-1"]
+    assert trainer.updated == []
+    assert trainer.evaluated == 0  # on no engine at all
+
+
+@pytest.mark.parametrize(
+    "error", [as_ray_raises(RefusedWeightsError("no such layer")), ray.exceptions.RayActorError()]
+)
+def test_any_other_error_ends_the_run(error: Exception) -> None:
+    trainer = Publishing(error)
+    with pytest.raises(type(error)):
+        asyncio.run(trainer._publish(4, ["engine-0", "engine-1"]))
+    assert not trainer.failed
+    assert trainer.asked[-1] == "is_alive"  # in which an engine that may not fail is named
+
+
+def sharing(path: Path, **changes) -> SimpleNamespace:
+    train = {"colocate_all": True, "async_enable": False} | changes
+    return SimpleNamespace(
+        args=SimpleNamespace(
+            vllm=SimpleNamespace(sync_backend="nccl"),
+            train=SimpleNamespace(**train),
+            ckpt=SimpleNamespace(path=str(path)),
+        )
+    )
+
+
+def test_where_engines_share_the_trainers_gpus_the_end_names_the_last_checkpoint(tmp_path) -> None:
+    trainer = sharing(tmp_path)
+    assert ScheduledTrainer._shares_gpus(trainer)
+    assert not ScheduledTrainer._shares_gpus(sharing(tmp_path, async_enable=True))
+    assert not ScheduledTrainer._shares_gpus(sharing(tmp_path, colocate_all=False))
+    assert "No checkpoint was saved" in ScheduledTrainer._why_no_restart(trainer)
+    (tmp_path / "_actor").mkdir()
+    (tmp_path / "_actor" / "latest").write_text("global_step12")
+    assert f"{tmp_path}/_actor/global_step12" in ScheduledTrainer._why_no_restart(trainer)
