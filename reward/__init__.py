@@ -9,7 +9,7 @@ correctness. Importing this package imports neither sympy nor torch.
 
 from vespo_openrlhf.reward.api import label_problem, label_problems, probe, verify
 from vespo_openrlhf.reward.custom import make_reward_func
-from vespo_openrlhf.reward.verdict import REASONS, Verdict
+from vespo_openrlhf.reward.verdict import REASONS, Verdict, note_unjudged
 
 __all__ = [
     "REASONS",
@@ -17,6 +17,7 @@ __all__ = [
     "label_problem",
     "label_problems",
     "make_reward_func",
+    "note_unjudged",
     "probe",
     "verify",
 ]

@@ -78,9 +78,10 @@ def batched(
                     reward = shape(result.value, terms, options)
                     return reward, result.value, {**logs, **result.logs, **shaping}
             except Exception:
+                logs["error"] = 1.0
                 if not unjudged:
                     logger.exception("a sample could not be scored; it scores 0")
-                    return 0.0, 0.0, {**logs, "error": 1.0}
+                    return 0.0, 0.0, logs
         return math.nan, math.nan, {**logs, unjudged[0]: 1.0}
 
     def reward_func(

@@ -50,7 +50,13 @@ class Verdict:
 
 
 def note_unjudged(reason: str) -> None:
-    """Tell who asked for it, however far up, that a verification could not be made."""
+    """Say that a verification could not be made: the sample whose score is being worked out is
+    then not trained on, whatever the score returns or raises.
+
+    Args:
+        reason: one of :data:`UNJUDGED`.
+    """
+    assert reason in UNJUDGED, reason
     if (noted := _noted.get()) is not None:
         noted.append(reason)
 

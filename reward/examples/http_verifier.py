@@ -3,7 +3,8 @@
 Set ``VERIFIER_URL``; it is posted ``{"response", "label", "prompt"}`` and answers
 ``{"score": number}``. After :data:`FAILURES` failures in a row nothing is sent for
 :data:`PAUSE_S`, so that a dead service costs each sample nothing instead of every retry.
-Samples it could not score are logged as ``error`` and score 0: watch that number.
+Samples that it could not be asked about are logged as ``error`` and ``unavailable`` and are not
+trained on: watch these numbers.
 """
 
 import json
@@ -13,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 
-from vespo_openrlhf.reward import make_reward_func
+from vespo_openrlhf.reward import make_reward_func, note_unjudged
 
 ATTEMPTS = 3
 TIMEOUT_S = 10.0
@@ -58,7 +59,16 @@ def _post(url: str, body: bytes) -> float:
 
 
 def score(response: str, label: str, prompt: str) -> float:
-    """Ask the verifier, again after a growing pause where it fails for a moment."""
+    """Ask the verifier; one that is down says nothing about the response."""
+    try:
+        return _ask(response, label, prompt)
+    except ConnectionError:
+        note_unjudged("unavailable")
+        raise
+
+
+def _ask(response: str, label: str, prompt: str) -> float:
+    """The score, asked for again after a growing pause where that fails for a moment."""
     url = os.environ["VERIFIER_URL"]
     body = json.dumps({"response": response, "label": label, "prompt": prompt}).encode()
     for attempt in range(ATTEMPTS):

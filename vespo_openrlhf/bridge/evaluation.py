@@ -8,6 +8,7 @@ keeps nothing. Here every sample is a record under its problem's id, in the run 
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Mapping, Sequence
@@ -146,13 +147,14 @@ def _judge(
     for record in records:
         score = record.pop("score")
         answers = extract(record["response"]).answers
-        right = score is not None and score > 0.5
+        scored = score is not None and not math.isnan(score)
+        right = scored and score > 0.5
         judged.append(
             {
                 **record,
                 "extracted": ", ".join(answers) if answers else None,
                 "correct": right,
-                "reason": "correct" if right else "wrong",
+                "reason": "correct" if right else "wrong" if scored else "unavailable",
                 "verifier": ", ".join(Path(file).name for file in files),
             }
         )

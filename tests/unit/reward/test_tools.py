@@ -336,7 +336,9 @@ def test_a_remote_verifier_is_retried_then_left_alone(monkeypatch: pytest.Monkey
         assert asked[0] == {"response": "r", "label": "4", "prompt": "p"}
         failing = 100
         for _ in range(4):
-            assert module.reward_func(["pr"], ["p"], ["4"])["extra_logs"]["error"] == 1.0
+            result = module.reward_func(["pr"], ["p"], ["4"])
+            assert result["extra_logs"]["error"] == 1.0
+            assert result["rewards"].isnan().all()  # it says nothing about the response
         assert len(asked) == 3 + module.FAILURES
     finally:
         server.shutdown()

@@ -68,7 +68,7 @@ def test_no_reward_is_made_up(name: str, reason: str) -> None:
     assert math.isnan(result["scores"].item())
     logs = result["extra_logs"]
     assert logs[reason] == 1.0
-    assert logs["error"] == 0.0
+    assert logs["error"] == float(name.endswith("an error"))
     assert logs["length"] == len(response)
     assert all(math.isfinite(value) for value in logs.values())
 
