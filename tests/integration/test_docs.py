@@ -120,6 +120,15 @@ def test_what_is_cheap_runs(page: Path, tmp_path: Path) -> None:
 
 
 @by_page
+def test_every_test_that_is_named_exists(page: Path) -> None:
+    for name, test in re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text()):
+        source = REPOSITORY / name
+        assert source.is_file(), f"{named(page)}: there is no {name}"
+        if test:
+            assert f"def {test}(" in source.read_text(), f"{named(page)}: {name} has no {test}"
+
+
+@by_page
 def test_every_flag_of_every_command_exists(page: Path) -> None:
     for fence in fences(page):
         if fence.language == "bash":
