@@ -37,7 +37,7 @@ class Publishing:
             by_name=lambda names: [e for e in self.engines if e.name in names],
             living=[],
             engine_failed=lambda engine, error: self.failed.append(engine.name),
-            failed_among=self._failed_among,
+            ask=self._ask,
             scheduler=SimpleNamespace(on_engine_updated=lambda *args: self.updated.append(args)),
             wake=lambda: None,
         )
@@ -56,10 +56,6 @@ class Publishing:
 
     async def _check_weights(self, engines: list[Engine], version: int) -> list[Engine]:
         return engines
-
-    async def _failed_among(self, engines: list[Engine]) -> list[Engine]:
-        self.asked.append("is_alive")
-        return []
 
     async def _evaluate_if_due(self, engines: list[Engine]) -> None:
         self.evaluated += 1
