@@ -14,7 +14,8 @@ class MetricsFile:
 
     It has the three methods of OpenRLHF's loggers, so it stands where one of them stood. A line
     is `{"step", "kind": "train" | "eval", "time": seconds since the epoch, ...metrics}`; a metric
-    that is not finite is written as null, which any JSON reader takes.
+    that is not finite is written as null, which any JSON reader takes, and one of a reward's that
+    is called `step`, by which a resume goes, or as another of these three, as `reward/step`.
 
     Args:
         path: the file; its folder is made, and a run that resumes appends to it.
@@ -44,7 +45,9 @@ class MetricsFile:
 
     def _write(self, step: int, kind: str, metrics: dict[str, Any]) -> None:
         line = {"step": step, "kind": kind, "time": round(time.time(), 3)}
+        own = set(line)
         for name, value in metrics.items():
+            name = f"reward/{name}" if name in own else name
             if isinstance(value, (int, float)):
                 line[name] = value if math.isfinite(value) else None
             elif isinstance(value, (list, str)):

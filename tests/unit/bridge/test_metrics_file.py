@@ -47,3 +47,13 @@ def test_a_resumed_run_appends(tmp_path) -> None:
         metrics.log_train(step, {})
         metrics.close()
     assert [json.loads(line)["step"] for line in path.read_text().splitlines()] == [1, 2]
+
+
+def test_a_reward_that_logs_its_steps_does_not_move_the_run(tmp_path) -> None:
+    """A resume goes by `step`, and keeps what lies below."""
+    log = MetricsFile(tmp_path / "metrics.jsonl")
+    log.log_train(3, {"step": 99.0, "kind": "proof", "loss": 1.0})
+    log.close()
+    (line,) = map(json.loads, (tmp_path / "metrics.jsonl").read_text().splitlines())
+    assert (line["step"], line["kind"], line["loss"]) == (3, "train", 1.0)
+    assert (line["reward/step"], line["reward/kind"]) == (99.0, "proof")
