@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy import stats
 
+from vespo_openrlhf.eval import compare as module
 from vespo_openrlhf.eval.__main__ import main as command
 from vespo_openrlhf.eval.compare import compare, main
 
@@ -68,6 +70,61 @@ def test_repeats_may_differ_between_the_runs(tmp_path: Path) -> None:
     assert d.mcnemar is None
     assert not d.gained
     assert (d.before.repeats, d.after.repeats) == (3, 2)
+
+
+def test_the_test_takes_as_many_samples_of_both_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problems = [f"p{i:02}" for i in range(12)]
+    a = write_run(tmp_path / "a", {p: [0, 0, 1, 1] for p in problems})
+    b = write_run(tmp_path / "b", {p: [1, 0] for p in problems})
+    (d,) = compare([a, b]).differences
+    assert (d.difference, d.tested_repeats) == (0, 2)
+    assert d.p_value == pytest.approx(2 / 2**12)  # the first two of each: 0 against 1
+    assert main([str(a), str(b)]) == 0
+    assert "(sign-flip permutation of the first 2 samples of each)" in capsys.readouterr().out
+    assert main([str(a), str(b), "--markdown"]) == 0
+    assert "the test takes the first of each: 2 (aime24)." in capsys.readouterr().out
+
+
+SIMULATIONS = 1_000
+ERROR = 3 * (0.05 * 0.95 / SIMULATIONS) ** 0.5
+
+
+@pytest.mark.parametrize("problems", ["equally hard", "the same", "of its own"])
+@pytest.mark.parametrize("mean", [0.03, 0.09, 0.5, 0.91])
+@pytest.mark.parametrize("repeats", [(32, 32), (32, 1), (32, 4)])
+def test_equally_good_runs_seldom_differ(
+    repeats: tuple[int, int], mean: float, problems: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Type I error at 0.05 with 30 problems, as they are sampled from a population.
+
+    All problems are equally hard, or the same ones are hard for both runs, or each run is good at
+    problems of its own.
+    """
+    # The intervals are not looked at, and would take most of the time.
+    monkeypatch.setattr(module, "bootstrap_interval", lambda values: (0.0, 1.0))
+    monkeypatch.setattr(module, "difference_intervals", lambda *a, **k: [(0.0, 1.0)])
+    rng = np.random.default_rng([*repeats, round(100 * mean), len(problems)])
+    # A sample is one of two shared dicts: what is compared is only their verdict.
+    verdicts = np.array([{"correct": False}, {"correct": True}])
+
+    def run(name: str, accuracies: np.ndarray, k: int) -> module._Run:
+        right = (rng.random((len(accuracies), k)) < accuracies[:, None]).astype(int)
+        problems = {str(i): list(row) for i, row in enumerate(verdicts[right])}
+        return module._Run(name, {}, {"b": problems})
+
+    found = 0
+    for _ in range(SIMULATIONS):
+        first, second = rng.beta(1.5 * mean, 1.5 * (1 - mean), size=(2, 30))
+        if problems == "equally hard":
+            first = second = np.full(30, mean)
+        elif problems == "the same":
+            second = first
+        runs = run("a", first, repeats[0]), run("b", second, repeats[1])
+        difference, _ = module._difference("b", *runs)
+        found += difference.p_value <= 0.05
+    assert found / SIMULATIONS <= 0.05 + ERROR
 
 
 def test_pairing_narrows_the_interval(tmp_path: Path) -> None:
