@@ -60,6 +60,7 @@ class Difference:
     Attributes:
         benchmark: its name.
         problems: how many both runs have; the comparison is made on these.
+        limited: one of the runs had the first problems of the benchmark only (``--limit``).
         difference: avg@k of `after` minus that of `before`.
         interval: its 95 % paired bootstrap interval over problems.
         p_value: exact sign-flip permutation test over problems, two-sided.
@@ -72,6 +73,7 @@ class Difference:
 
     benchmark: str
     problems: int
+    limited: bool
     before: Accuracy
     after: Accuracy
     difference: float
@@ -96,7 +98,7 @@ class Comparison:
         """For a terminal; `flips` problems are named in each direction."""
         lines = [f"warning: {warning}" for warning in self.warnings]
         for d in self.differences:
-            lines += ["", f"{d.benchmark}: {d.problems} problems in both"]
+            lines += ["", f"{d.benchmark}: {_problem_count(d)} in both"]
             for side in (d.before, d.after):
                 lines.append(
                     f"  {_accuracy(side):<21}{side.run} ({_plural(side.repeats, 'sample')} each)"
@@ -121,12 +123,13 @@ class Comparison:
             # Not the same for every run: each is compared on the problems that both have.
             if (d.benchmark, d.problems, d.before) not in shown:
                 shown.add((d.benchmark, d.problems, d.before))
-                first = [d.benchmark, str(d.problems), _code(d.before.run), _accuracy(d.before)]
+                count = _problem_count(d).removesuffix(" problems")
+                first = [d.benchmark, count, _code(d.before.run), _accuracy(d.before)]
                 rows.append([*first, "", *blank, ""])
             rows.append(
                 [
                     d.benchmark,
-                    str(d.problems),
+                    _problem_count(d).removesuffix(" problems"),
                     _code(d.after.run),
                     _accuracy(d.after),
                     f"{_points(d.difference, unit='')} {_points_interval(d.interval)}",
@@ -246,6 +249,10 @@ def _difference(name: str, first: _Run, other: _Run) -> tuple[Difference, list[s
             f"{name}: {first.name} and {other.name} have no problem in common (ids such as "
             f"{next(iter(a))} and {next(iter(b))})"
         )
+    entries = [(r.manifest.get("benchmarks") or {}).get(name) or {} for r in (first, other)]
+    seeds = [(run.manifest.get("settings") or {}).get("seed") for run in (first, other)]
+    # Choices stand in another order then, which the warning of another seed tells of.
+    reordered = seeds[0] != seeds[1] and any("choice_order" in entry for entry in entries)
     warnings = []
     if len(shared) < max(len(a), len(b)):
         warnings.append(
@@ -258,7 +265,7 @@ def _difference(name: str, first: _Run, other: _Run) -> tuple[Difference, list[s
         ("verifier", "been judged by another verifier: run vespo eval score on both"),
     ):
         changed = sum(a[p][0].get(field) != b[p][0].get(field) for p in shared)
-        if changed:
+        if changed and not (reordered and field != "verifier"):
             warnings.append(f"{name}: {changed} of {len(shared)} problems have {what}")
 
     right_a = np.array([_right(a[p]) for p in shared])
@@ -279,6 +286,7 @@ def _difference(name: str, first: _Run, other: _Run) -> tuple[Difference, list[s
         Difference(
             benchmark=name,
             problems=len(shared),
+            limited=any("of" in entry for entry in entries),
             before=Accuracy(
                 first.name, float(before.mean()), bootstrap_interval(before.tolist()), repeats_a
             ),
@@ -320,6 +328,10 @@ def _flat(value: Any, name: str) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         return {name: value}
     return {k: v for key, part in value.items() for k, v in _flat(part, f"{name}.{key}").items()}
+
+
+def _problem_count(d: Difference) -> str:
+    return f"first {d.problems} problems" if d.limited else f"{d.problems} problems"
 
 
 def _plural(count: int, noun: str) -> str:

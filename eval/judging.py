@@ -18,6 +18,7 @@ from typing import Any
 
 from vespo_openrlhf import reward
 from vespo_openrlhf.eval.errors import EvaluationError
+from vespo_openrlhf.eval.tolerance import within
 from vespo_openrlhf.reward.labels import parse_label
 from vespo_openrlhf.reward.options import RewardOptions
 from vespo_openrlhf.reward.query import split_query
@@ -43,9 +44,17 @@ def _installed(package: str) -> str:
 
 
 def judge(
-    response: str, gold: str, *, prompt: str = "", require_box: bool = True, marker: str = ""
+    response: str,
+    gold: str,
+    *,
+    prompt: str = "",
+    require_box: bool = True,
+    marker: str = "",
+    tolerance: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
     """The verdict as a record holds it: extracted, correct, reason, verifier.
+
+    With a tolerance also `within_tolerance`: it is right by that alone.
 
     Args:
         response: what the model wrote.
@@ -53,29 +62,40 @@ def judge(
         prompt: as rendered; where it opens ``<think>``, the response starts inside it.
         require_box: see `eval.prompts.Template`.
         marker: see `eval.benchmarks.Benchmark.answer_marker`.
+        tolerance: relative and absolute, see `eval.tolerance`.
     """
     text = split_query(prompt + response, prompt)
     if marker and "\\boxed" not in text and marker in text:
         answer = text.rpartition(marker)[2].strip().partition("\n")[0]
         text = f"{text}\n\\boxed{{{answer}}}"
     options = RewardOptions(require_box=require_box)
-    verdict = judge_label(text, parse_label(gold), prompt, options)
-    return {
+    label = parse_label(gold)
+    verdict = judge_label(text, label, prompt, options)
+    found: dict[str, Any] = {
         "extracted": verdict.extracted,
         "correct": verdict.correct,
         "reason": verdict.reason,
         "verifier": verifier_version(),
     }
+    if tolerance is not None:
+        near = verdict.reason == "wrong" and label.type == "math"
+        near = near and within(label.golds, verdict.extracted or "", *tolerance)
+        found["within_tolerance"] = near
+        if near:
+            found |= {"correct": True, "reason": "correct"}
+    return found
 
 
 def _verdict(record: Mapping[str, Any], how: Mapping[str, Any]) -> dict[str, Any]:
-    """A record's verdict; `how` holds its benchmark's `require_box` and `answer_marker`."""
+    """A record's verdict; `how` is its benchmark's, see `Benchmark.judged_by`."""
+    relative = how.get("tolerance")
     return judge(
         record["response"],
         record["gold"],
-        prompt=record["prompt"],
+        prompt=record["prompt"][record.get("own_prompt_at", 0) :],
         require_box=how.get("require_box", True),
         marker=how.get("answer_marker", ""),
+        tolerance=None if relative is None else (relative, record.get("tolerance", 0.0)),
     )
 
 

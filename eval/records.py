@@ -247,8 +247,8 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
         known = before["benchmarks"].get(benchmark)
         if known is None:
             continue
-        for name in ("checksum", "template", "temperature"):
-            if known[name] != entry[name]:
+        for name in ("checksum", "template", "temperature", "tolerance"):
+            if known.get(name) != entry.get(name):
                 yield f"{benchmark}'s {name} {known[name]!r} there, {entry[name]!r} now"
         if known["repeats"] > entry["repeats"]:
             yield f"{benchmark} has {known['repeats']} repeats there, {entry['repeats']} now"

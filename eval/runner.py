@@ -18,9 +18,10 @@ from vespo_openrlhf.eval.data import Loaded, load
 from vespo_openrlhf.eval.engines import Completion, Engine, Request
 from vespo_openrlhf.eval.engines.endpoint import Endpoint
 from vespo_openrlhf.eval.errors import EvaluationError
+from vespo_openrlhf.eval.few_shot import Examples, load_examples
 from vespo_openrlhf.eval.judging import Judge
 from vespo_openrlhf.eval.models import load_tokenizer, revision_of
-from vespo_openrlhf.eval.prompts import Renderer, Template, find_template
+from vespo_openrlhf.eval.prompts import Prompt, Renderer, Template, find_template
 from vespo_openrlhf.eval.records import MANIFEST, Folder, Recorder, rates
 from vespo_openrlhf.eval.settings import Settings, seed_of
 
@@ -70,10 +71,19 @@ class Task:
     repeats: int
     temperature: float
     template: Template
+    examples: Examples | None = None
 
     def entry(self) -> dict[str, Any]:
         """What the manifest says of it."""
         benchmark = self.loaded.benchmark
+        more: dict[str, Any] = {}
+        if len(self.loaded.problems) < self.loaded.whole:
+            more["of"] = self.loaded.whole
+        if benchmark.wrong_choices:
+            more["choice_order"] = "by seed and repeat"
+        if self.examples is not None:
+            examples = self.examples.loaded
+            more["few_shot"] = {"source": examples.source, "checksum": examples.checksum}
         return {
             "rows": len(self.loaded.problems),
             "repeats": self.repeats,
@@ -82,18 +92,27 @@ class Task:
             "licence": benchmark.licence,
             "template": self.template.text,
             "temperature": self.temperature,
-            "require_box": self.template.require_box,
-            "answer_marker": benchmark.answer_marker,
+            **benchmark.judged_by(self.template.require_box),
+            **more,
         }
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run comes to: its tasks, every request, and the golds by benchmark and problem."""
+    """What a run comes to.
+
+    Attributes:
+        tasks: the benchmarks.
+        requests: every response to be generated.
+        known: by benchmark, problem and repeat, what a record holds beside request and response:
+            the gold, and of some the order of the choices or the tolerance.
+        manifest: of the run.
+        tokenizer: of the model; None at an endpoint.
+    """
 
     tasks: tuple[Task, ...]
     requests: tuple[Request, ...]
-    golds: Mapping[tuple[str, str], str]
+    known: Mapping[tuple[str, str, int], Mapping[str, Any]]
     manifest: dict[str, Any]
     tokenizer: Any
 
@@ -107,22 +126,39 @@ def plan(run: Run) -> Plan:
     settings = run.settings
     tasks: list[Task] = []
     for selection in parse(run.benchmarks):
-        loaded = load(selection.benchmark, run.data_dir)
+        loaded = load(selection.benchmark, run.data_dir).first(settings.limit)
         name = loaded.benchmark.name
+        examples = None
+        if settings.few_shot is not None:
+            examples = load_examples(
+                loaded.benchmark,
+                settings.few_shot,
+                settings.seed,
+                settings.few_shot_from or "",
+                run.data_dir,
+            )
         template = find_template(settings.template or loaded.benchmark.template)
         # Greedy repeats are one response many times.
         default = 1 if settings.temperature == 0 else loaded.benchmark.repeats
         repeats = selection.repeats or default
-        tasks.append(Task(name, loaded, repeats, settings.temperature, template))
+        tasks.append(Task(name, loaded, repeats, settings.temperature, template, examples))
         if run.also_greedy:
-            tasks.append(Task(name + GREEDY, loaded, 1, 0.0, template))
+            tasks.append(Task(name + GREEDY, loaded, 1, 0.0, template, examples))
     tokenizer, revision = None, None
     if run.endpoint is None:
         revision = revision_of(run.model, run.revision)
         tokenizer = load_tokenizer(run.model, run.revision)
-    renderer = Renderer(tokenizer, settings.system, settings.raw, settings.chat_template_options)
-    requests = tuple(request for task in tasks for request in _requests(task, renderer, settings))
-    golds = {(task.name, p.id): p.gold for task in tasks for p in task.loaded.problems}
+    renderer = Renderer(
+        tokenizer,
+        settings.system,
+        settings.raw,
+        settings.chat_template_options,
+        bool(settings.few_shot_text),
+    )
+    known: dict[tuple[str, str, int], Mapping[str, Any]] = {}
+    requests = tuple(
+        request for task in tasks for request in _requests(task, renderer, settings, known)
+    )
     manifest = {
         "model": run.model,
         "revision": revision,
@@ -131,13 +167,32 @@ def plan(run: Run) -> Plan:
         "versions": _versions(),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    return Plan(tuple(tasks), requests, golds, manifest, tokenizer)
+    return Plan(tuple(tasks), requests, known, manifest, tokenizer)
 
 
-def _requests(task: Task, renderer: Renderer, settings: Settings) -> Iterator[Request]:
+def _requests(
+    task: Task,
+    renderer: Renderer,
+    settings: Settings,
+    known: dict[tuple[str, str, int], Mapping[str, Any]],
+) -> Iterator[Request]:
+    """The requests of a task; what is known of each is added to `known`."""
     for problem in task.loaded.problems:
-        prompt = renderer.render(task.template, problem.text)
+        examples = task.examples.before(problem, task.template) if task.examples else []
+        asked: dict[str, Prompt] = {}
         for repeat in range(task.repeats):
+            question = task.loaded.ask(problem, settings.seed, repeat)
+            if question.text not in asked:
+                asked[question.text] = renderer.render(task.template, question.text, examples)
+            prompt = asked[question.text]
+            more: dict[str, Any] = {"gold": question.gold}
+            if question.order:
+                more["choice_order"] = list(question.order)
+            if problem.tolerance:
+                more["tolerance"] = problem.tolerance
+            if prompt.own_at:
+                more["own_prompt_at"] = prompt.own_at
+            known[task.name, problem.id, repeat] = more
             seed = seed_of(settings.seed, task.name, problem.id, repeat)
             yield Request(task.name, problem.id, repeat, seed, prompt, task.temperature)
 
@@ -261,7 +316,7 @@ def generate(
     entries = planned.manifest["benchmarks"]
 
     def finish(block: list[Completion]) -> list[dict[str, Any]]:
-        return judge([_record(requests[c.index], c, planned.golds) for c in block], entries)
+        return judge([_record(requests[c.index], c, planned.known) for c in block], entries)
 
     started = time.monotonic()
     tokens = 0
@@ -279,7 +334,9 @@ def generate(
 
 
 def _record(
-    request: Request, completion: Completion, golds: Mapping[tuple[str, str], str]
+    request: Request,
+    completion: Completion,
+    known: Mapping[tuple[str, str, int], Mapping[str, Any]],
 ) -> dict[str, Any]:
     return {
         "benchmark": request.benchmark,
@@ -288,7 +345,7 @@ def _record(
         "seed": request.seed,
         "prompt_hash": prompt_hash(request.prompt.text),
         "prompt": request.prompt.text,
-        "gold": golds[request.benchmark, request.id],
+        **known[request.benchmark, request.id, request.repeat],
         "response": completion.text,
         "tokens": completion.tokens,
         "finish_reason": completion.finish_reason,
@@ -311,6 +368,8 @@ def summarise_folder(folder: Folder) -> dict[str, Any]:
         records = list(folder.generations(name).read())
         if len(records) == entry["rows"] * entry["repeats"]:
             summaries[name] = {**summarise(records), "tokens_per_second": speeds.get(name)}
+            if "of" in entry:
+                summaries[name]["of"] = entry["of"]
     if not summaries:
         raise EvaluationError(
             f"{folder.path} holds no complete benchmark yet: run the same command again"

@@ -62,7 +62,8 @@ def score_responses(
     Args:
         benchmark: as in ``--benchmarks``, without repeats.
         responses: JSON lines with ``id`` and ``response``, and where they are known ``tokens``
-            and ``finish_reason``; several lines of one id are its repeats.
+            and ``finish_reason``; several lines of one id are its repeats. Letters of choices are
+            those of `run` with seed 0.
         data_dir: see `eval.data.load`.
         template: of the prompt they answer: it says whether an answer needs its box.
 
@@ -82,10 +83,8 @@ def score_responses(
         raise ValueError(f"--benchmark {benchmark}: give one name, without repeats")
     loaded = load(selections[0].benchmark, data_dir)
     records = _read(responses, loaded)
-    how = {
-        "require_box": find_template(template or loaded.benchmark.template).require_box,
-        "answer_marker": loaded.benchmark.answer_marker,
-    }
+    require_box = find_template(template or loaded.benchmark.template).require_box
+    how = loaded.benchmark.judged_by(require_box)
     judged = list(tqdm(judge_all(records, how), total=len(records), desc=loaded.benchmark.name))
     missing = len(loaded.problems) - len({record["id"] for record in records})
     if missing:
@@ -122,15 +121,18 @@ def _read(path: Path, loaded: Loaded) -> list[dict[str, Any]]:
                 )
             repeat = repeats.get(key, 0)
             repeats[key] = repeat + 1
+            question = loaded.ask(problems[key], 0, repeat)
             records.append(
                 {
                     "id": key,
                     "repeat": repeat,
                     "prompt": "",
-                    "gold": problems[key].gold,
+                    "gold": question.gold,
                     "response": row["response"],
                     "tokens": row.get("tokens"),
                     "finish_reason": row.get("finish_reason"),
+                    "tolerance": problems[key].tolerance,
+                    "choice_order": list(question.order),
                 }
             )
     if not records:

@@ -22,7 +22,7 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         rows.append(
             [
                 name,
-                str(numbers["problems"]),
+                problem_count(numbers),
                 f"avg@{k} {percent(numbers['avg@k'])}"
                 + (f" ± {percent(error)}" if error is not None else ""),
                 f"{percent(low)} to {percent(high)}",
@@ -41,7 +41,18 @@ def summary_table(summary: Mapping[str, Any]) -> str:
                 f"WARNING: {percent(numbers['unverified_rate'])} % of {name} could not be judged "
                 "(the verifier was busy or gone) and counts as wrong: vespo eval score DIR"
             )
+        if numbers.get("tolerance_rate"):
+            lines.append(
+                f"{percent(numbers['tolerance_rate'])} % of {name} is right by the benchmark's "
+                "tolerance for numbers alone"
+            )
     return "\n".join(lines)
+
+
+def problem_count(numbers: Mapping[str, Any]) -> str:
+    """How many problems a summary covers: ``500``; with ``--limit``, ``first 20 of 500``."""
+    count = numbers["problems"]
+    return f"first {count} of {numbers['of']}" if "of" in numbers else str(count)
 
 
 def percent(share: float | None) -> str:
@@ -68,10 +79,11 @@ def plan_text(planned: Plan, missing: int) -> str:
     for task in planned.tasks:
         problems = len(task.loaded.problems)
         count = problems * task.repeats
+        of = {"of": task.loaded.whole} if problems < task.loaded.whole else {}
         rows.append(
             [
                 task.name,
-                str(problems),
+                problem_count({"problems": problems, **of}),
                 str(task.repeats),
                 str(count),
                 f"{count * longest:,}",

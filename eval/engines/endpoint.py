@@ -29,6 +29,7 @@ class Endpoint:
         retries: of one request, with exponential backoff, on a lost connection, a time-out, 408,
             409, 429 and 5xx; a ``Retry-After`` is kept.
         timeout_s: of one request.
+        max_completion_tokens: chat requests call the longest response so, not ``max_tokens``.
     """
 
     url: str
@@ -36,6 +37,7 @@ class Endpoint:
     requests_per_minute: float = 0.0
     retries: int = 6
     timeout_s: float = 3600.0
+    max_completion_tokens: bool = False
 
     def __post_init__(self) -> None:
         parts = urlsplit(self.url)
@@ -156,13 +158,17 @@ class EndpointEngine:
         }
         if settings.stop:
             options["stop"] = list(settings.stop)
+        # Not all of them are OpenAI's own; servers of open models read the rest.
+        body: dict[str, Any] = dict(settings.more_sampling)
+        options["extra_body"] = body
         if request.prompt.messages is None:
             reply = await client.completions.create(prompt=request.prompt.text, **options)
             text = reply.choices[0].text
         else:
             if settings.chat_template_options:
-                body = {"chat_template_kwargs": dict(settings.chat_template_options)}
-                options["extra_body"] = body
+                body["chat_template_kwargs"] = dict(settings.chat_template_options)
+            if self._endpoint.max_completion_tokens:
+                options["max_completion_tokens"] = options.pop("max_tokens")
             reply = await client.chat.completions.create(
                 messages=list(request.prompt.messages), **options
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vespo_openrlhf import pages
-from vespo_openrlhf.eval.tables import percent
+from vespo_openrlhf.eval.tables import percent, problem_count
 
 from . import figures
 from .folders import Evaluation, Generation, benchmarks_of
@@ -69,6 +69,11 @@ def _warnings(evaluations: Sequence[Evaluation]) -> list[pages.Block]:
             names = ", ".join(evaluation.unfinished)
             notes.append(f"{evaluation.name} is not finished on {names}, which is left out.")
         for benchmark, numbers in evaluation.summary.items():
+            if "of" in numbers:
+                notes.append(
+                    f"{evaluation.name} is limited to the {problem_count(numbers)} problems of "
+                    f"{benchmark}: its numbers are not those of the benchmark."
+                )
             if numbers.get("unverified_rate"):
                 notes.append(
                     f"{percent(numbers['unverified_rate'])} % of {evaluation.name} on {benchmark} "

@@ -167,6 +167,32 @@ def test_it_warns_of_what_is_not_the_same(tmp_path: Path) -> None:
     assert not compare([a, a]).warnings
 
 
+def test_other_orders_of_choices_are_no_other_data(tmp_path: Path) -> None:
+    runs = []
+    for seed in (0, 1):
+        run = write_run(
+            tmp_path / f"{seed}", single("110"), settings={"seed": seed}, gold=str(seed),
+            prompt_hash=str(seed),
+        )  # fmt: skip
+        manifest = json.loads((run / "manifest.json").read_text())
+        manifest["benchmarks"]["aime24"]["choice_order"] = "by seed and repeat"
+        (run / "manifest.json").write_text(json.dumps(manifest))
+        runs.append(run)
+    (warning,) = compare(runs).warnings
+    assert "settings.seed: 0 in " in warning
+
+
+def test_limited_runs_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "a", single("110"))
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["benchmarks"]["aime24"]["of"] = 30
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert main([str(run), str(run)]) == 0
+    assert "aime24: first 3 problems in both" in capsys.readouterr().out
+    assert main([str(run), str(run), "--markdown"]) == 0
+    assert "| aime24 | first 3 |" in capsys.readouterr().out
+
+
 def test_a_run_without_a_manifest_is_compared_with_a_warning(tmp_path: Path) -> None:
     a = write_run(tmp_path / "a", single("110"))
     b = write_run(tmp_path / "b", single("111"))
