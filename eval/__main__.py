@@ -25,8 +25,9 @@ Killed at any point, the same `run` command resumes and generates only what is m
 """
 
 RUN = """\
-Generate, judge and summarise. Writes OUT/summary.json, OUT/manifest.json and, line by line as
-they finish, OUT/<benchmark>/generations.jsonl. The same command resumes what was interrupted;
+Generate, judge and summarise. Writes OUT/summary.json, the same in lm-evaluation-harness's shape
+as OUT/results.json, OUT/manifest.json and, line by line as they finish,
+OUT/<benchmark>/generations.jsonl. The same command resumes what was interrupted;
 more benchmarks or repeats can be added to the same folder, other settings cannot (--fresh).
 """
 
@@ -84,6 +85,8 @@ def _elsewhere(module: str) -> Callable[[Sequence[str]], int]:
 def run(argv: Sequence[str]) -> int:
     """`vespo eval run`."""
     from vespo_openrlhf.eval.options import add_run_options, run_of
+    from vespo_openrlhf.eval.records import MANIFEST
+    from vespo_openrlhf.eval.tracking import add_tracking_options, check_tracking, track
 
     parser = argparse.ArgumentParser(
         prog="vespo eval run",
@@ -100,8 +103,10 @@ def run(argv: Sequence[str]) -> int:
         help="print what would be generated and how many tokens at most, and stop",
     )
     add_run_options(parser)
+    add_tracking_options(parser)
     arguments = parser.parse_args(argv)
     what = run_of(arguments)
+    check_tracking(arguments)
     from vespo_openrlhf.eval import runner, tables
 
     if arguments.dry_run:
@@ -117,6 +122,9 @@ def run(argv: Sequence[str]) -> int:
         ) from error
     print(tables.summary_table(summary))
     print(f"records and summary: {arguments.out}")
+    if arguments.wandb or arguments.tensorboard:
+        manifest = json.loads((arguments.out / MANIFEST).read_text(encoding="utf-8"))
+        track(arguments, manifest, summary)
     return 0
 
 

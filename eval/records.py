@@ -4,6 +4,7 @@
     OUT/<benchmark>/generations.jsonl   one line per generation, in the order they finished
     OUT/timings.jsonl                   seconds and tokens of each block that was written
     OUT/summary.json                    the metrics, once everything is there
+    OUT/results.json                    the same as lm-evaluation-harness has it
 
 Lines are appended in blocks, each on disk before the next. A line that a kill tore is cut off when
 the folder is opened again. What a line holds depends on nothing but the run's settings, so that
@@ -27,6 +28,7 @@ from vespo_openrlhf.eval.errors import EvaluationError
 
 MANIFEST = "manifest.json"
 SUMMARY = "summary.json"
+RESULTS = "results.json"
 GENERATIONS = "generations.jsonl"
 TIMINGS = "timings.jsonl"
 
@@ -230,7 +232,7 @@ class Folder:
             path.unlink()
             with contextlib.suppress(OSError):
                 path.parent.rmdir()
-        for name in (MANIFEST, SUMMARY, TIMINGS):
+        for name in (MANIFEST, SUMMARY, TIMINGS, RESULTS):
             (self.path / name).unlink(missing_ok=True)
 
 

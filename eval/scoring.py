@@ -14,7 +14,7 @@ from vespo_openrlhf.eval.data import Loaded, load
 from vespo_openrlhf.eval.judging import judge_all
 from vespo_openrlhf.eval.prompts import find_template
 from vespo_openrlhf.eval.records import MANIFEST, Folder
-from vespo_openrlhf.eval.runner import summarise_folder
+from vespo_openrlhf.eval.runner import write_summary
 
 
 def rescore(path: Path) -> dict[str, Any]:
@@ -47,8 +47,7 @@ def rescore(path: Path) -> dict[str, Any]:
             changed = sum(old["correct"] != new["correct"] for old, new in pairs)
             if changed:
                 print(f"{name}: {changed} verdicts changed", file=sys.stderr)
-        summary = summarise_folder(folder)
-        folder.write_summary(summary)
+        summary = write_summary(folder)
     finally:
         folder.close()
     return summary

@@ -34,7 +34,9 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         )
     lines = [columns(rows)]
     if len(summary["benchmarks"]) > 1:
-        lines.append(f"average accuracy {percent(summary['average'])} %")
+        error = summary.get("average_standard_error")
+        spread = "" if error is None else f" ± {percent(error)}"
+        lines.append(f"average accuracy {percent(summary['average'])}{spread} %")
     for name, numbers in summary["benchmarks"].items():
         if numbers["unverified_rate"]:
             lines.append(

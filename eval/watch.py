@@ -14,15 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from vespo_openrlhf.eval.benchmarks import parse
+from vespo_openrlhf.eval.best import AVERAGE, find_best
+from vespo_openrlhf.eval.errors import EvaluationError
 from vespo_openrlhf.eval.options import add_run_options, run_of
-from vespo_openrlhf.eval.records import SUMMARY
+from vespo_openrlhf.eval.records import MANIFEST, SUMMARY
+from vespo_openrlhf.eval.runner import GREEDY
+from vespo_openrlhf.eval.tables import problem_count
+from vespo_openrlhf.eval.tracking import add_tracking_options, check_tracking, track
 
 DESCRIPTION = """\
 Evaluate every Hugging Face checkpoint below CKPT_DIR, those that are there and those that appear,
 in the order of their steps (the last number in a folder's name: global_step120_hf,
 checkpoint-500). Each gets OUT/step_<n>/, as `vespo eval run` writes it; OUT/accuracy.png shows
-accuracy over steps. OpenRLHF writes such checkpoints with --ckpt.save_hf --ckpt.save_steps N.
-Stop it with Ctrl-C; started again, it skips what is done.
+accuracy over steps, OUT/best.json the best checkpoint so far. OpenRLHF writes such checkpoints
+with --ckpt.save_hf --ckpt.save_steps N. Stop it with Ctrl-C; started again, it skips what is done.
 """
 
 PICTURE = "accuracy.png"
@@ -44,6 +49,15 @@ def main(argv: Sequence[str]) -> int:
     own.add_argument(
         "--interval", type=float, default=30.0, help="seconds between looks (default 30)"
     )
+    own.add_argument(
+        "--best",
+        default=AVERAGE,
+        metavar="METRIC",
+        help="what the best checkpoint is best by: average, or a benchmark's name for its avg@k "
+        "(default average). It is chosen on the problems that it is measured on, so its value is "
+        "too high: report the chosen one on others",
+    )
+    add_tracking_options(own)
     parser = argparse.ArgumentParser(
         prog="vespo eval watch",
         description=DESCRIPTION,
@@ -53,7 +67,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("folder", metavar="CKPT_DIR", help="where checkpoints appear")
     add_run_options(parser, model=False)
     arguments = parser.parse_args(argv)
-    parse(arguments.benchmarks)
+    check_tracking(arguments)
+    names = [selection.benchmark.name for selection in parse(arguments.benchmarks)]
+    if arguments.also_greedy:
+        names += [name + GREEDY for name in names]
+    if arguments.best not in (AVERAGE, *names):
+        raise ValueError(f"--best {arguments.best}: give {AVERAGE} or one of {', '.join(names)}")
     if run_of(arguments, model="", revision=None).endpoint is not None:
         raise ValueError("watch loads each checkpoint itself: leave --endpoint out")
     folder = Path(arguments.folder)
@@ -80,11 +99,24 @@ def main(argv: Sequence[str]) -> int:
                 print(f"step {step} failed ({failures[path]} of {_ATTEMPTS} times)", flush=True)
             else:
                 plot(arguments.out)
+                if best := find_best(arguments.out, arguments.best):
+                    print(best.text(), flush=True)
+                _track(arguments, step)
         if waiting:
             continue
         if arguments.once:
             return int(any(count >= _ATTEMPTS for count in failures.values()))
         time.sleep(arguments.interval)
+
+
+def _track(arguments: argparse.Namespace, step: int) -> None:
+    """Log a step's results; a watch outlives a service that is down."""
+    folder = _folder(arguments.out, step)
+    manifest, summary = (json.loads((folder / name).read_text()) for name in (MANIFEST, SUMMARY))
+    try:
+        track(arguments, manifest, summary, step)
+    except EvaluationError as error:
+        print(f"WARNING: step {step}: {error}", file=sys.stderr, flush=True)
 
 
 def _folder(out: Path, step: int) -> Path:
@@ -138,7 +170,8 @@ def plot(out: Path) -> None:
     for path in sorted(out.glob(f"step_*/{SUMMARY}")):
         step = int(path.parent.name.removeprefix("step_"))
         for name, numbers in json.loads(path.read_text())["benchmarks"].items():
-            label = f"{name}, avg@{numbers['repeats']}"
+            few = f" ({problem_count(numbers)})" if "of" in numbers else ""
+            label = f"{name}{few}, avg@{numbers['repeats']}"
             curves.setdefault(label, []).append((step, numbers["avg@k"], *numbers["interval"]))
     figure, axes = pyplot.subplots(figsize=(7, 4.5), dpi=150)
     for label, points in sorted(curves.items()):
