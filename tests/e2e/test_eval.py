@@ -37,8 +37,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(built: Path, out: Path, *more: str) -> list[str]:
     arguments = ["--model", str(built / "model"), "--out", str(out), "--max-tokens", "40"]
-    benchmarks = ["--benchmarks", f"{built / 'heldout.jsonl'}:8"]
-    return [sys.executable, "-m", "vespo_openrlhf.eval", "run", *arguments, *benchmarks, *more]
+    arguments += ["--benchmarks", f"{built / 'heldout.jsonl'}:8"]
+    # What the engines, Ray's workers and the server must all take alike.
+    arguments += ["--top-k", "12", "--min-p", "0.001", "--repetition-penalty", "1.001"]
+    arguments += ["--presence-penalty", "0.001", "--frequency-penalty", "0.001"]
+    return [sys.executable, "-m", "vespo_openrlhf.eval", "run", *arguments, *more]
 
 
 def evaluate(built: Path, out: Path, *more: str) -> Path:
