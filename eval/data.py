@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.data.reading import KINDS, read_files, read_hub
+from vespo_openrlhf.data.reading import KINDS, hub_revision, read_files, read_hub
 from vespo_openrlhf.eval.benchmarks import EMBEDDED, Benchmark
 
 _SHARD = re.compile(r"^\d{5}$")
@@ -35,12 +35,15 @@ class Loaded:
         problems: in the data's order.
         source: where they were read from.
         checksum: SHA-256 of ids, texts and golds.
+        revision: of the hub's dataset, the commit that was read; None for a file, or where the
+            hub did not tell.
     """
 
     benchmark: Benchmark
     problems: tuple[Problem, ...]
     source: str
     checksum: str
+    revision: str | None = None
 
 
 def load(benchmark: Benchmark, data_dir: Path | None = None) -> Loaded:
@@ -54,6 +57,7 @@ def load(benchmark: Benchmark, data_dir: Path | None = None) -> Loaded:
         ValueError: the data cannot be found or read, is empty, lacks a column, has the wrong
             number of rows, or a row without a problem, a gold, or an id of its own.
     """
+    revision = None
     if benchmark.name == EMBEDDED:
         rows, source = _embedded(), "vespo_openrlhf.embedded, seed 0"
     elif benchmark.path:
@@ -66,7 +70,10 @@ def load(benchmark: Benchmark, data_dir: Path | None = None) -> Loaded:
             f"put its file into a folder as {benchmark.name}.jsonl or .parquet and name that with "
             "--data-dir"
         )
-        rows = list(read_hub(benchmark.hub, benchmark.config, benchmark.split, instead))
+        table = read_hub(
+            benchmark.hub, benchmark.config, benchmark.split, instead, benchmark.revision
+        )
+        rows, revision = list(table), hub_revision(table)
         source = f"hub: {benchmark.hub}, split {benchmark.split}"
     if not rows:
         raise ValueError(f"benchmark {benchmark.name}: {source} holds no rows")
@@ -82,7 +89,8 @@ def load(benchmark: Benchmark, data_dir: Path | None = None) -> Loaded:
         benchmark = replace(benchmark, template="plain" if column == "prompt" else "qwen")
     problems = tuple(_problems(benchmark, rows, source))
     text = "\n".join(json.dumps([p.id, p.text, p.gold]) for p in problems)
-    return Loaded(benchmark, problems, source, hashlib.sha256(text.encode()).hexdigest())
+    checksum = hashlib.sha256(text.encode()).hexdigest()
+    return Loaded(benchmark, problems, source, checksum, revision)
 
 
 def find_files(benchmark: Benchmark, folder: Path) -> list[Path]:

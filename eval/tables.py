@@ -41,7 +41,26 @@ def summary_table(summary: Mapping[str, Any]) -> str:
                 f"WARNING: {percent(numbers['unverified_rate'])} % of {name} could not be judged "
                 "(the verifier was busy or gone) and counts as wrong: vespo eval score DIR"
             )
+        if numbers["error_rate"]:
+            lines.append(f"WARNING: {name}: {failed_note(numbers)}: --retry-errors asks them again")
     return "\n".join(lines)
+
+
+def failed_count(summary: Mapping[str, Any]) -> int:
+    """How many requests of a whole summary failed."""
+    return sum(
+        round(numbers["error_rate"] * numbers["problems"] * numbers["repeats"])
+        for numbers in summary["benchmarks"].values()
+    )
+
+
+def failed_note(numbers: Mapping[str, Any]) -> str:
+    """What the failed requests of a benchmark mean for its accuracy."""
+    least, share = numbers["avg@k"], numbers["error_rate"]
+    return (
+        f"{percent(share)} % of the requests failed and count as wrong, so its accuracy is between "
+        f"{percent(least)} and {percent(least + share)}"
+    )
 
 
 def percent(share: float | None) -> str:

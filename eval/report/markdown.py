@@ -68,6 +68,8 @@ def detail_cells(numbers: dict[str, Any]) -> dict[str, str]:
         "right": _tokens(length.get("mean_correct")),
         "wrong": _tokens(length.get("mean_wrong")),
     }
+    if numbers.get("error_rate"):
+        cells["failed"] = percent(numbers["error_rate"])
     if speed is not None:
         cells["tokens/s"] = _tokens(speed)
     return cells

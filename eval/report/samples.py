@@ -111,6 +111,8 @@ def _note(record: Mapping[str, object]) -> str:
         parts.append(f"{record['tokens']:,} tokens")
     if record.get("finish_reason") == "length":
         parts.append("cut off")
+    if record.get("error"):
+        parts.append(str(record["error"]))
     return ", ".join(parts)
 
 
