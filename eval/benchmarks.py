@@ -28,6 +28,8 @@ class Benchmark:
         hub: its dataset on the Hugging Face hub; empty for a local file.
         config: that dataset's configuration, if it has several.
         split: that dataset's split.
+        revision: that dataset's branch, tag or commit; None is the newest. Which commit was read
+            is in the manifest either way.
         path: a local file instead of the hub.
         problem: columns that may hold the problem; the first that is there is taken.
         gold: columns that may hold the gold answer, likewise; of a list, the parts are joined.
@@ -70,6 +72,7 @@ class Benchmark:
     template: str = "qwen"
     licence: str = ""
     aliases: tuple[str, ...] = ()
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w][\w.-]*", self.name):

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.data.reading import KINDS, read_files, read_hub
+from vespo_openrlhf.data.reading import KINDS, hub_revision, read_files, read_hub
 from vespo_openrlhf.eval.benchmarks import EMBEDDED, Benchmark
 
 _SHARD = re.compile(r"^\d{5}$")
@@ -63,6 +63,8 @@ class Loaded:
         whole: how many problems the data holds; more than these where they are limited.
         source: where they were read from.
         checksum: SHA-256 of ids, texts, golds and choices.
+        revision: of the hub's dataset, the commit that was read; None for a file, or where the
+            hub did not tell.
     """
 
     benchmark: Benchmark
@@ -70,6 +72,7 @@ class Loaded:
     source: str
     checksum: str
     whole: int
+    revision: str | None = None
 
     def first(self, limit: int | None) -> Loaded:
         """The first `limit` problems, with a checksum of their own; all of them for None."""
@@ -105,6 +108,7 @@ def load(benchmark: Benchmark, data_dir: Path | None = None) -> Loaded:
         ValueError: the data cannot be found or read, is empty, lacks a column, has the wrong
             number of rows, or a row without a problem, a gold, or an id of its own.
     """
+    revision = None
     if benchmark.name == EMBEDDED:
         rows, source = _embedded(), "vespo_openrlhf.embedded, seed 0"
     elif benchmark.path:
@@ -117,7 +121,10 @@ def load(benchmark: Benchmark, data_dir: Path | None = None) -> Loaded:
             f"put its file into a folder as {benchmark.name}.jsonl or .parquet and name that with "
             "--data-dir"
         )
-        rows = list(read_hub(benchmark.hub, benchmark.config, benchmark.split, instead))
+        table = read_hub(
+            benchmark.hub, benchmark.config, benchmark.split, instead, benchmark.revision
+        )
+        rows, revision = list(table), hub_revision(table)
         source = f"hub: {benchmark.hub}, split {benchmark.split}"
     if not rows:
         raise ValueError(f"benchmark {benchmark.name}: {source} holds no rows")
@@ -132,7 +139,8 @@ def load(benchmark: Benchmark, data_dir: Path | None = None) -> Loaded:
         column = _column(benchmark.problem, rows, benchmark, source)
         benchmark = replace(benchmark, template="plain" if column == "prompt" else "qwen")
     problems = tuple(_problems(benchmark, rows, source))
-    return Loaded(benchmark, problems, source, _checksum(problems), len(problems))
+    checksum = _checksum(problems)
+    return Loaded(benchmark, problems, source, checksum, len(problems), revision=revision)
 
 
 def _checksum(problems: Sequence[Problem]) -> str:

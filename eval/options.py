@@ -132,7 +132,14 @@ def add_run_options(parser: argparse.ArgumentParser, *, model: bool = True) -> N
     endpoint.add_argument(
         "--endpoint",
         metavar="URL",
-        help=f"OpenAI-compatible server; its key, if any, in {KEY_VARIABLE}",
+        help=f"OpenAI-compatible server; its key, if any, in {KEY_VARIABLE}. A folder of results "
+        "is bound to its server",
+    )
+    endpoint.add_argument(
+        "--key-over-http",
+        action="store_true",
+        help=f"send {KEY_VARIABLE} over plain http to another machine too, where anyone on the way "
+        "can read it (default: over https, or to this machine)",
     )
     for name, text in (
         ("concurrency", "requests in flight"),
@@ -177,7 +184,8 @@ def run_of(arguments: argparse.Namespace, **changes: Any) -> Run:
     values: Mapping[str, Any] = {**vars(arguments), **changes}
     endpoint = None
     if values["endpoint"]:
-        names = ("concurrency", "requests_per_minute", "retries", "max_completion_tokens")
+        names = ["concurrency", "requests_per_minute", "retries"]
+        names += ["max_completion_tokens", "key_over_http"]
         endpoint = Endpoint(values["endpoint"], **{name: values[name] for name in names})
     settings = Settings(
         engine="endpoint" if endpoint else "vllm",

@@ -48,6 +48,8 @@ def summary_table(summary: Mapping[str, Any]) -> str:
                 f"{percent(numbers['tolerance_rate'])} % of {name} is right by the benchmark's "
                 "tolerance for numbers alone"
             )
+        if numbers["error_rate"]:
+            lines.append(f"WARNING: {name}: {failed_note(numbers)}: --retry-errors asks them again")
     return "\n".join(lines)
 
 
@@ -55,6 +57,23 @@ def problem_count(numbers: Mapping[str, Any]) -> str:
     """How many problems a summary covers: ``500``; with ``--limit``, ``first 20 of 500``."""
     count = numbers["problems"]
     return f"first {count} of {numbers['of']}" if "of" in numbers else str(count)
+
+
+def failed_count(summary: Mapping[str, Any]) -> int:
+    """How many requests of a whole summary failed."""
+    return sum(
+        round(numbers["error_rate"] * numbers["problems"] * numbers["repeats"])
+        for numbers in summary["benchmarks"].values()
+    )
+
+
+def failed_note(numbers: Mapping[str, Any]) -> str:
+    """What the failed requests of a benchmark mean for its accuracy."""
+    least, share = numbers["avg@k"], numbers["error_rate"]
+    return (
+        f"{percent(share)} % of the requests failed and count as wrong, so its accuracy is between "
+        f"{percent(least)} and {percent(least + share)}"
+    )
 
 
 def percent(share: float | None) -> str:

@@ -103,6 +103,7 @@ def numbers_of(summary: Mapping[str, Any]) -> dict[str, float]:
             f"{prefix}/maj@{k}": numbers["maj@k"][k],
             f"{prefix}/truncation_rate": numbers["truncation_rate"],
             f"{prefix}/unverified_rate": numbers["unverified_rate"],
+            f"{prefix}/error_rate": numbers.get("error_rate"),
             f"{prefix}/length": numbers["length"]["mean"],
         }
     return {name: value for name, value in found.items() if value is not None}

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vespo_openrlhf.eval.engines import FAILED
 from vespo_openrlhf.eval.metrics.estimators import avg_at_k, pass_at_k, pass_hat_k
 from vespo_openrlhf.eval.metrics.intervals import bootstrap_intervals
 from vespo_openrlhf.eval.metrics.majority import maj_at_ks
@@ -97,11 +98,15 @@ def summarise(
         `problems`, `repeats`, `avg@k` (k = repeats) with `standard_error` (clustered by problem)
         and `interval`; `pass@k`, `pass^k` and `maj@k` by k as a string, and `pass@k_interval`; the
         shares of generations with an extracted answer, cut off at the token limit, with a
-        verification that timed out, and not verified at all (`extraction_rate`,
-        `truncation_rate`, `timeout_rate`, `unverified_rate`), and where there is a tolerance,
-        right by that alone (`tolerance_rate`); `length` in tokens (`mean`,
-        `median`, `p95`, `mean_correct`, `mean_wrong`). What is not defined is None: the standard
-        error of one problem, lengths that were not recorded.
+        verification that timed out, not verified at all, and never generated because the request
+        failed (`extraction_rate`, `truncation_rate`, `timeout_rate`, `unverified_rate`,
+        `error_rate`), and where there is a tolerance, right by that alone (`tolerance_rate`);
+        `length` in tokens (`mean`, `median`, `p95`, `mean_correct`, `mean_wrong`). What is not
+        defined is None: the standard error of one problem, lengths that were not recorded.
+
+        Failed requests count as wrong: which ones fail has to do with the problem (a long prompt,
+        a filter), so leaving them out would bias the accuracy by no one knows how much, and give
+        problems unequal k. As wrong they bias it downwards, by `error_rate` at most.
 
     Raises:
         ValueError: no record, a repeat recorded twice, or problems with unequal numbers of them.
@@ -139,6 +144,7 @@ def summarise(
         else None,
         "timeout_rate": _share(reason == "timeout" for reason in reasons),
         "unverified_rate": _share(reason in UNVERIFIED for reason in reasons),
+        "error_rate": _share(finish == FAILED for finish in finishes),
         "length": _lengths(samples),
     }
     if any("within_tolerance" in sample for sample in samples):

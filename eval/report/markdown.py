@@ -71,6 +71,8 @@ def detail_cells(numbers: dict[str, Any]) -> dict[str, str]:
     }
     if numbers.get("tolerance_rate") is not None:
         cells["by tolerance"] = percent(numbers["tolerance_rate"])
+    if numbers.get("error_rate"):
+        cells["failed"] = percent(numbers["error_rate"])
     if speed is not None:
         cells["tokens/s"] = _tokens(speed)
     return cells

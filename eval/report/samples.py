@@ -116,6 +116,8 @@ def _note(record: Mapping[str, object]) -> str:
         parts.append("right by tolerance alone")
     if record.get("choice_order"):  # another repeat's letters are others
         parts.append(f"right was {parse_label(record['gold']).answer}")
+    if record.get("error"):
+        parts.append(str(record["error"]))
     return ", ".join(parts)
 
 

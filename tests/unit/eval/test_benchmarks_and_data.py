@@ -1,6 +1,9 @@
 """Names, files and rows: what is found, what is read, and what is refused."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +11,7 @@ import pytest
 
 from vespo_openrlhf.eval.benchmarks import BENCHMARKS, Benchmark, parse
 from vespo_openrlhf.eval.data import find_files, load
+from vespo_openrlhf.eval.records import Folder
 
 ROW = {"problem": "1+1", "answer": "2"}
 
@@ -235,3 +239,57 @@ def test_the_embedded_benchmark_needs_no_files() -> None:
     assert len(loaded.problems) == 256
     a, b = loaded.problems[0].text.removesuffix("=").split("+")
     assert loaded.problems[0].gold == str(int(a) + int(b))
+
+
+READ = """
+import sys
+from vespo_openrlhf.eval.benchmarks import Benchmark
+from vespo_openrlhf.eval.data import load
+loaded = load(Benchmark("sums", hub="me/sums", revision=sys.argv[1] or None))
+print(loaded.revision, len(loaded.problems))
+"""
+
+
+def test_the_commit_of_the_hubs_data_is_known_and_can_be_wanted(tmp_path: Path) -> None:
+    """From the cache of `datasets`, laid out as it is after a download: no hub can be asked."""
+    import datasets
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    file = write(tmp_path / "test.parquet", [ROW])
+    builder = datasets.load_dataset_builder(
+        "parquet", data_files={"test": str(file)}, cache_dir=str(tmp_path / "made")
+    )
+    builder.download_and_prepare()
+    cached = tmp_path / "home" / "datasets" / "me___sums" / "default" / "0.0.0" / commit
+    cached.mkdir(parents=True)
+    for path in Path(builder.cache_dir).iterdir():
+        (cached / path.name.replace("parquet-", "sums-")).write_bytes(path.read_bytes())
+
+    def read(revision: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+        for name in ("HF_DATASETS_CACHE", "HF_HUB_CACHE"):
+            environment.pop(name, None)
+        return subprocess.run(
+            [sys.executable, "-c", READ, revision], env=environment, capture_output=True, text=True
+        )
+
+    for revision in ("", commit):
+        assert read(revision).stdout.split() == [commit, "1"]
+    other = "f" * 40
+    assert f"me/sums is wanted at {other}, but only {commit}" in read(other).stderr
+
+
+def test_other_data_of_the_hub_does_not_mix_with_what_was_recorded(tmp_path: Path) -> None:
+    def manifest(revision: str, checksum: str) -> dict:
+        entry = {"rows": 1, "repeats": 1, "checksum": checksum, "revision": revision}
+        entry |= {"template": "{problem}", "temperature": 1.0, "also_greedy": False}
+        return {"model": "m", "settings": {}, "created": "", "benchmarks": {"sums": entry}}
+
+    folder = Folder(tmp_path)
+    folder.begin(manifest("aaa", "1"))
+    (tmp_path / "sums").mkdir()
+    (tmp_path / "sums" / "generations.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match="its data on the hub was revision aaa, and is bbb"):
+        folder.check(manifest("bbb", "2"))
+    folder.check(manifest("bbb", "1"))  # a new card, and the same rows
+    folder.close()

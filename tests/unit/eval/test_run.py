@@ -96,8 +96,9 @@ def test_killed_at_random_and_resumed_the_records_are_those_of_an_uninterrupted_
     assert ours == theirs
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_a_run_keeps_what_came_back(
-    command: Command, server: Any, tmp_path: Path
+    signum: int, command: Command, server: Any, tmp_path: Path
 ) -> None:
     server.delay_s = 0.2
     out = tmp_path / "out"
@@ -113,9 +114,9 @@ def test_interrupted_a_run_keeps_what_came_back(
     while len(server.requests) < 12:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(signum)
     _, errors = running.communicate(timeout=30)
-    assert running.returncode == 130
+    assert running.returncode == 128 + signum
     assert "interrupted" in errors
     assert len((out / "sums" / "generations.jsonl").read_text().splitlines()) >= 4
 
@@ -184,6 +185,58 @@ def test_a_dry_run_says_how_much_and_touches_nothing(
     assert main(command(out)) == 0
     assert main(command(out, "--dry-run")) == 0
     assert "0 of 160 responses" in capsys.readouterr().out
+
+
+def test_a_users_benchmark_may_be_called_greedy(
+    command: Command, problems: Path, tmp_path: Path, lines: ReadLines,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    named = problems.with_name("sums-greedy.jsonl")
+    named.write_text('{"problem": "1+1", "answer": "never"}\n' * 10)
+    out = tmp_path / "out"
+    arguments = command(out)
+    place = arguments.index("--benchmarks") + 1
+    arguments[place] = f"{problems}:4,{named}:4"
+    assert main(arguments) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    accuracies = [numbers["avg@k"] for numbers in summary["benchmarks"].values()]
+    assert accuracies[0] > accuracies[1] == 0.0
+    assert summary["average"] == pytest.approx(accuracies[0] / 2)
+    for selection in (arguments[place], f"{problems}:4"):  # there it would share the folder
+        arguments[place] = selection
+        capsys.readouterr()
+        assert main([*arguments, "--also-greedy"]) == 2
+        assert "sums-greedy" in capsys.readouterr().err
+    assert len(lines(out / "sums-greedy")) == 40
+
+
+def test_a_dry_run_leaves_a_torn_line_as_it_is(
+    done: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = done / "sums" / "generations.jsonl"
+    whole = records.read_bytes()
+    records.write_bytes(whole[:-10])
+    paths = [done, *done.rglob("*")]
+    before = [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
+    capsys.readouterr()
+    assert main(command(done, "--dry-run")) == 0
+    assert "1 of 160 responses are to be generated" in capsys.readouterr().out
+    after = [done, *done.rglob("*")]
+    assert before == [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in after]
+    assert main(command(done)) == 0
+    assert sorted(records.read_bytes().splitlines()) == sorted(whole.splitlines())
+
+
+@pytest.mark.parametrize("line", ["[]", "{}", "3"])
+def test_a_record_that_is_none_is_named_by_its_line(
+    line: str, done: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open(done / "sums" / "generations.jsonl", "a") as file:
+        file.write(f"{line}\n")
+    for arguments in (command(done), command(done, "--dry-run"), ["score", str(done)]):
+        capsys.readouterr()
+        assert main(arguments) == 2
+        assert "generations.jsonl, line 161, " in capsys.readouterr().err
 
 
 def test_raw_prompts_stop_strings_and_sampling_reach_the_endpoint(

@@ -77,6 +77,16 @@ def test_a_run_is_logged_to_both(
     assert found["step"] == 0
 
 
+def test_a_run_with_failed_requests_is_logged_with_their_share(
+    command: Command, tmp_path: Path, server: Any
+) -> None:
+    server.failures = [200] * 12 + [400] * 4
+    out = tmp_path / "out"
+    more = ["--tensorboard", str(tmp_path / "tb"), "--concurrency", "1", "--limit", "5"]
+    assert main(command(out, *more)) == 1
+    assert scalars(tmp_path / "tb")["eval/sums-first-5/error_rate"] == [(0, pytest.approx(0.2))]
+
+
 def test_what_cannot_be_logged_is_named_and_the_results_stay(
     command: Command, server: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

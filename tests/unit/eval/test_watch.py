@@ -1,6 +1,9 @@
 """Which folders are complete checkpoints, and the order they are evaluated in."""
 
 import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -33,9 +36,78 @@ def test_only_complete_checkpoints_count_in_the_order_of_their_steps(tmp_path: P
     (sharded / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}})
     )
-    assert [step for step, _ in watch.checkpoints(tmp_path)] == [2, 9, 10]
+    assert [step for step, _ in watch.checkpoints(tmp_path)[0]] == [2, 9, 10]
     (tmp_path / "global_step11_hf" / "tokenizer.json").write_text("{}")
-    assert [step for step, _ in watch.checkpoints(tmp_path)] == [2, 9, 10, 11]
+    assert [step for step, _ in watch.checkpoints(tmp_path)[0]] == [2, 9, 10, 11]
+
+
+@pytest.mark.parametrize("critics", ["critic", "_critic", "Critic-4b"])
+def test_a_critic_is_no_checkpoint_to_evaluate(
+    critics: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = tmp_path / "ckpt"
+    actor = checkpoint(found / "actor" / "global_step8_hf")
+    critic = checkpoint(found / critics / "global_step8_hf")
+    later = checkpoint(found / critics / "global_step9_hf")  # its actor is not written yet
+    assert watch.checkpoints(found) == ([(8, actor)], [critic, later])
+    assert watch.checkpoints(found / critics) == ([(8, critic), (9, later)], [])
+    arguments = ["watch", str(found), "--out", str(tmp_path / "out"), "--once"]
+    assert main([*arguments, "--data-dir", str(tmp_path / "nowhere")]) == 1
+    printed = capsys.readouterr().out
+    assert printed.count(f"{critic} is a critic, not a policy: left out") == 1
+    assert f"== step 8: {actor}" in printed
+    assert "step 9" not in printed
+
+
+def test_two_checkpoints_of_one_step_are_not_chosen_from(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("one/global_step8_hf", "two/checkpoint-8"):
+        checkpoint(tmp_path / name)
+    assert main(["watch", str(tmp_path), "--out", str(tmp_path / "out"), "--once"]) == 2
+    error = capsys.readouterr().err
+    assert "one/global_step8_hf and " in error
+    assert "two/checkpoint-8 are both checkpoints of step 8" in error
+
+
+# Says which process it is, and goes on until it is told to end (or, with "deaf", after that).
+CHILD = """
+import os, signal, sys, time
+def stop(signum, frame):
+    print("told", flush=True)
+    if "deaf" not in sys.argv:
+        sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+print(os.getpid(), flush=True)
+while True:
+    time.sleep(0.01)
+"""
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("how", ["", "deaf"])
+def test_an_evaluation_ends_with_its_watch(signum: int, how: str) -> None:
+    """The watch is real, the evaluation a stand-in that needs no model."""
+    code = (
+        "import sys; from vespo_openrlhf.eval import __main__, watch\n"
+        "watch._GRACE_S = 0.3 if sys.argv[2] else 60\n"
+        "watch.main = lambda argv: watch._run([sys.executable, '-c', *sys.argv[1:]])\n"
+        "sys.exit(__main__.main(['watch']))"
+    )
+    running = subprocess.Popen(
+        [sys.executable, "-c", code, CHILD, how],
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell lets its background jobs ignore interrupts, and this test's process may be one.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert running.stdout is not None
+    child = int(running.stdout.readline())
+    running.send_signal(signum)
+    assert running.wait(timeout=60) == 128 + signum
+    assert running.stdout.read() == "told\n"  # and its end: nobody holds the pipe any more
+    with pytest.raises(ProcessLookupError):
+        os.kill(child, 0)
 
 
 def test_accuracy_over_steps_is_drawn(tmp_path: Path) -> None:
