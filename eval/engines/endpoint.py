@@ -131,7 +131,7 @@ class EndpointEngine:
         known: list[str] = []
         async with self._client().with_options(max_retries=1, timeout=_PROBE_S) as client:
             try:
-                known = [model.id async for model in client.models.list()]
+                known = [str(model.id) async for model in client.models.list()]
             except openai.APIStatusError as error:
                 if error.status_code in (401, 403):
                     raise EvaluationError(self._message(error)) from error

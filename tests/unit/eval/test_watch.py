@@ -1,10 +1,12 @@
 """Which folders are complete checkpoints, and the order they are evaluated in."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -70,44 +72,63 @@ def test_two_checkpoints_of_one_step_are_not_chosen_from(
     assert "two/checkpoint-8 are both checkpoints of step 8" in error
 
 
-# Says which process it is, and goes on until it is told to end (or, with "deaf", after that).
-CHILD = """
-import os, signal, sys, time
-def stop(signum, frame):
-    print("told", flush=True)
-    if "deaf" not in sys.argv:
-        sys.exit(0)
-signal.signal(signal.SIGTERM, stop)
-print(os.getpid(), flush=True)
-while True:
-    time.sleep(0.01)
+# A benchmark that the watch reads at once and its evaluation for ever, with a process of its own.
+HANGS = """
+import os, signal, subprocess, sys, time
+from vespo_openrlhf.eval.benchmarks import Benchmark
+MINE = Benchmark("mine", path="nowhere.jsonl")
+if "run" in sys.argv:
+    if os.environ["DEAF"]:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    started = subprocess.Popen(["sleep", "600"]).pid if os.environ["DEAF"] else os.getpid()
+    print(os.getpid(), started, flush=True)
+    time.sleep(600)
 """
 
 
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
-@pytest.mark.parametrize("how", ["", "deaf"])
-def test_an_evaluation_ends_with_its_watch(signum: int, how: str) -> None:
-    """The watch is real, the evaluation a stand-in that needs no model."""
+@pytest.mark.parametrize("deaf", ["", "deaf"])
+def test_an_evaluation_ends_with_its_watch(signum: int, deaf: str, tmp_path: Path) -> None:
+    checkpoint(tmp_path / "ckpt" / "global_step1_hf")
+    (tmp_path / "hangs.py").write_text(HANGS)
+    arguments = ["watch", str(tmp_path / "ckpt"), "--out", str(tmp_path / "out")]
+    arguments += ["--benchmarks", f"{tmp_path}/hangs.py:MINE"]
+    grace_s = 0.3 if deaf else 60
     code = (
         "import sys; from vespo_openrlhf.eval import __main__, watch\n"
-        "watch._GRACE_S = 0.3 if sys.argv[2] else 60\n"
-        "watch.main = lambda argv: watch._run([sys.executable, '-c', *sys.argv[1:]])\n"
-        "sys.exit(__main__.main(['watch']))"
+        f"watch._GRACE_S = {grace_s}\n"
+        f"sys.exit(__main__.main({arguments}))"
     )
     running = subprocess.Popen(
-        [sys.executable, "-c", code, CHILD, how],
+        [sys.executable, "-c", code],
         stdout=subprocess.PIPE,
         text=True,
+        env=os.environ | {"DEAF": deaf},
         # A shell lets its background jobs ignore interrupts, and this test's process may be one.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert running.stdout is not None
-    child = int(running.stdout.readline())
+    assert running.stdout.readline().startswith("== step 1")
+    processes = [int(number) for number in running.stdout.readline().split()]
     running.send_signal(signum)
-    assert running.wait(timeout=60) == 128 + signum
-    assert running.stdout.read() == "told\n"  # and its end: nobody holds the pipe any more
-    with pytest.raises(ProcessLookupError):
-        os.kill(child, 0)
+    try:
+        assert running.wait(timeout=60) == 128 + signum
+        deadline = time.monotonic() + 30
+        while any(is_running(number) for number in processes):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        for number in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+
+
+def is_running(number: int) -> bool:
+    """Whether there is such a process that has not ended (if nobody asked for its status yet)."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def test_accuracy_over_steps_is_drawn(tmp_path: Path) -> None:
