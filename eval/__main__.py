@@ -5,8 +5,11 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from vespo_openrlhf.eval.errors import EvaluationError
@@ -25,9 +28,12 @@ Killed at any point, the same `run` command resumes and generates only what is m
 """
 
 RUN = """\
-Generate, judge and summarise. Writes OUT/summary.json, OUT/manifest.json and, line by line as
-they finish, OUT/<benchmark>/generations.jsonl. The same command resumes what was interrupted;
+Generate, judge and summarise. Writes OUT/summary.json, the same in lm-evaluation-harness's shape
+as OUT/results.json, OUT/manifest.json and, line by line as they finish,
+OUT/<benchmark>/generations.jsonl. The same command resumes what was interrupted;
 more benchmarks or repeats can be added to the same folder, other settings cannot (--fresh).
+A request that an endpoint refuses for good is recorded with its error and counts as wrong; the
+rest goes on, and the exit status is 1 as long as there is one (--retry-errors).
 """
 
 SCORE = """\
@@ -42,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Returns:
-        0; 2 for what the user can mend, 1 for what gave way outside, 130 where interrupted.
+        0; 2 for what the user can mend, 1 for what gave way outside, or requests that failed; 128
+        and the signal's number where one stopped it: 130 for Ctrl-C, 143 for SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     commands: dict[str, Callable[[Sequence[str]], int]] = {
@@ -61,16 +68,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("command", choices=commands)
     command = parser.parse_args(arguments[:1]).command
     try:
-        return commands[command](arguments[1:])
+        with _orderly_end():
+            return commands[command](arguments[1:])
     except (ValueError, OSError) as error:
         print(f"vespo eval {command}: error: {error}", file=sys.stderr)
         return 2
     except EvaluationError as error:
         print(f"vespo eval {command}: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print(f"\nvespo eval {command}: interrupted", file=sys.stderr)
-        return 130
+        return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+
+
+@contextmanager
+def _orderly_end() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does: what came back is written first."""
+
+    def stop(signum: int, _: object) -> None:
+        raise KeyboardInterrupt(signum)
+
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for signum in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(signum) is not signal.SIG_IGN:  # as nohup has it
+                before[signum] = signal.signal(signum, stop)
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
 
 
 def _elsewhere(module: str) -> Callable[[Sequence[str]], int]:
@@ -84,6 +111,8 @@ def _elsewhere(module: str) -> Callable[[Sequence[str]], int]:
 def run(argv: Sequence[str]) -> int:
     """`vespo eval run`."""
     from vespo_openrlhf.eval.options import add_run_options, run_of
+    from vespo_openrlhf.eval.records import MANIFEST
+    from vespo_openrlhf.eval.tracking import add_tracking_options, check_tracking, track
 
     parser = argparse.ArgumentParser(
         prog="vespo eval run",
@@ -95,21 +124,33 @@ def run(argv: Sequence[str]) -> int:
         "--fresh", action="store_true", help="delete the records in OUT first, whatever made them"
     )
     parser.add_argument(
+        "--retry-errors",
+        action="store_true",
+        help="generate the responses again whose requests failed, and nothing else that is there",
+    )
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="print what would be generated and how many tokens at most, and stop",
     )
     add_run_options(parser)
+    add_tracking_options(parser)
     arguments = parser.parse_args(argv)
     what = run_of(arguments)
+    check_tracking(arguments)
     from vespo_openrlhf.eval import runner, tables
 
     if arguments.dry_run:
         planned = runner.plan(what)
-        print(tables.plan_text(planned, runner.left_to_do(planned, arguments.out, arguments.fresh)))
+        left = runner.left_to_do(
+            planned, arguments.out, fresh=arguments.fresh, retry_errors=arguments.retry_errors
+        )
+        print(tables.plan_text(planned, left))
         return 0
     try:
-        summary = runner.execute(what, arguments.out, fresh=arguments.fresh)
+        summary = runner.execute(
+            what, arguments.out, fresh=arguments.fresh, retry_errors=arguments.retry_errors
+        )
     except EvaluationError as error:
         raise EvaluationError(
             f"{error}\nWhat was generated until then is in {arguments.out}; the same command goes "
@@ -117,6 +158,16 @@ def run(argv: Sequence[str]) -> int:
         ) from error
     print(tables.summary_table(summary))
     print(f"records and summary: {arguments.out}")
+    if arguments.wandb or arguments.tensorboard:
+        manifest = json.loads((arguments.out / MANIFEST).read_text(encoding="utf-8"))
+        track(arguments, manifest, summary)
+    if failed := tables.failed_count(summary):
+        print(
+            f"vespo eval run: {failed} requests failed; their errors are in the records. The same "
+            "command with --retry-errors asks just these again.",
+            file=sys.stderr,
+        )
+        return 1
     return 0
 
 

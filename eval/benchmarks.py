@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from vespo_openrlhf.data.checks import load_python
 from vespo_openrlhf.data.reading import KINDS
@@ -27,15 +28,23 @@ class Benchmark:
         hub: its dataset on the Hugging Face hub; empty for a local file.
         config: that dataset's configuration, if it has several.
         split: that dataset's split.
+        revision: that dataset's branch, tag or commit; None is the newest. Which commit was read
+            is in the manifest either way.
         path: a local file instead of the hub.
         problem: columns that may hold the problem; the first that is there is taken.
         gold: columns that may hold the gold answer, likewise; of a list, the parts are joined.
         id: columns that may hold a problem's id; without one it is the row number, from 0.
         answer_marker: the gold is what follows the last of these in its column (GSM8K's
             ``####``), and so is the answer of a response without a box.
-        wrong_choices: columns of the wrong choices; the gold's is then the right one, they are
-            shuffled by a fixed seed, and the gold is the letter.
+        wrong_choices: columns of the wrong choices; the gold's is then the right one, each repeat
+            shows them in an order of its own, which the run's seed decides, and the gold is the
+            letter.
         type: how answers are compared: "math", "choice" or "text", as in `reward.labels`.
+        tolerance: a number this close to the gold, as a share of it, is right too where exact
+            comparison says it is not, see `eval.tolerance`; 0 is none.
+        tolerance_column: column with an absolute tolerance of each problem; an empty cell is none.
+        solution: columns that may hold a worked solution, for examples.
+        few_shot: where examples are: a file with the same columns, or a split of the same dataset.
         rows: how many problems there must be; None is any number but zero.
         repeats: responses to each problem where the command line does not say.
         template: the prompt template, see `eval.prompts`.
@@ -54,11 +63,16 @@ class Benchmark:
     answer_marker: str = ""
     wrong_choices: tuple[str, ...] = ()
     type: str = "math"
+    tolerance: float = 0.0
+    tolerance_column: str = ""
+    solution: tuple[str, ...] = ("solution",)
+    few_shot: str = ""
     rows: int | None = None
     repeats: int = 4
     template: str = "qwen"
     licence: str = ""
     aliases: tuple[str, ...] = ()
+    revision: str | None = None
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w][\w.-]*", self.name):
@@ -71,6 +85,15 @@ class Benchmark:
             raise ValueError(f"benchmark {self.name}: repeats must be 1 or more")
         if self.type not in ("math", "choice", "text"):
             raise ValueError(f"benchmark {self.name}: type is math, choice or text")
+        if not 0 <= self.tolerance < 1:
+            raise ValueError(f"benchmark {self.name}: tolerance is 0 or more, and less than 1")
+
+    def judged_by(self, require_box: bool) -> dict[str, Any]:
+        """What a judge has to know of it, beside each record; `require_box` of the template."""
+        how = {"require_box": require_box, "answer_marker": self.answer_marker}
+        if self.tolerance or self.tolerance_column:
+            how["tolerance"] = self.tolerance
+        return how
 
 
 # The paper's repeats: 32 for the small competitions, 16 for AMC, 4 for the larger sets.
@@ -106,12 +129,15 @@ _ALL = (
         hub="openai/gsm8k",
         config="main",
         answer_marker="####",
+        solution=("answer",),
+        few_shot="train",
         rows=1319,
         licence="MIT",
     ),
     Benchmark(
         "minerva",
         hub="math-ai/minervamath",
+        tolerance=1e-5,  # its paper's, arXiv 2206.14858: the listing of its appendix
         rows=272,
         licence="see the dataset's card",
         aliases=("minervamath",),
@@ -122,6 +148,7 @@ _ALL = (
         config="OE_TO_maths_en_COMP",
         split="train",
         gold=("final_answer", "answer"),
+        tolerance_column="error",
         rows=674,
         licence="Apache-2.0",
         aliases=("olympiad", "olympiadbenchoetomathsencomp", "oetomathsencomp"),
@@ -241,6 +268,8 @@ def _from_yaml(path: Path) -> Benchmark:
         raise ValueError(f"{path} does not describe a benchmark: {error}") from error
     if benchmark.path:
         benchmark = replace(benchmark, path=_existing(str(path.parent / benchmark.path)))
+    if Path(benchmark.few_shot).suffix.lower() in KINDS:
+        benchmark = replace(benchmark, few_shot=_existing(str(path.parent / benchmark.few_shot)))
     return benchmark
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.data.reading import KINDS, read_files, read_hub
+from vespo_openrlhf.data.reading import KINDS, hub_revision, read_files, read_hub
 from vespo_openrlhf.eval.benchmarks import EMBEDDED, Benchmark
 
 _SHARD = re.compile(r"^\d{5}$")
@@ -19,11 +19,38 @@ _SHARD = re.compile(r"^\d{5}$")
 
 @dataclass(frozen=True)
 class Problem:
-    """One problem: its id in the data, its text, and its gold as `reward.labels` reads it."""
+    """One problem.
+
+    Attributes:
+        id: in the data.
+        text: of the problem, without its choices.
+        gold: as `reward.labels` reads it; of a problem with choices the text of the right one.
+        choices: the right one first; empty for a problem without.
+        tolerance: absolute, of a number; 0 is none.
+        solution: worked, where the data has it; only examples show it.
+    """
 
     id: str
     text: str
     gold: str
+    choices: tuple[str, ...] = ()
+    tolerance: float = 0.0
+    solution: str = ""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A problem as one repeat asks it.
+
+    Attributes:
+        text: with the choices, if any.
+        gold: as `reward.labels` reads it.
+        order: which of `Problem.choices` stands at each letter; empty without choices.
+    """
+
+    text: str
+    gold: str
+    order: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -33,14 +60,41 @@ class Loaded:
     Attributes:
         benchmark: its entry; the template of a plain file is filled in.
         problems: in the data's order.
+        whole: how many problems the data holds; more than these where they are limited.
         source: where they were read from.
-        checksum: SHA-256 of ids, texts and golds.
+        checksum: SHA-256 of ids, texts, golds and choices.
+        revision: of the hub's dataset, the commit that was read; None for a file, or where the
+            hub did not tell.
     """
 
     benchmark: Benchmark
     problems: tuple[Problem, ...]
     source: str
     checksum: str
+    whole: int
+    revision: str | None = None
+
+    def first(self, limit: int | None) -> Loaded:
+        """The first `limit` problems, with a checksum of their own; all of them for None."""
+        if limit is None or limit >= len(self.problems):
+            return self
+        problems = self.problems[:limit]
+        return replace(self, problems=problems, checksum=_checksum(problems))
+
+    def ask(self, problem: Problem, seed: int, repeat: int) -> Question:
+        """A problem as a repeat asks it: its choices stand in an order of that repeat's own.
+
+        So a model that favours a letter, or a place in the list, gains nothing by it on average.
+        """
+        if not problem.choices:
+            return Question(problem.text, problem.gold)
+        order = list(range(len(problem.choices)))
+        random.Random(f"{seed}/{self.benchmark.name}/{problem.id}/{repeat}").shuffle(order)
+        letters = [chr(65 + place) for place in range(len(order))]
+        lines = [f"({a}) {problem.choices[i]}" for a, i in zip(letters, order, strict=True)]
+        text = "\n".join([problem.text.strip(), "", *lines, "", "Answer with the letter alone."])
+        gold = {"answer": letters[order.index(0)], "type": "choice"}
+        return Question(text, json.dumps(gold), tuple(order))
 
 
 def load(benchmark: Benchmark, data_dir: Path | None = None) -> Loaded:
@@ -54,6 +108,7 @@ def load(benchmark: Benchmark, data_dir: Path | None = None) -> Loaded:
         ValueError: the data cannot be found or read, is empty, lacks a column, has the wrong
             number of rows, or a row without a problem, a gold, or an id of its own.
     """
+    revision = None
     if benchmark.name == EMBEDDED:
         rows, source = _embedded(), "vespo_openrlhf.embedded, seed 0"
     elif benchmark.path:
@@ -66,7 +121,10 @@ def load(benchmark: Benchmark, data_dir: Path | None = None) -> Loaded:
             f"put its file into a folder as {benchmark.name}.jsonl or .parquet and name that with "
             "--data-dir"
         )
-        rows = list(read_hub(benchmark.hub, benchmark.config, benchmark.split, instead))
+        table = read_hub(
+            benchmark.hub, benchmark.config, benchmark.split, instead, benchmark.revision
+        )
+        rows, revision = list(table), hub_revision(table)
         source = f"hub: {benchmark.hub}, split {benchmark.split}"
     if not rows:
         raise ValueError(f"benchmark {benchmark.name}: {source} holds no rows")
@@ -81,8 +139,13 @@ def load(benchmark: Benchmark, data_dir: Path | None = None) -> Loaded:
         column = _column(benchmark.problem, rows, benchmark, source)
         benchmark = replace(benchmark, template="plain" if column == "prompt" else "qwen")
     problems = tuple(_problems(benchmark, rows, source))
-    text = "\n".join(json.dumps([p.id, p.text, p.gold]) for p in problems)
-    return Loaded(benchmark, problems, source, hashlib.sha256(text.encode()).hexdigest())
+    checksum = _checksum(problems)
+    return Loaded(benchmark, problems, source, checksum, len(problems), revision=revision)
+
+
+def _checksum(problems: Sequence[Problem]) -> str:
+    text = "\n".join(json.dumps([p.id, p.text, p.gold, *p.choices]) for p in problems)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def find_files(benchmark: Benchmark, folder: Path) -> list[Path]:
@@ -157,8 +220,9 @@ def _problems(benchmark: Benchmark, rows: list[dict[str, Any]], source: str) -> 
     text = _column(benchmark.problem, rows, benchmark, source)
     gold = _column(benchmark.gold, rows, benchmark, source)
     identity = next((name for name in benchmark.id if name in rows[0]), None)
-    for name in benchmark.wrong_choices:
+    for name in (*benchmark.wrong_choices, *filter(None, [benchmark.tolerance_column])):
         _column((name,), rows, benchmark, source)
+    worked = next((name for name in benchmark.solution if name in rows[0]), "")
     problems = []
     seen: set[str] = set()
     for number, row in enumerate(rows):
@@ -171,13 +235,29 @@ def _problems(benchmark: Benchmark, rows: list[dict[str, Any]], source: str) -> 
         if not answer or not str(row[text] or "").strip():
             empty = text if answer else gold
             raise ValueError(f"{where} has nothing in column {empty}")
-        question = str(row[text])
+        choices: tuple[str, ...] = ()
         if benchmark.wrong_choices:
-            question, answer = _choices(benchmark, key, question, answer, row)
-        if benchmark.type != "math":
+            choices = (answer, *(str(row[name]).strip() for name in benchmark.wrong_choices))
+        elif benchmark.type != "math":
             answer = json.dumps({"answer": answer, "type": benchmark.type})
-        problems.append(Problem(key, question, answer))
+        tolerance = _tolerance(row.get(benchmark.tolerance_column))
+        solution = _solution(row.get(worked), benchmark.answer_marker)
+        problems.append(Problem(key, str(row[text]), answer, choices, tolerance, solution))
     return problems
+
+
+def _tolerance(cell: Any) -> float:
+    """The number in a cell; 0 where it holds none, or several for a list of answers."""
+    try:
+        number = float(cell)
+    except (TypeError, ValueError):
+        return 0.0
+    return number if 0 < number < float("inf") else 0.0
+
+
+def _solution(cell: Any, marker: str) -> str:
+    text = "\n".join(map(str, cell)) if isinstance(cell, (list, tuple)) else str(cell or "")
+    return text.rpartition(marker)[0] if marker and marker in text else text
 
 
 def _gold(value: Any, marker: str) -> str:
@@ -191,15 +271,3 @@ def _gold(value: Any, marker: str) -> str:
         value = int(value)  # 33.0 where a column of integers was stored as float
     text = str(value)
     return text.rpartition(marker)[2].strip() if marker else text.strip()
-
-
-def _choices(
-    benchmark: Benchmark, key: str, question: str, right: str, row: dict[str, Any]
-) -> tuple[str, str]:
-    """The question with its choices in an order of its own, and the letter of the right one."""
-    choices = [right, *(str(row[name]).strip() for name in benchmark.wrong_choices)]
-    order = list(range(len(choices)))
-    random.Random(f"{benchmark.name}/{key}").shuffle(order)
-    lines = [f"({chr(65 + place)}) {choices[i]}" for place, i in enumerate(order)]
-    question = "\n".join([question.strip(), "", *lines, "", "Answer with the letter alone."])
-    return question, chr(65 + order.index(0))

@@ -10,29 +10,43 @@ import multiprocessing.connection
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 from vespo_openrlhf import reward
+from vespo_openrlhf.eval.engines import FAILED
 from vespo_openrlhf.eval.errors import EvaluationError
+from vespo_openrlhf.eval.tolerance import within
+from vespo_openrlhf.reward.extract import final_text
 from vespo_openrlhf.reward.labels import parse_label
 from vespo_openrlhf.reward.options import RewardOptions
 from vespo_openrlhf.reward.query import split_query
 from vespo_openrlhf.reward.scoring import judge_label
 
 THREADS = 8
+#: What decides verdicts under the verifier's own source.
+LIBRARIES = ("math-verify", "sympy", "latex2sympy2_extended", "pebble")
+_AHEAD = 4 * THREADS
 
 
 @functools.cache
 def verifier_version() -> str:
-    """Which verifier this is: a hash of its source, and the math-verify under it."""
+    """Which verifier this is: a hash of its source, and the versions of the libraries under it."""
+    source = source_hash(Path(reward.__file__).parent)
+    return "+".join([f"reward-{source}", *(f"{name}-{_installed(name)}" for name in LIBRARIES)])
+
+
+def source_hash(folder: Path) -> str:
+    """Twelve hex digits of the Python files of a folder and those below it, names and contents."""
     digest = hashlib.sha256()
-    for file in sorted(Path(reward.__file__).parent.glob("*.py")):
-        digest.update(file.read_bytes())
-    return f"reward-{digest.hexdigest()[:12]}+math-verify-{_installed('math-verify')}"
+    for file in sorted(folder.rglob("*.py")):
+        content = file.read_bytes()
+        digest.update(f"{file.relative_to(folder).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:12]
 
 
 def _installed(package: str) -> str:
@@ -43,9 +57,17 @@ def _installed(package: str) -> str:
 
 
 def judge(
-    response: str, gold: str, *, prompt: str = "", require_box: bool = True, marker: str = ""
+    response: str,
+    gold: str,
+    *,
+    prompt: str = "",
+    require_box: bool = True,
+    marker: str = "",
+    tolerance: tuple[float, float] | None = None,
 ) -> dict[str, Any]:
     """The verdict as a record holds it: extracted, correct, reason, verifier.
+
+    With a tolerance also `within_tolerance`: it is right by that alone.
 
     Args:
         response: what the model wrote.
@@ -53,42 +75,67 @@ def judge(
         prompt: as rendered; where it opens ``<think>``, the response starts inside it.
         require_box: see `eval.prompts.Template`.
         marker: see `eval.benchmarks.Benchmark.answer_marker`.
+        tolerance: relative and absolute, see `eval.tolerance`.
     """
     text = split_query(prompt + response, prompt)
-    if marker and "\\boxed" not in text and marker in text:
-        answer = text.rpartition(marker)[2].strip().partition("\n")[0]
-        text = f"{text}\n\\boxed{{{answer}}}"
+    # What was said while thinking is no answer, be it in a box or behind the marker.
+    final = final_text(text) if marker else None
+    if final is not None and "\\boxed" not in final and marker in final:
+        answer = final.rpartition(marker)[2].strip().partition("\n")[0]
+        text = f"{final}\n\\boxed{{{answer}}}"
     options = RewardOptions(require_box=require_box)
-    verdict = judge_label(text, parse_label(gold), prompt, options)
-    return {
+    label = parse_label(gold)
+    verdict = judge_label(text, label, prompt, options)
+    found: dict[str, Any] = {
         "extracted": verdict.extracted,
         "correct": verdict.correct,
         "reason": verdict.reason,
         "verifier": verifier_version(),
     }
+    if tolerance is not None:
+        near = verdict.reason == "wrong" and label.type == "math"
+        near = near and within(label.golds, verdict.extracted or "", *tolerance)
+        found["within_tolerance"] = near
+        if near:
+            found |= {"correct": True, "reason": "correct"}
+    return found
 
 
 def _verdict(record: Mapping[str, Any], how: Mapping[str, Any]) -> dict[str, Any]:
-    """A record's verdict; `how` holds its benchmark's `require_box` and `answer_marker`."""
+    """A record's verdict; `how` is its benchmark's, see `Benchmark.judged_by`."""
+    if record.get("finish_reason") == FAILED:  # there is no response to judge
+        version = verifier_version()
+        return {"extracted": None, "correct": False, "reason": FAILED, "verifier": version}
+    relative = how.get("tolerance")
     return judge(
         record["response"],
         record["gold"],
-        prompt=record["prompt"],
+        prompt=record["prompt"][record.get("own_prompt_at", 0) :],
         require_box=how.get("require_box", True),
         marker=how.get("answer_marker", ""),
+        tolerance=None if relative is None else (relative, record.get("tolerance", 0.0)),
     )
 
 
 def judge_all(
     records: Iterable[Mapping[str, Any]], how: Mapping[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Records of one benchmark with their verdicts, judged several at a time, in their order."""
+    """Records of one benchmark with their verdicts, judged several at a time, in their order.
+
+    Of `records` no more than a few dozen are taken ahead of those that have been given back.
+    """
 
     def judged(record: Mapping[str, Any]) -> dict[str, Any]:
         return {**record, **_verdict(record, how)}
 
+    waiting: deque[Future[dict[str, Any]]] = deque()
     with ThreadPoolExecutor(THREADS) as threads:
-        yield from threads.map(judged, records)
+        for record in records:
+            waiting.append(threads.submit(judged, record))
+            if len(waiting) >= _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 class Judge:
@@ -123,7 +170,8 @@ class Judge:
 
 
 def _start_judge() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent has it judge what came back
+    for signum in (signal.SIGINT, signal.SIGTERM):  # the parent has it judge what came back
+        signal.signal(signum, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 

@@ -12,7 +12,7 @@ from vespo_openrlhf.eval.benchmarks import BENCHMARKS
 from vespo_openrlhf.eval.engines.endpoint import KEY_VARIABLE, Endpoint
 from vespo_openrlhf.eval.prompts import TEMPLATES
 from vespo_openrlhf.eval.runner import Run
-from vespo_openrlhf.eval.settings import Settings
+from vespo_openrlhf.eval.settings import MORE_SAMPLING, Settings
 
 DEFAULT_BENCHMARKS = "aime24,aime25,amc23,math500"
 
@@ -39,6 +39,13 @@ def add_run_options(parser: argparse.ArgumentParser, *, model: bool = True) -> N
         "--data-dir", type=Path, help="folder with the benchmarks' files; without, the hub"
     )
     what.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="the first N problems of each benchmark, for a try; every table says so, and the "
+        "folder takes no whole run later",
+    )
+    what.add_argument(
         "--also-greedy",
         action="store_true",
         help="every benchmark once more at temperature 0, as NAME-greedy",
@@ -61,6 +68,24 @@ def add_run_options(parser: argparse.ArgumentParser, *, model: bool = True) -> N
         metavar="JSON",
         help="for the model's chat template, such as '{\"enable_thinking\": false}'",
     )
+    prompt.add_argument(
+        "--few-shot",
+        type=int,
+        metavar="K",
+        help="worked examples before each problem, drawn with the seed, the same for all, and "
+        "never the problem itself (default none; gsm8k has its own, others need --few-shot-from)",
+    )
+    prompt.add_argument(
+        "--few-shot-from",
+        metavar="FILE",
+        help="of the examples: columns as the benchmark's, and solution if there is one",
+    )
+    prompt.add_argument(
+        "--few-shot-text",
+        action="store_true",
+        help="examples in the one message, before the problem, not as turns of the chat; with "
+        "--raw they are always text, and --stop should end the response where a next one begins",
+    )
     sampling = parser.add_argument_group("sampling")
     for name, text in (
         ("temperature", "0 is greedy"),
@@ -74,6 +99,16 @@ def add_run_options(parser: argparse.ArgumentParser, *, model: bool = True) -> N
             type=type(value),
             default=value,
             help=f"{text} (default {value})",
+        )
+    for name, kind, text in (
+        ("top_k", int, "only the K likeliest tokens (Qwen3 asks for 20)"),
+        ("min_p", float, "only tokens at least this likely, as a share of the likeliest's"),
+        ("repetition_penalty", float, "above 1, against tokens of prompt and response"),
+        ("presence_penalty", float, "above 0, against tokens that the response has"),
+        ("frequency_penalty", float, "above 0, the same by how often"),
+    ):
+        sampling.add_argument(
+            f"--{name.replace('_', '-')}", type=kind, help=f"{text} (default: not sent)"
         )
     sampling.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="ends a response; repeatable"
@@ -97,7 +132,14 @@ def add_run_options(parser: argparse.ArgumentParser, *, model: bool = True) -> N
     endpoint.add_argument(
         "--endpoint",
         metavar="URL",
-        help=f"OpenAI-compatible server; its key, if any, in {KEY_VARIABLE}",
+        help=f"OpenAI-compatible server; its key, if any, in {KEY_VARIABLE}. A folder of results "
+        "is bound to its server",
+    )
+    endpoint.add_argument(
+        "--key-over-http",
+        action="store_true",
+        help=f"send {KEY_VARIABLE} over plain http to another machine too, where anyone on the way "
+        "can read it (default: over https, or to this machine)",
     )
     for name, text in (
         ("concurrency", "requests in flight"),
@@ -111,6 +153,11 @@ def add_run_options(parser: argparse.ArgumentParser, *, model: bool = True) -> N
             default=value,
             help=f"{text} (default {value:g})",
         )
+    endpoint.add_argument(
+        "--max-completion-tokens",
+        action="store_true",
+        help="send --max-tokens under this name, which OpenAI's reasoning models ask for",
+    )
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -137,7 +184,8 @@ def run_of(arguments: argparse.Namespace, **changes: Any) -> Run:
     values: Mapping[str, Any] = {**vars(arguments), **changes}
     endpoint = None
     if values["endpoint"]:
-        names = ("concurrency", "requests_per_minute", "retries")
+        names = ["concurrency", "requests_per_minute", "retries"]
+        names += ["max_completion_tokens", "key_over_http"]
         endpoint = Endpoint(values["endpoint"], **{name: values[name] for name in names})
     settings = Settings(
         engine="endpoint" if endpoint else "vllm",
@@ -151,6 +199,11 @@ def run_of(arguments: argparse.Namespace, **changes: Any) -> Run:
         raw=values["raw"],
         chat_template_options=values["chat_template_options"],
         engine_options=values["engine_options"],
+        limit=values["limit"],
+        few_shot=values["few_shot"],
+        few_shot_from=values["few_shot_from"],
+        few_shot_text=values["few_shot_text"] or None,
+        **{name: values[name] for name in MORE_SAMPLING},
     )
     return Run(
         model=values["model"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,10 +81,12 @@ class Prompt:
         text: the whole prompt as rendered; for a chat endpoint, which renders itself, the
             messages' contents with an empty line between them.
         messages: the chat, or None where the text is sent as it is.
+        own_at: where in the text the problem's own part begins, after the examples; 0 without.
     """
 
     text: str
     messages: tuple[Mapping[str, str], ...] | None
+    own_at: int = 0
 
 
 @dataclass
@@ -96,37 +98,63 @@ class Renderer:
         system: system prompt; empty is none.
         raw: send every template as it is.
         options: for the chat template, such as ``enable_thinking``.
+        examples_as_text: examples stand in the text before the problem, not as turns of their own.
 
     Raises:
-        ValueError: (from `render`) the tokenizer has no chat template, or cannot apply it.
+        ValueError: (from `render`) the tokenizer has no chat template, or cannot apply it, or the
+            prompt opens the thinking that examples do not have.
     """
 
     tokenizer: Any = None
     system: str = ""
     raw: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    examples_as_text: bool = False
 
-    def render(self, template: Template, problem: str) -> Prompt:
-        """The prompt of one problem."""
-        text = template.text.replace(PLACE, problem)
-        if self.raw or template.raw:
-            return Prompt(f"{self.system}\n\n{text}" if self.system else text, None)
-        messages: list[dict[str, str]] = [{"role": "user", "content": text}]
+    def render(
+        self, template: Template, problem: str, examples: Sequence[tuple[str, str]] = ()
+    ) -> Prompt:
+        """The prompt of one problem, after examples of question and answer."""
+        own = text = template.text.replace(PLACE, problem)
+        turns = [(template.text.replace(PLACE, asked), answer) for asked, answer in examples]
+        raw = self.raw or template.raw
+        if turns and own.endswith("<think>"):
+            raise ValueError(
+                "--few-shot: this prompt template begins the response with <think>, and examples "
+                "have no thinking: take another --template"
+            )
+        if raw or self.examples_as_text:
+            text = "\n\n".join([*(f"{asked}\n{answer}" for asked, answer in turns), own])
+            turns = []
+        if raw:
+            whole = f"{self.system}\n\n{text}" if self.system else text
+            return Prompt(whole, None, len(whole) - len(own) if examples else 0)
+        messages: list[dict[str, str]] = []
         if self.system:
-            messages.insert(0, {"role": "system", "content": self.system})
+            messages.append({"role": "system", "content": self.system})
+        for asked, answer in turns:
+            messages.append({"role": "user", "content": asked})
+            messages.append({"role": "assistant", "content": answer})
+        messages.append({"role": "user", "content": text})
+        rendered = self._apply(messages)
+        # Some chat templates strip what they are given.
+        own_at = max(0, rendered.rfind(own.strip())) if examples else 0
+        return Prompt(rendered, tuple(messages), own_at)
+
+    def _apply(self, messages: list[dict[str, str]]) -> str:
         if self.tokenizer is None:
-            return Prompt("\n\n".join(m["content"] for m in messages), tuple(messages))
+            return "\n\n".join(message["content"] for message in messages)
         if not self.tokenizer.chat_template:
             raise ValueError(
                 "the model has no chat template: send the prompts as they are with --raw, or add "
                 "a chat template to its tokenizer"
             )
         try:
-            rendered = self.tokenizer.apply_chat_template(
+            rendered: str = self.tokenizer.apply_chat_template(
                 messages, tokenize=False, add_generation_prompt=True, **self.options
             )
         except Exception as error:  # the template is the model's own Jinja program
             raise ValueError(
                 f"the model's chat template cannot render a prompt: {error}"
             ) from error
-        return Prompt(rendered, tuple(messages))
+        return rendered

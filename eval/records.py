@@ -4,63 +4,87 @@
     OUT/<benchmark>/generations.jsonl   one line per generation, in the order they finished
     OUT/timings.jsonl                   seconds and tokens of each block that was written
     OUT/summary.json                    the metrics, once everything is there
+    OUT/results.json                    the same as lm-evaluation-harness has it
 
-Lines are appended in blocks, each on disk before the next. A line that a kill tore is cut off when
-the folder is opened again. What a line holds depends on nothing but the run's settings, so that
-resumed and uninterrupted runs hold the same lines; that is why timings have a file of their own.
+Lines are appended in blocks, each on disk before the next. A line that a kill tore is passed over
+when reading, and cut off before the next is written. What a line holds depends on nothing but the
+run's settings, so that resumed and uninterrupted runs hold the same lines; that is why timings
+have a file of their own.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import itertools
 import json
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from vespo_openrlhf.eval.errors import EvaluationError
 from vespo_openrlhf.redact import redact
 
 MANIFEST = "manifest.json"
 SUMMARY = "summary.json"
+RESULTS = "results.json"
 GENERATIONS = "generations.jsonl"
 TIMINGS = "timings.jsonl"
 
+# What is read of a record; the rest of it is for people.
+_RECORD = ("id", "repeat", "prompt_hash", "prompt", "gold", "response", "correct")
 _BLOCK = 64
 _BLOCK_S = 0.5
 
 
 class Lines:
-    """A file of JSON lines that is only ever appended to in whole lines.
+    """A file of JSON objects, one a line, that is only ever appended to in whole lines.
 
-    Raises:
-        ValueError: a line that is not JSON (other than a last one that a kill tore, which is
-            cut off).
+    Args:
+        path: of the file; it need not be there.
+        keys: what every object must have.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, keys: Sequence[str] = ()) -> None:
         self.path = path
-        if path.exists():
-            self._repair()
+        self._keys = keys
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """The lines, from the first."""
+        """The lines, from the first, one in memory at a time; the file is not touched.
+
+        A last line without its end, as a kill leaves it, is passed over.
+
+        Raises:
+            ValueError: another line that is no JSON object, or lacks one of the keys.
+        """
         if not self.path.exists():
             return
-        with open(self.path, encoding="utf-8") as file:
+        with open(self.path, "rb") as file:
             for number, line in enumerate(file, 1):
-                try:
-                    yield json.loads(line)
-                except ValueError as error:
-                    raise ValueError(
-                        f"{self.path}, line {number}, is not JSON ({error}): mend or remove the "
-                        "line, or start anew with --fresh"
-                    ) from error
+                if line.endswith(b"\n"):
+                    yield self._parse(line, number)
+
+    def _parse(self, line: bytes, number: int) -> dict[str, Any]:
+        problem = ""
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            problem = f"is not JSON ({error})"
+        else:
+            if not isinstance(row, dict):
+                problem = "is no JSON object"
+            elif lacking := [key for key in self._keys if key not in row]:
+                problem = f"lacks {', '.join(lacking)}"
+        if problem:
+            raise ValueError(
+                f"{self.path}, line {number}, {problem}: mend or remove the line, or start anew "
+                "with --fresh"
+            )
+        return row
 
     def append(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Append rows and wait until they are on disk.
@@ -72,20 +96,22 @@ class Lines:
         # Half a surrogate pair, which a model can emit, cannot be encoded; this makes it \ud83d,
         # which is JSON's own way to write it.
         block = text.encode(errors="backslashreplace")
-        before = self.path.stat().st_size if self.path.exists() else 0
+        before: int | None = None
         try:
+            before = self._cut_torn()
             self.path.parent.mkdir(exist_ok=True)
             with open(self.path, "ab") as file:
                 file.write(block)
                 file.flush()
                 os.fsync(file.fileno())
         except OSError as error:
-            with contextlib.suppress(OSError):
-                os.truncate(self.path, before)
+            if before is not None:
+                with contextlib.suppress(OSError):
+                    os.truncate(self.path, before)
             raise EvaluationError(f"{self.path} cannot be written: {error.strerror}") from error
 
-    def replace(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Put other rows in the place of all of them, at once.
+    def replace(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Put other rows in the place of all of them, at once; a block in memory at a time.
 
         Raises:
             EvaluationError: the disk does not take them; the old rows stay.
@@ -93,12 +119,18 @@ class Lines:
         draft = Lines(self.path.with_name(f".{self.path.name}.tmp"))
         try:
             draft.path.unlink(missing_ok=True)
-            draft.append(rows)
+            draft.append([])  # also where there are no rows
+            rest = iter(rows)
+            while block := list(itertools.islice(rest, _BLOCK)):
+                draft.append(block)
             draft.path.replace(self.path)
         finally:
             draft.path.unlink(missing_ok=True)
 
-    def _repair(self) -> None:
+    def _cut_torn(self) -> int:
+        """Cut off a last line without its end; the size of the file then."""
+        if not self.path.exists():
+            return 0
         with open(self.path, "rb+") as file:
             size = end = file.seek(0, os.SEEK_END)
             while end > 0:
@@ -111,6 +143,13 @@ class Lines:
                 end = start
             if end < size:
                 file.truncate(end)
+        return end
+
+
+def slim(records: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Records without their texts, of which a summary needs none, one at a time."""
+    for record in records:
+        yield {key: record[key] for key in record if key not in ("prompt", "response", "gold")}
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -138,13 +177,17 @@ class Folder:
 
     Args:
         path: made where it is not there.
+        look: only read what is there: nothing is made or held.
 
     Raises:
         ValueError: it is no folder, or another process holds it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, look: bool = False) -> None:
         self.path = path
+        self._lock: IO[str] | None = None
+        if look:
+            return
         try:
             path.mkdir(parents=True, exist_ok=True)
             self._lock = open(path / ".lock", "w")  # noqa: SIM115 - held until it is closed
@@ -158,7 +201,8 @@ class Folder:
 
     def close(self) -> None:
         """Let go of the folder."""
-        self._lock.close()
+        if self._lock is not None:
+            self._lock.close()
 
     def manifest(self) -> dict[str, Any] | None:
         """What was run here before.
@@ -212,7 +256,7 @@ class Folder:
 
     def generations(self, benchmark: str) -> Lines:
         """The records of a benchmark."""
-        return Lines(self.path / benchmark / GENERATIONS)
+        return Lines(self.path / benchmark / GENERATIONS, _RECORD)
 
     @property
     def timings(self) -> Lines:
@@ -231,7 +275,7 @@ class Folder:
             path.unlink()
             with contextlib.suppress(OSError):
                 path.parent.rmdir()
-        for name in (MANIFEST, SUMMARY, TIMINGS):
+        for name in (MANIFEST, SUMMARY, TIMINGS, RESULTS):
             (self.path / name).unlink(missing_ok=True)
 
 
@@ -248,9 +292,16 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
         known = before["benchmarks"].get(benchmark)
         if known is None:
             continue
-        for name in ("checksum", "template", "temperature"):
-            if known[name] != entry[name]:
-                yield f"{benchmark}'s {name} {known[name]!r} there, {entry[name]!r} now"
+        # Older entries do not say all of these; one that names no tolerance has none.
+        said = ("checksum", "template", "temperature", "also_greedy")
+        for name in (*(name for name in said if name in known and name in entry), "tolerance"):
+            if known.get(name) != entry.get(name):
+                yield f"{benchmark}'s {name} {known.get(name)!r} there, {entry.get(name)!r} now"
+                if name == "checksum" and known.get("revision") != entry.get("revision"):
+                    yield (
+                        f"its data on the hub was revision {known.get('revision')}, and is "
+                        f"{entry.get('revision')} (a benchmark of your own can name a revision)"
+                    )
         if known["repeats"] > entry["repeats"]:
             yield f"{benchmark} has {known['repeats']} repeats there, {entry['repeats']} now"
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import json
 import sys
-from collections.abc import Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,15 @@ from vespo_openrlhf.eval.benchmarks import parse
 from vespo_openrlhf.eval.data import Loaded, load
 from vespo_openrlhf.eval.judging import judge_all
 from vespo_openrlhf.eval.prompts import find_template
-from vespo_openrlhf.eval.records import MANIFEST, Folder
-from vespo_openrlhf.eval.runner import summarise_folder
+from vespo_openrlhf.eval.records import MANIFEST, Folder, Lines, slim
+from vespo_openrlhf.eval.runner import write_summary
 
 
 def rescore(path: Path) -> dict[str, Any]:
     """Judge every record of a folder again, with today's verifier; nothing is generated.
 
-    A benchmark's file is replaced once all of it is judged.
+    A benchmark's file is replaced once all of it is judged. A failed request stays one. A few
+    dozen responses are in memory at a time.
 
     Returns:
         The summary, written to the folder too.
@@ -29,8 +31,6 @@ def rescore(path: Path) -> dict[str, Any]:
         ValueError: the folder holds no run, or is in use.
         EvaluationError: the disk does not take the result, or no benchmark is complete.
     """
-    from tqdm import tqdm
-
     if not (path / MANIFEST).is_file():
         raise ValueError(f"{path} holds no {MANIFEST}, so it is not the folder of a run")
     folder = Folder(path)
@@ -38,20 +38,38 @@ def rescore(path: Path) -> dict[str, Any]:
         manifest = folder.manifest()
         assert manifest is not None
         for name, entry in manifest["benchmarks"].items():
-            records = list(folder.generations(name).read())
-            if not records:  # interrupted before it came to this one
+            file = folder.generations(name)
+            if not file.path.exists():  # interrupted before it came to this one
                 continue
-            judged = list(tqdm(judge_all(records, entry), total=len(records), desc=name))
-            folder.generations(name).replace(judged)
-            pairs = zip(records, judged, strict=True)
-            changed = sum(old["correct"] != new["correct"] for old, new in pairs)
+            changed = _judge_again(name, file, entry)
             if changed:
                 print(f"{name}: {changed} verdicts changed", file=sys.stderr)
-        summary = summarise_folder(folder)
-        folder.write_summary(summary)
+        summary = write_summary(folder)
     finally:
         folder.close()
     return summary
+
+
+def _judge_again(name: str, file: Lines, entry: Mapping[str, Any]) -> int:
+    """Put new verdicts into a benchmark's file; how many are not what they were."""
+    from tqdm import tqdm
+
+    before: deque[bool] = deque()  # of the records that are being judged
+    changed = 0
+
+    def old() -> Iterator[dict[str, Any]]:
+        for record in file.read():
+            before.append(record["correct"])
+            yield record
+
+    def new() -> Iterator[dict[str, Any]]:
+        nonlocal changed
+        for record in judge_all(old(), entry):
+            changed += record["correct"] != before.popleft()
+            yield record
+
+    file.replace(tqdm(new(), total=entry["rows"] * entry["repeats"], desc=name))
+    return changed
 
 
 def score_responses(
@@ -62,7 +80,8 @@ def score_responses(
     Args:
         benchmark: as in ``--benchmarks``, without repeats.
         responses: JSON lines with ``id`` and ``response``, and where they are known ``tokens``
-            and ``finish_reason``; several lines of one id are its repeats.
+            and ``finish_reason``; several lines of one id are its repeats. Letters of choices are
+            those of `run` with seed 0.
         data_dir: see `eval.data.load`.
         template: of the prompt they answer: it says whether an answer needs its box.
 
@@ -81,13 +100,17 @@ def score_responses(
     if len(selections) > 1 or selections[0].repeats:
         raise ValueError(f"--benchmark {benchmark}: give one name, without repeats")
     loaded = load(selections[0].benchmark, data_dir)
-    records = _read(responses, loaded)
-    how = {
-        "require_box": find_template(template or loaded.benchmark.template).require_box,
-        "answer_marker": loaded.benchmark.answer_marker,
-    }
-    judged = list(tqdm(judge_all(records, how), total=len(records), desc=loaded.benchmark.name))
-    missing = len(loaded.problems) - len({record["id"] for record in records})
+    count, answered = 0, set()
+    for record in _read(responses, loaded):  # what cannot be read is named before the judging
+        count += 1
+        answered.add(record["id"])
+    if not count:
+        raise ValueError(f"--responses {responses} holds no responses")
+    require_box = find_template(template or loaded.benchmark.template).require_box
+    how = loaded.benchmark.judged_by(require_box)
+    judged = judge_all(_read(responses, loaded), how)
+    summary = summarise(slim(tqdm(judged, total=count, desc=loaded.benchmark.name)))
+    missing = len(loaded.problems) - len(answered)
     if missing:
         print(
             f"WARNING: {responses} answers {len(loaded.problems) - missing} of the "
@@ -96,18 +119,17 @@ def score_responses(
         )
     return {
         "benchmark": loaded.benchmark.name,
-        **summarise(judged),
+        **summary,
         "missing": missing,
         "checksum": loaded.checksum,
     }
 
 
-def _read(path: Path, loaded: Loaded) -> list[dict[str, Any]]:
+def _read(path: Path, loaded: Loaded) -> Iterator[dict[str, Any]]:
     if not path.is_file():
         raise ValueError(f"--responses {path}: there is no such file")
     problems = {problem.id: problem for problem in loaded.problems}
     repeats: dict[str, int] = {}
-    records = []
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -122,20 +144,18 @@ def _read(path: Path, loaded: Loaded) -> list[dict[str, Any]]:
                 )
             repeat = repeats.get(key, 0)
             repeats[key] = repeat + 1
-            records.append(
-                {
-                    "id": key,
-                    "repeat": repeat,
-                    "prompt": "",
-                    "gold": problems[key].gold,
-                    "response": row["response"],
-                    "tokens": row.get("tokens"),
-                    "finish_reason": row.get("finish_reason"),
-                }
-            )
-    if not records:
-        raise ValueError(f"--responses {path} holds no responses")
-    return records
+            question = loaded.ask(problems[key], 0, repeat)
+            yield {
+                "id": key,
+                "repeat": repeat,
+                "prompt": "",
+                "gold": question.gold,
+                "response": row["response"],
+                "tokens": row.get("tokens"),
+                "finish_reason": row.get("finish_reason"),
+                "tolerance": problems[key].tolerance,
+                "choice_order": list(question.order),
+            }
 
 
 def _row(line: str, where: str) -> Mapping[str, Any]:

@@ -11,6 +11,9 @@ from typing import Any
 from vespo_openrlhf.eval.prompts import find_template
 from vespo_openrlhf.redact import redact
 
+#: Sampling options of vLLM's that are sent only where they are set.
+MORE_SAMPLING = ("top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -21,6 +24,8 @@ class Settings:
         temperature: 0 is greedy.
         top_p: nucleus sampling.
         max_tokens: longest response; a model's context may end it before.
+        top_k, min_p, repetition_penalty, presence_penalty, frequency_penalty: as vLLM names them;
+            None leaves each to the engine or the server.
         seed: of the whole run; every response gets its own from it, see `seed_of`.
         stop: strings that end a response.
         template: prompt template for every benchmark; empty takes each one's own.
@@ -28,6 +33,10 @@ class Settings:
         raw: prompts go out without the chat template.
         chat_template_options: for the model's chat template, such as ``enable_thinking``.
         engine_options: for ``vllm.LLM``, such as ``max_model_len``.
+        limit: of each benchmark the first so many problems; None is all.
+        few_shot: examples before each problem; None is none.
+        few_shot_from: a file of them; None takes each benchmark's own.
+        few_shot_text: they stand in the message before the problem, not as turns of the chat.
 
     Raises:
         ValueError: a value that means nothing.
@@ -44,6 +53,15 @@ class Settings:
     raw: bool = False
     chat_template_options: Mapping[str, Any] = field(default_factory=dict)
     engine_options: Mapping[str, Any] = field(default_factory=dict)
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    limit: int | None = None
+    few_shot: int | None = None
+    few_shot_from: str | None = None
+    few_shot_text: bool | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.temperature <= 10:
@@ -52,12 +70,39 @@ class Settings:
             raise ValueError(f"--top-p must be above 0 and at most 1, not {self.top_p}")
         if self.max_tokens < 1:
             raise ValueError(f"--max-tokens must be 1 or more, not {self.max_tokens}")
+        if self.top_k is not None and self.top_k < 1:
+            raise ValueError(f"--top-k must be 1 or more, not {self.top_k}; leave it out for all")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise ValueError(f"--min-p must be between 0 and 1, not {self.min_p}")
+        if self.repetition_penalty is not None and not self.repetition_penalty > 0:
+            raise ValueError(
+                f"--repetition-penalty must be above 0 (1 is none), not {self.repetition_penalty}"
+            )
+        for name in ("presence_penalty", "frequency_penalty"):
+            value = getattr(self, name)
+            if value is not None and not -2 <= value <= 2:
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} must be between -2 and 2, not {value}")
+        if self.limit is not None and self.limit < 1:
+            raise ValueError(f"--limit must be 1 or more, not {self.limit}")
+        if self.few_shot is not None and self.few_shot < 1:
+            raise ValueError(f"--few-shot must be 1 or more, not {self.few_shot}")
+        if self.few_shot is None and (self.few_shot_from or self.few_shot_text):
+            raise ValueError("--few-shot-from and --few-shot-text need --few-shot K")
         if self.template:
             find_template(self.template)
 
+    @property
+    def more_sampling(self) -> dict[str, int | float]:
+        """What was set of the sampling options that an engine need not be told."""
+        values = {name: getattr(self, name) for name in MORE_SAMPLING}
+        return {name: value for name, value in values.items() if value is not None}
+
     def as_json(self) -> dict[str, Any]:
-        """The settings as they stand in a manifest, without the secrets among engine options."""
-        loaded: dict[str, Any] = redact(json.loads(json.dumps(asdict(self))))
+        """The settings as they stand in a manifest: without those that were not set, and without
+        the secrets among engine options."""
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        loaded: dict[str, Any] = redact(json.loads(json.dumps(values)))
         return loaded
 
 

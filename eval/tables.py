@@ -22,7 +22,7 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         rows.append(
             [
                 name,
-                str(numbers["problems"]),
+                problem_count(numbers),
                 f"avg@{k} {percent(numbers['avg@k'])}"
                 + (f" ± {percent(error)}" if error is not None else ""),
                 f"{percent(low)} to {percent(high)}",
@@ -34,14 +34,46 @@ def summary_table(summary: Mapping[str, Any]) -> str:
         )
     lines = [columns(rows)]
     if len(summary["benchmarks"]) > 1:
-        lines.append(f"average accuracy {percent(summary['average'])} %")
+        error = summary.get("average_standard_error")
+        spread = "" if error is None else f" ± {percent(error)}"
+        lines.append(f"average accuracy {percent(summary['average'])}{spread} %")
     for name, numbers in summary["benchmarks"].items():
         if numbers["unverified_rate"]:
             lines.append(
                 f"WARNING: {percent(numbers['unverified_rate'])} % of {name} could not be judged "
                 "(the verifier was busy or gone) and counts as wrong: vespo eval score DIR"
             )
+        if numbers.get("tolerance_rate"):
+            lines.append(
+                f"{percent(numbers['tolerance_rate'])} % of {name} is right by the benchmark's "
+                "tolerance for numbers alone"
+            )
+        if numbers["error_rate"]:
+            lines.append(f"WARNING: {name}: {failed_note(numbers)}: --retry-errors asks them again")
     return "\n".join(lines)
+
+
+def problem_count(numbers: Mapping[str, Any]) -> str:
+    """How many problems a summary covers: ``500``; with ``--limit``, ``first 20 of 500``."""
+    count = numbers["problems"]
+    return f"first {count} of {numbers['of']}" if "of" in numbers else str(count)
+
+
+def failed_count(summary: Mapping[str, Any]) -> int:
+    """How many requests of a whole summary failed."""
+    return sum(
+        round(numbers["error_rate"] * numbers["problems"] * numbers["repeats"])
+        for numbers in summary["benchmarks"].values()
+    )
+
+
+def failed_note(numbers: Mapping[str, Any]) -> str:
+    """What the failed requests of a benchmark mean for its accuracy."""
+    least, share = numbers["avg@k"], numbers["error_rate"]
+    return (
+        f"{percent(share)} % of the requests failed and count as wrong, so its accuracy is between "
+        f"{percent(least)} and {percent(least + share)}"
+    )
 
 
 def percent(share: float | None) -> str:
@@ -68,10 +100,11 @@ def plan_text(planned: Plan, missing: int) -> str:
     for task in planned.tasks:
         problems = len(task.loaded.problems)
         count = problems * task.repeats
+        of = {"of": task.loaded.whole} if problems < task.loaded.whole else {}
         rows.append(
             [
                 task.name,
-                str(problems),
+                problem_count({"problems": problems, **of}),
                 str(task.repeats),
                 str(count),
                 f"{count * longest:,}",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -14,19 +17,29 @@ from pathlib import Path
 from typing import Any
 
 from vespo_openrlhf.eval.benchmarks import parse
+from vespo_openrlhf.eval.best import AVERAGE, find_best
+from vespo_openrlhf.eval.errors import EvaluationError
 from vespo_openrlhf.eval.options import add_run_options, run_of
-from vespo_openrlhf.eval.records import SUMMARY
+from vespo_openrlhf.eval.records import MANIFEST, SUMMARY
+from vespo_openrlhf.eval.runner import GREEDY
+from vespo_openrlhf.eval.tables import problem_count
+from vespo_openrlhf.eval.tracking import add_tracking_options, check_tracking, track
 
 DESCRIPTION = """\
 Evaluate every Hugging Face checkpoint below CKPT_DIR, those that are there and those that appear,
 in the order of their steps (the last number in a folder's name: global_step120_hf,
 checkpoint-500). Each gets OUT/step_<n>/, as `vespo eval run` writes it; OUT/accuracy.png shows
-accuracy over steps. OpenRLHF writes such checkpoints with --ckpt.save_hf --ckpt.save_steps N.
-Stop it with Ctrl-C; started again, it skips what is done.
+accuracy over steps, OUT/best.json the best checkpoint so far. OpenRLHF writes such checkpoints
+with --ckpt.save_hf --ckpt.save_steps N. Folders named critic are no policies and are left out.
+Stop it with Ctrl-C or SIGTERM, and the evaluation that is running ends with it; started again, it
+skips what is done and resumes the rest.
 """
 
 PICTURE = "accuracy.png"
 _ATTEMPTS = 2
+# An evaluation that is told to end judges and writes what it has.
+_GRACE_S = 60.0
+_CRITIC = re.compile(r"(?i)(?<![a-z])critic(?![a-z])")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -36,7 +49,8 @@ def main(argv: Sequence[str]) -> int:
         0, or 1 if ``--once`` left a checkpoint that could not be evaluated.
 
     Raises:
-        ValueError: there is no such folder, or options that a run would refuse.
+        ValueError: there is no such folder, options that a run would refuse, or two checkpoints
+            of one step.
     """
     own = argparse.ArgumentParser(add_help=False)
     own.add_argument("--out", required=True, type=Path, help="folder for the results")
@@ -44,6 +58,15 @@ def main(argv: Sequence[str]) -> int:
     own.add_argument(
         "--interval", type=float, default=30.0, help="seconds between looks (default 30)"
     )
+    own.add_argument(
+        "--best",
+        default=AVERAGE,
+        metavar="METRIC",
+        help="what the best checkpoint is best by: average, or a benchmark's name for its avg@k "
+        "(default average). It is chosen on the problems that it is measured on, so its value is "
+        "too high: report the chosen one on others",
+    )
+    add_tracking_options(own)
     parser = argparse.ArgumentParser(
         prog="vespo eval watch",
         description=DESCRIPTION,
@@ -53,7 +76,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("folder", metavar="CKPT_DIR", help="where checkpoints appear")
     add_run_options(parser, model=False)
     arguments = parser.parse_args(argv)
-    parse(arguments.benchmarks)
+    check_tracking(arguments)
+    names = [selection.benchmark.name for selection in parse(arguments.benchmarks)]
+    if arguments.also_greedy:
+        names += [name + GREEDY for name in names]
+    if arguments.best not in (AVERAGE, *names):
+        raise ValueError(f"--best {arguments.best}: give {AVERAGE} or one of {', '.join(names)}")
     if run_of(arguments, model="", revision=None).endpoint is not None:
         raise ValueError("watch loads each checkpoint itself: leave --endpoint out")
     folder = Path(arguments.folder)
@@ -63,10 +91,15 @@ def main(argv: Sequence[str]) -> int:
     options.remove(arguments.folder)  # what is left is for `run`
     arguments.out.mkdir(parents=True, exist_ok=True)
     failures: dict[Path, int] = {}
+    passed_over: set[Path] = set()
     while True:
+        found, critics = checkpoints(folder)
+        for path in sorted(set(critics) - passed_over):
+            print(f"{path} is a critic, not a policy: left out", flush=True)
+        passed_over.update(critics)
         waiting = [
             (step, path)
-            for step, path in checkpoints(folder)
+            for step, path in found
             if not (_folder(arguments.out, step) / SUMMARY).exists()
             and failures.get(path, 0) < _ATTEMPTS
         ]
@@ -74,12 +107,14 @@ def main(argv: Sequence[str]) -> int:
             print(f"== step {step}: {path}", flush=True)
             command = [sys.executable, "-m", "vespo_openrlhf.eval", "run", "--model", str(path)]
             out = str(_folder(arguments.out, step))
-            # A process of its own: it gives its memory back, and cannot take the watch with it.
-            if subprocess.run([*command, "--out", out, *options]).returncode:
+            if _run([*command, "--out", out, *options]):
                 failures[path] = failures.get(path, 0) + 1
                 print(f"step {step} failed ({failures[path]} of {_ATTEMPTS} times)", flush=True)
             else:
                 plot(arguments.out)
+                if best := find_best(arguments.out, arguments.best):
+                    print(best.text(), flush=True)
+                _track(arguments, step)
         if waiting:
             continue
         if arguments.once:
@@ -87,19 +122,64 @@ def main(argv: Sequence[str]) -> int:
         time.sleep(arguments.interval)
 
 
+def _run(command: Sequence[str]) -> int:
+    """Run a command in a process of its own, which gives its memory back and cannot take the watch
+    with it, but ends where the watch does: told to first, then killed with all it has started.
+    """
+    # A session of its own: the terminal's Ctrl-C would reach it beside what is sent here.
+    child = subprocess.Popen(command, start_new_session=True)
+    try:
+        return child.wait()
+    finally:
+        if child.poll() is None:
+            child.terminate()
+            try:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(_GRACE_S)
+            finally:  # also where the user will not wait
+                if child.poll() is None:
+                    os.killpg(child.pid, signal.SIGKILL)
+                    child.wait()
+
+
+def _track(arguments: argparse.Namespace, step: int) -> None:
+    """Log a step's results; a watch outlives a service that is down."""
+    folder = _folder(arguments.out, step)
+    manifest, summary = (json.loads((folder / name).read_text()) for name in (MANIFEST, SUMMARY))
+    try:
+        track(arguments, manifest, summary, step)
+    except EvaluationError as error:
+        print(f"WARNING: step {step}: {error}", file=sys.stderr, flush=True)
+
+
 def _folder(out: Path, step: int) -> Path:
     return out / f"step_{step:06d}"
 
 
-def checkpoints(folder: Path) -> list[tuple[int, Path]]:
-    """The complete checkpoints below a folder, by step: (step, path)."""
-    found = {}
+def checkpoints(folder: Path) -> tuple[list[tuple[int, Path]], list[Path]]:
+    """The complete checkpoints below a folder: (step, path) by step, and those that are critics.
+
+    Raises:
+        ValueError: two of one step.
+    """
+    found: dict[int, Path] = {}
+    critics = []
     for config in sorted([*folder.glob("*/config.json"), *folder.glob("*/*/config.json")]):
         path = config.parent
         numbers = re.findall(r"\d+", path.name)
-        if numbers and is_complete(path):
-            found[int(numbers[-1])] = path
-    return sorted(found.items())
+        if not numbers or not is_complete(path):
+            continue
+        step = int(numbers[-1])
+        if _CRITIC.search(str(path.relative_to(folder))):
+            critics.append(path)
+        elif step in found:
+            raise ValueError(
+                f"{found[step]} and {path} are both checkpoints of step {step}: name the folder "
+                "that holds the right ones as CKPT_DIR"
+            )
+        else:
+            found[step] = path
+    return sorted(found.items()), critics
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -138,7 +218,8 @@ def plot(out: Path) -> None:
     for path in sorted(out.glob(f"step_*/{SUMMARY}")):
         step = int(path.parent.name.removeprefix("step_"))
         for name, numbers in json.loads(path.read_text())["benchmarks"].items():
-            label = f"{name}, avg@{numbers['repeats']}"
+            few = f" ({problem_count(numbers)})" if "of" in numbers else ""
+            label = f"{name}{few}, avg@{numbers['repeats']}"
             curves.setdefault(label, []).append((step, numbers["avg@k"], *numbers["interval"]))
     figure, axes = pyplot.subplots(figsize=(7, 4.5), dpi=150)
     for label, points in sorted(curves.items()):

@@ -12,6 +12,9 @@ from typing import Protocol
 
 from vespo_openrlhf.eval.prompts import Prompt
 
+#: The `finish_reason` of a request that got no response.
+FAILED = "error"
+
 
 @dataclass(frozen=True)
 class Request:
@@ -42,20 +45,25 @@ class Completion:
         index: of the request in the sequence given.
         text: the response, special tokens kept where the engine keeps them.
         tokens: its length; None where a server does not say.
-        finish_reason: "stop", "length", or what the engine says.
+        finish_reason: "stop", "length", `FAILED`, or what the engine says.
+        error: why there is no response, with `FAILED`.
+        server_fault: whether that is the server's state (it gave up after retries) rather than
+            this request, which it refused.
     """
 
     index: int
     text: str
     tokens: int | None
     finish_reason: str
+    error: str = ""
+    server_fault: bool = False
 
 
 class Engine(Protocol):
     """Answers requests."""
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
-        """Completions as they finish, one for each request.
+        """Completions as they finish, one for each request, a failed one among them.
 
         Raises:
             ValueError: a prompt that the model cannot take.

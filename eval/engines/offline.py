@@ -66,6 +66,7 @@ class OfflineEngine:
                 max_tokens=self._settings.max_tokens,
                 seed=request.seed,
                 stop=list(self._settings.stop) or None,
+                **self._settings.more_sampling,
                 skip_special_tokens=False,
             )
             for request in requests

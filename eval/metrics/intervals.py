@@ -77,7 +77,12 @@ def bootstrap_intervals(
 
 
 def difference_intervals(
-    differences_RN: np.ndarray, *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+    differences_RN: np.ndarray,
+    *,
+    even_RN: np.ndarray | None = None,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> np.ndarray:
     """Intervals for mean differences between two runs on the same problems.
 
@@ -88,16 +93,20 @@ def difference_intervals(
 
     Coverage in the like of `bootstrap_interval`'s simulations: 93 to 98 % where a fourth of the
     problems or more differ; more, up to 100 %, where few do (there the plain interval of the
-    mean +- t standard errors covers in 60 to 90 %).
+    mean +- t standard errors covers in 60 to 90 %). Where one run has 32 samples of each problem
+    and the other 1 or 4, 94 to 100 % with D of `even_RN`; with D of all samples, which do not show
+    how little the shorter run has seen, 91 to 99 %.
 
     Args:
         differences_RN: (R, N) float64 within -1 to 1.
+        even_RN: the same from as many samples of both runs, for D; None where they have as many.
 
     Returns:
         (R, 2): the ends.
     """
     _check(differences_RN, level)
-    squares, sizes = differences_RN**2, np.abs(differences_RN)
+    even_RN = differences_RN if even_RN is None else even_RN
+    squares, sizes = even_RN**2, np.abs(even_RN)
     # Where no problem differs, nothing speaks against flips: D = 1.
     dispersion = (squares.sum(axis=1) + _LITTLE) / (sizes.sum(axis=1) + _LITTLE)
     prior = _PRIOR_OF_DIFFERENCES * dispersion

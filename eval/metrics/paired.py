@@ -16,8 +16,8 @@ def sign_flip_p_value(differences: Sequence[int]) -> float:
     numbers make all of them countable: the sums of subsets, by dynamic programming.
 
     Args:
-        differences: per problem, in a common whole unit (right samples of B minus those of A
-            where both have as many).
+        differences: per problem, right samples of B minus those of A. Both must have as many
+            samples, or the null hypothesis does not make the two signs equally likely.
 
     Returns:
         Within (0, 1]; 1 where no problem differs.

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vespo_openrlhf.eval.engines import FAILED
 from vespo_openrlhf.eval.metrics.estimators import avg_at_k, pass_at_k, pass_hat_k
 from vespo_openrlhf.eval.metrics.intervals import bootstrap_intervals
 from vespo_openrlhf.eval.metrics.majority import maj_at_ks
@@ -60,12 +61,22 @@ def answers_to_count(samples: Sequence[Mapping[str, Any]]) -> list[str | None]:
 
     "\dfrac{1}{2}" and "\frac12" vote together; "0.5" votes apart, because only algebra would tell.
     An answer of more than 1,000 characters keeps its own spelling: finding the canonical one can
-    take time that grows with the square of its length.
+    take time that grows with the square of its length. A letter counts as the choice that it stood
+    for in that sample, whose order is its own (`choice_order`).
     """
     from vespo_openrlhf.reward.normalize import normalize
+    from vespo_openrlhf.reward.words import choice
 
-    extracted = [sample.get("extracted") for sample in samples]
-    return [a if a is None or len(a) > _SPELLED_CHARS else normalize(a) for a in extracted]
+    def spelled(sample: Mapping[str, Any]) -> str | None:
+        answer, order = sample.get("extracted"), sample.get("choice_order")
+        if answer is None or len(answer) > _SPELLED_CHARS:
+            return answer
+        answer = normalize(answer)
+        letter = choice(answer) if order else None
+        place = len(order or ()) if letter is None else ord(letter) - ord("A")
+        return f"choice {order[place]}" if order and place < len(order) else answer
+
+    return [spelled(sample) for sample in samples]
 
 
 def summarise(
@@ -79,17 +90,23 @@ def summarise(
 
     Args:
         records: mappings with `id`, `repeat`, `correct`, `extracted`, `reason`, and where they are
-            known `tokens` and `finish_reason`.
+            known `tokens` and `finish_reason`; of some benchmarks `within_tolerance` and
+            `choice_order`.
         level, resamples, seed: as in `bootstrap_interval`.
 
     Returns:
         `problems`, `repeats`, `avg@k` (k = repeats) with `standard_error` (clustered by problem)
         and `interval`; `pass@k`, `pass^k` and `maj@k` by k as a string, and `pass@k_interval`; the
         shares of generations with an extracted answer, cut off at the token limit, with a
-        verification that timed out, and not verified at all (`extraction_rate`,
-        `truncation_rate`, `timeout_rate`, `unverified_rate`); `length` in tokens (`mean`,
-        `median`, `p95`, `mean_correct`, `mean_wrong`). What is not defined is None: the standard
-        error of one problem, lengths that were not recorded.
+        verification that timed out, not verified at all, and never generated because the request
+        failed (`extraction_rate`, `truncation_rate`, `timeout_rate`, `unverified_rate`,
+        `error_rate`), and where there is a tolerance, right by that alone (`tolerance_rate`);
+        `length` in tokens (`mean`, `median`, `p95`, `mean_correct`, `mean_wrong`). What is not
+        defined is None: the standard error of one problem, lengths that were not recorded.
+
+        Failed requests count as wrong: which ones fail has to do with the problem (a long prompt,
+        a filter), so leaving them out would bias the accuracy by no one knows how much, and give
+        problems unequal k. As wrong they bias it downwards, by `error_rate` at most.
 
     Raises:
         ValueError: no record, a repeat recorded twice, or problems with unequal numbers of them.
@@ -108,7 +125,7 @@ def summarise(
     intervals = bootstrap_intervals(passes_KN, level=level, resamples=resamples, seed=seed)
     reasons = [sample.get("reason") for sample in samples]
     finishes = [sample.get("finish_reason") for sample in samples]
-    return {
+    summary = {
         "problems": len(problems),
         "repeats": repeats,
         "avg@k": mean.value,
@@ -127,8 +144,12 @@ def summarise(
         else None,
         "timeout_rate": _share(reason == "timeout" for reason in reasons),
         "unverified_rate": _share(reason in UNVERIFIED for reason in reasons),
+        "error_rate": _share(finish == FAILED for finish in finishes),
         "length": _lengths(samples),
     }
+    if any("within_tolerance" in sample for sample in samples):
+        summary["tolerance_rate"] = _share(bool(s.get("within_tolerance")) for s in samples)
+    return summary
 
 
 def _share(flags: Iterable[bool]) -> float:

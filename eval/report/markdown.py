@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vespo_openrlhf.eval.tables import percent
+from vespo_openrlhf.eval.settings import MORE_SAMPLING
+from vespo_openrlhf.eval.tables import percent, problem_count
 
 from .folders import Evaluation, benchmarks_of
 
-_SETTINGS = ("temperature", "top_p", "max_tokens", "seed")
+_SETTINGS = ("temperature", "top_p", *MORE_SAMPLING, "max_tokens", "seed", "few_shot")
 
 
 def tables(evaluations: Sequence[Evaluation]) -> str:
@@ -32,12 +33,12 @@ def tables(evaluations: Sequence[Evaluation]) -> str:
 def accuracy_row(evaluations: Sequence[Evaluation], benchmark: str) -> list[str]:
     """The benchmark, its problems, and each accuracy with its interval and its k."""
     known = [e.summary[benchmark] for e in evaluations if benchmark in e.summary]
-    sizes = sorted({numbers["problems"] for numbers in known})
+    sizes = dict.fromkeys(map(problem_count, sorted(known, key=lambda n: int(n["problems"]))))
     cells = [
         accuracy(evaluation.summary[benchmark]) if benchmark in evaluation.summary else "–"
         for evaluation in evaluations
     ]
-    return [benchmark, " / ".join(map(str, sizes)), *cells]
+    return [benchmark, " / ".join(sizes), *cells]
 
 
 def accuracy(numbers: dict[str, Any]) -> str:
@@ -68,6 +69,10 @@ def detail_cells(numbers: dict[str, Any]) -> dict[str, str]:
         "right": _tokens(length.get("mean_correct")),
         "wrong": _tokens(length.get("mean_wrong")),
     }
+    if numbers.get("tolerance_rate") is not None:
+        cells["by tolerance"] = percent(numbers["tolerance_rate"])
+    if numbers.get("error_rate"):
+        cells["failed"] = percent(numbers["error_rate"])
     if speed is not None:
         cells["tokens/s"] = _tokens(speed)
     return cells

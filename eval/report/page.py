@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vespo_openrlhf import pages
-from vespo_openrlhf.eval.tables import percent
+from vespo_openrlhf.eval.tables import failed_note, percent, problem_count
 
 from . import figures
 from .folders import Evaluation, Generation, benchmarks_of
@@ -69,11 +69,18 @@ def _warnings(evaluations: Sequence[Evaluation]) -> list[pages.Block]:
             names = ", ".join(evaluation.unfinished)
             notes.append(f"{evaluation.name} is not finished on {names}, which is left out.")
         for benchmark, numbers in evaluation.summary.items():
+            if "of" in numbers:
+                notes.append(
+                    f"{evaluation.name} is limited to the {problem_count(numbers)} problems of "
+                    f"{benchmark}: its numbers are not those of the benchmark."
+                )
             if numbers.get("unverified_rate"):
                 notes.append(
                     f"{percent(numbers['unverified_rate'])} % of {evaluation.name} on {benchmark} "
                     "could not be judged, and count as wrong: `vespo eval score` judges again."
                 )
+            if numbers.get("error_rate"):
+                notes.append(f"{evaluation.name} on {benchmark}: {failed_note(numbers)}.")
     return [pages.paragraph("\n\n".join(notes))] if notes else []
 
 

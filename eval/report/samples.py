@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from vespo_openrlhf.pages import Block, Problem, Sample, mark_answer, paragraph, sample_browser
+from vespo_openrlhf.reward.labels import parse_label
 
 from .folders import Evaluation, Generation
 
@@ -111,6 +112,12 @@ def _note(record: Mapping[str, object]) -> str:
         parts.append(f"{record['tokens']:,} tokens")
     if record.get("finish_reason") == "length":
         parts.append("cut off")
+    if record.get("within_tolerance"):
+        parts.append("right by tolerance alone")
+    if record.get("choice_order"):  # another repeat's letters are others
+        parts.append(f"right was {parse_label(record['gold']).answer}")
+    if record.get("error"):
+        parts.append(str(record["error"]))
     return ", ".join(parts)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -13,12 +14,15 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import openai
 import pytest
+from transformers import AutoTokenizer
 
 from vespo_openrlhf import cpu
 from vespo_openrlhf.cpu import settings as cpu_settings
 from vespo_openrlhf.embedded.build import build
 from vespo_openrlhf.embedded.settings import Settings, WarmStart
+from vespo_openrlhf.eval.engines.thinking import opens_thinking
 
 TIMEOUT_S = 240
 pytestmark = pytest.mark.skipif(not cpu.is_active(), reason="compares float32 engines bit by bit")
@@ -37,8 +41,11 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(built: Path, out: Path, *more: str) -> list[str]:
     arguments = ["--model", str(built / "model"), "--out", str(out), "--max-tokens", "40"]
-    benchmarks = ["--benchmarks", f"{built / 'heldout.jsonl'}:8"]
-    return [sys.executable, "-m", "vespo_openrlhf.eval", "run", *arguments, *benchmarks, *more]
+    arguments += ["--benchmarks", f"{built / 'heldout.jsonl'}:8"]
+    # What the engines, Ray's workers and the server must all take alike.
+    arguments += ["--top-k", "12", "--min-p", "0.001", "--repetition-penalty", "1.001"]
+    arguments += ["--presence-penalty", "0.001", "--frequency-penalty", "0.001"]
+    return [sys.executable, "-m", "vespo_openrlhf.eval", "run", *arguments, *more]
 
 
 def evaluate(built: Path, out: Path, *more: str) -> Path:
@@ -101,13 +108,18 @@ def test_engines_on_ray_write_the_same_records(built: Path, offline: Path, tmp_p
 
 
 @pytest.fixture(scope="module")
-def endpoint(built: Path) -> Iterator[str]:
-    """vLLM's own server on loopback."""
+def endpoint(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """vLLM's own server on loopback; its chat template opens the thinking where it is asked to."""
+    template = tmp_path_factory.mktemp("template") / "chat.jinja"
+    own = AutoTokenizer.from_pretrained(built / "model").chat_template
+    template.write_text(
+        own + "{%- if opens is defined and opens -%}{{ '<think>\\n' }}{%- endif -%}"
+    )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     arguments = ["--model", str(built / "model"), "--host", "127.0.0.1", "--port", str(port)]
-    arguments += ["--dtype", "float32", "--enforce-eager"]
+    arguments += ["--dtype", "float32", "--enforce-eager", "--chat-template", str(template)]
     server = subprocess.Popen(
         [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments],
         env=os.environ | cpu_settings.environment(),
@@ -146,3 +158,16 @@ def test_vllms_own_server_gives_the_verdicts_of_the_offline_engine(
     theirs, ours = verdicts(records(out, "heldout")), verdicts(records(offline, "heldout-greedy"))
     assert len(theirs) == 64
     assert theirs == ours
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["settings"]["endpoint"] == f"{endpoint}/v1"
+
+
+def test_vllms_own_server_says_whether_its_template_opens_the_thinking(
+    built: Path, endpoint: str
+) -> None:
+    async def ask(options: dict[str, object]) -> bool | None:
+        async with openai.AsyncOpenAI(base_url=f"{endpoint}/v1", api_key="none") as client:
+            return await opens_thinking(client, f"{endpoint}/v1", str(built / "model"), options)
+
+    assert asyncio.run(ask({})) is False
+    assert asyncio.run(ask({"opens": True})) is True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,23 +51,47 @@ def read_files(files: Sequence[Path], flag: str, *, cached: bool = False) -> Any
             raise ValueError(f"{flag} {files[0]} cannot be read: {cause}") from error
 
 
-def read_hub(name: str, config: str | None, split: str, instead: str) -> Any:
+def read_hub(
+    name: str, config: str | None, split: str, instead: str, revision: str | None = None
+) -> Any:
     """The rows of a dataset on the hub.
 
     Args:
         name, config, split: of the dataset.
         instead: what to do without a network, for the error.
+        revision: branch, tag or commit; None is the newest.
 
     Raises:
-        ValueError: it cannot be read; the cause is that of `datasets`.
+        ValueError: it cannot be read (the cause is that of `datasets`), or the cache, which is
+            taken where the hub cannot be reached, holds another commit than `revision`.
     """
     from datasets import load_dataset
 
     try:
-        return load_dataset(name, config, split=split)
+        rows = load_dataset(name, config, split=split, revision=revision)
     except Exception as error:
         reason = str(error).strip().splitlines()
         raise ValueError(
             f"{name} cannot be read from the hub ({reason[0] if reason else type(error).__name__})."
             f" Without a network, {instead}"
         ) from error
+    found = hub_revision(rows)
+    if revision and re.fullmatch(r"[0-9a-f]{40}", revision) and found not in (None, revision):
+        raise ValueError(
+            f"{name} is wanted at {revision}, but only {found} is in the cache and the hub cannot "
+            f"be reached. Without a network, {instead}"
+        )
+    return rows
+
+
+def hub_revision(rows: Any) -> str | None:
+    """The commit that rows of `read_hub` are of, as `datasets` names the folder of its cache.
+
+    Returns:
+        40 hex digits; None where the folder has another name.
+    """
+    for file in rows.cache_files:
+        name = Path(file["filename"]).parent.name
+        if re.fullmatch(r"[0-9a-f]{40}", name):
+            return name
+    return None

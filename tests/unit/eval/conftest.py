@@ -30,7 +30,12 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), Handler)
         self.delay_s = 0.0
         self.failures: list[int] = []  # statuses for the next requests
+        # What to answer a request instead: its body's bytes, or a status and them; None as usual.
+        self.instead: Callable[[dict], bytes | tuple[int, bytes] | None] = lambda body: None
+        self.content_type = "application/json"
+        self.token_strs: list[str] | None = None  # what vLLM's /tokenize says of a chat
         self.requests: list[dict] = []
+        self.authorization: set[str | None] = set()
         self.most_at_once = 0
         self.at_once = 0
         self.lock = threading.Lock()
@@ -53,6 +58,11 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.authorization.add(self.headers["Authorization"])
+        if self.path == "/tokenize":
+            tokens = self.server.token_strs
+            self._reply(404 if tokens is None else 200, {"token_strs": tokens})
+            return
         with self.server.lock:
             self.server.requests.append(body)
             self.server.at_once += 1
@@ -63,6 +73,10 @@ class Handler(BaseHTTPRequestHandler):
             self.server.at_once -= 1
         if status != 200:
             self._reply(status, {"error": {"message": f"status {status}"}})
+            return
+        if (instead := self.server.instead(body)) is not None:
+            status, content = instead if isinstance(instead, tuple) else (200, instead)
+            self._send(status, content, self.server.content_type)
             return
         prompt = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
         a, b = map(int, re.findall(r"(\d+)\+(\d+)", prompt)[0])
@@ -82,9 +96,11 @@ class Handler(BaseHTTPRequestHandler):
         )
 
     def _reply(self, status: int, content: dict) -> None:
-        body = json.dumps(content).encode()
+        self._send(status, json.dumps(content).encode(), "application/json")
+
+    def _send(self, status: int, body: bytes, content_type: str) -> None:
         self.send_response(status)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", content_type)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

@@ -1,12 +1,17 @@
 """Names, files and rows: what is found, what is read, and what is refused."""
 
 import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from vespo_openrlhf.eval.benchmarks import BENCHMARKS, Benchmark, parse
 from vespo_openrlhf.eval.data import find_files, load
+from vespo_openrlhf.eval.records import Folder
 
 ROW = {"problem": "1+1", "answer": "2"}
 
@@ -75,8 +80,6 @@ def test_the_shards_of_a_file_are_read_in_order_and_the_training_split_is_not(
         rows = [{"question": f"{i}?", "answer": f"So\n#### {i}"} for i in ids]
         write(tmp_path / "gsm8k" / "main" / f"test-0000{shard}-of-00002.parquet", rows)
     write(tmp_path / "gsm8k" / "main" / "train-00000-of-00001.parquet", [ROW])
-    from dataclasses import replace
-
     loaded = load(replace(BENCHMARKS["gsm8k"], rows=3), tmp_path)
     assert [(p.id, p.gold) for p in loaded.problems] == [("0", "0"), ("1", "1"), ("2", "2")]
 
@@ -145,7 +148,8 @@ def test_ids_are_the_datas_own_and_prompts_of_a_file_are_sent_as_they_are(tmp_pa
     assert (loaded.benchmark.template, loaded.problems[0].gold) == ("plain", "2")
 
 
-def test_choices_are_shuffled_by_a_fixed_seed_and_the_gold_is_the_letter(tmp_path: Path) -> None:
+def gpqa(folder: Path) -> Path:
+    """GPQA's columns, with questions made up here."""
     rows = [
         {
             "Question": f"Which? ({i})",
@@ -154,13 +158,52 @@ def test_choices_are_shuffled_by_a_fixed_seed_and_the_gold_is_the_letter(tmp_pat
         }
         for i in range(198)
     ]
-    write(tmp_path / "gpqa_diamond.jsonl", rows)
+    return write(folder / "gpqa_diamond.jsonl", rows)
+
+
+def test_choices_stand_in_an_order_of_each_repeat_and_seed_and_the_gold_is_the_letter(
+    tmp_path: Path,
+) -> None:
+    gpqa(tmp_path)
     loaded = load(BENCHMARKS["gpqa_diamond"], tmp_path)
     assert loaded == load(BENCHMARKS["gpqa_diamond"], tmp_path)
-    letters = [json.loads(problem.gold)["answer"] for problem in loaded.problems]
-    assert {letters.count(letter) > 30 for letter in "ABCD"} == {True}
-    for number, (problem, letter) in enumerate(zip(loaded.problems, letters, strict=True)):
-        assert f"({letter}) right {number}\n" in problem.text
+    asked = {
+        (p.id, seed, repeat): loaded.ask(p, seed, repeat)
+        for p in loaded.problems for seed in (0, 1) for repeat in range(4)
+    }  # fmt: skip
+    for (number, _, _), question in asked.items():
+        letter = json.loads(question.gold)["answer"]
+        assert f"({letter}) right {number}\n" in question.text
+        assert question.order["ABCD".index(letter)] == 0
+    letters = [json.loads(question.gold)["answer"] for question in asked.values()]
+    assert all(330 < letters.count(letter) < 462 for letter in "ABCD")  # of 1,584
+    for problem in loaded.problems[:20]:
+        orders = {asked[problem.id, seed, repeat].order for seed in (0, 1) for repeat in range(4)}
+        assert len(orders) > 2
+        # More repeats leave the first ones' order as it was.
+        assert loaded.ask(problem, 0, 2) == asked[problem.id, 0, 2]
+
+
+def test_the_first_problems_of_a_benchmark_are_told_apart_from_all(tmp_path: Path) -> None:
+    rows = [{"problem": f"{i}+1", "answer": i + 1} for i in range(5)]
+    loaded = load(parse(str(write(tmp_path / "mine.jsonl", rows)))[0].benchmark)
+    few = loaded.first(2)
+    assert [p.id for p in few.problems] == ["0", "1"]
+    assert (few.whole, few.checksum != loaded.checksum) == (5, True)
+    assert loaded.first(5) == loaded.first(None) == loaded
+
+
+def test_a_problem_has_the_tolerance_of_its_row(tmp_path: Path) -> None:
+    errors = ["1e-1", None, "", "1e-1,1e-2", "nan"]
+    rows = [{"question": str(i), "final_answer": ["$2$"], "error": e} for i, e in enumerate(errors)]
+    olympiad = replace(BENCHMARKS["olympiadbench"], rows=5)
+    write(tmp_path / "olympiadbench.jsonl", rows)
+    assert [p.tolerance for p in load(olympiad, tmp_path).problems] == [0.1, 0, 0, 0, 0]
+    write(tmp_path / "olympiadbench.jsonl", [{k: r[k] for k in list(r)[:2]} for r in rows])
+    with pytest.raises(ValueError, match="no column error"):
+        load(olympiad, tmp_path)
+    with pytest.raises(ValueError, match="tolerance is 0 or more"):
+        Benchmark("mine", hub="a/b", tolerance=2)
 
 
 def test_a_users_own_entry_in_yaml_and_in_python(tmp_path: Path) -> None:
@@ -196,3 +239,57 @@ def test_the_embedded_benchmark_needs_no_files() -> None:
     assert len(loaded.problems) == 256
     a, b = loaded.problems[0].text.removesuffix("=").split("+")
     assert loaded.problems[0].gold == str(int(a) + int(b))
+
+
+READ = """
+import sys
+from vespo_openrlhf.eval.benchmarks import Benchmark
+from vespo_openrlhf.eval.data import load
+loaded = load(Benchmark("sums", hub="me/sums", revision=sys.argv[1] or None))
+print(loaded.revision, len(loaded.problems))
+"""
+
+
+def test_the_commit_of_the_hubs_data_is_known_and_can_be_wanted(tmp_path: Path) -> None:
+    """From the cache of `datasets`, laid out as it is after a download: no hub can be asked."""
+    import datasets
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    file = write(tmp_path / "test.parquet", [ROW])
+    builder = datasets.load_dataset_builder(
+        "parquet", data_files={"test": str(file)}, cache_dir=str(tmp_path / "made")
+    )
+    builder.download_and_prepare()
+    cached = tmp_path / "home" / "datasets" / "me___sums" / "default" / "0.0.0" / commit
+    cached.mkdir(parents=True)
+    for path in Path(builder.cache_dir).iterdir():
+        (cached / path.name.replace("parquet-", "sums-")).write_bytes(path.read_bytes())
+
+    def read(revision: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+        for name in ("HF_DATASETS_CACHE", "HF_HUB_CACHE"):
+            environment.pop(name, None)
+        return subprocess.run(
+            [sys.executable, "-c", READ, revision], env=environment, capture_output=True, text=True
+        )
+
+    for revision in ("", commit):
+        assert read(revision).stdout.split() == [commit, "1"]
+    other = "f" * 40
+    assert f"me/sums is wanted at {other}, but only {commit}" in read(other).stderr
+
+
+def test_other_data_of_the_hub_does_not_mix_with_what_was_recorded(tmp_path: Path) -> None:
+    def manifest(revision: str, checksum: str) -> dict:
+        entry = {"rows": 1, "repeats": 1, "checksum": checksum, "revision": revision}
+        entry |= {"template": "{problem}", "temperature": 1.0, "also_greedy": False}
+        return {"model": "m", "settings": {}, "created": "", "benchmarks": {"sums": entry}}
+
+    folder = Folder(tmp_path)
+    folder.begin(manifest("aaa", "1"))
+    (tmp_path / "sums").mkdir()
+    (tmp_path / "sums" / "generations.jsonl").write_text("{}\n")
+    with pytest.raises(ValueError, match="its data on the hub was revision aaa, and is bbb"):
+        folder.check(manifest("bbb", "2"))
+    folder.check(manifest("bbb", "1"))  # a new card, and the same rows
+    folder.close()

@@ -3,9 +3,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scipy import stats
 
+from vespo_openrlhf.eval import compare as module
 from vespo_openrlhf.eval.__main__ import main as command
 from vespo_openrlhf.eval.compare import compare, main
 
@@ -70,6 +72,61 @@ def test_repeats_may_differ_between_the_runs(tmp_path: Path) -> None:
     assert (d.before.repeats, d.after.repeats) == (3, 2)
 
 
+def test_the_test_takes_as_many_samples_of_both_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    problems = [f"p{i:02}" for i in range(12)]
+    a = write_run(tmp_path / "a", {p: [0, 0, 1, 1] for p in problems})
+    b = write_run(tmp_path / "b", {p: [1, 0] for p in problems})
+    (d,) = compare([a, b]).differences
+    assert (d.difference, d.tested_repeats) == (0, 2)
+    assert d.p_value == pytest.approx(2 / 2**12)  # the first two of each: 0 against 1
+    assert main([str(a), str(b)]) == 0
+    assert "(sign-flip permutation of the first 2 samples of each)" in capsys.readouterr().out
+    assert main([str(a), str(b), "--markdown"]) == 0
+    assert "the test takes the first of each: 2 (aime24)." in capsys.readouterr().out
+
+
+SIMULATIONS = 1_000
+ERROR = 3 * (0.05 * 0.95 / SIMULATIONS) ** 0.5
+
+
+@pytest.mark.parametrize("problems", ["equally hard", "the same", "of its own"])
+@pytest.mark.parametrize("mean", [0.03, 0.09, 0.5, 0.91])
+@pytest.mark.parametrize("repeats", [(32, 32), (32, 1), (32, 4)])
+def test_equally_good_runs_seldom_differ(
+    repeats: tuple[int, int], mean: float, problems: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Type I error at 0.05 with 30 problems, as they are sampled from a population.
+
+    All problems are equally hard, or the same ones are hard for both runs, or each run is good at
+    problems of its own.
+    """
+    # The intervals are not looked at, and would take most of the time.
+    monkeypatch.setattr(module, "bootstrap_interval", lambda values: (0.0, 1.0))
+    monkeypatch.setattr(module, "difference_intervals", lambda *a, **k: [(0.0, 1.0)])
+    rng = np.random.default_rng([*repeats, round(100 * mean), len(problems)])
+    # A sample is one of two shared dicts: what is compared is only their verdict.
+    verdicts = np.array([{"correct": False}, {"correct": True}])
+
+    def run(name: str, accuracies: np.ndarray, k: int) -> module._Run:
+        right = (rng.random((len(accuracies), k)) < accuracies[:, None]).astype(int)
+        problems = {str(i): list(row) for i, row in enumerate(verdicts[right])}
+        return module._Run(name, {}, {"b": problems})
+
+    found = 0
+    for _ in range(SIMULATIONS):
+        first, second = rng.beta(1.5 * mean, 1.5 * (1 - mean), size=(2, 30))
+        if problems == "equally hard":
+            first = second = np.full(30, mean)
+        elif problems == "the same":
+            second = first
+        runs = run("a", first, repeats[0]), run("b", second, repeats[1])
+        difference, _ = module._difference("b", *runs)
+        found += difference.p_value <= 0.05
+    assert found / SIMULATIONS <= 0.05 + ERROR
+
+
 def test_pairing_narrows_the_interval(tmp_path: Path) -> None:
     problems = {f"p{i}": [i % 2, i % 2, i % 2, 0] for i in range(40)}
     better = {p: [*samples[:3], samples[0]] for p, samples in problems.items()}
@@ -108,6 +165,32 @@ def test_it_warns_of_what_is_not_the_same(tmp_path: Path) -> None:
     assert any("3 of 3 problems have another gold answer" in w for w in warnings)
     assert any("vespo eval score" in w for w in warnings)
     assert not compare([a, a]).warnings
+
+
+def test_other_orders_of_choices_are_no_other_data(tmp_path: Path) -> None:
+    runs = []
+    for seed in (0, 1):
+        run = write_run(
+            tmp_path / f"{seed}", single("110"), settings={"seed": seed}, gold=str(seed),
+            prompt_hash=str(seed),
+        )  # fmt: skip
+        manifest = json.loads((run / "manifest.json").read_text())
+        manifest["benchmarks"]["aime24"]["choice_order"] = "by seed and repeat"
+        (run / "manifest.json").write_text(json.dumps(manifest))
+        runs.append(run)
+    (warning,) = compare(runs).warnings
+    assert "settings.seed: 0 in " in warning
+
+
+def test_limited_runs_say_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "a", single("110"))
+    manifest = json.loads((run / "manifest.json").read_text())
+    manifest["benchmarks"]["aime24"]["of"] = 30
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    assert main([str(run), str(run)]) == 0
+    assert "aime24: first 3 problems in both" in capsys.readouterr().out
+    assert main([str(run), str(run), "--markdown"]) == 0
+    assert "| aime24 | first 3 |" in capsys.readouterr().out
 
 
 def test_a_run_without_a_manifest_is_compared_with_a_warning(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from vespo_openrlhf.eval.metrics import (
     pass_hat_k,
     summarise,
 )
+from vespo_openrlhf.eval.metrics.summary import answers_to_count
 
 
 def enumerated_majority(answers, correct, k):
@@ -168,6 +169,20 @@ def test_spellings_vote_together() -> None:
     right = [record("a", i, True, extracted=e) for i, e in enumerate(spellings)]
     wrong = [record("a", 3 + i, False, extracted="5") for i in range(2)]
     assert summarise(right + wrong)["maj@k"]["5"] == 1.0
+
+
+def test_letters_vote_for_the_choice_they_stood_for() -> None:
+    """Two repeats, the choices in another order each: A then is C now."""
+    orders = [[0, 1, 2, 3], [2, 1, 0, 3], [3, 2, 1, 0]]
+    answers = ["A", "(C)", "A"]  # the right choice twice, then the third wrong one
+    records = [
+        {"id": "p", "repeat": i, "extracted": answer, "correct": order[ord(answer.strip("()")) - 65]
+         == 0, "reason": "", "choice_order": order}
+        for i, (answer, order) in enumerate(zip(answers, orders, strict=True))
+    ]  # fmt: skip
+    assert answers_to_count(records) == ["choice 0", "choice 0", "choice 3"]
+    assert summarise(records)["maj@k"]["3"] == 1.0
+    assert answers_to_count([{"extracted": "Z", "choice_order": [0, 1]}]) == ["Z"]
 
 
 def test_summary_refuses_what_is_incomplete_or_double() -> None:

@@ -138,6 +138,20 @@ def test_the_interval_of_a_difference_covers(n, k, mean) -> None:
     assert 0.93 <= covered(difference_intervals(differences, resamples=1_000), truth) <= 0.97
 
 
+@pytest.mark.parametrize("mean", [0.03, 0.09, 0.5, 0.91])
+@pytest.mark.parametrize("k", [1, 4])
+def test_the_interval_covers_where_one_run_has_more_samples(k: int, mean: float) -> None:
+    """32 samples against k, of runs that are equally good, each at problems of its own."""
+    rng = np.random.default_rng([k, round(100 * mean)])
+    before, after = rng.beta(1.5 * mean, 1.5 * (1 - mean), size=(2, DATA_SETS, 30))
+    many = rng.random((32, DATA_SETS, 30)) < before
+    few = rng.random((k, DATA_SETS, 30)) < after
+    differences = few.mean(axis=0) - many.mean(axis=0)
+    even = few.mean(axis=0) - many[:k].mean(axis=0)
+    intervals = difference_intervals(differences, even_RN=even, resamples=1_000)
+    assert covered(intervals, 0.0) >= 0.93
+
+
 def test_runs_that_agree_on_every_problem_still_have_an_interval() -> None:
     low, high = difference_intervals(np.zeros((1, 30)))[0]
     assert -0.15 < low < -0.02

@@ -1,14 +1,17 @@
 """What the model is sent, and the seed it is sent with."""
 
 import json
+import types
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
+from vespo_openrlhf.eval.engines import Request
+from vespo_openrlhf.eval.engines.offline import OfflineEngine
 from vespo_openrlhf.eval.judging import judge
-from vespo_openrlhf.eval.prompts import TEMPLATES, Renderer, find_template
+from vespo_openrlhf.eval.prompts import TEMPLATES, Prompt, Renderer, find_template
 from vespo_openrlhf.eval.records import Folder
 from vespo_openrlhf.eval.settings import Settings, seed_of
 
@@ -59,11 +62,46 @@ def test_a_seed_depends_on_what_it_is_for_and_on_nothing_else() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"temperature": -1}, {"top_p": 0}, {"max_tokens": 0}, {"template": "nope"}]
-)
+    "wrong",
+    [
+        {"temperature": -1}, {"top_p": 0}, {"max_tokens": 0}, {"template": "nope"}, {"top_k": 0},
+        {"min_p": 1.5}, {"repetition_penalty": 0}, {"presence_penalty": 3}, {"limit": 0},
+        {"frequency_penalty": -2.5}, {"few_shot": 0}, {"few_shot_from": "x"},
+        {"few_shot_text": True},
+    ],
+)  # fmt: skip
 def test_settings_that_mean_nothing_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong)).replace("_", "-")):
         Settings(**wrong)
+
+
+def test_what_was_not_set_is_not_in_the_manifest() -> None:
+    """So that a folder of an older version, which did not know it, takes the rest of its run."""
+    assert not {"top_k", "min_p", "limit", "few_shot"} & Settings().as_json().keys()
+    assert Settings(top_k=20).as_json()["top_k"] == 20
+
+
+def test_sampling_options_reach_vllm_only_where_they_are_set() -> None:
+    """The parameters are vLLM's own; the model under them is a stand-in, as it takes no part."""
+    from vllm import SamplingParams
+
+    def parameters(settings: Settings) -> SamplingParams:
+        engine = OfflineEngine.__new__(OfflineEngine)
+        engine._settings = settings
+        engine._tokenizer = build_tokenizer()
+        engine._tokens = {}
+        config = types.SimpleNamespace(max_model_len=100)
+        engine._llm = types.SimpleNamespace(model_config=config)
+        request = Request("b", "1", 0, 5, Prompt("1+1=", None), 1.0)
+        _, (found,) = engine.inputs([request])
+        return found
+
+    plain = SamplingParams(max_tokens=8192, seed=5, skip_special_tokens=False)
+    assert parameters(Settings()) == plain
+    more = {"top_k": 20, "min_p": 0.1, "repetition_penalty": 1.1}
+    more |= {"presence_penalty": 0.5, "frequency_penalty": 0.2}
+    found = parameters(Settings(**more))
+    assert {name: getattr(found, name) for name in more} == more
 
 
 def test_the_answer_of_a_worked_solution_needs_no_box() -> None:

@@ -96,8 +96,9 @@ def test_killed_at_random_and_resumed_the_records_are_those_of_an_uninterrupted_
     assert ours == theirs
 
 
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_a_run_keeps_what_came_back(
-    command: Command, server: Any, tmp_path: Path
+    signum: int, command: Command, server: Any, tmp_path: Path
 ) -> None:
     server.delay_s = 0.2
     out = tmp_path / "out"
@@ -113,9 +114,9 @@ def test_interrupted_a_run_keeps_what_came_back(
     while len(server.requests) < 12:
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(signum)
     _, errors = running.communicate(timeout=30)
-    assert running.returncode == 130
+    assert running.returncode == 128 + signum
     assert "interrupted" in errors
     assert len((out / "sums" / "generations.jsonl").read_text().splitlines()) >= 4
 
@@ -186,6 +187,58 @@ def test_a_dry_run_says_how_much_and_touches_nothing(
     assert "0 of 160 responses" in capsys.readouterr().out
 
 
+def test_a_users_benchmark_may_be_called_greedy(
+    command: Command, problems: Path, tmp_path: Path, lines: ReadLines,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    named = problems.with_name("sums-greedy.jsonl")
+    named.write_text('{"problem": "1+1", "answer": "never"}\n' * 10)
+    out = tmp_path / "out"
+    arguments = command(out)
+    place = arguments.index("--benchmarks") + 1
+    arguments[place] = f"{problems}:4,{named}:4"
+    assert main(arguments) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    accuracies = [numbers["avg@k"] for numbers in summary["benchmarks"].values()]
+    assert accuracies[0] > accuracies[1] == 0.0
+    assert summary["average"] == pytest.approx(accuracies[0] / 2)
+    for selection in (arguments[place], f"{problems}:4"):  # there it would share the folder
+        arguments[place] = selection
+        capsys.readouterr()
+        assert main([*arguments, "--also-greedy"]) == 2
+        assert "sums-greedy" in capsys.readouterr().err
+    assert len(lines(out / "sums-greedy")) == 40
+
+
+def test_a_dry_run_leaves_a_torn_line_as_it_is(
+    done: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = done / "sums" / "generations.jsonl"
+    whole = records.read_bytes()
+    records.write_bytes(whole[:-10])
+    paths = [done, *done.rglob("*")]
+    before = [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths]
+    capsys.readouterr()
+    assert main(command(done, "--dry-run")) == 0
+    assert "1 of 160 responses are to be generated" in capsys.readouterr().out
+    after = [done, *done.rglob("*")]
+    assert before == [(path, path.stat().st_mtime_ns, path.stat().st_size) for path in after]
+    assert main(command(done)) == 0
+    assert sorted(records.read_bytes().splitlines()) == sorted(whole.splitlines())
+
+
+@pytest.mark.parametrize("line", ["[]", "{}", "3"])
+def test_a_record_that_is_none_is_named_by_its_line(
+    line: str, done: Path, command: Command, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with open(done / "sums" / "generations.jsonl", "a") as file:
+        file.write(f"{line}\n")
+    for arguments in (command(done), command(done, "--dry-run"), ["score", str(done)]):
+        capsys.readouterr()
+        assert main(arguments) == 2
+        assert "generations.jsonl, line 161, " in capsys.readouterr().err
+
+
 def test_raw_prompts_stop_strings_and_sampling_reach_the_endpoint(
     command: Command, server: Any, tmp_path: Path
 ) -> None:
@@ -196,6 +249,97 @@ def test_raw_prompts_stop_strings_and_sampling_reach_the_endpoint(
     assert {name: request[name] for name in ("stop", "top_p", "max_tokens", "temperature")} == {
         "stop": ["END"], "top_p": 0.9, "max_tokens": 7, "temperature": 1.0,
     }  # fmt: skip
+
+
+def test_more_sampling_options_are_sent_where_they_are_set(
+    command: Command, server: Any, tmp_path: Path
+) -> None:
+    names = {"top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"}
+    assert main(command(tmp_path / "plain")) == 0
+    assert not names & server.requests[-1].keys()
+    assert server.requests[-1]["max_tokens"] == 8192
+    more = ["--top-k", "20", "--min-p", "0.1", "--repetition-penalty", "1.1"]
+    more += ["--presence-penalty", "0.5", "--frequency-penalty", "-0.5"]
+    more += ["--chat-template-options", '{"enable_thinking": false}', "--max-completion-tokens"]
+    out = tmp_path / "more"
+    assert main(command(out, *more)) == 0
+    sent = server.requests[-1]
+    assert {name: sent[name] for name in names} == {
+        "top_k": 20, "min_p": 0.1, "repetition_penalty": 1.1, "presence_penalty": 0.5,
+        "frequency_penalty": -0.5,
+    }  # fmt: skip
+    assert sent["chat_template_kwargs"] == {"enable_thinking": False}
+    assert sent["max_completion_tokens"] == 8192
+    assert "max_tokens" not in sent
+    assert json.loads((out / "manifest.json").read_text())["settings"]["top_k"] == 20
+    assert main(command(out, *more[2:])) == 2  # they decide the responses: no mixing
+
+
+def test_a_limited_run_says_so_everywhere_and_mixes_with_no_whole_one(
+    command: Command, server: Any, tmp_path: Path, done: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "limited"
+    assert main(command(out, "--limit", "5", "--dry-run")) == 0
+    assert "first 5 of 40" in capsys.readouterr().out
+    server.requests = []
+    assert main(command(out, "--limit", "5")) == 0
+    assert len(server.requests) == 20
+    assert "first 5 of 40" in capsys.readouterr().out
+    numbers = json.loads((out / "summary.json").read_text())["benchmarks"]["sums"]
+    assert (numbers["problems"], numbers["of"]) == (5, 40)
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert (manifest["settings"]["limit"], manifest["benchmarks"]["sums"]["of"]) == (5, 40)
+    assert main(["report", str(out), "--markdown"]) == 0
+    assert "| sums | first 5 of 40 |" in capsys.readouterr().out
+    assert main(["report", str(out)]) == 0
+    assert "limited to the first 5 of 40 problems" in (out / "report.html").read_text()
+    capsys.readouterr()
+    for folder, more in ((out, []), (out, ["--limit", "6"]), (done, ["--limit", "5"])):
+        assert main(command(folder, *more)) == 2
+        assert "limit" in capsys.readouterr().err
+    # More than there are is all of them, and no mark.
+    assert main(command(tmp_path / "all", "--limit", "99")) == 0
+    assert "first" not in capsys.readouterr().out
+
+
+def test_examples_stand_before_every_problem(
+    command: Command, server: Any, problems: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    assert main(command(out, "--few-shot", "2", "--few-shot-from", str(problems))) == 0
+    for request in server.requests:
+        *examples, own = request["messages"]
+        assert [m["role"] for m in examples] == ["user", "assistant"] * 2
+        assert own["content"] not in {m["content"] for m in examples}
+    entry = json.loads((out / "manifest.json").read_text())["benchmarks"]["sums"]
+    assert entry["few_shot"]["source"] == str(problems)
+    before = (out / "sums" / "generations.jsonl").read_bytes()
+    assert main(command(out, "--few-shot", "2", "--few-shot-from", str(problems))) == 0
+    assert main(["score", str(out)]) == 0
+    assert (out / "sums" / "generations.jsonl").read_bytes() == before
+    assert main(command(out)) == 2
+
+
+def test_choices_are_shown_and_judged_in_the_order_of_their_repeat(
+    command: Command, tmp_path: Path, lines: ReadLines
+) -> None:
+    path = tmp_path / "which.jsonl"
+    path.write_text(
+        "".join(json.dumps({"q": f"{i}+0?", "r": f"{i}", "w": f"{i + 9}"}) + "\n" for i in range(9))
+    )
+    (tmp_path / "which.yaml").write_text(
+        "path: which.jsonl\nproblem: q\ngold: r\nwrong_choices: w\ntype: choice\nrepeats: 4\n"
+    )
+    out = tmp_path / "out"
+    assert main(command(out, "--benchmarks", str(tmp_path / "which.yaml"))) == 0
+    records = [json.loads(line) for line in lines(out / "which")]
+    assert len({(r["id"], r["prompt"]) for r in records}) > 12  # of two choices, both orders
+    for record in records:
+        gold = json.loads(record["gold"])["answer"]
+        assert f"({gold}) {record['id']}\n" in record["prompt"]
+        assert record["choice_order"]["AB".index(gold)] == 0
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["benchmarks"]["which"]["choice_order"] == "by seed and repeat"
 
 
 def test_failing_requests_are_retried_and_few_are_in_flight(
