@@ -126,7 +126,8 @@ def test_a_secret_among_the_engine_options_reaches_the_engine_and_no_manifest(
     assert written["engine_options"]["max_model_len"] == 8
     # A manifest of old with the secret in it is of the same settings, and is read without it.
     folder = Folder(tmp_path)
-    (tmp_path / "manifest.json").write_text(json.dumps({"settings": asdict(settings)}))
+    old = {name: value for name, value in asdict(settings).items() if value is not None}
+    (tmp_path / "manifest.json").write_text(json.dumps({"settings": old}))
     try:
         assert folder.manifest() == {"settings": written}
     finally:
