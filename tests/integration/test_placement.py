@@ -30,9 +30,14 @@ def cluster() -> Iterator[Cluster]:
         cluster.shutdown()
 
 
-class Probe:
-    def node(self) -> str:
-        return ray.get_runtime_context().get_node_id()
+def probe() -> type:
+    """An actor's class, made here so that Ray sends it by value: nothing is imported as `tests`."""
+
+    class Probe:
+        def node(self) -> str:
+            return ray.get_runtime_context().get_node_id()
+
+    return Probe
 
 
 def choose(trainer: str = "", rollout: str = "") -> None:
@@ -59,12 +64,12 @@ def make(role: str, bundles: list[dict[str, float]]) -> Any:
 
 @pytest.mark.usefixtures("cluster")
 def test_an_actor_of_the_trainer_is_on_the_node_of_who_makes_it() -> None:
-    pinned = placement.OnThisNode(ray.remote(num_cpus=0)(Probe))
+    pinned = placement.OnThisNode(ray.remote(num_cpus=0)(probe()))
     here = ray.get_runtime_context().get_node_id()
     for _ in range(3):
         assert ray.get(pinned.remote().node.remote(), timeout=60) == here
     # What makes no such demand goes where there is a CPU.
-    assert ray.get(ray.remote(Probe).remote().node.remote(), timeout=60) != here
+    assert ray.get(ray.remote(probe()).remote().node.remote(), timeout=60) != here
 
 
 @pytest.mark.usefixtures("cluster")

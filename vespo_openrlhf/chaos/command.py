@@ -86,6 +86,7 @@ class Chaos:
             unit="s",
             bar_format="{desc}: {n_fmt}/{total_fmt} s |{bar}| {postfix}",
             dynamic_ncols=True,
+            disable=None,  # in a log file, the lines alone
         )
         self._seconds = 60 * minutes
         self._started = time.monotonic()
@@ -129,7 +130,7 @@ class Chaos:
         self.monitor.observe(time.monotonic(), monitor.recorded(self.stack.run))
         trained = monitor.steps(self.stack.run)
         if trained:
-            self._bar.n = min(round(self._now()), self._bar.total)
+            self._bar.n = min(round(self._now()), round(self._seconds))
         total = -(-self.stack.rows // stack_module.PROMPTS_PER_BATCH)
         self._bar.set_postfix_str(f"{trained}/{total} batches, {len(self.incidents)} faults")
 

@@ -7,6 +7,7 @@ there.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import threading
@@ -55,11 +56,12 @@ def serve(port: int, pace: Pace) -> None:
             rewards = [even_digits(query.removeprefix(prompt)) for query, prompt in pairs]
             pace.wait()
             answer = json.dumps({"rewards": rewards, "scores": rewards, "extra_logs": {}}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
+            with contextlib.suppress(ConnectionError):  # who asked may be dead
+                self.send_response(200)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
 
         def log_message(self, format: str, *arguments: object) -> None:
             pass
