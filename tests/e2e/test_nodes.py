@@ -21,7 +21,7 @@ from vespo_openrlhf.quickstart.cluster import LocalCluster, LocalNode, free_port
 
 ROWS, EPOCHS = 240, 2
 BOUND = 8
-PER_SECOND = 8
+PER_SECOND = 6  # at which the data lasts longer than WAIT_S
 WAIT_S = 240
 
 
