@@ -67,7 +67,9 @@ def make_engine(happens: str = ""):
         def loaded(self) -> dict[str, list]:
             return {name: tensor.tolist() for name, tensor in self.worker.loaded.items()}
 
-    return Engine.remote()
+    engine = Engine.remote()
+    ray.get(engine.loaded.remote())  # it is up: what takes long from here on is the update
+    return engine
 
 
 @pytest.fixture
