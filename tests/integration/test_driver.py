@@ -9,7 +9,9 @@ their deaths and Ray's restarts are real.
 import asyncio
 import collections
 import signal
+import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -36,7 +38,7 @@ def cluster():
 def engine_class(tmp_path):
     """The fake, made here so that Ray sends it by value: nothing is imported as `tests`.
 
-    What a prompt says happens to it, the first time that it is seen; `always` every time.
+    What a prompt says happens to it, the first time that it is seen; `twice`, `always` every time.
     """
 
     class FakeEngine:
@@ -47,6 +49,12 @@ def engine_class(tmp_path):
             self.working = None  # an engine that hangs shows the same for ever
 
         async def configure(self, settings) -> None:
+            import time
+
+            hangs = tmp_path / "configure hangs"
+            if hangs.exists() and (tmp_path / "row-1").exists():  # not at the start
+                hangs.unlink()
+                time.sleep(600)
             self.settings = settings
 
         async def is_alive(self) -> None:
@@ -58,7 +66,9 @@ def engine_class(tmp_path):
             return self.working
 
         async def give_up(self) -> None:
-            pass
+            import os
+
+            os._exit(1)
 
         async def end_update(self, version: int) -> None:
             self.version = version
@@ -75,8 +85,9 @@ def engine_class(tmp_path):
             what, _, again = prompt.partition(" ")
             seen = tmp_path / label
             if again != "always":
-                what = what if not seen.exists() else ""
-                seen.touch()
+                times = seen.read_text() if seen.exists() else ""
+                what = what if len(times) < (2 if again == "twice" else 1) else ""
+                seen.write_text(times + "I")
             for sample in range(samples):
                 await asyncio.sleep(0.01)
                 # "kill": when the first sample has been streamed and scored; "poison": before.
@@ -243,6 +254,67 @@ def test_an_engine_that_is_gone_for_good_leaves_the_run_to_the_others(engine_cla
     trainer, _ = run(mortal, prompts, engines=2)
     assert sorted(trainer.trained) == list(range(16))
     assert len(trainer.driver.living) == 1
+
+
+def test_an_engine_that_is_given_up_does_not_answer_for_its_next_life(
+    engine_class, monkeypatch
+) -> None:
+    """Ray kills an actor some time after it was told to."""
+    kill = ray.kill
+
+    def late(actor, no_restart=True) -> None:
+        if no_restart:
+            kill(actor)
+        else:
+            threading.Timer(0.5, kill, [actor], {"no_restart": False}).start()
+
+    monkeypatch.setattr(ray, "kill", late)
+    trainer, _ = run(engine_class, ["", "break", *[""] * 200], engines=1)
+    assert sorted(trainer.trained) == list(range(202))
+    assert trainer.driver.engines[0].name == "engine-0.1"
+
+
+def test_an_engine_that_hangs_as_it_comes_back_is_started_once_more(engine_class, tmp_path) -> None:
+    (tmp_path / "configure hangs").touch()
+    trainer, _ = run(engine_class, ["", "kill", *[""] * 10], engines=1)
+    assert sorted(trainer.trained) == list(range(12))
+    assert not (tmp_path / "configure hangs").exists()
+
+
+def test_an_engine_that_may_come_back_is_waited_for_when_another_is_gone_for_good(
+    engine_class,
+) -> None:
+    """The prompt that kills one is sent to the other as soon as that is known."""
+    kinds = iter([engine_class, engine_class.options(max_restarts=0)])
+    mixed = SimpleNamespace(remote=lambda: next(kinds).remote())
+    trainer, _ = run(mixed, ["poison twice", *[""] * 11], engines=2)
+    assert sorted(trainer.trained) == list(range(12))
+    assert [engine.name for engine in trainer.driver.living] == ["engine-0.1"]
+
+
+def test_a_checkpoint_that_is_being_saved_is_whole_before_the_run_is_stopped(
+    engine_class, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(setbacks, "FIRST_DELAY", 0.01)
+    monkeypatch.setattr(setbacks, "LAST_DELAY", 0.01)
+
+    async def save() -> None:
+        await asyncio.sleep(8)
+        (tmp_path / "saved").touch()
+
+    def stop(scheduler: Scheduler) -> None:
+        if scheduler.batches == 1:
+            (tmp_path / "no rewards").touch()
+            scheduler._trainer.driver.spawn(save(), awaited=True)
+
+    with pytest.raises(StoppedError):
+        run(engine_class, [""] * 400, engines=2, after_batch=stop)
+    assert (tmp_path / "saved").exists()
+
+
+def test_the_log_says_why_an_engine_failed(engine_class, caplog) -> None:
+    run(engine_class, ["", "break", "", ""], engines=1)
+    assert "engine-0 failed: EngineDeadError" in caplog.text
 
 
 def test_an_engine_may_hold_more_groups_than_ray_has_slots(engine_class) -> None:

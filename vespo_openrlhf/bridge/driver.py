@@ -110,6 +110,7 @@ class Driver:
         # Once for all: a tokenizer of a large vocabulary is megabytes.
         self._settings = ray.put(settings)
         self._no_restart = no_restart
+        self._restarting = 0  # engines that may come back
         self._tasks: set[asyncio.Task[None]] = set()
         self._awaited: set[asyncio.Task[None]] = set()
         self._error: BaseException | None = None
@@ -156,7 +157,8 @@ class Driver:
         status = asyncio.ensure_future(self._report_status())
         try:
             while not (self.scheduler.finished and not self._awaited) and self._error is None:
-                self._check_hope()
+                if not self._awaited:  # the run would end without the checkpoint being saved
+                    self._check_hope()
                 await self._wait()
             if self._error is not None:
                 raise self._error
@@ -243,7 +245,7 @@ class Driver:
         if engine.dead:
             return
         engine.dead = True
-        logger.warning("%s failed: %s", engine.name, str(error).strip().splitlines()[0])
+        logger.warning("%s failed: %s", engine.name, _reason(error))
         if self._no_restart is not None:
             raise RuntimeError(f"{engine.name} failed, and {self._no_restart()}") from error
         self.deaths_in_a_row[engine.index] += 1
@@ -253,32 +255,33 @@ class Driver:
                 f"{engine.name} died {self.deaths_in_a_row[engine.index]} times in a row without "
                 "finishing a sample; its log, under Ray's session folder, says why"
             ) from error
+        self._restarting += 1
         self.spawn(self._restart(engine, kill=not isinstance(error, RayActorError)))
         self.wake()
 
     async def _restart(self, engine: RayEngine, *, kill: bool) -> None:
-        if kill:
-            with contextlib.suppress(RayError, asyncio.TimeoutError):
-                await asyncio.wait_for(engine.actor.give_up.remote(), _GIVE_UP_SECONDS)
-            ray.kill(engine.actor, no_restart=False)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + _RESTART_SECONDS
         while True:
+            if kill:
+                await self._kill(engine.actor)
             try:
-                await engine.actor.configure.remote(self._settings)
+                await self._answer(engine.actor.configure.remote(self._settings))
                 break
             except ActorDiedError as error:
-                if not self.living:
+                self._restarting -= 1
+                if not self.living and not self._restarting:
                     raise
-                reason = str(error).strip().splitlines()[0]
-                logger.warning("%s will not come back: %s", engine.name, reason)
+                logger.warning("%s will not come back: %s", engine.name, _reason(error))
                 return
-            except ActorUnavailableError:
+            except (ActorUnavailableError, TimeoutError) as error:
                 if self.living:  # its node may be back tomorrow
                     deadline = loop.time() + _RESTART_SECONDS
                 elif loop.time() > deadline:
                     raise
+                kill = isinstance(error, TimeoutError)
                 await asyncio.sleep(1)
+        self._restarting -= 1
         newcomer = RayEngine(self, engine.actor, engine.index, engine.restarts + 1)
         self.engines[engine.index] = newcomer
         logger.warning("%s is back as %s", engine.name, newcomer.name)
@@ -286,9 +289,29 @@ class Driver:
         self.spawn(self._watch(newcomer))
         self.wake()
 
+    async def _kill(self, actor: Any) -> None:
+        """End the actor's process, and what it has started.
+
+        By its own hand where it can: Ray kills later than it says, and what asks for the next life
+        meanwhile is answered by this one.
+        """
+        try:
+            await asyncio.wait_for(actor.give_up.remote(), _GIVE_UP_SECONDS)
+        except RayActorError:
+            return  # it is gone
+        except (RayError, asyncio.TimeoutError):
+            pass
+        ray.kill(actor, no_restart=False)
+
     def _finish(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._awaited.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self._error = self._error or error
         self.wake()
+
+
+def _reason(error: BaseException) -> str:
+    """In one line. Of what Ray has wrapped, whose own text begins with where it was raised."""
+    cause = getattr(error, "cause", None) or error
+    return (str(cause).strip() or type(cause).__name__).splitlines()[0]

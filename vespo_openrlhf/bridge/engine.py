@@ -10,6 +10,7 @@ costs the square of the length once log-probs are asked for.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -88,9 +89,12 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         return self._progress() if self._generating and not self._paused else None
 
     def give_up(self) -> None:
-        """Kill the engine core, which hangs: it would outlive this actor, with its memory."""
+        """Kill the engine core, which hangs: it would outlive this actor, with its memory. Then
+        end this actor, before it answers any other call."""
         for process in psutil.Process().children(recursive=True):
-            process.kill()
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        os._exit(1)
 
     async def stream_group(
         self, ticket: int, prompt: str, label: str, images: Any, samples: int
@@ -172,6 +176,40 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         output.token_versions = self._versions.finish(output.request_id, len(completion.token_ids))
         mark_missing_log_probs(completion)
         return output
+
+    async def generate_responses(
+        self,
+        prompt: str,
+        label: str,
+        sampling_params: SamplingParams,
+        max_length: int,
+        hf_tokenizer: Any,
+        num_samples: int = 1,
+        images: Any = None,
+    ) -> list[Any]:
+        """Upstream's, for an evaluation.
+
+        Raises:
+            TimeoutError: a reward or an environment hangs; see `_SampleEngine.bounded`.
+        """
+        assert self._settings is not None, "configure comes first"
+        requests = [_SampleEngine(self) for _ in range(num_samples)]
+        work = [
+            request.bounded(
+                self.executor.execute(
+                    prompt=prompt,
+                    label=label,
+                    sampling_params=sampling_params.clone(),
+                    max_length=max_length,
+                    hf_tokenizer=hf_tokenizer,
+                    llm_engine=request,
+                    images=images,
+                ),
+                self._settings.reward_timeout,
+            )
+            for request in requests
+        ]
+        return await asyncio.gather(*work)
 
     async def begin_update(self) -> None:
         """Stand still, with every request kept, until `end_update`. Raises as `is_alive` does."""

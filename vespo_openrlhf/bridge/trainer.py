@@ -403,10 +403,13 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         self._samples_generator.vllm_engines = [engine.actor for engine in engines]
         try:
             await asyncio.to_thread(self._evaluate, step, self._generate_kwargs | options)
-        except ray.exceptions.RayError:
+        except ray.exceptions.RayError as error:
+            reason = "an engine died in it"
             if len(await self._driver.ask(engines, "is_alive")) == len(engines):
-                raise
-            logger.warning("no evaluation at global step %d: an engine died in it", step)
+                if not isinstance(error, TimeoutError):
+                    raise
+                reason = str(getattr(error, "cause", error))
+            logger.warning("no evaluation at global step %d: %s", step, reason)
 
     def _evaluate(self, step: int, options: dict[str, Any]) -> None:
         metrics = evaluation.evaluate(self._samples_generator, step, **options)

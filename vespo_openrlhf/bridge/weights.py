@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent import futures
 from concurrent.futures import Future
 from typing import Any
 
@@ -157,8 +158,7 @@ class WeightPublisher:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"no answer for {self._stall_seconds:g} s")
                 if not pending:
-                    with contextlib.suppress(TimeoutError):
-                        part.exception(_LOOK_SECONDS)
+                    futures.wait([part], _LOOK_SECONDS)
                     continue
                 answered, pending = ray.wait(pending, timeout=_LOOK_SECONDS)
                 ray.get(answered)

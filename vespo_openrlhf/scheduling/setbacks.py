@@ -43,8 +43,8 @@ class Setbacks:
 
     @property
     def outage(self) -> bool:
-        """Whether rewards have stopped coming."""
-        return self._since is not None
+        """Whether rewards have stopped coming, or have not come so far."""
+        return self._since is not None or bool(self._prompts)
 
     @property
     def hopeless(self) -> str | None:

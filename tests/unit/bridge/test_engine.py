@@ -2,10 +2,14 @@
 
 import asyncio
 import math
+import subprocess
+import sys
 from types import SimpleNamespace
 
+import psutil
 import pytest
 import torch
+from vllm import SamplingParams
 from vllm.logprobs import Logprob
 
 from vespo_openrlhf.bridge.engine import (
@@ -134,6 +138,36 @@ def test_an_environment_that_hangs_costs_its_sample_and_no_more() -> None:
         asyncio.run(request.bounded(episode(), 0.1))
     assert reached == ["the end"]
     assert request.spans == ((0, 3),)
+
+
+def test_an_evaluation_whose_reward_hangs_ends() -> None:
+    async def execute(**_) -> None:
+        await asyncio.sleep(600)
+
+    engine = bare_engine(errored=False, configured=True)
+    engine._versions, engine.executor = TokenVersions(0), SimpleNamespace(execute=execute)
+    engine._settings = SimpleNamespace(reward_timeout=0.1)
+    work = engine.generate_responses("p", "l", SamplingParams(), 64, None, num_samples=2)
+    with pytest.raises(TimeoutError, match=r"no word from its reward"):
+        asyncio.run(asyncio.wait_for(work, 30))
+
+
+def test_an_engine_that_is_given_up_leaves_nothing_behind() -> None:
+    """Run in a process of its own, which starts a child and then gives itself up."""
+    script = (
+        "import subprocess, sys\n"
+        "from vespo_openrlhf.bridge.engine import VersionedRollout\n"
+        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
+        "print(child.pid, flush=True)\n"
+        "VersionedRollout.give_up(None)\n"
+        "print('still here')\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, timeout=300, check=False
+    )
+    assert ended.returncode == 1
+    child = int(ended.stdout.split()[-1])  # nothing was said after its pid
+    assert not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie"
 
 
 def test_time_on_the_engine_is_not_the_environments() -> None:

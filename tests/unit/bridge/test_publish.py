@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError
+from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError, StoppedError
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
 
 
@@ -91,6 +91,35 @@ def test_any_other_error_ends_the_run(error: Exception) -> None:
         asyncio.run(trainer._publish(4, ["engine-0", "engine-1"]))
     assert not trainer.failed
     assert trainer.asked[-1] == "is_alive"  # in which an engine that may not fail is named
+
+
+@pytest.mark.parametrize("hangs", [True, False])
+def test_an_evaluation_whose_reward_hangs_is_left_out_and_any_other_error_is_raised(
+    hangs: bool, caplog
+) -> None:
+    error = TimeoutError("no word from its reward") if hangs else ValueError("no such problem")
+
+    def evaluate(step: int, options: dict) -> None:
+        raise as_ray_raises(error)
+
+    trainer = Publishing(None)
+    trainer.args.eval = SimpleNamespace(steps=1, n_samples_per_prompt=1, temperature=1.0)
+    trainer.eval_dataloader, trainer._global_step, trainer._last_eval = [1], 1, 0
+    trainer._generate_kwargs, trainer._samples_generator = {}, SimpleNamespace()
+    trainer._evaluate = evaluate
+    work = ScheduledTrainer._evaluate_if_due(trainer, trainer.engines)
+    if hangs:
+        asyncio.run(work)
+        assert "no evaluation at global step 1: no word from its reward" in caplog.text
+    else:
+        with pytest.raises(ValueError, match="a traceback"):
+            asyncio.run(work)
+
+
+def test_the_error_that_stops_a_run_is_told_apart_through_ray() -> None:
+    error = as_ray_raises(StoppedError("no reward"))
+    assert isinstance(error, StoppedError)
+    assert str(error.cause) == "no reward"
 
 
 def sharing(path: Path, **changes) -> SimpleNamespace:

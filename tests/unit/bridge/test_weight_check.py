@@ -9,6 +9,7 @@ from vllm.logprobs import Logprob
 
 from vespo_openrlhf.bridge import weight_check
 from vespo_openrlhf.bridge.actor import PolicyActor
+from vespo_openrlhf.bridge.driver import Driver
 from vespo_openrlhf.bridge.engine import VersionedRollout
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
 from vespo_openrlhf.bridge.weight_check import Trial
@@ -118,17 +119,20 @@ def trainer():
             assert name == "score"
             return [score(sequences), score(sequences)]
 
-    trainer = SimpleNamespace(
+    driver = SimpleNamespace(
+        engine_failed=lambda engine, error: setattr(engine, "dead", True), _engine_timeout=30.0
+    )
+    driver._answer = lambda call: Driver._answer(driver, call)
+    driver.answers = lambda *args: Driver.answers(driver, *args)
+    return SimpleNamespace(
         args=SimpleNamespace(
             vllm=SimpleNamespace(weight_tolerance=None), ds=SimpleNamespace(param_dtype="fp32")
         ),
         actor_model_group=Group(),
         _trial_prompts=[[1, 2], [3]],
         _checked=set(),
-        _driver=SimpleNamespace(engine_failed=lambda engine, error: setattr(engine, "dead", True)),
+        _driver=driver,
     )
-    trainer._answers = lambda *args: ScheduledTrainer._answers(trainer, *args)
-    return trainer
 
 
 def test_each_life_of_an_engine_is_checked_on_its_first_trained_weights(trainer) -> None:

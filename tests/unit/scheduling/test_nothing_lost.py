@@ -62,9 +62,9 @@ def test_a_reward_that_never_returns_costs_one_sample(World):
 def test_a_group_without_rewards_is_sent_again(World):
     world = World().start()
     world.complete(0, reward=math.nan)
-    assert world.requests()[-1].prompt.name == "p0"
     world.complete(1)
     world.complete(2)
+    assert "p0" in [request.prompt.name for request in world.requests()[8:]]
     world.trained()
     assert world.reports[0].counters.unscored_samples == 2
     assert world.reports[0].counters.resent == 1
