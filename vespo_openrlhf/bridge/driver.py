@@ -24,6 +24,8 @@ from vespo_openrlhf.scheduling import Request, Scheduler
 MAX_DEATHS_IN_A_ROW = 4
 # Without any engine, for one to come back; while others work it may take as long as it likes.
 _RESTART_SECONDS = 30 * 60
+# For an engine that is started again to load its model, and answer; one that takes longer hangs.
+_LOADING_SECONDS = 30 * 60
 # To the core of an engine that hangs, to be killed by its actor.
 _GIVE_UP_SECONDS = 5.0
 # A batch that takes longer is reported on as often.
@@ -266,7 +268,8 @@ class Driver:
             if kill:
                 await self._kill(engine.actor)
             try:
-                await self._answer(engine.actor.configure.remote(self._settings))
+                loaded = engine.actor.configure.remote(self._settings)
+                await asyncio.wait_for(loaded, _LOADING_SECONDS)
                 break
             except ActorDiedError as error:
                 self._restarting -= 1
@@ -274,12 +277,12 @@ class Driver:
                     raise
                 logger.warning("%s will not come back: %s", engine.name, _reason(error))
                 return
-            except (ActorUnavailableError, TimeoutError) as error:
+            except (ActorUnavailableError, asyncio.TimeoutError) as error:
                 if self.living:  # its node may be back tomorrow
                     deadline = loop.time() + _RESTART_SECONDS
                 elif loop.time() > deadline:
                     raise
-                kill = isinstance(error, TimeoutError)
+                kill = isinstance(error, asyncio.TimeoutError)
                 await asyncio.sleep(1)
         self._restarting -= 1
         newcomer = RayEngine(self, engine.actor, engine.index, engine.restarts + 1)
