@@ -274,10 +274,7 @@ def test_an_engine_that_is_given_up_does_not_answer_for_its_next_life(
     assert trainer.driver.engines[0].name == "engine-0.1"
 
 
-def test_an_engine_that_hangs_as_it_comes_back_is_started_once_more(
-    engine_class, tmp_path, monkeypatch
-) -> None:
-    monkeypatch.setattr(driver_module, "_LOADING_SECONDS", 10.0)
+def test_an_engine_that_hangs_as_it_comes_back_is_started_once_more(engine_class, tmp_path) -> None:
     (tmp_path / "configure hangs").touch()
     trainer, _ = run(engine_class, ["", "kill", *[""] * 10], engines=1)
     assert sorted(trainer.trained) == list(range(12))

@@ -24,8 +24,6 @@ from vespo_openrlhf.scheduling import Request, Scheduler
 MAX_DEATHS_IN_A_ROW = 4
 # Without any engine, for one to come back; while others work it may take as long as it likes.
 _RESTART_SECONDS = 30 * 60
-# For an engine that is started again to load its model, and answer; one that takes longer hangs.
-_LOADING_SECONDS = 30 * 60
 # To the core of an engine that hangs, to be killed by its actor.
 _GIVE_UP_SECONDS = 5.0
 # A batch that takes longer is reported on as often.
@@ -268,8 +266,7 @@ class Driver:
             if kill:
                 await self._kill(engine.actor)
             try:
-                loaded = engine.actor.configure.remote(self._settings)
-                await asyncio.wait_for(loaded, _LOADING_SECONDS)
+                await self._answer(engine.actor.configure.remote(self._settings))
                 break
             except ActorDiedError as error:
                 self._restarting -= 1
@@ -277,12 +274,12 @@ class Driver:
                     raise
                 logger.warning("%s will not come back: %s", engine.name, _reason(error))
                 return
-            except (ActorUnavailableError, asyncio.TimeoutError) as error:
+            except (ActorUnavailableError, TimeoutError) as error:
                 if self.living:  # its node may be back tomorrow
                     deadline = loop.time() + _RESTART_SECONDS
                 elif loop.time() > deadline:
                     raise
-                kill = isinstance(error, asyncio.TimeoutError)
+                kill = isinstance(error, TimeoutError)
                 await asyncio.sleep(1)
         self._restarting -= 1
         newcomer = RayEngine(self, engine.actor, engine.index, engine.restarts + 1)
