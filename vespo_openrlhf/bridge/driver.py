@@ -181,8 +181,8 @@ class Driver:
     def _check_hope(self) -> None:
         if (reason := self.scheduler.hopeless) is not None:
             raise StoppedError(
-                f"{reason}: the run is stopped before it burns the rest of the data. What was "
-                "trained until the last checkpoint is kept; mend the cause and go on with "
+                f"{reason}: the run is stopped before it burns the rest of the data. The model is "
+                "written as it is, and the last checkpoint is whole: mend the cause and go on with "
                 "--ckpt.load_enable. Of a reward, try --reward.remote_url on a few of your prompts "
                 "and labels by hand: the errors it raised are in the engines' logs. Of a filter, "
                 "look at --algo.dynamic_filtering_range and at whether the model is ever right"

@@ -149,6 +149,10 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             await asyncio.gather(*(engine.wake_up.remote() for engine in self.vllm_engines))
         try:
             await self._driver.run()
+        except StoppedError:
+            if scheduler.batches:  # there may be no checkpoint of what was trained
+                await asyncio.gather(*self.actor_model_group.async_save_model())
+            raise
         finally:
             self._write_prompts(scheduler)
         for log in (self.wandb_logger, self.tensorboard_logger):
