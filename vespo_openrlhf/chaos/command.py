@@ -29,6 +29,7 @@ HANG_S = 120
 #: Longer than this from a fault, or from the start, to the next trained batch is no recovery.
 RECOVERY_S = 420
 _POLL_S = 0.5
+_LAST_RECOVERY_S = 120.0
 _PER_SECOND = 6.0  # verdicts; so many responses the run can train in a second, and no more
 
 _DESCRIPTION = """\
@@ -261,10 +262,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.environ[cpu.FORCE_VARIABLE] = "1"
         cpu.is_active.cache_clear()
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends it as Ctrl-C does
-    # Half of it and more is lost to faults; what is left of the data is trained at full speed.
+    # Enough for a machine that loses no time to faults, and for the recovery from the last; what is
+    # left of the data then is trained at full speed.
     batch = stack_module.PROMPTS_PER_BATCH
     per_batch_s = batch * stack_module.SAMPLES_PER_PROMPT / _PER_SECOND
-    rows = batch * max(4, round(0.7 * 60 * options.minutes / per_batch_s))
+    rows = batch * round((60 * options.minutes + _LAST_RECOVERY_S) / per_batch_s)
     violations: list[str] = []
     chaos = None
     print(f"chaos: {rows} prompts, seed {options.seed}, into {options.out}", flush=True)
