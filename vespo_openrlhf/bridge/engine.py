@@ -29,7 +29,7 @@ from vllm.logprobs import Logprob
 from vllm.sampling_params import RequestOutputKind
 from vllm.utils import random_uuid
 
-from vespo_openrlhf.bridge import vllm_plugin
+from vespo_openrlhf.bridge import collector, vllm_plugin
 from vespo_openrlhf.bridge.events import (
     Generated,
     RefusedWeightsError,
@@ -65,6 +65,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         self._generating = 0
         self._paused = False
         self._settings: RolloutSettings | None = None
+        collector.settle()
 
     def configure(self, settings: RolloutSettings) -> None:
         """Take what all groups have in common; before the first, and by an engine that joins again:

@@ -26,7 +26,7 @@ from tqdm import tqdm
 from vllm import SamplingParams
 
 from vespo_openrlhf import config
-from vespo_openrlhf.bridge import evaluation, mini_batches, records, weight_check
+from vespo_openrlhf.bridge import collector, evaluation, mini_batches, records, weight_check
 from vespo_openrlhf.bridge.checkpoints import Checkpoints, write_atomically
 from vespo_openrlhf.bridge.driver import Driver, PromptRow, RayEngine
 from vespo_openrlhf.bridge.events import LostEnginesError, RolloutSettings, StoppedError
@@ -121,6 +121,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
 
     async def fit(self) -> None:
         """Train. Raises what went wrong in any of the parts."""
+        collector.settle()
         checkpoint = await asyncio.to_thread(self.init_checkpoint_states)
         self.restore_best_checkpoint_state(checkpoint)
         ledger = prompt_ledger(self._prompts, self.args)
