@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import errno
 import importlib.util
 import re
 import runpy
@@ -68,6 +69,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 run.finish(episodes)
     except (CheckpointError, StoppedError) as error:  # through Ray, which puts a trace before it
         print(f"{PROGRAM}: error: {getattr(error, 'cause', error)}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if getattr(error, "cause", error).errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"{PROGRAM}: error: {getattr(error, 'cause', error)}. Make room, and start the same "
+            "command again with --ckpt.load_enable",
+            file=sys.stderr,
+        )
         return 1
     except resume.Finished as finished:
         print(f"[vespo] {finished}", flush=True)
