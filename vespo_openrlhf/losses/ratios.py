@@ -101,6 +101,7 @@ def sequence_log_weight(inputs: LossInputs, anchor: str, tis_cap: float | None =
     reference = anchor_log_probs(inputs, anchor)
     if tis_cap is not None:
         # pi/old * min(old/mu, cap) = pi / max(mu, old/cap)
+        reference = reference.to(torch.promote_types(reference.dtype, torch.float32))
         rollout = anchor_log_probs(inputs, "rollout")
         reference = torch.maximum(rollout, reference - math.log(tis_cap))
     return masked_sum(inputs.log_probs, inputs.mask) - masked_sum(reference, inputs.mask)

@@ -256,6 +256,14 @@ def test_a_truncated_correction_inside_w(cap, weight):
     assert metrics["phi"].item() == pytest.approx(phi, rel=1e-5)
 
 
+def test_a_cap_is_not_rounded_to_half_precision():
+    """64 tokens of bf16, each with old/mu = e^2 cut to 2: log W = 64 log 2, not 64 x bf16(0.69)."""
+    ones = torch.ones(1, 64, dtype=torch.bfloat16)
+    inputs = LossInputs(-8 * ones, -8 * ones, ones, ones, -10 * ones)
+    _, metrics = get_policy_loss("vespo", anchor="old", tis_cap=2.0)(inputs)
+    assert metrics["log_w"].item() == pytest.approx(64 * math.log(2), rel=1e-6)
+
+
 def test_a_cap_that_holds_nothing_back_is_the_rollout_anchor(random_inputs):
     inputs = random_inputs(6)
     capped = get_policy_loss("vespo", anchor="old", tis_cap=1e30)(inputs)
