@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,9 +92,10 @@ def get_policy_loss(name: str, **options: Any) -> PolicyLoss:
     function = _LOSSES[name]
     # One made-up token: the loss itself knows its ranges, and says so now and not in a worker.
     one = torch.zeros(1, 1)
-    function(LossInputs(one, one, one, one, one), **resolved)
-    needs_rollout = _refuses(function, resolved, LossInputs(one, one, one, one, None))
-    reads_old = _refuses(function, resolved, LossInputs(one, None, one, one, one))
+    whole = LossInputs(one, one, one, one, one)
+    function(whole, **resolved)
+    needs_rollout = _refuses(function, resolved, replace(whole, rollout_log_probs=None))
+    reads_old = _refuses(function, resolved, replace(whole, old_log_probs=None))
     return PolicyLoss(name, resolved, needs_rollout, reads_old, function)
 
 
