@@ -295,6 +295,7 @@ def test_what_vespos_published_code_prepared_is_read(
     import pyarrow.parquet
 
     text = find_template(template).text
+    problems = [f"What is {number}?" for number in range(3)]
     rows = [
         {
             "id": f"deepscaler_{number}",
@@ -306,11 +307,11 @@ def test_what_vespos_published_code_prepared_is_read(
             "reward_model": {"style": "rule", "ground_truth": str(number)},
             "extra_info": {"split": "train", "index": number, "has_solution": True},
         }
-        for number in range(3)
+        for number, problem in enumerate(problems)
     ]
     file = tmp_path / "train.parquet"
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
-    assert rows_of(name, file) == [(f"What is {number}?", str(number)) for number in range(3)]
+    assert rows_of(name, file) == list(zip(problems, ["0", "1", "2"], strict=True))
     # With its own template the prompt is what it was.
     prepare(Options(name, tmp_path / "out", (file,), validation=0, template=template))
     prompts = [row["prompt"] for row in read_parquet(tmp_path / "out" / "train.parquet")]
