@@ -9,7 +9,8 @@
 #   RUN_DIR    run folder, on storage that every node sees; started again with the same one, a run
 #              goes on from its last checkpoint, so runs that differ in flags need folders that
 #              differ (default: runs/RECIPE-LOSS-nN, and RECIPE-MODEL-LOSS-nN with a MODEL given)
-#   LOSS       vespo, or a rival with the settings of the paper: grpo, gspo, sapo; or any other
+#   LOSS       vespo, or a rival with the settings of the paper: grpo, gspo, sapo, topr (W^(1/T) in
+#              place of W; --vespo.length_normalisation none for the canonical one); or any other
 #              name that --actor.policy_loss_type knows
 #   MINI_BATCH, SAMPLES, N   prompts per update, responses per prompt, updates per rollout batch
 #              (of Table 1: 256, 8, 8)
@@ -53,12 +54,14 @@ setup() {
     --data.prompt_dataset "$DATA" --data.input_key prompt --data.label_key label
     --data.apply_chat_template --reward.remote_url "$repository/reward/math_reward.py"
   )
-  # The loss. Each has the clips, temperatures or exponents it was published with by default.
+  # The loss. Each has the clips, temperatures, exponents and mean over tokens or sequences it was
+  # published with by default; the paper's TOPR alone is not the published one.
   # Reward minus the group's mean, over its standard deviation; no KL penalty, no entropy bonus.
   flags+=(
     --actor.policy_loss_type "${LOSS/#grpo/ppo}"
     --algo.advantage.estimator group_norm --algo.kl.init_coef 0
   )
+  if [[ $LOSS == topr ]]; then flags+=(--vespo.length_normalisation full); fi
   # N updates on each rollout batch. OpenRLHF counts a rollout batch in prompts and a training
   # batch, one update, in responses. A checkpoint every 64 updates, or as near as N allows. The
   # responses to a prompt share its KV cache.

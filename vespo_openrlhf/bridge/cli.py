@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from unittest import mock
 
 from vespo_openrlhf import config, cpu, versions
-from vespo_openrlhf.bridge import resume, seams, settings
+from vespo_openrlhf.bridge import resume, rules, seams, settings
 from vespo_openrlhf.bridge.checkpoints import CheckpointError
 from vespo_openrlhf.bridge.events import StoppedError
 from vespo_openrlhf.bridge.run_folder import RunFolder
+from vespo_openrlhf.losses.inputs import LOSS_AGG_MODES
 from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES
 from vespo_openrlhf.redact import hide
 
@@ -40,6 +41,14 @@ _HELP = {
     "ckpt.max_num": "checkpoints to keep (default: 3): the oldest are deleted once a newer one is "
     "saved, so leave room for one more. The best evaluation's does not count",
     "ckpt.max_mem": "GiB of all checkpoints, above which the oldest are deleted; never the newest",
+    "actor.eps_clip": "clip of the ratio on both sides (default: what the loss was published with)",
+    "actor.eps_clip_low_high": "the same, below and above 1",
+    "actor.dual_clip": "bound on the ratio where the advantage is negative, above 1, inf for none "
+    "(default: 3 for ppo)",
+    "actor.loss_agg_mode": "what the loss of a token is divided by: the tokens of the update "
+    "(token-mean), or the sequences and the tokens of its own (seq-mean-token-mean) or the "
+    "sequences alone (seq-mean-token-sum) (default: what the loss was published with, as a rule "
+    "token-mean)",
 }
 
 
@@ -128,6 +137,10 @@ def extend_parser(parser: argparse.ArgumentParser) -> None:
         raise UsageError(str(wrong)) from wrong
     for action in parser._actions:
         action.help = _HELP.get(action.dest, action.help)
+        if action.dest in rules.UPSTREAM_DEFAULTS:
+            action.default = None
+        if action.dest == "actor.loss_agg_mode":
+            action.choices = LOSS_AGG_MODES
     flags = [option for action in parser._actions for option in action.option_strings]
     for action in parser._actions:
         if action.dest == "actor.policy_loss_type":

@@ -214,21 +214,22 @@ def build_loss(flags: Mapping[str, Any]) -> PolicyLoss:
         options |= config.kernel_options(flags)
     elif flags["vespo.length_normalisation"] != "none" and "length_normalisation" not in known:
         raise ValueError(
-            f"--vespo.length_normalisation {flags['vespo.length_normalisation']} is an ablation of "
-            f"vespo, and {name} knows nothing of it: leave the flag out"
+            f"--vespo.length_normalisation {flags['vespo.length_normalisation']} is for vespo and "
+            f"topr, and {name} knows nothing of it: leave the flag out"
         )
     shared = {
         "loss_agg_mode": flags["actor.loss_agg_mode"],
         "anchor": flags["vespo.anchor"],
         "length_normalisation": flags["vespo.length_normalisation"],
+        "dual_clip": flags["actor.dual_clip"],
     }
     if flags["actor.eps_clip_low_high"] is not None:
         shared |= dict(
             zip(("clip_low", "clip_high"), flags["actor.eps_clip_low_high"], strict=True)
         )
-    if flags["actor.dual_clip"] is not None:
-        shared["dual_clip"] = flags["actor.dual_clip"]
-    options |= {option: value for option, value in shared.items() if option in known}
+    options |= {
+        option: value for option, value in shared.items() if option in known and value is not None
+    }
     return get_policy_loss(name, **options)
 
 

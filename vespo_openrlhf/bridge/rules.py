@@ -21,8 +21,13 @@ from vespo_openrlhf.losses.registry import option_defaults
 
 Flags = Mapping[str, Any]
 
-#: OpenRLHF's default of --actor.eps_clip, which it writes into --actor.eps_clip_low_high.
-UPSTREAM_CLIP = 0.2
+#: OpenRLHF's defaults of flags that default to None here, so that what nobody gave can follow the
+#: loss (`settings.complete`): its 0.2, say, is a clip no paper's GSPO or GRPO was trained with.
+UPSTREAM_DEFAULTS: dict[str, Any] = {
+    "actor.eps_clip": 0.2,
+    "actor.loss_agg_mode": "token-mean",
+    "actor.dual_clip": None,
+}
 #: Estimators of OpenRLHF that compare a response with the others to its prompt.
 GROUP_ESTIMATORS = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")
 
@@ -283,6 +288,12 @@ def check_own_loss(flags: Flags) -> None:
     clip = flags["actor.dual_clip"]
     if clip is not None and clip <= 1:
         raise ValueError(f"--actor.dual_clip is {clip:g}: set it above 1")
+    if flags["actor.loss_agg_mode"] == "seq-mean-token-sum":
+        raise ValueError(
+            "--actor.loss_agg_mode seq-mean-token-sum: OpenRLHF's own loss, which --vespo.anchor "
+            "old asks for, has no such mode: leave the anchor out, or take token-mean or "
+            "seq-mean-token-mean"
+        )
     prefix = "algo.advantage.is_correction"
     level, mode, gating, threshold = (
         flags[f"{prefix}_{option}"] for option in ("level", "mode", "gating", "threshold")
@@ -329,10 +340,10 @@ def check_loss_flags(flags: Flags) -> None:
     except ValueError:  # for check_loss to say
         return
     given: dict[str, tuple[str, bool]] = {
-        "actor.eps_clip": ("clip_low", flags["actor.eps_clip"] != UPSTREAM_CLIP),
+        "actor.eps_clip": ("clip_low", _differs(flags, "actor.eps_clip")),
         "actor.eps_clip_low_high": ("clip_low", flags["actor.eps_clip_low_high"] is not None),
-        "actor.dual_clip": ("dual_clip", flags["actor.dual_clip"] is not None),
-        "actor.loss_agg_mode": ("loss_agg_mode", flags["actor.loss_agg_mode"] != "token-mean"),
+        "actor.dual_clip": ("dual_clip", _differs(flags, "actor.dual_clip")),
+        "actor.loss_agg_mode": ("loss_agg_mode", _differs(flags, "actor.loss_agg_mode")),
         "vespo.anchor": ("anchor", flags["vespo.anchor"] != "rollout"),
     }
     kernel = {} if name == "vespo" else config.kernel_options(flags)
@@ -346,6 +357,11 @@ def check_loss_flags(flags: Flags) -> None:
                 "it out"
                 + (", a loss of your own takes --vespo.loss_options" if ":" in name else "")
             )
+
+
+def _differs(flags: Flags, flag: str) -> bool:
+    """Whether it was given, and is not what OpenRLHF has without it."""
+    return flags[flag] not in (None, UPSTREAM_DEFAULTS[flag])
 
 
 def check_effect(flags: Flags) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.bridge import rules, settings
+from vespo_openrlhf.bridge import rules
 from vespo_openrlhf.check import batches, cluster, files, losses, memory, speed
 from vespo_openrlhf.check.cluster import Cluster, Machines
 from vespo_openrlhf.check.findings import Finding, error, note
@@ -49,7 +49,6 @@ def judge(
     """
     flags = resolved.flags
     found = [Finding("warning", f"OpenRLHF: {line}") for line in resolved.warnings]
-    settings.complete(flags)
     found += losses.check_options(resolved.parsed)
     try:
         rules.check_sizes(flags)

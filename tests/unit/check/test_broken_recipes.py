@@ -55,10 +55,10 @@ BROKEN = {
         "--vespo.loss_options are for the losses of this project",
         "leave them out",
     ),
-    "a kernel without a second moment": (
-        {"vespo.c1_neg": "0.5"},
-        "--vespo.c1_neg must be at least 1",
-        "got 0.5",
+    "a kernel without a bound": (
+        {"vespo.c1_neg": "-0.5"},
+        "--vespo.c1_neg must be 0 or more",
+        "got -0.5",
     ),
     "sampling from a truncated distribution": (
         {"rollout.top_p": "0.9"},

@@ -7,16 +7,19 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from vespo_openrlhf.bridge.loss import build_loss
 from vespo_openrlhf.check.model import ModelShape
 from vespo_openrlhf.check.recipe import submitted_flags
-from vespo_openrlhf.losses.registry import option_defaults
+from vespo_openrlhf.check.resolve import resolve
 
 CONFIGS = Path(__file__).parents[2] / "data" / "configs"
 SCRIPTS = Path(__file__).parents[3] / "scripts"
 Check = Callable[..., tuple[int, str]]
+TOKEN_MEAN = {"loss_agg_mode": "token-mean"}
 
 SUBMITTING = sorted(
     path
@@ -136,20 +139,38 @@ def test_runs_that_differ_in_the_environment_have_folders_of_their_own(
     ("loss", "options"),
     [
         ("vespo", {}),
-        ("grpo", {"clip_low": 0.2, "clip_high": 0.28}),
+        ("grpo", {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": 3.0, **TOKEN_MEAN}),
         ("gspo", {"clip_low": 3e-4, "clip_high": 4e-4}),
-        ("sapo", {"tau_pos": 1.0, "tau_neg": 1.05}),
+        ("sapo", {"tau_pos": 1.0, "tau_neg": 1.05, "loss_agg_mode": "seq-mean-token-mean"}),
+        ("cispo", TOKEN_MEAN),
+        ("topr", {"length_normalisation": "full", **TOKEN_MEAN}),
     ],
 )
+@pytest.mark.parametrize("anchor", [[], ["--vespo.anchor", "old"]])
 def test_a_baseline_has_the_papers_settings(
-    loss: str, options: dict[str, float], monkeypatch: pytest.MonkeyPatch
+    loss: str, options: dict[str, Any], anchor: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What training takes in the end, and `check --json` shows."""
     monkeypatch.setenv("LOSS", loss)
-    given = _flags("qwen3-8b")
-    settings = option_defaults(given["--actor.policy_loss_type"])
-    assert {option: settings[option] for option in options} == options
-    assert "--actor.eps_clip" not in given
-    assert "--actor.eps_clip_low_high" not in given
+    flags = resolve(submitted_flags(SCRIPTS / "qwen3-8b.sh", anchor)).flags
+    taken = build_loss(flags).options
+    assert {option: taken[option] for option in options} == options
+    shown = {
+        "loss_agg_mode": flags["actor.loss_agg_mode"],
+        "dual_clip": flags["actor.dual_clip"],
+        "length_normalisation": flags["vespo.length_normalisation"],
+        **dict(zip(("clip_low", "clip_high"), flags["actor.eps_clip_low_high"], strict=True)),
+    }
+    assert options.items() <= (taken | shown).items()
+
+
+def test_clips_that_are_given_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOSS", "gspo")
+    for anchor in ("rollout", "old"):
+        words = ["--vespo.anchor", anchor, "--actor.eps_clip"]
+        for clip in ("0.2", "0.03"):
+            flags = resolve(submitted_flags(SCRIPTS / "qwen3-8b.sh", [*words, clip])).flags
+            assert list(flags["actor.eps_clip_low_high"]) == [float(clip)] * 2
 
 
 def test_the_environment_and_the_end_of_the_command_line_win(
