@@ -147,7 +147,8 @@ class PolicyLossAdapter:
             summary |= by_lag
             mismatch = by_lag.get("lag_0/log_w_abs_mean")
             if mismatch is not None and mismatch > _MISMATCH_WARNING and _rank() == 0:
-                logger.warning(_mismatch_advice(mismatch.item()))
+                anchor = self._loss.options.get("anchor")
+                logger.warning(_mismatch_advice(mismatch.item(), gathered, anchor))
         return {f"{self.name}/{name}": value.item() for name, value in summary.items()}
 
     def _joined(self, name: str, scalars: list[str]) -> torch.Tensor:
@@ -168,13 +169,29 @@ def _sources(gathered: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
-def _mismatch_advice(size: float) -> str:
+def _mismatch_advice(size: float, gathered: Mapping[str, torch.Tensor], anchor: object) -> str:
+    """What a weight other than 1 on samples at lag 0 costs, and what to do about it."""
+    fresh = (gathered["num_tokens"] > 0) & (gathered["lag"] <= 0)
+    spread = gathered["log_w"][fresh].double().var(correction=0)
+    found = f"mean |log W| is {size:.2f} on samples at lag 0"
+    if anchor == "old":
+        return (
+            f"{found}: the trainer's own two passes over the same tokens disagree. Look for "
+            "dropout, a router that is not deterministic, or packing that lets sequences see one "
+            "another"
+        )
+    cost = ""
+    if "phi" in gathered:
+        phi, advantage = gathered["phi"][fresh], gathered["advantage"][fresh]
+        shares = [phi[chosen].mean() for chosen in (advantage >= 0, advantage < 0)]
+        cost = "; phi, 1 without it, is {:.2f} where A >= 0 and {:.2f} where A < 0".format(*shares)
     return (
-        f"mean |log W| is {size:.2f} on samples at lag 0: the engine and the trainer disagree on "
-        "the same weights, and the importance weight measures that instead of staleness. Check "
-        "that both use the same element type, temperature and chat template, and that the engine "
-        "holds the current weights; a mixture-of-experts model or quantised weights may need a "
-        "correction of their own"
+        f"{found}, with variance {spread:.2f} (T s^2 of docs/choosing-n-and-lag.md): the engine "
+        "and the trainer disagree on the same weights, and W measures that instead of staleness"
+        f"{cost}. Check that both use the same element type, temperature and chat template, and "
+        "that the engine holds the current weights. In synchronous training --vespo.anchor old "
+        "leaves the disagreement out of W; in asynchronous training nothing else knows the lag, "
+        "and what helps is an engine closer to the trainer"
     )
 
 

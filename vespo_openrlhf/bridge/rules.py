@@ -84,6 +84,22 @@ def check_unsupported(flags: Flags) -> None:
             raise ValueError(f"--{flag} does not work here: {instead}")
 
 
+def check_accumulation(flags: Flags) -> None:
+    """What gradients of micro-batches are added up in. DeepSpeed reads it with ZeRO-3 alone:
+    ZeRO-2 keeps adding in the weights' type (`get_all_grad_tensors` of its 0.19.6), in silence."""
+    dtype, known = flags["ds.grad_accum_dtype"], ("fp32", "bf16", "fp16")
+    if dtype is None or dtype == flags["ds.param_dtype"]:
+        return
+    if dtype not in known:
+        raise ValueError(f"--ds.grad_accum_dtype is {dtype}: set it to one of {', '.join(known)}")
+    if flags["ds.zero_stage"] != 3:
+        raise ValueError(
+            f"--ds.grad_accum_dtype {dtype} has no effect with --ds.zero_stage "
+            f"{flags['ds.zero_stage']}: gradients are then added up in --ds.param_dtype "
+            f"{flags['ds.param_dtype']}; set --ds.zero_stage 3, or leave the flag out"
+        )
+
+
 def check_ema(flags: Flags) -> None:
     """The moving average is in no checkpoint."""
     if flags["train.enable_ema"] and flags["ckpt.load_enable"]:

@@ -333,6 +333,7 @@ FLAG_RULES: tuple[Callable[[dict[str, Any]], object], ...] = (
     config.rollout_options,
     config.engine_options,
     rules.check_unsupported,
+    rules.check_accumulation,
     rules.check_ema,
     check_reward_options,
     rules.check_reward_given,

@@ -59,6 +59,7 @@ def judge(
     found += files.check_run_folder(flags)
     prompts, prompt_findings = files.load_prompts(flags)
     found += prompt_findings
+    found += files.check_evaluation(flags)
     found += files.check_tokenizer(flags, prompts)
     config, shape, shape_findings = _shape(flags, model_config)
     found += shape_findings

@@ -253,6 +253,30 @@ def test_engine_mismatch_at_lag_0_is_warned_of_and_lag_is_not(caplog) -> None:
         adapter.drain()
         assert len(caplog.records) == warnings
     assert "the engine and the trainer disagree" in caplog.text
+    assert "--vespo.anchor old" in caplog.text
+
+
+def test_the_mismatch_warning_says_what_it_costs(caplog) -> None:
+    log_w = torch.tensor([0.0, 2.0, -2.0, 5.0])  # the last one has a lag
+    ones = torch.ones(4, 1)
+    batch = {
+        "log_probs": (log_w[:, None] - 3).requires_grad_(),
+        "old_log_probs": log_w[:, None] - 6,
+        "rollout_log_probs": -3 * ones,
+        "advantages": torch.tensor([[1.0], [1.0], [-1.0], [1.0]]),
+        "action_mask": ones,
+    }
+    for anchor in ("rollout", "old"):
+        adapter = PolicyLossAdapter(get_policy_loss("vespo", anchor=anchor))
+        adapter.note(lag=torch.tensor([0.0, 0.0, 0.0, 1.0]))
+        call(adapter, batch)
+        adapter.drain()
+    engine, own = (record.message for record in caplog.records)
+    good = (1 + math.exp(2 * 2 + 3 * (1 - math.exp(2)))) / 2
+    bad = math.exp(3 * -2 + 2 * (1 - math.exp(-2)))
+    assert "mean |log W| is 1.33 on samples at lag 0, with variance 2.67" in engine
+    assert f"is {good:.2f} where A >= 0 and {bad:.2f} where A < 0" in engine
+    assert "own two passes" in own
 
 
 def test_noted_lags_tell_the_weights_apart_by_age() -> None:

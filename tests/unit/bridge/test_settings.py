@@ -86,6 +86,7 @@ DEFAULTS = our_defaults() | {
     "ds.attn_implementation": "flash_attention_2",
     "ds.zero_stage": 2,
     "ds.adam_offload": False,
+    "ds.grad_accum_dtype": None,
     "ds.packing_samples": False,
     "ds.ring_attn_size": 1,
     "ds.tensor_parallel_size": 1,
@@ -331,6 +332,11 @@ SYNCHRONOUS = {"train.async_enable": False}
     [
         ({"train.num_episodes": 0}, r"--train\.num_episodes is 0: set it to at least 1"),
         ({"ckpt.save_steps": 0}, r"--ckpt\.save_steps is 0: .* or to -1 for never"),
+        (
+            {"ds.grad_accum_dtype": "fp32"},
+            r"--ds\.grad_accum_dtype fp32 has no effect with --ds\.zero_stage 2: .*zero_stage 3",
+        ),
+        ({"ds.grad_accum_dtype": "tf32"}, r"tf32: set it to one of fp32, bf16, fp16"),
         ({"eval.steps": 0}, r"--eval\.steps is 0: .* or to -1 for never"),
         # what this trainer or its engines cannot do
         ({"ds.lora.rank": 4}, r"--ds\.lora\.rank does not work here: .* leave the flag out"),

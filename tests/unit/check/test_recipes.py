@@ -66,7 +66,8 @@ def test_a_recipe_passes(
 
 
 def test_the_papers_numbers_are_in_the_flags() -> None:
-    for script, n in ((SYNC, 4), (SYNC, 64), ("qwen3-30b-a3b-async", 4), ("qwen3-8b", 4)):
+    table_1 = (("qwen3-8b", 8), ("llama-3.2-3b", 8))
+    for script, n in ((SYNC, 4), (SYNC, 64), ("qwen3-30b-a3b-async", 4), *table_1):
         flags = _flags(script, *([str(n)] if script == SYNC else []))
         assert flags["--rollout.batch_size"] == str(256 * n)
         assert flags["--train.batch_size"] == str(256 * 8)
@@ -75,13 +76,40 @@ def test_the_papers_numbers_are_in_the_flags() -> None:
         assert (flags["--actor.adam.lr"], flags["--actor.lr_scheduler"]) == ("1e-6", "constant")
         assert (flags["--rollout.temperature"], flags["--rollout.top_p"]) == ("1.0", "1.0")
         assert flags["--algo.kl.init_coef"] == "0"
-        assert "--actor.entropy_coef" not in flags
+        synchronous = "--train.async_enable" not in flags
+        assert flags.get("--actor.entropy_coef") == ("0" if synchronous else None)
+        assert flags.get("--vespo.anchor") == ("old" if synchronous else None)
         updates = int(flags["--data.max_samples"]) * int(flags["--train.num_episodes"]) / 256
         assert updates == pytest.approx(1500, rel=0.03)
     flags = _flags("qwen3-30b-a3b-async")
     assert int(flags["--actor.num_nodes"]) * int(flags["--actor.num_gpus_per_node"]) == 16
     assert int(flags["--vllm.num_engines"]) * int(flags["--vllm.tensor_parallel_size"]) == 48
     assert (flags["--lag.sync_every"], flags["--lag.max"]) == ("4", "7")
+
+
+@pytest.mark.parametrize(
+    ("loss", "anchor"),
+    [("vespo", "old"), ("grpo", "old"), ("bapo", "old"), ("tis", None), ("my.py:loss", None)],
+)
+def test_the_anchor_of_the_published_scripts_is_for_the_methods_of_the_paper(
+    loss: str, anchor: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOSS", loss)
+    assert _flags("one-gpu-gsm8k").get("--vespo.anchor") == anchor
+    assert "--vespo.anchor" not in _flags("eight-gpu-dapo-math")  # asynchronous
+
+
+def test_the_best_checkpoint_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = _flags("qwen3-8b")
+    assert "--ckpt.save_hf" in flags
+    assert flags["--eval.dataset"].endswith("data/dapo-math-17k/validation.parquet")
+    assert flags["--eval.steps"] == flags["--ckpt.save_steps"] == "8"  # of N = 8: 64 updates
+    # A second copy of the best model would be another checkpoint of its step for `eval watch`.
+    assert flags["--ckpt.best_metric_key"] == "none"
+    monkeypatch.setenv("DATA", "mine.jsonl")
+    assert "--eval.dataset" not in _flags("qwen3-8b")
+    monkeypatch.setenv("EVAL_DATA", "problems.jsonl")
+    assert _flags("qwen3-8b")["--eval.dataset"] == "problems.jsonl"
 
 
 def test_the_asynchronous_bound_follows_n(monkeypatch: pytest.MonkeyPatch) -> None:
