@@ -123,6 +123,10 @@ class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc
             )
         collector.settle()
 
+    def append(self, experience: list[Any]) -> None:
+        """Take the items of a `Share`, which upstream would have padded into one batch first."""
+        self.trainer.replay_buffer.items += experience
+
     def publish(self, names: Sequence[str], engines: list[Any]) -> None:
         """Give the weights to these engines."""
         self.trainer.publisher.publish(names, engines)

@@ -38,6 +38,7 @@ from vespo_openrlhf.bridge.prompts import prompt_ledger, settle_lengths
 from vespo_openrlhf.bridge.run_folder import METRICS_FILE, PROMPTS_FILE, SAMPLES_FILE, RunFolder
 from vespo_openrlhf.bridge.settings import flatten, scheduler_config
 from vespo_openrlhf.bridge.status import Statuses
+from vespo_openrlhf.bridge.wire import Share
 from vespo_openrlhf.scheduling import BatchReport, Group, Scheduler, TrainStep
 
 # The share of a run's prompts that may be abandoned.
@@ -249,8 +250,8 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         for group in (self.actor_model_group, self.critic_model_group):
             if group is not None:
                 ranks = len(group._actor_handlers) // group.duplicate_actors
-                experience = mini_batches.for_ranks(updates, ranks)
-                pending += group.async_run_method_batch("append", experience=experience)
+                shares = [Share(items) for items in mini_batches.for_ranks(updates, ranks)]
+                pending += group.async_run_method_batch("append", experience=shares)
         ray.get(pending)
         started = time.monotonic()
         status = self.ppo_train(self._global_step)
@@ -326,7 +327,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             max_tokens=options["max_new_tokens"],
             min_tokens=options["min_new_tokens"],
             skip_special_tokens=False,
-            logprobs=1 if self.args.algo.advantage.is_correction_level != "off" else None,
+            logprobs=0 if self.args.algo.advantage.is_correction_level != "off" else None,
         )
 
     def _accept(self, group: Group) -> bool:
