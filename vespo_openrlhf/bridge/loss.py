@@ -11,7 +11,7 @@ import torch
 from vespo_openrlhf import config
 from vespo_openrlhf.bridge.sample_metrics import gather
 from vespo_openrlhf.bridge.seams import LOSS_RESULTS
-from vespo_openrlhf.losses.diagnostics import sequence_metrics, summarise, summarise_by_lag
+from vespo_openrlhf.losses.diagnostics import summarise, summarise_by_lag
 from vespo_openrlhf.losses.inputs import LossInputs, masked_mean
 from vespo_openrlhf.losses.registry import PolicyLoss, get_policy_loss, option_defaults
 
@@ -95,8 +95,6 @@ class PolicyLossAdapter:
             global_batch_size=global_batch_size,
         )
         loss, metrics = self._loss(inputs)
-        if "num_tokens" not in metrics:  # a user's loss need not know our diagnostics
-            metrics = sequence_metrics(inputs) | metrics
         update = torch.full_like(metrics["num_tokens"], self._update)
         by_sequence = {
             name: value

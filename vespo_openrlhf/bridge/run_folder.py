@@ -118,8 +118,9 @@ class RunFolder:
         """
         aside, records = self._numbered("superseded/{}"), self.holds_records
         if not step:
-            for name in _RECORDS:
-                if records and (self.path / name).exists():
+            # Killed in its first batch, a run has written of its samples and updates only.
+            for name in _RECORDS if records else (UPDATES_FILE, SAMPLES_FILE):
+                if (self.path / name).exists():
                     aside.mkdir(parents=True, exist_ok=True)
                     (self.path / name).rename(aside / name)
             return

@@ -94,6 +94,16 @@ def test_a_folder_that_holds_no_run_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
+def test_what_a_first_batch_left_is_not_counted_twice(tmp_path: Path) -> None:
+    """Killed before its metrics were written; the model in the folder may be the policy."""
+    (tmp_path / "model").mkdir()
+    for name in ("updates.jsonl", "samples.jsonl"):
+        write_lines(tmp_path / name, {"update": 0}, {"update": 1})
+    RunFolder(tmp_path).resume_at(0, 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "superseded"]
+    assert len(read_lines(tmp_path / "superseded/1/updates.jsonl")) == 2
+
+
 def test_records_without_the_field_stay(tmp_path: Path) -> None:
     write_lines(tmp_path / "metrics.jsonl", {"note": "hello"}, {"step": 4}, {"step": None})
     RunFolder(tmp_path).resume_at(3, 0)
