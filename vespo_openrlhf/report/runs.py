@@ -232,7 +232,8 @@ def read_run(folder: Path, name: str) -> Run:
             + ("" if folder.is_dir() else " (there is no such folder)")
         )
     lines, unreadable = _read_lines(path)
-    updates, torn = [], 0
+    updates: list[dict[str, Any]] = []
+    torn = 0
     if (folder / UPDATES_FILE).is_file():
         updates, torn = _read_lines(folder / UPDATES_FILE)
     train = _latest(line for line in lines if line.get("kind") == "train")
