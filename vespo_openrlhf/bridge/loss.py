@@ -160,17 +160,20 @@ class PolicyLossAdapter:
         A sequence's log W is that of its own update, so the batch's mean over sequences is the
         mean of these, as far as updates have equally many.
         """
-        update, micro_batch = self._drained["update"], self._drained[f"{_OF_ALL}update"]
-        parts = []
-        for index in range(int(micro_batch.max()) + 1):
-            chosen = {
-                name: value[(micro_batch if name.startswith(_OF_ALL) else update) == index]
-                for name, value in self._drained.items()
-            }
-            parts.append(
-                {f"{self.name}/{name}": v.item() for name, v in self._summary(chosen).items()}
-            )
-        return parts
+        updates = int(self._drained[f"{_OF_ALL}update"].max()) + 1
+        parts: list[dict[str, torch.Tensor]] = [{} for _ in range(updates)]
+        for prefix in ("", _OF_ALL):  # by sequence, then by micro-batch
+            update = self._drained[f"{prefix}update"].long()
+            order = update.argsort(stable=True)
+            sizes = torch.bincount(update, minlength=updates).tolist()
+            for name, values in self._drained.items():
+                if name.startswith(_OF_ALL) == bool(prefix):
+                    for part, chosen in zip(parts, values[order].split(sizes), strict=True):
+                        part[name] = chosen
+        return [
+            {f"{self.name}/{name}": value.item() for name, value in self._summary(part).items()}
+            for part in parts
+        ]
 
     @staticmethod
     def _summary(gathered: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
