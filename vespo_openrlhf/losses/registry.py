@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,10 @@ def get_policy_loss(name: str, **options: Any) -> PolicyLoss:
     function = _LOSSES[name]
     # One made-up token: the loss itself knows its ranges, and says so now and not in a worker.
     one = torch.zeros(1, 1)
-    function(LossInputs(one, one, one, one, one), **resolved)
-    needs_rollout, reads_old = _log_probs_read(name, resolved)
+    whole = LossInputs(one, one, one, one, one)
+    function(whole, **resolved)
+    needs_rollout = _refuses(function, resolved, replace(whole, rollout_log_probs=None))
+    reads_old = _refuses(function, resolved, replace(whole, old_log_probs=None))
     return PolicyLoss(name, resolved, needs_rollout, reads_old, function)
 
 
@@ -150,15 +152,13 @@ def _shown(default: Any) -> str:
     return "(required)" if default is inspect.Parameter.empty else repr(default)
 
 
-def _log_probs_read(name: str, options: Mapping[str, Any]) -> tuple[bool, bool]:
-    """(needs rollout log-probs, reads old ones) for one of our losses with these options."""
-    if name == "reinforce":
-        return False, False
-    if name == "decoupled_ppo":
-        return True, True
-    on_rollout = options["anchor"] == "rollout"
-    corrects = options.get("tis", "off") != "off"
-    return on_rollout or corrects, not on_rollout
+def _refuses(function: LossFunction, options: Mapping[str, Any], without: LossInputs) -> bool:
+    """Whether a loss of ours, which takes whole inputs, cannot do without what these lack."""
+    try:
+        function(without, **options)
+    except ValueError:
+        return True
+    return False
 
 
 def _user_loss(reference: str, options: Mapping[str, Any]) -> PolicyLoss:
