@@ -10,19 +10,21 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
-
 from vespo_openrlhf import config
-from vespo_openrlhf.bridge.loss import build_loss, uses_our_loss
+from vespo_openrlhf.bridge.loss import uses_our_loss
 from vespo_openrlhf.cpu.settings import roles
 from vespo_openrlhf.data.checks import experts
-from vespo_openrlhf.losses.inputs import LossInputs
 from vespo_openrlhf.losses.registry import option_defaults
 
 Flags = Mapping[str, Any]
 
-#: OpenRLHF's default of --actor.eps_clip, which it writes into --actor.eps_clip_low_high.
-UPSTREAM_CLIP = 0.2
+#: OpenRLHF's defaults of flags that default to None here, so that what nobody gave can follow the
+#: loss (`settings.complete`): its 0.2, say, is a clip no paper's GSPO or GRPO was trained with.
+UPSTREAM_DEFAULTS: dict[str, Any] = {
+    "actor.eps_clip": 0.2,
+    "actor.loss_agg_mode": "token-mean",
+    "actor.dual_clip": None,
+}
 #: Estimators of OpenRLHF that compare a response with the others to its prompt.
 GROUP_ESTIMATORS = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")
 
@@ -77,6 +79,22 @@ def check_unsupported(flags: Flags) -> None:
     for flag, (off, instead) in _UNSUPPORTED.items():
         if flags[flag] != off:
             raise ValueError(f"--{flag} does not work here: {instead}")
+
+
+def check_accumulation(flags: Flags) -> None:
+    """What gradients of micro-batches are added up in. DeepSpeed reads it with ZeRO-3 alone:
+    ZeRO-2 keeps adding in the weights' type (`get_all_grad_tensors` of its 0.19.6), in silence."""
+    dtype, known = flags["ds.grad_accum_dtype"], ("fp32", "bf16", "fp16")
+    if dtype is None or dtype == flags["ds.param_dtype"]:
+        return
+    if dtype not in known:
+        raise ValueError(f"--ds.grad_accum_dtype is {dtype}: set it to one of {', '.join(known)}")
+    if flags["ds.zero_stage"] != 3:
+        raise ValueError(
+            f"--ds.grad_accum_dtype {dtype} has no effect with --ds.zero_stage "
+            f"{flags['ds.zero_stage']}: gradients are then added up in --ds.param_dtype "
+            f"{flags['ds.param_dtype']}; set --ds.zero_stage 3, or leave the flag out"
+        )
 
 
 def check_ema(flags: Flags) -> None:
@@ -238,25 +256,11 @@ def check_synchronous(flags: Flags) -> None:
 def check_target_ess(flags: Flags) -> None:
     """The working lag is steered by importance weights that the loss reports."""
     target = flags["lag.target_ess"]
-    if target is None:
-        return
-    reports = False
-    if uses_our_loss(flags):
-        try:
-            loss = build_loss(flags)
-        except ValueError:  # for check_loss to say
-            return
-        zero = torch.zeros(1, 1)
-        try:  # one made-up token
-            _, metrics = loss(LossInputs(zero, zero, zero, torch.ones(1, 1), zero))
-        except Exception:  # a user's loss that wants more than a token: the first batch will tell
-            return
-        reports = "log_w" in metrics
-    if not reports:
+    if target is not None and not uses_our_loss(flags):
         raise ValueError(
             f"--lag.target_ess {target:g} steers the lag by the importance weights' effective "
             f"sample size, and --actor.policy_loss_type {flags['actor.policy_loss_type']} reports "
-            "none: leave the flag out, or take a loss whose metrics hold log_w"
+            "none with --vespo.anchor old: leave one of the flags out"
         )
 
 
@@ -267,6 +271,12 @@ def check_own_loss(flags: Flags) -> None:
     clip = flags["actor.dual_clip"]
     if clip is not None and clip <= 1:
         raise ValueError(f"--actor.dual_clip is {clip:g}: set it above 1")
+    if flags["actor.loss_agg_mode"] == "seq-mean-token-sum":
+        raise ValueError(
+            "--actor.loss_agg_mode seq-mean-token-sum: OpenRLHF's own loss, which --vespo.anchor "
+            "old asks for, has no such mode: leave the anchor out, or take token-mean or "
+            "seq-mean-token-mean"
+        )
     prefix = "algo.advantage.is_correction"
     level, mode, gating, threshold = (
         flags[f"{prefix}_{option}"] for option in ("level", "mode", "gating", "threshold")
@@ -313,10 +323,10 @@ def check_loss_flags(flags: Flags) -> None:
     except ValueError:  # for check_loss to say
         return
     given: dict[str, tuple[str, bool]] = {
-        "actor.eps_clip": ("clip_low", flags["actor.eps_clip"] != UPSTREAM_CLIP),
+        "actor.eps_clip": ("clip_low", _differs(flags, "actor.eps_clip")),
         "actor.eps_clip_low_high": ("clip_low", flags["actor.eps_clip_low_high"] is not None),
-        "actor.dual_clip": ("dual_clip", flags["actor.dual_clip"] is not None),
-        "actor.loss_agg_mode": ("loss_agg_mode", flags["actor.loss_agg_mode"] != "token-mean"),
+        "actor.dual_clip": ("dual_clip", _differs(flags, "actor.dual_clip")),
+        "actor.loss_agg_mode": ("loss_agg_mode", _differs(flags, "actor.loss_agg_mode")),
         "vespo.anchor": ("anchor", flags["vespo.anchor"] != "rollout"),
     }
     kernel = {} if name == "vespo" else config.kernel_options(flags)
@@ -330,6 +340,11 @@ def check_loss_flags(flags: Flags) -> None:
                 "it out"
                 + (", a loss of your own takes --vespo.loss_options" if ":" in name else "")
             )
+
+
+def _differs(flags: Flags, flag: str) -> bool:
+    """Whether it was given, and is not what OpenRLHF has without it."""
+    return flags[flag] not in (None, UPSTREAM_DEFAULTS[flag])
 
 
 def check_effect(flags: Flags) -> None:

@@ -8,12 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .diagnostics import Metrics, sequence_metrics
+from .diagnostics import Metrics
 from .inputs import LossInputs, aggregate, masked_mean, zero_masked
 from .ratios import (
     anchor_log_probs,
     sequence_advantage,
-    sequence_log_weight,
     token_log_ratio,
     token_ratio,
 )
@@ -66,7 +65,7 @@ def ppo_loss(
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.28,
-    dual_clip: float | None = None,
+    dual_clip: float | None = 3.0,
     anchor: str = "rollout",
     tis: str = "off",
     tis_low: float = 0.5,
@@ -75,8 +74,9 @@ def ppo_loss(
 ) -> tuple[Tensor, Metrics]:
     """PPO's clipped surrogate (arXiv 1707.06347) with clip-higher; with group advantages, GRPO.
 
-    The clip 0.2/0.28 is DAPO's (arXiv 2503.14476) and that of the VESPO paper's GRPO runs; the
-    dual clip is Ye et al., arXiv 1912.09729.
+    The clip 0.2/0.28 is DAPO's (arXiv 2503.14476) and that of the VESPO paper's GRPO runs. The
+    dual clip is Ye et al., arXiv 1912.09729; 3 is the value of verl, with which those runs were
+    made (clip_ratio_c in its core_algos.py; it has no switch).
 
     The ratio starts from the rollout log-probs by default, like every other loss here, so that
     one staleness means the same to all of them. OpenRLHF's own loss starts from the old ones:
@@ -85,7 +85,7 @@ def ppo_loss(
     Yao et al. 2025 with "clip", IcePop with "mask").
 
     Args:
-        dual_clip: bound on the ratio where A < 0, above 1; None for none.
+        dual_clip: bound on the ratio where A < 0, above 1; None or inf for none.
         tis: "off", "clip" or "mask".
 
     Raises:
@@ -107,8 +107,7 @@ def ppo_loss(
     ratio = token_ratio(token_log_ratio(inputs, anchor))
     advantages = zero_masked(inputs.advantages, inputs.mask)
     per_token, clipped = _clipped_surrogate(ratio, advantages, clip_low, clip_high, dual_clip)
-    metrics = sequence_metrics(inputs, log_w=sequence_log_weight(inputs, anchor))
-    metrics["clip_ratio"] = masked_mean(clipped.float(), inputs.mask)
+    metrics = {"clip_ratio": masked_mean(clipped.float(), inputs.mask)}
     if tis != "off":
         weight, metrics["is_filter_ratio"] = _mismatch_weight(inputs, tis, tis_low, tis_high)
         per_token = per_token * weight
@@ -138,13 +137,11 @@ def decoupled_ppo_loss(
     _check_clip("decoupled_ppo", clip_low, clip_high)
     if not behaviour_cap > 0:
         raise ValueError(f"decoupled_ppo: behaviour_cap must be positive, got {behaviour_cap}")
-    log_w = sequence_log_weight(inputs, "rollout")
     ratio = token_ratio(token_log_ratio(inputs, "old"))
     advantages = zero_masked(inputs.advantages, inputs.mask)
     per_token, clipped = _clipped_surrogate(ratio, advantages, clip_low, clip_high, None)
     weight, filtered = _mismatch_weight(inputs, "mask", 0.0, behaviour_cap)
-    metrics = sequence_metrics(inputs, log_w=log_w)
-    metrics["clip_ratio"] = masked_mean(clipped.float(), inputs.mask)
+    metrics = {"clip_ratio": masked_mean(clipped.float(), inputs.mask)}
     metrics["is_filter_ratio"] = filtered
     return aggregate(per_token * weight, inputs, loss_agg_mode), metrics
 
@@ -155,11 +152,12 @@ def sapo_loss(
     tau_pos: float = 1.0,
     tau_neg: float = 1.05,
     anchor: str = "rollout",
-    loss_agg_mode: str = "token-mean",
+    loss_agg_mode: str = "seq-mean-token-mean",
 ) -> tuple[Tensor, Metrics]:
     """SAPO: -(4/tau) sigmoid(tau (r - 1)) A per token, a soft gate in place of the clip.
 
-    Gao et al., arXiv 2511.20347; tau 1.0 where A >= 0 and 1.05 where A < 0 are the paper's. The
+    Gao et al., arXiv 2511.20347; tau 1.0 where A >= 0 and 1.05 where A < 0 are the paper's, and so
+    is the mean over sequences of means over tokens (also in verl's core_algos.py and in TRL). The
     factor 4/tau makes the gradient at r = 1 that of the unclipped surrogate.
 
     Raises:
@@ -171,8 +169,7 @@ def sapo_loss(
     advantages = zero_masked(inputs.advantages, inputs.mask)
     tau = torch.full_like(ratio, tau_neg).masked_fill_(advantages >= 0, tau_pos)
     gate = torch.sigmoid(tau * (ratio - 1)) * (4 / tau)
-    loss = aggregate(-gate * advantages, inputs, loss_agg_mode)
-    return loss, sequence_metrics(inputs, log_w=sequence_log_weight(inputs, anchor))
+    return aggregate(-gate * advantages, inputs, loss_agg_mode), {}
 
 
 def gspo_loss(
@@ -196,8 +193,7 @@ def gspo_loss(
     ratio = token_ratio(mean_log_ratio).unsqueeze(-1)
     advantages = zero_masked(inputs.advantages, inputs.mask)
     per_token, clipped = _clipped_surrogate(ratio, advantages, clip_low, clip_high, None)
-    metrics = sequence_metrics(inputs, log_w=sequence_log_weight(inputs, anchor))
-    metrics["clip_ratio"] = masked_mean(clipped.float(), inputs.mask)
+    metrics = {"clip_ratio": masked_mean(clipped.float(), inputs.mask)}
     return aggregate(per_token, inputs, "seq-mean-token-mean"), metrics
 
 
@@ -226,7 +222,6 @@ def gmpo_loss(
     bounded = torch.where(positive, log_ratio.clamp(max=clip_high), log_ratio.clamp(min=-clip_low))
     mean_log_ratio = bounded.sum(dim=-1) / inputs.num_tokens.clamp(min=1)
     per_sequence = -token_ratio(mean_log_ratio) * advantage
-    metrics = sequence_metrics(inputs, log_w=sequence_log_weight(inputs, anchor))
-    metrics["clip_ratio"] = masked_mean((bounded != log_ratio).float(), inputs.mask)
+    metrics = {"clip_ratio": masked_mean((bounded != log_ratio).float(), inputs.mask)}
     per_token = per_sequence.unsqueeze(-1).expand_as(log_ratio)
     return aggregate(per_token, inputs, "seq-mean-token-mean"), metrics

@@ -12,7 +12,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from .clipped import decoupled_ppo_loss, gmpo_loss, gspo_loss, ppo_loss, sapo_loss
-from .diagnostics import Metrics
+from .diagnostics import Metrics, completed
 from .inputs import LossInputs
+from .ratios import ANCHORS
 from .vespo import vespo_loss
 from .weighted import cispo_loss, reinforce_loss, tis_loss, topr_loss
 
@@ -64,8 +65,14 @@ class PolicyLoss:
     function: LossFunction
 
     def __call__(self, inputs: LossInputs) -> tuple[Tensor, Metrics]:
-        """The 0-dim loss, and detached metrics: (B,) tensors per sequence, 0-dim scalars."""
-        return self.function(inputs, **self.options)
+        """The 0-dim loss, and detached metrics: (B,) tensors per sequence, 0-dim scalars.
+
+        Beside the loss's own those that every loss has, see `sequence_metrics`. log W starts from
+        the loss's anchor, and from the rollout log-probs where it has none.
+        """
+        loss, metrics = self.function(inputs, **self.options)
+        anchor = self.options.get("anchor")
+        return loss, completed(inputs, metrics, anchor if anchor in ANCHORS else "rollout")
 
 
 def get_policy_loss(name: str, **options: Any) -> PolicyLoss:
@@ -92,8 +99,10 @@ def get_policy_loss(name: str, **options: Any) -> PolicyLoss:
     function = _LOSSES[name]
     # One made-up token: the loss itself knows its ranges, and says so now and not in a worker.
     one = torch.zeros(1, 1)
-    function(LossInputs(one, one, one, one, one), **resolved)
-    needs_rollout, reads_old = _log_probs_read(name, resolved)
+    whole = LossInputs(one, one, one, one, one)
+    function(whole, **resolved)
+    needs_rollout = _refuses(function, resolved, replace(whole, rollout_log_probs=None))
+    reads_old = _refuses(function, resolved, replace(whole, old_log_probs=None))
     return PolicyLoss(name, resolved, needs_rollout, reads_old, function)
 
 
@@ -143,15 +152,13 @@ def _shown(default: Any) -> str:
     return "(required)" if default is inspect.Parameter.empty else repr(default)
 
 
-def _log_probs_read(name: str, options: Mapping[str, Any]) -> tuple[bool, bool]:
-    """(needs rollout log-probs, reads old ones) for one of our losses with these options."""
-    if name == "reinforce":
-        return False, False
-    if name == "decoupled_ppo":
-        return True, True
-    on_rollout = options["anchor"] == "rollout"
-    corrects = options.get("tis", "off") != "off"
-    return on_rollout or corrects, not on_rollout
+def _refuses(function: LossFunction, options: Mapping[str, Any], without: LossInputs) -> bool:
+    """Whether a loss of ours, which takes whole inputs, cannot do without what these lack."""
+    try:
+        function(without, **options)
+    except ValueError:
+        return True
+    return False
 
 
 def _user_loss(reference: str, options: Mapping[str, Any]) -> PolicyLoss:

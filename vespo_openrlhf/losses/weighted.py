@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .diagnostics import Metrics, sequence_metrics
+from .diagnostics import Metrics
 from .inputs import LossInputs, masked_mean, sequence_scale, zero_masked
 from .ratios import (
     capped_weight,
+    normalise_log_weight,
     sequence_advantage,
     sequence_log_weight,
     token_log_ratio,
@@ -80,11 +81,7 @@ def reinforce_loss(
     no behaviour log-probs; where the batch carries the engine's, log W is reported.
     """
     weight = torch.ones_like(inputs.log_probs[:, 0], dtype=torch.float64)
-    log_w = None
-    if inputs.rollout_log_probs is not None:
-        log_w = sequence_log_weight(inputs, "rollout")
-    loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    return loss, sequence_metrics(inputs, log_w=log_w)
+    return weighted_log_prob_loss(inputs, weight, loss_agg_mode), {"phi": weight}
 
 
 def tis_loss(
@@ -120,7 +117,7 @@ def tis_loss(
     else:
         raise ValueError(f"tis: level must be token or sequence, got {level!r}")
     loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    return loss, sequence_metrics(inputs, log_w=log_w) | {"clip_ratio": clip_ratio}
+    return loss, {"log_w": log_w, "phi": weight, "clip_ratio": clip_ratio}
 
 
 def cispo_loss(
@@ -149,22 +146,32 @@ def cispo_loss(
     ratio = token_ratio(token_log_ratio(inputs, anchor).detach())
     weight = ratio.clamp(weight_low, weight_high)
     loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    metrics = sequence_metrics(inputs, log_w=sequence_log_weight(inputs, anchor))
-    return loss, metrics | {"clip_ratio": masked_mean((weight != ratio).float(), inputs.mask)}
+    clip_ratio = masked_mean((weight != ratio).float(), inputs.mask)
+    return loss, {"phi": weight, "clip_ratio": clip_ratio}
 
 
 def topr_loss(
-    inputs: LossInputs, *, anchor: str = "rollout", loss_agg_mode: str = "token-mean"
+    inputs: LossInputs,
+    *,
+    length_normalisation: str = "none",
+    anchor: str = "rollout",
+    loss_agg_mode: str = "token-mean",
 ) -> tuple[Tensor, Metrics]:
     """TOPR, tapered off-policy REINFORCE: weight 1 where A >= 0, min(W, 1) where A < 0.
 
     Le Roux et al., arXiv 2503.14286, the canonical form: positive samples are learned without a
     weight, negative ones fade as the policy leaves them. W is the sequence's product of ratios.
 
+    Args:
+        length_normalisation: "none", "sqrt" or "full", see `normalise_log_weight`. "full", W^(1/T)
+            in place of W, is how the VESPO paper runs it (section 4.4: "with length
+            normalization"; it gives no equation, and its code has no TOPR).
+
     Raises:
-        ValueError: see `anchor_log_probs`.
+        ValueError: unknown normalisation, or see `anchor_log_probs`.
     """
     log_w = sequence_log_weight(inputs, anchor)
-    weight = torch.where(sequence_advantage(inputs) >= 0, 1.0, capped_weight(log_w, 1.0))
+    normalised = normalise_log_weight(log_w, inputs.num_tokens, length_normalisation)
+    weight = torch.where(sequence_advantage(inputs) >= 0, 1.0, capped_weight(normalised, 1.0))
     loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    return loss, sequence_metrics(inputs, log_w=log_w)
+    return loss, {"log_w": log_w, "phi": weight}

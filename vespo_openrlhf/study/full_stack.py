@@ -165,8 +165,7 @@ def _loss_flags(loss: LossSetting) -> dict[str, Any]:
     Raises:
         ValueError: one end of a clip without the other, which share a flag.
     """
-    # An option that is None is a flag that is left out.
-    options = {name: value for name, value in loss.options.items() if value is not None}
+    options = dict(loss.options)
     result: dict[str, Any] = {"actor.policy_loss_type": loss.name}
     own_loss = ":" in loss.name
     clip = [options.pop(name) for name in ("clip_low", "clip_high") if name in options]

@@ -7,25 +7,29 @@ chosen on (`Tuning.seeds`) is never what it is reported on.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vespo_openrlhf.study.cells import Cell, LossSetting, Recipe
 
-#: Every loss as the study ran it, which is as its paper sets it but for two: the GRPO of the VESPO
-#: paper has a dual clip of 3 (verl's default), and SAPO is averaged within a response first, which
-#: differs from the mean over tokens only where lengths do. Both are written out here, so that a
-#: change of a loss's defaults changes no result. decoupled_ppo is PPO with a narrower clip
-#: wherever the trainer recomputes with the weights that sampled, as here at lag 0: it is left to
-#: --loss.
+#: SAPO and GRPO as the committed runs had them. The settings of the paper, the defaults by now, are
+#: the mean over sequences for SAPO and a dual clip of 3 for GRPO; responses of this task are of
+#: nearly one length, and the dual clip is for ratios above 3.
+_TOKEN_MEAN = {"loss_agg_mode": "token-mean"}
+_NO_DUAL_CLIP = {"dual_clip": math.inf}
+
+#: Every loss as its paper sets it, but for the two above; TOPR is the canonical one, which the
+#: VESPO paper divides by the length. decoupled_ppo is PPO with a narrower clip wherever the trainer
+#: recomputes with the weights that sampled, as here at lag 0: it is left to --loss.
 PUBLISHED: dict[str, LossSetting] = {
     setting.label: setting
     for setting in (
         LossSetting("VESPO", "vespo"),
-        LossSetting("GRPO", "ppo", {"dual_clip": None}),
+        LossSetting("GRPO", "ppo", _NO_DUAL_CLIP),
         LossSetting("GSPO", "gspo"),
-        LossSetting("SAPO", "sapo", {"loss_agg_mode": "token-mean"}),
+        LossSetting("SAPO", "sapo", _TOKEN_MEAN),
         LossSetting("REINFORCE", "reinforce"),
         LossSetting("CISPO", "cispo"),
         LossSetting("TOPR", "topr"),
