@@ -16,8 +16,7 @@ from vespo_openrlhf import config
 from vespo_openrlhf.bridge.loss import build_loss, uses_our_loss
 from vespo_openrlhf.cpu.settings import roles
 from vespo_openrlhf.data.checks import experts
-from vespo_openrlhf.losses.inputs import LossInputs
-from vespo_openrlhf.losses.registry import option_defaults
+from vespo_openrlhf.losses.registry import one_token, option_defaults
 
 Flags = Mapping[str, Any]
 
@@ -246,9 +245,8 @@ def check_target_ess(flags: Flags) -> None:
             loss = build_loss(flags)
         except ValueError:  # for check_loss to say
             return
-        zero = torch.zeros(1, 1)
-        try:  # one made-up token
-            _, metrics = loss(LossInputs(zero, zero, zero, torch.ones(1, 1), zero))
+        try:
+            _, metrics = loss(loss.with_own_statistics(one_token()))
         except Exception:  # a user's loss that wants more than a token: the first batch will tell
             return
         reports = "log_w" in metrics

@@ -23,7 +23,7 @@ class KernelCoefficients:
 
     Raises:
         ValueError: a coefficient is not finite, c1 < 1 (the second moment E_mu[phi^2] is then
-            infinite) or c2 <= 0 (phi is then unbounded). The message names the flag.
+            infinite) or c2 <= 0 (phi is then unbounded). The message begins with its name.
     """
 
     c1_pos: float = 2.0
@@ -35,15 +35,15 @@ class KernelCoefficients:
         for field in fields(self):
             value = getattr(self, field.name)
             if not math.isfinite(value):
-                raise ValueError(f"--vespo.{field.name} must be finite, got {value}")
+                raise ValueError(f"{field.name} must be finite, got {value}")
             if field.name.startswith("c1") and value < 1:
                 raise ValueError(
-                    f"--vespo.{field.name} must be at least 1, got {value}: below it the weights "
+                    f"{field.name} must be at least 1, got {value}: below it the weights "
                     "have no finite second moment"
                 )
             if field.name.startswith("c2") and value <= 0:
                 raise ValueError(
-                    f"--vespo.{field.name} must be positive, got {value}: it is what holds back "
+                    f"{field.name} must be positive, got {value}: it is what holds back "
                     "large importance weights"
                 )
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .declare import declares
 from .diagnostics import Metrics, sequence_metrics
 from .inputs import LossInputs, masked_mean, sequence_scale, zero_masked
 from .ratios import (
@@ -71,6 +72,7 @@ def weighted_log_prob_loss(inputs: LossInputs, weight: Tensor, mode: str) -> Ten
     return loss
 
 
+@declares(needs_rollout_log_probs=False, reads_old_log_probs=False)
 def reinforce_loss(
     inputs: LossInputs, *, loss_agg_mode: str = "token-mean"
 ) -> tuple[Tensor, Metrics]:

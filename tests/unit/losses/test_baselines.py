@@ -20,12 +20,22 @@ def padded(first, second, padding=math.nan):
     return torch.tensor([[padding, first, padding, second, padding]])
 
 
+def made(log_probs, advantages, mask, rollout, old=None):
+    return LossInputs(
+        log_probs=log_probs,
+        advantages=advantages,
+        action_mask=mask,
+        rollout_log_probs=rollout,
+        old_log_probs=old,
+    )
+
+
 def evaluate(name, advantage, log_pi=LOG_PI, log_mu=LOG_MU, log_old=None, **options):
     log_probs = padded(*log_pi).requires_grad_()
     old = padded(*log_old) if log_old is not None else None
     advantages = padded(advantage, advantage)
     mask = padded(1, 1, padding=0)
-    inputs = LossInputs(log_probs, old, advantages, mask, padded(*log_mu))
+    inputs = made(log_probs, advantages, mask, padded(*log_mu), old)
     loss, metrics = get_policy_loss(name, **options)(inputs)
     loss.backward()
     gradient = log_probs.grad[0].tolist()
@@ -135,8 +145,8 @@ def test_ppo_correction_by_hand():
     log_mu = [math.log(0.2), math.log(0.05)]
     log_old = [math.log(0.25), math.log(0.4)]
     log_probs = padded(math.log(0.5), math.log(0.28)).requires_grad_()
-    inputs = LossInputs(
-        log_probs, padded(*log_old), padded(1, 1), padded(1, 1, padding=0), padded(*log_mu)
+    inputs = made(
+        log_probs, padded(1, 1), padded(1, 1, padding=0), padded(*log_mu), padded(*log_old)
     )
     for tis, by_hand in (("clip", (1.25 * 1.28 + 5 * 0.7) / 2), ("mask", 1.25 * 1.28 / 2)):
         loss, metrics = get_policy_loss("ppo", anchor="old", tis=tis)(inputs)
@@ -171,7 +181,7 @@ def test_extreme_ratios_stay_finite(name, log_ratio, advantage):
     log_probs = torch.full((2, 3), -1.0, requires_grad=True)
     behaviour = torch.full((2, 3), -1.0 - log_ratio)
     advantages = torch.full((2, 3), advantage)
-    inputs = LossInputs(log_probs, behaviour, advantages, torch.ones(2, 3), behaviour)
+    inputs = made(log_probs, advantages, torch.ones(2, 3), behaviour, behaviour)
     loss, metrics = get_policy_loss(name)(inputs)
     loss.backward()
     assert torch.isfinite(loss)
@@ -186,7 +196,7 @@ def test_fully_masked_rows_change_nothing(name):
         behaviour = torch.cat([padded(*LOG_MU)] * rows)
         mask = torch.cat([padded(1, 1, padding=0)] * rows)
         mask[1:] = 0
-        inputs = LossInputs(log_probs, behaviour, torch.ones_like(mask), mask, behaviour)
+        inputs = made(log_probs, torch.ones_like(mask), mask, behaviour, behaviour)
         loss, _ = get_policy_loss(name)(inputs)
         loss.backward()
         return loss.item(), log_probs.grad
@@ -206,7 +216,7 @@ def test_fully_masked_rows_change_nothing(name):
         ("ppo", {"dual_clip": 0.9}, "dual_clip must be above 1"),
         ("ppo", {"tis": "truncate"}, "off, clip or mask"),
         ("ppo", {"tis": "clip", "anchor": "old", "tis_low": 6}, "tis_low <= tis_high"),
-        ("ppo", {"tis": "clip"}, "already contains it: set --vespo.anchor old"),
+        ("ppo", {"tis": "clip"}, "already contains it: set anchor 'old'"),
         ("decoupled_ppo", {"behaviour_cap": 0}, "behaviour_cap must be positive"),
         ("sapo", {"tau_neg": 0}, "tau_neg must be positive"),
         ("gspo", {"clip_low": -1}, "clip_low must be in"),

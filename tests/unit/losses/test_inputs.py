@@ -9,7 +9,9 @@ from vespo_openrlhf.losses import LossInputs, aggregate
 def batch(mask, log_probs=None, **totals):
     mask = torch.tensor(mask)
     log_probs = torch.zeros(mask.shape) if log_probs is None else log_probs
-    return LossInputs(log_probs, None, torch.zeros(mask.shape), mask, **totals)
+    return LossInputs(
+        log_probs=log_probs, advantages=torch.zeros(mask.shape), action_mask=mask, **totals
+    )
 
 
 LOSS = [[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]]

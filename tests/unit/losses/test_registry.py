@@ -68,11 +68,11 @@ def test_the_declaration_is_true(random_inputs, name, anchor):
 
     def inputs(*, rollout, old):
         return LossInputs(
-            given.log_probs,
-            given.old_log_probs if old else None,
-            given.advantages,
-            given.action_mask,
-            given.rollout_log_probs if rollout else None,
+            log_probs=given.log_probs,
+            old_log_probs=given.old_log_probs if old else None,
+            advantages=given.advantages,
+            action_mask=given.action_mask,
+            rollout_log_probs=given.rollout_log_probs if rollout else None,
         )
 
     needs, reads = policy_loss.needs_rollout_log_probs, policy_loss.reads_old_log_probs
