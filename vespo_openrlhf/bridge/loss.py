@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -55,6 +56,11 @@ class PolicyLossAdapter:
         self._measured: list[dict[str, torch.Tensor]] = []
         self._noted: dict[str, torch.Tensor] = {}
         self._update = 0
+        self._first_of_update = 0
+        # Of the last update and of the one being made, for a loss with batch statistics.
+        self._statistics: torch.Tensor | None = None
+        self._own_statistics: torch.Tensor | None = None
+        self._step_scales: list[float] = []
 
     def note(self, **per_sample: torch.Tensor) -> None:
         """(B,) facts about the samples of the next call, `lag` say, to be kept beside them."""
@@ -75,6 +81,10 @@ class PolicyLossAdapter:
 
         A sample with a rollout log-prob that is not finite has no importance weight: it is left
         out of the loss (not of its normalisation) and counted.
+
+        Raises:
+            ValueError: from the loss; where it misses the rollout log-probs, with the flag that
+                brings them.
         """
         num_dropped = torch.zeros((), device=log_probs.device)
         if rollout_log_probs is not None:
@@ -91,7 +101,15 @@ class PolicyLossAdapter:
             batch_num_tokens=batch_num_tokens,
             global_batch_size=global_batch_size,
         )
-        loss, metrics = self._loss(inputs)
+        try:
+            loss, metrics = self._loss(self._with_statistics(inputs))
+        except ValueError as error:
+            if rollout_log_probs is not None:
+                raise
+            raise ValueError(
+                f"{error}: set --algo.advantage.is_correction_level token, which makes the engine "
+                "report them"
+            ) from error
         if "num_tokens" not in metrics:  # a user's loss need not know our diagnostics
             metrics = sequence_metrics(inputs) | metrics
         update = torch.full_like(metrics["num_tokens"], self._update)
@@ -112,9 +130,43 @@ class PolicyLossAdapter:
             results["is_filter_ratio"] = metrics.get("is_filter_ratio", zero)
         return tuple(results[name] for name in LOSS_RESULTS)
 
+    def _with_statistics(self, inputs: LossInputs) -> LossInputs:
+        """For a loss with batch statistics: those of the update before.
+
+        An update's own are complete only after its last micro-batch, when the gradients of all
+        the others are there. Those of the update before are the same for every micro-batch and
+        rank, one step of drift late; a run's first update has zeros, an update without tokens.
+        """
+        if self._loss.statistics is None:
+            return inputs
+        own = self._loss.statistics(inputs)
+        self._own_statistics = own if self._own_statistics is None else self._own_statistics + own
+        if self._statistics is None:
+            self._statistics = torch.zeros_like(own)
+        return dataclasses.replace(inputs, statistics=self._statistics)
+
+    def step_scale(self) -> float:
+        """What the learning rate of the update is to be multiplied with: 1, unless the loss says.
+
+        To be asked by all data-parallel ranks after the backward pass of the update's last
+        micro-batch.
+        """
+        if self._loss.step_scale is None:
+            return 1.0
+        update = self._measured[self._first_of_update :]
+        names = [name for name, value in update[0].items() if value.dim() == 1]
+        local = {name: torch.cat([m[name].cpu() for m in update]) for name in names}
+        self._step_scales.append(self._loss.step_scale(gather(local, self._data_ranks)).item())
+        return self._step_scales[-1]
+
     def end_update(self) -> None:
         """An optimizer step was taken; what comes next belongs to the next one."""
         self._update += 1
+        self._first_of_update = len(self._measured)
+        if self._own_statistics is not None:
+            if torch.distributed.is_initialized():
+                torch.distributed.all_reduce(self._own_statistics, group=self._data_ranks)
+            self._statistics, self._own_statistics = self._own_statistics, None
 
     def drain(self) -> dict[str, float]:
         """Metrics over every sequence seen since the last call, of all data-parallel ranks.
@@ -136,10 +188,13 @@ class PolicyLossAdapter:
         scalars = [name for name, value in self._measured[0].items() if value.dim() == 0]
         local = {name: self._joined(name, scalars) for name in self._measured[0]}
         self._measured.clear()
-        self._update = 0
+        self._update = self._first_of_update = 0
         gathered = gather(local, self._data_ranks)
         summary = summarise(gathered) | {name: gathered[name].mean() for name in scalars}
         summary["num_dropped"] = gathered["num_dropped"].sum()
+        if self._step_scales:
+            summary["step_scale_mean"] = torch.tensor(self._step_scales).mean()
+            self._step_scales.clear()
         if "log_w" in gathered:
             summary |= _sources(gathered)
         if "log_w" in gathered and "lag" in gathered:

@@ -10,8 +10,6 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
-
 from vespo_openrlhf import config
 from vespo_openrlhf.bridge.loss import build_loss, uses_our_loss
 from vespo_openrlhf.cpu.settings import roles

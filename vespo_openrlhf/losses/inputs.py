@@ -79,6 +79,22 @@ class LossInputs:
         return self.mask.sum(dim=-1)
 
 
+def update_statistics(name: str, inputs: LossInputs) -> Tensor:
+    """The statistics of the whole update, for the loss `name`.
+
+    Raises:
+        ValueError: there are none. They are not made from the micro-batch at hand, or the loss
+            would be another one for every micro-batch size.
+    """
+    if inputs.statistics is None:
+        raise ValueError(
+            f"{name} depends on all sequences of an update: give LossInputs.statistics the sum of "
+            "the loss's `statistics` over the update's micro-batches and ranks, or call it on "
+            "`with_own_statistics(inputs)` where one micro-batch is the whole update"
+        )
+    return inputs.statistics
+
+
 def zero_masked(values: Tensor, mask: Tensor) -> Tensor:
     """`values` (B, A) with an exact 0 outside `mask` (B, A), and a zero gradient there.
 

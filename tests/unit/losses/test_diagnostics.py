@@ -87,7 +87,8 @@ def test_one_sequence():
 @pytest.mark.parametrize("name", POLICY_LOSS_NAMES)
 def test_metrics_of_micro_batches_concatenate_to_those_of_the_batch(random_inputs, name):
     """A per-sequence metric of a sequence is its own, whatever it was batched with."""
-    parts = [get_policy_loss(name)(random_inputs(seed))[1] for seed in range(3)]
+    loss = get_policy_loss(name)
+    parts = [loss(loss.with_own_statistics(random_inputs(seed)))[1] for seed in range(3)]
     per_sequence = {
         key: torch.cat([part[key] for part in parts])
         for key, value in parts[0].items()

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -86,6 +87,17 @@ def test_masked_entries_are_not_read(garbage):
 def test_unknown_mode_names_the_choices():
     with pytest.raises(ValueError, match="token-mean, seq-mean-token-mean, got 'sum'"):
         aggregate(torch.tensor(LOSS), batch(MASK), "sum")
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 4)])
+def test_advantages_of_whole_sequences_are_repeated(shape):
+    advantages = torch.arange(float(math.prod(shape))).reshape(shape)
+    inputs = LossInputs(
+        log_probs=torch.zeros(3, 4), advantages=advantages, action_mask=torch.ones(3, 4)
+    )
+    expected = advantages.reshape(3, -1).expand(3, 4)
+    assert torch.equal(inputs.advantages, expected)
+    assert inputs.old_log_probs is None
 
 
 @pytest.mark.parametrize(
