@@ -68,7 +68,9 @@ def _check_grids(
             f"{low_start}, {low_max}, {high_start} and {high_max}"
         )
     if not (low_step > 0 and high_step > 0):
-        raise ValueError(f"bapo: low_step and high_step must be positive, got {low_step} and {high_step}")
+        raise ValueError(
+            f"bapo: low_step and high_step must be positive, got {low_step} and {high_step}"
+        )
 
 
 def bapo_bounds(
