@@ -1,14 +1,17 @@
 import re
+import sys
 import textwrap
 
 import pytest
 import torch
 
+from vespo_openrlhf import losses
 from vespo_openrlhf.losses import (
     POLICY_LOSS_NAMES,
     LossInputs,
     get_policy_loss,
     option_defaults,
+    registry,
 )
 
 
@@ -114,13 +117,25 @@ def test_a_second_mismatch_correction_is_refused(option):
         get_policy_loss("vespo", **{option: "token"})
 
 
-def test_a_new_loss_is_one_file(monkeypatch):
+def test_a_new_loss_is_one_file(tmp_path, monkeypatch):
     """Every function NAME_loss(inputs, *, options) of a module in the folder is a loss."""
-    for name in POLICY_LOSS_NAMES:
-        function = get_policy_loss(name).function
-        assert function.__name__ == f"{name}_loss"
-        assert function.__doc__
-    assert "weighted_log_prob" not in POLICY_LOSS_NAMES  # takes more than its inputs
+    folder = [*losses.__path__, str(tmp_path)]
+    monkeypatch.setattr(losses, "__path__", folder)
+    (tmp_path / "newest.py").write_text(
+        "from .weighted import weighted_log_prob_loss\n"
+        "def newest_loss(inputs, *, scale=1.0): ...\n"
+        "def other_loss(inputs, weight, *, scale=1.0): ...\n"
+    )
+    found = dict(registry._own_losses())
+    sys.modules.pop("vespo_openrlhf.losses.newest")
+    assert set(found) == {*POLICY_LOSS_NAMES, "newest"}
+
+
+@pytest.mark.parametrize("name", POLICY_LOSS_NAMES)
+def test_every_loss_names_its_source(name):
+    function = get_policy_loss(name).function
+    assert function.__name__ == f"{name}_loss"
+    assert re.search(r"arXiv \d{4}\.\d{5}|19\d\d|20\d\d", function.__doc__)
 
 
 @pytest.mark.parametrize("name", POLICY_LOSS_NAMES)
