@@ -14,6 +14,9 @@ def scaled(optimizer: torch.optim.Optimizer, factor: float) -> Iterator[None]:
 
     DeepSpeed's `step` also moves the scheduler on, which sets the next step's rate: that is left.
     """
+    if factor == 1:
+        yield
+        return
     own = [group["lr"] for group in optimizer.param_groups]
     used = [lr * factor for lr in own]
     for group, lr in zip(optimizer.param_groups, used, strict=True):
