@@ -1,4 +1,4 @@
-"""`vespo eval`: run, score, compare, report, watch and bench evaluations."""
+"""`vespo eval`: run, score, compare, report, watch and bench evaluations, and a paper's."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ Evaluate language models on benchmarks with checkable answers.
   vespo eval score runs/qwen3                      judge again, without generating
   vespo eval compare runs/base runs/qwen3          paired tests between models
   vespo eval report runs/base runs/qwen3           one HTML file to look through
+  vespo eval paper runs/qwen3                      VESPO's published numbers beside yours
   vespo eval watch runs/train/ckpt --out runs/curve   checkpoints as they appear
   vespo eval bench --model Qwen/Qwen3-1.7B         what the harness costs over plain vLLM
 
@@ -57,6 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "score": score,
         "compare": _elsewhere("vespo_openrlhf.eval.compare"),
         "report": _elsewhere("vespo_openrlhf.eval.report"),
+        "paper": _elsewhere("vespo_openrlhf.eval.paper"),
         "watch": _elsewhere("vespo_openrlhf.eval.watch"),
         "bench": _elsewhere("vespo_openrlhf.eval.bench"),
     }
@@ -111,6 +113,7 @@ def _elsewhere(module: str) -> Callable[[Sequence[str]], int]:
 def run(argv: Sequence[str]) -> int:
     """`vespo eval run`."""
     from vespo_openrlhf.eval.options import add_run_options, run_of
+    from vespo_openrlhf.eval.presets import parse_with_preset
     from vespo_openrlhf.eval.records import MANIFEST
     from vespo_openrlhf.eval.tracking import add_tracking_options, check_tracking, track
 
@@ -135,7 +138,7 @@ def run(argv: Sequence[str]) -> int:
     )
     add_run_options(parser)
     add_tracking_options(parser)
-    arguments = parser.parse_args(argv)
+    arguments = parse_with_preset(parser, argv)
     what = run_of(arguments)
     check_tracking(arguments)
     from vespo_openrlhf.eval import runner, tables

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vespo_openrlhf.eval.options import add_run_options, run_of
+from vespo_openrlhf.eval.presets import parse_with_preset
 
 DESCRIPTION = """\
 Generate the same responses (same prompts, seeds and settings) in one process by turns with
@@ -31,7 +32,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("--rounds", type=int, default=5, help="turns of each (default 5)")
     add_run_options(parser)
-    arguments = parser.parse_args(argv)
+    arguments = parse_with_preset(parser, argv)
     run = run_of(arguments)
     if run.endpoint or run.engines > 1 or arguments.rounds < 1:
         raise ValueError("bench takes one engine in this process, and one round or more")

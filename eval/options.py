@@ -10,6 +10,7 @@ from typing import Any
 
 from vespo_openrlhf.eval.benchmarks import BENCHMARKS
 from vespo_openrlhf.eval.engines.endpoint import KEY_VARIABLE, Endpoint
+from vespo_openrlhf.eval.presets import PRESETS
 from vespo_openrlhf.eval.prompts import TEMPLATES
 from vespo_openrlhf.eval.runner import Run
 from vespo_openrlhf.eval.settings import MORE_SAMPLING, Settings
@@ -18,9 +19,15 @@ DEFAULT_BENCHMARKS = "aime24,aime25,amc23,math500"
 
 
 def add_run_options(parser: argparse.ArgumentParser, *, model: bool = True) -> None:
-    """Every option of `run_of`, with its default."""
+    """Every option of `run_of`, with its default; to be parsed by `presets.parse_with_preset`."""
     defaults = Settings()
     what = parser.add_argument_group("what")
+    what.add_argument(
+        "--preset",
+        choices=PRESETS,
+        help="benchmarks, prompts and sampling of a published evaluation, as defaults: "
+        + "; ".join(f"{name}: {preset.source}" for name, preset in PRESETS.items()),
+    )
     if model:
         what.add_argument(
             "--model", required=True, help="model folder or hub id; its name at an endpoint"
@@ -209,6 +216,7 @@ def run_of(arguments: argparse.Namespace, **changes: Any) -> Run:
         model=values["model"],
         benchmarks=values["benchmarks"],
         settings=settings,
+        templates=PRESETS[values["preset"]].templates if values["preset"] else {},
         revision=values["revision"],
         data_dir=values["data_dir"],
         also_greedy=values["also_greedy"],

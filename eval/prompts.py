@@ -36,6 +36,13 @@ TEMPLATES: Mapping[str, Template] = {
     "qwen": Template(
         PLACE + "\nPlease reason step by step, and put your final answer within \\boxed{}."
     ),
+    # The same behind a space, and the sentence of verl's data: of VESPO's published prompts.
+    "qwen_space": Template(
+        PLACE + " Please reason step by step, and put your final answer within \\boxed{}."
+    ),
+    "verl": Template(
+        PLACE + " Let's think step by step and output the final answer within \\boxed{}."
+    ),
     # DeepSeek-R1-Zero (arXiv 2501.12948, table 1), for base models; the box is ours.
     "r1": Template(
         "A conversation between User and Assistant. The User asks a question, and the Assistant "

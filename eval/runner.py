@@ -48,6 +48,8 @@ class Run:
         model: a model folder, a hub id, or the name an endpoint knows it by.
         benchmarks: as on the command line, see `eval.benchmarks.parse`.
         settings: what decides the responses.
+        templates: prompt templates by benchmark, in the place of their own; `settings.template` is
+            for all and wins.
         revision: of a hub id.
         data_dir: where benchmarks' files are, instead of the hub.
         also_greedy: every benchmark once more at temperature 0, under ``NAME-greedy``.
@@ -58,6 +60,7 @@ class Run:
     model: str
     benchmarks: str
     settings: Settings = field(default_factory=Settings)
+    templates: Mapping[str, str] = field(default_factory=dict)
     revision: str | None = None
     data_dir: Path | None = None
     also_greedy: bool = False
@@ -151,7 +154,8 @@ def plan(run: Run) -> Plan:
                 settings.few_shot_from or "",
                 run.data_dir,
             )
-        template = find_template(settings.template or loaded.benchmark.template)
+        own = run.templates.get(name) or loaded.benchmark.template
+        template = find_template(settings.template or own)
         # Greedy repeats are one response many times.
         default = 1 if settings.temperature == 0 else loaded.benchmark.repeats
         repeats = selection.repeats or default

@@ -20,6 +20,7 @@ from vespo_openrlhf.eval.benchmarks import parse
 from vespo_openrlhf.eval.best import AVERAGE, find_best
 from vespo_openrlhf.eval.errors import EvaluationError
 from vespo_openrlhf.eval.options import add_run_options, run_of
+from vespo_openrlhf.eval.presets import parse_with_preset
 from vespo_openrlhf.eval.records import MANIFEST, SUMMARY
 from vespo_openrlhf.eval.runner import GREEDY
 from vespo_openrlhf.eval.tables import problem_count
@@ -39,6 +40,7 @@ PICTURE = "accuracy.png"
 _ATTEMPTS = 2
 # An evaluation that is told to end judges and writes what it has.
 _GRACE_S = 60.0
+_BEST = "best"
 _CRITIC = re.compile(r"(?i)(?<![a-z])critic(?![a-z])")
 
 
@@ -75,7 +77,7 @@ def main(argv: Sequence[str]) -> int:
     )
     parser.add_argument("folder", metavar="CKPT_DIR", help="where checkpoints appear")
     add_run_options(parser, model=False)
-    arguments = parser.parse_args(argv)
+    arguments = parse_with_preset(parser, argv)
     check_tracking(arguments)
     names = [selection.benchmark.name for selection in parse(arguments.benchmarks)]
     if arguments.also_greedy:
@@ -172,6 +174,9 @@ def checkpoints(folder: Path) -> tuple[list[tuple[int, Path]], list[Path]]:
         step = int(numbers[-1])
         if _CRITIC.search(str(path.relative_to(folder))):
             critics.append(path)
+        elif step in found and _BEST in (path.name[:4], found[step].name[:4]):
+            # OpenRLHF keeps the best evaluation's model twice.
+            found[step] = min(path, found[step], key=lambda copy: copy.name.startswith(_BEST))
         elif step in found:
             raise ValueError(
                 f"{found[step]} and {path} are both checkpoints of step {step}: name the folder "

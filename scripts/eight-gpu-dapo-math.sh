@@ -7,9 +7,10 @@
 # sync after each rollout batch, engines take new weights in mid-response, and no trained token is
 # older than 2N - 1 updates unless --lag.max says otherwise.
 #
-# Not as in the paper: responses of 8,192 tokens, updates 8 times smaller, ZeRO-3 instead of
-# Megatron. With 4 shards, 33 GB of each GPU are weights, gradients and optimizer; where that is
-# too much, --ds.adam_offload moves the optimizer to the host and makes an update some 10 s longer.
+# Not as in the paper: responses of 8,192 tokens, updates 8 times smaller, ZeRO-3 where it trains
+# dense models with FSDP, and asynchronous, which it tries on the mixture of experts alone. With 4
+# shards, 37 GB of each GPU are weights, gradients and optimizer; where that is too much,
+# --ds.adam_offload moves the optimizer to the host and makes an update some 10 s longer.
 # shellcheck source=recipe.sh
 source "$(dirname "$0")/recipe.sh"
 : "${MINI_BATCH:=32}"
@@ -20,6 +21,7 @@ flags+=(--data.max_samples 16384 --train.num_episodes 2)
 # Asynchronous; --lag.max is 2N - 1 unless given.
 flags+=(--train.async_enable --train.partial_rollout_enable)
 trainer 9216
-flags+=(--actor.num_nodes 1 --actor.num_gpus_per_node 4 --ds.zero_stage 3)
+flags+=(--actor.num_nodes 1 --actor.num_gpus_per_node 4)
+sharded
 flags+=(--vllm.num_engines 4 --vllm.gpu_memory_utilization 0.9)
 submit "$@"

@@ -8,7 +8,8 @@
 # asynchronous training takes two. An update takes 32 prompts x 8 responses, N = 4 unless set.
 #
 # Not as in the paper: a smaller model, batch and response (2,048 tokens). ZeRO shards nothing on
-# one GPU; stage 2 is here for its sleep, which moves the optimizer to the host and back.
+# one GPU; stage 2 is here for its sleep, which moves the optimizer to the host and back. It adds up
+# the gradients of micro-batches in bfloat16.
 # shellcheck source=recipe.sh
 source "$(dirname "$0")/recipe.sh"
 : "${MINI_BATCH:=32}"

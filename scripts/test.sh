@@ -17,5 +17,8 @@ bin=.venv/bin
 $bin/ruff check .
 $bin/ruff format --check .
 $bin/mypy
-[ $# -gt 0 ] || scripts/resolve.sh
-exec $bin/python -m pytest "$@"
+[ $# -eq 0 ] || exec $bin/python -m pytest "$@"
+scripts/resolve.sh
+# The unit tests side by side, one to a core. The others start the whole stack, which takes them all.
+OMP_NUM_THREADS=1 $bin/python -m pytest tests/unit -n logical --maxprocesses 8 --dist loadfile
+exec $bin/python -m pytest tests/integration tests/e2e --durations 25

@@ -120,9 +120,10 @@ GROUPS = (
         "VESPO: phi(W) = W^c1 exp(c2 (1 - W)), with --actor.policy_loss_type vespo",
         KernelCoefficients,
         {
-            "c1_pos": "power of W where the advantage is >= 0; at least 1",
+            "c1_pos": "power of W where the advantage is >= 0; 0 or more, and below 1 "
+            "what the policy has given up weighs without bound against what it samples itself",
             "c2_pos": "decay in W where the advantage is >= 0; above 0",
-            "c1_neg": "power of W where the advantage is < 0; at least 1",
+            "c1_neg": "power of W where the advantage is < 0; as c1_pos",
             "c2_neg": "decay in W where the advantage is < 0; above 0",
         },
     ),
@@ -133,8 +134,8 @@ GROUPS = (
         {
             "anchor": "what the importance weight starts from: rollout (the log-probs the engine "
             "sampled with) or old (the trainer's recomputation, which knows nothing of the lag)",
-            "length_normalisation": "ablation of VESPO: log W divided by 1 (none), the square root "
-            "of the length (sqrt) or the length (full)",
+            "length_normalisation": "log W divided by 1 (none), the square root of the length "
+            "(sqrt) or the length (full): ablations of VESPO; its paper's TOPR is topr with full",
             "recompute_old_log_probs": "recompute old_log_probs although the loss does not read "
             "them: one more forward pass, for the metrics that tell lag from engine mismatch",
             "on_nonfinite": "a loss or gradient norm that is not finite: stop the run, or skip the "

@@ -151,6 +151,4 @@ def _platform_options() -> dict[str, Any]:
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
     os.environ.update(settings.environment())
-    # The engine core in this process: one less to start.
-    os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     return {"dtype": "float32", "enforce_eager": True}

@@ -150,6 +150,17 @@ def test_with_the_engines_log_probs_too(trl: Any, drift: float) -> None:
     assert_equal(loss_of_ours(inputs), theirs)
 
 
+@pytest.mark.parametrize("drift", [0.1, 0.5, 2.0])
+def test_with_the_correction_truncated(trl: Any, drift: float) -> None:
+    """TRL's default bound on pi_old / mu, per token, is our tis_cap."""
+    inputs = batch(5, drift)
+    difference = inputs["old_per_token_logps"] - inputs["sampling_per_token_logps"]
+    ratio = (difference * inputs["completion_mask"]).exp().clamp(max=1.2)
+    assert (ratio == 1.2).any() or drift < 0.5
+    theirs = loss_of_trl(trl, inputs | {"importance_sampling_ratio": ratio})
+    assert_equal(loss_of_ours(inputs, anchor="old", tis_cap=1.2), theirs)
+
+
 @pytest.mark.parametrize("log_w", [-18.0, -3.0, -0.5, 0.0, 0.5, 1.5, 3.0])
 @pytest.mark.parametrize("advantage", [1.0, -1.0, 0.0])
 def test_the_kernel_is_trls_own(trl: Any, log_w: float, advantage: float) -> None:

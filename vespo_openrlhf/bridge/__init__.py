@@ -6,5 +6,7 @@ package first puts the CPU stack in place where there is no GPU, in every proces
 """
 
 from vespo_openrlhf import cpu
+from vespo_openrlhf.bridge import collector
 
+collector.relax()
 cpu.install()

@@ -18,7 +18,7 @@ from openrlhf.models import PolicyLoss
 from openrlhf.trainer.ray import ppo_actor
 from torch.utils.data import DataLoader
 
-from vespo_openrlhf.bridge import learning_rate, model_checkpoints
+from vespo_openrlhf.bridge import collector, learning_rate, model_checkpoints
 from vespo_openrlhf.bridge.guard import NonFiniteGuard
 from vespo_openrlhf.bridge.loss import PolicyLossAdapter, build_loss, uses_our_loss
 from vespo_openrlhf.bridge.sample_metrics import SampleMetrics
@@ -124,6 +124,11 @@ class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc
                 "OpenRLHF has moved a seam we plug into (policy actor): its actor no longer "
                 "builds ppo_actor.ActorPPOTrainer"
             )
+        collector.settle()
+
+    def append(self, experience: list[Any]) -> None:
+        """Take the items of a `Share`, which upstream would have padded into one batch first."""
+        self.trainer.replay_buffer.items += experience
 
     def publish(self, names: Sequence[str], engines: list[Any]) -> None:
         """Give the weights to these engines."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import difflib
+import errno
 import importlib.util
 import re
 import runpy
@@ -19,16 +20,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from unittest import mock
 
-from vespo_openrlhf import config, cpu, versions
-from vespo_openrlhf.bridge import resume, seams, settings
+from vespo_openrlhf import config, versions
+from vespo_openrlhf.bridge import resume, rules, seams, settings
 from vespo_openrlhf.bridge.checkpoints import CheckpointError
 from vespo_openrlhf.bridge.events import StoppedError
 from vespo_openrlhf.bridge.run_folder import RunFolder
+from vespo_openrlhf.losses.inputs import LOSS_AGG_MODES
 from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES
 from vespo_openrlhf.redact import hide
 
 if TYPE_CHECKING:
-    from vespo_openrlhf.bridge.plug import RayStart
+    from vespo_openrlhf.bridge.plug import Plugs
 
 PROGRAM = "python -m vespo_openrlhf.train"
 _UPSTREAM = "openrlhf.cli.train_ppo_ray"
@@ -40,6 +42,14 @@ _HELP = {
     "ckpt.max_num": "checkpoints to keep (default: 3): the oldest are deleted once a newer one is "
     "saved, so leave room for one more. The best evaluation's does not count",
     "ckpt.max_mem": "GiB of all checkpoints, above which the oldest are deleted; never the newest",
+    "actor.eps_clip": "clip of the ratio on both sides (default: what the loss was published with)",
+    "actor.eps_clip_low_high": "the same, below and above 1",
+    "actor.dual_clip": "bound on the ratio where the advantage is negative, above 1, inf for none "
+    "(default: 3 for ppo)",
+    "actor.loss_agg_mode": "what the loss of a token is divided by: the tokens of the update "
+    "(token-mean), or the sequences and the tokens of its own (seq-mean-token-mean) or the "
+    "sequences alone (seq-mean-token-sum) (default: what the loss was published with, as a rule "
+    "token-mean)",
 }
 
 
@@ -59,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         seams.check_seams()
         with (
             contextlib.ExitStack() as held,
-            plug.in_place() as start_ray,
-            _extended_parser(held, start_ray) as started,
+            plug.in_place() as plugs,
+            _extended_parser(held, plugs) as started,
             mock.patch.object(sys, "argv", [_UPSTREAM, *arguments]),
         ):
             runpy.run_module(_UPSTREAM, run_name="__main__")
@@ -68,6 +78,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 run.finish(episodes)
     except (CheckpointError, StoppedError) as error:  # through Ray, which puts a trace before it
         print(f"{PROGRAM}: error: {getattr(error, 'cause', error)}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        if getattr(error, "cause", error).errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(
+            f"{PROGRAM}: error: {getattr(error, 'cause', error)}. Make room, and start the same "
+            "command again with --ckpt.load_enable",
+            file=sys.stderr,
+        )
         return 1
     except resume.Finished as finished:
         print(f"[vespo] {finished}", flush=True)
@@ -86,13 +105,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _extended_parser(
-    held: contextlib.ExitStack, start_ray: RayStart
+    held: contextlib.ExitStack, plugs: Plugs
 ) -> Iterator[list[tuple[RunFolder, int]]]:
     """While OpenRLHF's module runs, its first `parse_args` is ours.
 
     Args:
         held: takes the lock of the run folder.
-        start_ray: is told what the machine and the flags need.
+        plugs: are told what the flags say.
 
     Yields:
         The run folder, where there is one, and the passes over the data to train, once parsed.
@@ -105,7 +124,7 @@ def _extended_parser(
         extend_parser(parser)
         namespace = upstream(parser, *args, **kwargs)
         flags = vars(namespace)
-        run = _prepare(flags, held, start_ray)
+        run = _prepare(flags, held, plugs)
         if run:
             started.append((run, flags["train.num_episodes"]))
         return namespace
@@ -128,6 +147,10 @@ def extend_parser(parser: argparse.ArgumentParser) -> None:
         raise UsageError(str(wrong)) from wrong
     for action in parser._actions:
         action.help = _HELP.get(action.dest, action.help)
+        if action.dest in rules.UPSTREAM_DEFAULTS:
+            action.default = None
+        if action.dest == "actor.loss_agg_mode":
+            action.choices = LOSS_AGG_MODES
     flags = [option for action in parser._actions for option in action.option_strings]
     for action in parser._actions:
         if action.dest == "actor.policy_loss_type":
@@ -151,9 +174,7 @@ def _suggestion(message: str, flags: list[str]) -> str:
     return f" (did you mean {', '.join(close)}?)" if close else ""
 
 
-def _prepare(
-    flags: dict[str, Any], held: contextlib.ExitStack, start_ray: RayStart
-) -> RunFolder | None:
+def _prepare(flags: dict[str, Any], held: contextlib.ExitStack, plugs: Plugs) -> RunFolder | None:
     """All that happens between parsing and OpenRLHF: settings, checks, the run folder and what is
     in it. Edits `flags`; returns the run folder, which `held` holds."""
     run = None
@@ -172,9 +193,5 @@ def _prepare(
         run.begin(flags, versions.installed())
     # OpenRLHF prints all flags, and wandb's config holds them.
     flags |= {name: hide(value, name) for name, value in flags.items()}
-    from vespo_openrlhf.bridge import placement  # imports openrlhf
-
-    placement.choose(flags)
-    if cpu.is_active():
-        start_ray.on_cpu(flags)
+    plugs.take(flags)
     return run

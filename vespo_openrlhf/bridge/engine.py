@@ -29,22 +29,23 @@ from vllm.logprobs import Logprob
 from vllm.sampling_params import RequestOutputKind
 from vllm.utils import random_uuid
 
-from vespo_openrlhf.bridge import vllm_plugin
+from vespo_openrlhf.bridge import collector, vllm_plugin
 from vespo_openrlhf.bridge.events import (
     Generated,
     RefusedWeightsError,
-    Rollout,
     RolloutSettings,
     Scored,
 )
 from vespo_openrlhf.bridge.seams import plain_class
 from vespo_openrlhf.bridge.weight_check import SAMPLED_TOKENS, Trial
+from vespo_openrlhf.bridge.wire import Rollout
 from vespo_openrlhf.scheduling.lag import Spans, TokenVersions
 
 # vLLM hands its outputs to waiting requests within a few turns of the event loop; as many looks
 # without a change, this many seconds apart, mean that all have arrived.
 _QUIET_LOOKS = 3
 _LOOK_SECONDS = 0.005
+_GATHER_SECONDS = 0.02
 
 # A name: vLLM's workers import it, and nothing of the engine actor's with it.
 _RECEIVER = "vespo_openrlhf.bridge.weight_receiver.WeightReceiver"
@@ -65,12 +66,15 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         self._generating = 0
         self._paused = False
         self._settings: RolloutSettings | None = None
+        collector.settle()
 
     def configure(self, settings: RolloutSettings) -> None:
         """Take what all groups have in common; before the first, and by an engine that joins again:
         what it had before is nobody's any more."""
         for ticket in list(self._groups):
             self.abort_group(ticket)
+        if type(self.executor) is SingleTurnAgentExecutor:  # it makes its text from the tokens
+            settings.sampling.detokenize = False
         self._settings = settings
 
     def is_alive(self) -> None:
@@ -98,8 +102,10 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
 
     async def stream_group(
         self, ticket: int, prompt: str, label: str, images: Any, samples: int
-    ) -> AsyncIterator[Generated | Scored]:
-        """Generate and score `samples` responses to a prompt, each reported as it gets there."""
+    ) -> AsyncIterator[list[Generated | Scored]]:
+        """Generate and score `samples` responses to a prompt, each reported as it gets there, with
+        whatever else happens within `_GATHER_SECONDS`: each item of a stream costs Ray as much as
+        a dozen samples cost us."""
         assert self._settings is not None, "configure comes first"
         events: asyncio.Queue[Generated | Scored | BaseException | None] = asyncio.Queue()
         tasks = [
@@ -110,10 +116,18 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         end = asyncio.gather(*tasks, return_exceptions=True)
         end.add_done_callback(lambda _: events.put_nowait(None))
         try:
-            while (event := await events.get()) is not None:
-                if isinstance(event, BaseException):
-                    raise event
-                yield event
+            ended = False
+            while not ended:
+                news = [await events.get()]
+                await asyncio.sleep(_GATHER_SECONDS)
+                while not events.empty():
+                    news.append(events.get_nowait())
+                ended = news[-1] is None
+                failed = next((event for event in news if isinstance(event, BaseException)), None)
+                if told := [event for event in news if isinstance(event, Generated | Scored)]:
+                    yield told
+                if failed is not None:
+                    raise failed
         finally:
             self.abort_group(ticket)
 

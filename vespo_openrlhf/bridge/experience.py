@@ -60,7 +60,8 @@ class ExperienceMaker(RemoteExperienceMaker):
         rewards = torch.cat([e.rewards for e in experiences])[in_order].reshape(shape)
         counted = torch.cat([e.action_mask.any(-1) for e in experiences])[in_order].reshape(shape)
         sizes = [len(experience.index) for experience in experiences]
-        values = group_advantages(rewards, counted, estimator).flatten()[rows].split(sizes)
+        outcomes = group_advantages(rewards, counted, estimator)
+        values = outcomes.flatten()[rows].split(sizes)
         if shape[1] > 1:
             stds = group_std(rewards, counted).flatten()[rows].split(sizes)
             for experience, std in zip(experiences, stds, strict=True):
@@ -87,6 +88,13 @@ class ExperienceMaker(RemoteExperienceMaker):
             experience.kl = None
         if estimator in _WHITENED:
             self._whiten(experiences)
+        if estimator == "reinforce_baseline":
+            # Upstream's whitening takes the batch's mean from a group of equal rewards, too: a push
+            # on responses that say nothing, and `num_zero` would not count them.
+            equal = (outcomes == 0).all(-1, keepdim=True).expand(shape).flatten()[rows]
+            for experience, same in zip(experiences, equal.split(sizes), strict=True):
+                nothing = same[:, None] & (experience.returns == 0)
+                experience.advantages = experience.advantages.masked_fill(nothing, 0.0)
         return experiences
 
     def get_cumulative_returns(self, rewards: Any, action_mask: Any, gamma: float) -> Any:

@@ -202,7 +202,8 @@ class PolicyLossAdapter:
             summary |= by_lag
             mismatch = by_lag.get("lag_0/log_w_abs_mean")
             if mismatch is not None and mismatch > _MISMATCH_WARNING and _rank() == 0:
-                logger.warning(_mismatch_advice(mismatch.item()))
+                anchor = self._loss.options.get("anchor")
+                logger.warning(_mismatch_advice(mismatch.item(), gathered, anchor))
         return {f"{self.name}/{name}": value.item() for name, value in summary.items()}
 
     def _joined(self, name: str, scalars: list[str]) -> torch.Tensor:
@@ -223,13 +224,29 @@ def _sources(gathered: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     }
 
 
-def _mismatch_advice(size: float) -> str:
+def _mismatch_advice(size: float, gathered: Mapping[str, torch.Tensor], anchor: object) -> str:
+    """What a weight other than 1 on samples at lag 0 costs, and what to do about it."""
+    fresh = (gathered["num_tokens"] > 0) & (gathered["lag"] <= 0)
+    spread = gathered["log_w"][fresh].double().var(correction=0)
+    found = f"mean |log W| is {size:.2f} on samples at lag 0"
+    if anchor == "old":
+        return (
+            f"{found}: the trainer's own two passes over the same tokens disagree. Look for "
+            "dropout, a router that is not deterministic, or packing that lets sequences see one "
+            "another"
+        )
+    cost = ""
+    if "phi" in gathered:
+        phi, advantage = gathered["phi"][fresh], gathered["advantage"][fresh]
+        shares = [phi[chosen].mean() for chosen in (advantage >= 0, advantage < 0)]
+        cost = "; phi, 1 without it, is {:.2f} where A >= 0 and {:.2f} where A < 0".format(*shares)
     return (
-        f"mean |log W| is {size:.2f} on samples at lag 0: the engine and the trainer disagree on "
-        "the same weights, and the importance weight measures that instead of staleness. Check "
-        "that both use the same element type, temperature and chat template, and that the engine "
-        "holds the current weights; a mixture-of-experts model or quantised weights may need a "
-        "correction of their own"
+        f"{found}, with variance {spread:.2f} (T s^2 of docs/choosing-n-and-lag.md): the engine "
+        "and the trainer disagree on the same weights, and W measures that instead of staleness"
+        f"{cost}. Check that both use the same element type, temperature and chat template, and "
+        "that the engine holds the current weights. In synchronous training --vespo.anchor old "
+        "leaves the disagreement out of W; in asynchronous training nothing else knows the lag, "
+        "and what helps is an engine closer to the trainer"
     )
 
 
@@ -252,21 +269,22 @@ def build_loss(flags: Mapping[str, Any]) -> PolicyLoss:
         options |= config.kernel_options(flags)
     elif flags["vespo.length_normalisation"] != "none" and "length_normalisation" not in known:
         raise ValueError(
-            f"--vespo.length_normalisation {flags['vespo.length_normalisation']} is an ablation of "
-            f"vespo, and {name} knows nothing of it: leave the flag out"
+            f"--vespo.length_normalisation {flags['vespo.length_normalisation']} is for vespo and "
+            f"topr, and {name} knows nothing of it: leave the flag out"
         )
     shared = {
         "loss_agg_mode": flags["actor.loss_agg_mode"],
         "anchor": flags["vespo.anchor"],
         "length_normalisation": flags["vespo.length_normalisation"],
+        "dual_clip": flags["actor.dual_clip"],
     }
     if flags["actor.eps_clip_low_high"] is not None:
         shared |= dict(
             zip(("clip_low", "clip_high"), flags["actor.eps_clip_low_high"], strict=True)
         )
-    if flags["actor.dual_clip"] is not None:
-        shared["dual_clip"] = flags["actor.dual_clip"]
-    options |= {option: value for option, value in shared.items() if option in known}
+    options |= {
+        option: value for option, value in shared.items() if option in known and value is not None
+    }
     return get_policy_loss(name, **options)
 
 

@@ -18,8 +18,13 @@ from vespo_openrlhf.losses.registry import one_token, option_defaults
 
 Flags = Mapping[str, Any]
 
-#: OpenRLHF's default of --actor.eps_clip, which it writes into --actor.eps_clip_low_high.
-UPSTREAM_CLIP = 0.2
+#: OpenRLHF's defaults of flags that default to None here, so that what nobody gave can follow the
+#: loss (`settings.complete`): its 0.2, say, is a clip no paper's GSPO or GRPO was trained with.
+UPSTREAM_DEFAULTS: dict[str, Any] = {
+    "actor.eps_clip": 0.2,
+    "actor.loss_agg_mode": "token-mean",
+    "actor.dual_clip": None,
+}
 #: Estimators of OpenRLHF that compare a response with the others to its prompt.
 GROUP_ESTIMATORS = ("rloo", "reinforce_baseline", "group_norm", "dr_grpo")
 
@@ -74,6 +79,22 @@ def check_unsupported(flags: Flags) -> None:
     for flag, (off, instead) in _UNSUPPORTED.items():
         if flags[flag] != off:
             raise ValueError(f"--{flag} does not work here: {instead}")
+
+
+def check_accumulation(flags: Flags) -> None:
+    """What gradients of micro-batches are added up in. DeepSpeed reads it with ZeRO-3 alone:
+    ZeRO-2 keeps adding in the weights' type (`get_all_grad_tensors` of its 0.19.6), in silence."""
+    dtype, known = flags["ds.grad_accum_dtype"], ("fp32", "bf16", "fp16")
+    if dtype is None or dtype == flags["ds.param_dtype"]:
+        return
+    if dtype not in known:
+        raise ValueError(f"--ds.grad_accum_dtype is {dtype}: set it to one of {', '.join(known)}")
+    if flags["ds.zero_stage"] != 3:
+        raise ValueError(
+            f"--ds.grad_accum_dtype {dtype} has no effect with --ds.zero_stage "
+            f"{flags['ds.zero_stage']}: gradients are then added up in --ds.param_dtype "
+            f"{flags['ds.param_dtype']}; set --ds.zero_stage 3, or leave the flag out"
+        )
 
 
 def check_ema(flags: Flags) -> None:
@@ -263,6 +284,12 @@ def check_own_loss(flags: Flags) -> None:
     clip = flags["actor.dual_clip"]
     if clip is not None and clip <= 1:
         raise ValueError(f"--actor.dual_clip is {clip:g}: set it above 1")
+    if flags["actor.loss_agg_mode"] == "seq-mean-token-sum":
+        raise ValueError(
+            "--actor.loss_agg_mode seq-mean-token-sum: OpenRLHF's own loss, which --vespo.anchor "
+            "old asks for, has no such mode: leave the anchor out, or take token-mean or "
+            "seq-mean-token-mean"
+        )
     prefix = "algo.advantage.is_correction"
     level, mode, gating, threshold = (
         flags[f"{prefix}_{option}"] for option in ("level", "mode", "gating", "threshold")
@@ -309,10 +336,10 @@ def check_loss_flags(flags: Flags) -> None:
     except ValueError:  # for check_loss to say
         return
     given: dict[str, tuple[str, bool]] = {
-        "actor.eps_clip": ("clip_low", flags["actor.eps_clip"] != UPSTREAM_CLIP),
+        "actor.eps_clip": ("clip_low", _differs(flags, "actor.eps_clip")),
         "actor.eps_clip_low_high": ("clip_low", flags["actor.eps_clip_low_high"] is not None),
-        "actor.dual_clip": ("dual_clip", flags["actor.dual_clip"] is not None),
-        "actor.loss_agg_mode": ("loss_agg_mode", flags["actor.loss_agg_mode"] != "token-mean"),
+        "actor.dual_clip": ("dual_clip", _differs(flags, "actor.dual_clip")),
+        "actor.loss_agg_mode": ("loss_agg_mode", _differs(flags, "actor.loss_agg_mode")),
         "vespo.anchor": ("anchor", flags["vespo.anchor"] != "rollout"),
     }
     kernel = {} if name == "vespo" else config.kernel_options(flags)
@@ -326,6 +353,11 @@ def check_loss_flags(flags: Flags) -> None:
                 "it out"
                 + (", a loss of your own takes --vespo.loss_options" if ":" in name else "")
             )
+
+
+def _differs(flags: Flags, flag: str) -> bool:
+    """Whether it was given, and is not what OpenRLHF has without it."""
+    return flags[flag] not in (None, UPSTREAM_DEFAULTS[flag])
 
 
 def check_effect(flags: Flags) -> None:

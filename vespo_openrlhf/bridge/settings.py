@@ -63,33 +63,44 @@ def complete(flags: dict[str, Any]) -> list[str]:
             f"log-probs it sampled with; --actor.policy_loss_type {flags['actor.policy_loss_type']}"
             " builds the importance weight on them, OpenRLHF's own correction is not applied)"
         )
-    if uses_our_loss(flags):
-        notes.extend(_own_clip(flags))
-        if flags["actor.policy_loss_type"].rpartition(":")[0].endswith(".py"):
-            # Workers have other working directories.
-            path = os.path.abspath(flags["actor.policy_loss_type"])
-            flags["actor.policy_loss_type"] = path
+    notes.extend(_loss_settings(flags))
+    if flags["actor.policy_loss_type"].rpartition(":")[0].endswith(".py"):
+        # Workers have other working directories.
+        flags["actor.policy_loss_type"] = os.path.abspath(flags["actor.policy_loss_type"])
     if flags["run.dir"] is not None:
         _run_folder(flags)
     notes.extend(_reward(flags))
     return notes
 
 
-def _own_clip(flags: dict[str, Any]) -> list[str]:
-    """Keep a loss's published clip: where the user gives none, OpenRLHF would write its 0.2 twice
-    over it, between here and the workers that build the loss."""
+def _loss_settings(flags: dict[str, Any]) -> list[str]:
+    """Give the loss what it was published with, where the user says nothing.
+
+    That is what its function has as defaults. OpenRLHF has one default for all losses, and
+    without this writes its clip over theirs between here and the workers; its own ppo and gspo
+    (--vespo.anchor old) know no other way to get them.
+    """
     name = flags["actor.policy_loss_type"]
-    given = (
-        flags["actor.eps_clip_low_high"] is not None
-        or flags["actor.eps_clip"] != rules.UPSTREAM_CLIP
-    )
-    own = {} if given or ":" in name else option_defaults(name)
-    if "clip_low" not in own:
-        return []
-    low, high = flags["actor.eps_clip_low_high"] = [own["clip_low"], own["clip_high"]]
+    try:
+        own = {} if ":" in name else option_defaults(name)
+    except ValueError:  # for check_loss to say
+        own = {}
+    taken = {}
+    no_clip = flags["actor.eps_clip"] is None and flags["actor.eps_clip_low_high"] is None
+    if no_clip and "clip_low" in own:
+        taken["actor.eps_clip_low_high"] = [own["clip_low"], own["clip_high"]]
+    for option in ("loss_agg_mode", "dual_clip"):
+        if flags[f"actor.{option}"] is None and option in own:
+            taken[f"actor.{option}"] = own[option]
+    for flag, default in rules.UPSTREAM_DEFAULTS.items():
+        if flags[flag] is None:
+            flags[flag] = default
+    changed = {flag: value for flag, value in taken.items() if flags[flag] != value}
+    flags |= taken
     return [
-        f"--actor.eps_clip_low_high -> {low:g} {high:g} (what {name} was published with; it is "
-        "not OpenRLHF's --actor.eps_clip)"
+        f"--{flag} -> {' '.join(map(str, value)) if isinstance(value, list) else value} (what "
+        f"{name} was published with, and not OpenRLHF's default)"
+        for flag, value in changed.items()
     ]
 
 
@@ -283,7 +294,8 @@ def check_correction(flags: dict[str, Any]) -> None:
                 "engine-to-trainer mismatch, which is a part of OpenRLHF's own loss; an importance "
                 "weight anchored on the rollout log-probs contains it already, and it would count "
                 "twice: leave the flag out, or take OpenRLHF's loss with --actor.policy_loss_type "
-                "ppo --vespo.anchor old"
+                "ppo --vespo.anchor old. VESPO with that anchor has a truncated correction inside "
+                "W: --vespo.loss_options tis_cap=2"
             )
 
 
@@ -321,6 +333,7 @@ FLAG_RULES: tuple[Callable[[dict[str, Any]], object], ...] = (
     config.rollout_options,
     config.engine_options,
     rules.check_unsupported,
+    rules.check_accumulation,
     rules.check_ema,
     check_reward_options,
     rules.check_reward_given,

@@ -7,6 +7,7 @@ trainer looks up by name is put in place where it looks, not in the driver.
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import logging
 import math
@@ -26,7 +27,7 @@ from tqdm import tqdm
 from vllm import SamplingParams
 
 from vespo_openrlhf import config
-from vespo_openrlhf.bridge import evaluation, mini_batches, records, weight_check
+from vespo_openrlhf.bridge import collector, evaluation, mini_batches, records, weight_check
 from vespo_openrlhf.bridge.checkpoints import Checkpoints, write_atomically
 from vespo_openrlhf.bridge.driver import Driver, PromptRow, RayEngine
 from vespo_openrlhf.bridge.events import LostEnginesError, RolloutSettings, StoppedError
@@ -37,6 +38,7 @@ from vespo_openrlhf.bridge.prompts import prompt_ledger, settle_lengths
 from vespo_openrlhf.bridge.run_folder import METRICS_FILE, PROMPTS_FILE, SAMPLES_FILE, RunFolder
 from vespo_openrlhf.bridge.settings import flatten, scheduler_config
 from vespo_openrlhf.bridge.status import Statuses
+from vespo_openrlhf.bridge.wire import Share
 from vespo_openrlhf.scheduling import BatchReport, Group, Scheduler, TrainStep
 
 # The share of a run's prompts that may be abandoned.
@@ -121,6 +123,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
 
     async def fit(self) -> None:
         """Train. Raises what went wrong in any of the parts."""
+        collector.settle()
         checkpoint = await asyncio.to_thread(self.init_checkpoint_states)
         self.restore_best_checkpoint_state(checkpoint)
         ledger = prompt_ledger(self._prompts, self.args)
@@ -147,35 +150,46 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         self._progress = tqdm(total=total, initial=scheduler.batches, desc="Rollout batches")
         if self.args.vllm.enable_sleep:
             await asyncio.gather(*(engine.wake_up.remote() for engine in self.vllm_engines))
+        await self._run_to_the_end(scheduler)
+
+    async def _run_to_the_end(self, scheduler: Scheduler) -> None:
         try:
             await self._driver.run()
+            self._check_given_up(scheduler.ledger.account())
         except StoppedError:
             if scheduler.batches:  # there may be no checkpoint of what was trained
-                await asyncio.gather(*self.actor_model_group.async_save_model())
+                await self._save_models()
             raise
         finally:
-            self._write_prompts(scheduler)
-        for log in (self.wandb_logger, self.tensorboard_logger):
-            if log:
-                log.close()
-        self._progress.close()
-        await self._check_given_up(scheduler)
+            self._progress.close()
+            for end in (
+                functools.partial(self._write_prompts, scheduler.ledger.account()),
+                *(log.close for log in (self.wandb_logger, self.tensorboard_logger) if log),
+            ):
+                try:
+                    end()
+                except Exception:  # such as a full disk: it must not hide why the run ended
+                    logger.exception("a record of the run could not be ended")
 
-    async def _check_given_up(self, scheduler: Scheduler) -> None:
+    async def _save_models(self) -> None:
+        """The models that OpenRLHF writes where a run ends well."""
+        saving = self.actor_model_group.async_save_model()
+        if self.critic_model_group is not None and self.args.critic.save_value_network:
+            saving += self.critic_model_group.async_save_model()
+        await asyncio.gather(*saving)
+
+    def _check_given_up(self, account: list[dict[str, Any]]) -> None:
         """A run that lost much of its data, or trained none of it, does not end as if all was well.
 
         Raises:
-            StoppedError: the model is written all the same, if it was trained at all.
+            StoppedError: it did.
         """
-        account = scheduler.ledger.account()
         trained = sum(epoch["trained"] for epoch in account)
         filtered, abandoned = (
             sum(len(epoch[outcome]) for epoch in account) for outcome in ("filtered", "abandoned")
         )
         if trained and abandoned <= MOST_GIVEN_UP * (trained + filtered + abandoned):
             return
-        if trained:
-            await asyncio.gather(*self.actor_model_group.async_save_model())
         raise StoppedError(
             f"{abandoned} prompts were given up and {filtered} filtered out, {trained} trained. "
             f"More than {MOST_GIVEN_UP:.0%} given up, or nothing trained, is no run that ended "
@@ -190,16 +204,16 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         return bool(nccl and train.colocate_all and not train.async_enable)
 
     def _why_no_restart(self) -> str:
-        latest = Path(self.args.ckpt.path) / "_actor" / "latest"
         text = (
             "an engine that shares its GPU with the trainer cannot be started again beside it "
             "(engines on GPUs of their own can: leave out --train.colocate_all). "
         )
-        if not latest.exists():
+        newest = self._checkpoints.newest()
+        if newest is None:
             return text + "No checkpoint was saved so far; --ckpt.save_steps says when"
         return (
-            f"{text}The last checkpoint is {latest.parent / latest.read_text().strip()}: start the "
-            "run again with --ckpt.load_enable to go on from it"
+            f"{text}The last checkpoint is {newest} in {self.args.ckpt.path}: start the run again "
+            "with --ckpt.load_enable to go on from it"
         )
 
     # -- the scheduler's Trainer
@@ -236,8 +250,8 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         for group in (self.actor_model_group, self.critic_model_group):
             if group is not None:
                 ranks = len(group._actor_handlers) // group.duplicate_actors
-                experience = mini_batches.for_ranks(updates, ranks)
-                pending += group.async_run_method_batch("append", experience=experience)
+                shares = [Share(items) for items in mini_batches.for_ranks(updates, ranks)]
+                pending += group.async_run_method_batch("append", experience=shares)
         ray.get(pending)
         started = time.monotonic()
         status = self.ppo_train(self._global_step)
@@ -313,7 +327,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             max_tokens=options["max_new_tokens"],
             min_tokens=options["min_new_tokens"],
             skip_special_tokens=False,
-            logprobs=1 if self.args.algo.advantage.is_correction_level != "off" else None,
+            logprobs=0 if self.args.algo.advantage.is_correction_level != "off" else None,
         )
 
     def _accept(self, group: Group) -> bool:
@@ -459,9 +473,8 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
                 self._run.path / METRICS_FILE, inner=self.tensorboard_logger
             )
 
-    def _write_prompts(self, scheduler: Scheduler) -> None:
+    def _write_prompts(self, account: list[dict[str, Any]]) -> None:
         """What became of every prompt, by name where it was not trained."""
-        account = scheduler.ledger.account()
         for epoch, outcomes in enumerate(account):
             logger.info(
                 "epoch %d: %d prompts trained, %d filtered, %d abandoned",

@@ -69,6 +69,22 @@ def load_prompts(flags: Mapping[str, Any]) -> tuple[Prompts, list[Finding]]:
     return Prompts(len(texts), texts), []
 
 
+def check_evaluation(flags: Mapping[str, Any]) -> Iterator[Finding]:
+    """The problems that are evaluated in training are there, in the columns of the prompts."""
+    if flags["eval.dataset"] is None:
+        return
+    try:
+        checks.check_prompts(
+            flags["eval.dataset"],
+            input_key=flags["data.input_key"],
+            label_key=flags["data.label_key"],
+            split=flags["eval.split"],
+            flag="--eval.dataset",
+        )
+    except ValueError as refused:
+        yield error(str(refused))
+
+
 def check_tokenizer(flags: Mapping[str, Any], prompts: Prompts) -> Iterator[Finding]:
     """A chat template where one is applied, and prompts that leave room for a response."""
     model = flags["actor.model_name_or_path"] or ""

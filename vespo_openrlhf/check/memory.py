@@ -45,7 +45,13 @@ class States:
 
 
 def training_states(
-    parameters: int, *, zero_stage: int, shards: int, dtype: str, offload: bool = False
+    parameters: int,
+    *,
+    zero_stage: int,
+    shards: int,
+    dtype: str,
+    gradient_dtype: str | None = None,
+    offload: bool = False,
 ) -> States:
     """As DeepSpeed holds them between two backward passes, with Adam.
 
@@ -56,17 +62,27 @@ def training_states(
         zero_stage: 0 to 3.
         shards: S.
         dtype: bf16, fp16 or fp32.
+        gradient_dtype: `--ds.grad_accum_dtype`, what ZeRO-3 adds up micro-batches in; None is
+            `dtype`.
         offload: `--ds.adam_offload`: the optimizer and the gradients it reads are on the host.
     """
-    width = 4 if dtype == "fp32" else 2
+    width = _width(dtype)
     adam = 8 + (0 if width == 4 else 4)
-    gradient = 4 if zero_stage == 0 else width  # without ZeRO they are added up in float32
+    gradient = width
+    if zero_stage == 0:
+        gradient = 4  # without ZeRO they are added up in float32
+    elif zero_stage == 3 and gradient_dtype is not None:
+        gradient = _width(gradient_dtype)
     sharded_optimizer = zero_stage > 0 or width == 2
     return States(
         parameters=parameters * width / (shards if zero_stage == 3 else 1),
         gradients=0 if offload else parameters * gradient / (shards if zero_stage >= 2 else 1),
         optimizer=0 if offload else parameters * adam / (shards if sharded_optimizer else 1),
     )
+
+
+def _width(dtype: str) -> int:
+    return 4 if dtype == "fp32" else 2
 
 
 @dataclass(frozen=True)
@@ -140,6 +156,7 @@ def actor_states(shape: ModelShape, flags: Mapping[str, Any]) -> States:
         zero_stage=flags["ds.zero_stage"],
         shards=world(flags) // tensor_parallel,
         dtype=flags["ds.param_dtype"],
+        gradient_dtype=flags["ds.grad_accum_dtype"],
         offload=flags["ds.adam_offload"],
     )
 
@@ -176,7 +193,8 @@ def trainer_memory(
     forward: dict[str, float] = {}
     if reads_old_log_probs:
         forward = _forward_activations(shape, flags)
-    # Adam reads its gradients in float32, made from the 16-bit ones when the activations are gone.
+    # Adam reads a copy of its gradients in float32, made when the activations are gone: DeepSpeed
+    # flattens them, whatever they were added up in.
     shards = world(flags) // flags["ds.tensor_parallel_size"]
     shard = shape.parameters // shards
     step = {"float32 gradients": 4.0 * min(shard, _SUB_GROUP if stage == 3 else shard)}
@@ -237,6 +255,7 @@ def host_memory(shape: ModelShape, flags: Mapping[str, Any]) -> dict[str, float]
             zero_stage=max(flags["ds.zero_stage"], 1),
             shards=world(flags),
             dtype=flags["ds.param_dtype"],
+            gradient_dtype=flags["ds.grad_accum_dtype"],
         )
         resting += per_node * (states.optimizer + states.gradients)
     if flags["vllm.enable_sleep"] and colocated(flags):

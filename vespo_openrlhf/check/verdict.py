@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.bridge import rules, settings
+from vespo_openrlhf.bridge import rules
 from vespo_openrlhf.check import batches, cluster, files, losses, memory, speed
 from vespo_openrlhf.check.cluster import Cluster, Machines
 from vespo_openrlhf.check.findings import Finding, error, note
@@ -49,7 +49,6 @@ def judge(
     """
     flags = resolved.flags
     found = [Finding("warning", f"OpenRLHF: {line}") for line in resolved.warnings]
-    settings.complete(flags)
     found += losses.check_options(resolved.parsed)
     try:
         rules.check_sizes(flags)
@@ -60,6 +59,7 @@ def judge(
     found += files.check_run_folder(flags)
     prompts, prompt_findings = files.load_prompts(flags)
     found += prompt_findings
+    found += files.check_evaluation(flags)
     found += files.check_tokenizer(flags, prompts)
     config, shape, shape_findings = _shape(flags, model_config)
     found += shape_findings

@@ -64,6 +64,10 @@ def environment() -> dict[str, str]:
         "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
         # By default vLLM pins each engine to cores of its own choice, where the trainer may run.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        # An engine's one worker in its core's process, and a `vllm.LLM`'s core in the caller's.
+        # In processes of their own, vLLM's default on a CPU, each costs ten CPU seconds of imports
+        # at every start, and they spin while they wait for one another.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "TOKENIZERS_PARALLELISM": "false",
     }
     return {name: os.environ.get(name, value) for name, value in defaults.items()}

@@ -19,6 +19,8 @@ _EPILOG = """examples:
   vespo data prepare dapo-math-17k --benchmark-data bench/    benchmarks from local files
   vespo data prepare custom --from mine.jsonl --out data/mine
   vespo data prepare math --against exam.jsonl                your own problems kept out, too
+  vespo data prepare deepscaler --from train.parquet          prepared by VESPO's published code
+  vespo data prepare dapo-math-17k --max-prompt-tokens 1024 --tokenizer Qwen/Qwen3-8B-Base
 
 Exits with 1 where no benchmark could be had, so that nothing was decontaminated.
 """
@@ -45,6 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 against=tuple(arguments.against),
                 template=arguments.template,
                 validation=arguments.validation,
+                max_prompt_tokens=arguments.max_prompt_tokens,
+                tokenizer=arguments.tokenizer,
                 gram=arguments.ngram,
                 overlap=arguments.overlap,
             )
@@ -110,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         "name",
         choices=list(SOURCES),
         help="the dataset; custom is your own, with columns problem, question or prompt, and "
-        "answer, label or gold",
+        "answer, label, gold or reward_model.ground_truth (as verl has it)",
         metavar="|".join(SOURCES),
     )
     prepare.add_argument(
@@ -150,6 +154,16 @@ def _parser() -> argparse.ArgumentParser:
         type=float,
         default=0.02,
         help="share of the problems in the validation split (default: 0.02)",
+    )
+    prepare.add_argument(
+        "--max-prompt-tokens",
+        type=int,
+        metavar="N",
+        help="drop prompts with more tokens, chat template and all; needs --tokenizer (default: "
+        "all are kept, and training refuses or skips those that leave no room for a response)",
+    )
+    prepare.add_argument(
+        "--tokenizer", default="", metavar="MODEL", help="of the model that is to be trained"
     )
     prepare.add_argument(
         "--ngram", type=int, default=GRAM, help="tokens in a run that counts (default: %(default)s)"

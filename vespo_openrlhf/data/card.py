@@ -43,7 +43,7 @@ def card(source: Source, report: Report) -> str:
         "(JSON with `answer` and `source`, and where they are known `alternatives` and `type`), "
         "`source`.",
         f"Template: `{report.settings['template']}`. A problem's split is decided by a hash of the "
-        "problem itself, so it stays the same when the data grows.",
+        "problem itself, so it stays the same when the data grows." + _longest(report),
         "",
         "## What was dropped",
         "",
@@ -77,6 +77,16 @@ def card(source: Source, report: Report) -> str:
         "not match itself in a box, was dropped.",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _longest(report: Report) -> str:
+    longest = report.settings["max_prompt_tokens"]
+    if longest is None:
+        return ""
+    return (
+        f" Prompts have at most {longest:,} tokens of `{report.settings['tokenizer']}`, its chat "
+        "template counted."
+    )
 
 
 def _not_checked(report: Report) -> list[str]:

@@ -1,8 +1,8 @@
 """From a dataset as published to prompts that training may be run on.
 
 In this order: empty rows out, duplicates out, problems that a benchmark has out, golds that the
-verifier cannot use out; then a template is put around each problem, and a hash of the problem
-decides its split.
+verifier cannot use out; then a template is put around each problem, prompts that are longer than
+was asked for go out, and a hash of the problem decides its split.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ REASONS = {
     "contaminated_overlap": "overlaps a benchmark's problem",
     "gold_unusable": "the verifier cannot read the gold",
     "gold_not_itself": "the verifier does not take the gold as right",
+    "overlong": "the prompt has more tokens than asked for",
 }
 
 
@@ -52,10 +53,14 @@ class Options:
         template: put around each problem: a name of `eval.prompts`, or a text with ``{problem}``;
             empty is the dataset's own.
         validation: share of the problems in the validation split.
+        max_prompt_tokens: longer prompts are dropped, with the chat template counted; None keeps
+            all.
+        tokenizer: a model's folder or hub id, that counts them.
         gram, overlap: see `overlap.Index`.
 
     Raises:
-        ValueError: an unknown source or template, or a share that is not within 0 to 1.
+        ValueError: an unknown source or template, a share that is not within 0 to 1, or a longest
+            prompt without a tokenizer.
     """
 
     source: str
@@ -65,6 +70,8 @@ class Options:
     against: tuple[Path, ...] = ()
     template: str = ""
     validation: float = 0.02
+    max_prompt_tokens: int | None = None
+    tokenizer: str = ""
     gram: int = GRAM
     overlap: float = SHARE
 
@@ -75,6 +82,11 @@ class Options:
             raise ValueError(f"--validation {self.validation}: a share of 0 or more, below 1")
         if self.benchmark_data is not None and not self.benchmark_data.is_dir():
             raise ValueError(f"--benchmark-data {self.benchmark_data}: there is no such folder")
+        longest = self.max_prompt_tokens
+        if longest is not None and longest < 1:
+            raise ValueError(f"--max-prompt-tokens {longest}: 1 or more; leave it out to keep all")
+        if (longest is None) != (not self.tokenizer):
+            raise ValueError("--max-prompt-tokens and --tokenizer go together: the model's counts")
         from vespo_openrlhf.eval.prompts import find_template
 
         if self.template:
@@ -154,6 +166,9 @@ def prepare(options: Options) -> Report:
     index = Index(known, gram=options.gram, share=options.overlap)
     problems = list(_clean(_progress(problems, "decontaminating"), index, report, dropped))
     problems = list(_sound(problems, dropped))
+    if options.max_prompt_tokens is not None:
+        template = options.template or source.template
+        problems = list(_short(problems, template, options, dropped))
     if not problems:
         raise ValueError(
             f"of the {report.read} rows of {report.origin} none is left: {_counts(report.dropped)}"
@@ -165,6 +180,8 @@ def prepare(options: Options) -> Report:
         "validation": options.validation,
         "ngram": options.gram,
         "overlap": options.overlap,
+        "max_prompt_tokens": options.max_prompt_tokens,
+        "tokenizer": options.tokenizer,
     }
     _publish(options.out, splits, source, report, dropped)
     return report
@@ -357,6 +374,36 @@ def _sound(problems: Sequence[_Problem], dropped: _Dropped) -> Iterator[_Problem
                 else:
                     yield problem
             bar.update(len(block))
+
+
+def _short(
+    problems: Sequence[_Problem], template: str, options: Options, dropped: _Dropped
+) -> Iterator[_Problem]:
+    """Those whose prompt has as many tokens as asked for at most, as training will measure it."""
+    from vespo_openrlhf.data import lengths
+    from vespo_openrlhf.eval.models import load_tokenizer
+    from vespo_openrlhf.eval.prompts import Renderer, find_template
+
+    try:
+        tokenizer = load_tokenizer(options.tokenizer, None)
+    except ValueError as error:
+        raise ValueError(str(error).replace("--model", "--tokenizer", 1)) from error
+    around = find_template(template)
+    renderer = Renderer(tokenizer, raw=not tokenizer.chat_template)
+    texts = (renderer.render(around, problem.row.problem).text for problem in problems)
+
+    def encode(block: list[str]) -> list[list[int]]:
+        ids: list[list[int]] = tokenizer(block, add_special_tokens=False)["input_ids"]
+        return ids
+
+    limit = options.max_prompt_tokens
+    assert limit is not None
+    found = lengths.overlong(texts, len(problems), encode, limit)
+    for number, problem in enumerate(problems):
+        if number in found:
+            dropped.add("overlong", problem.row, tokens=found[number])
+        else:
+            yield problem
 
 
 def _split(problems: Iterable[_Problem], validation: float) -> dict[str, list[_Problem]]:

@@ -23,6 +23,10 @@ _DAPO_INSTRUCTION = re.compile(
 )
 
 
+# Where data prepared for verl, as that of VESPO's published code is, has its gold.
+_VERL_GOLD = "reward_model.ground_truth"
+
+
 @dataclass(frozen=True)
 class Source:
     """One dataset.
@@ -47,7 +51,7 @@ class Source:
     configs: tuple[str | None, ...] = (None,)
     split: str = "train"
     problem: tuple[str, ...] = ("problem", "question", "prompt")
-    gold: tuple[str, ...] = ("answer", "label", "gold")
+    gold: tuple[str, ...] = ("answer", "label", "gold", _VERL_GOLD)
     boxed: bool = False
     answer_marker: str = ""
     template: str = "qwen"
@@ -62,7 +66,7 @@ _ALL = (
         hub="BytedTsinghua-SIA/DAPO-Math-17k",
         problem=("prompt",),
         # `solution` is what open-r1's deduplicated edition of the data calls it.
-        gold=("reward_model.ground_truth", "solution"),
+        gold=(_VERL_GOLD, "solution"),
         licence="apache-2.0",
         url="arXiv 2503.14476",
     ),
@@ -76,6 +80,7 @@ _ALL = (
         "gsm8k",
         hub="openai/gsm8k",
         configs=("main",),
+        gold=("answer", "label", "gold"),  # of verl's edition, ground_truth has no marker
         answer_marker="####",
         licence="mit",
         url="arXiv 2110.14168",
@@ -107,7 +112,8 @@ SOURCES: Mapping[str, Source] = {source.name: source for source in _ALL}
 class Row:
     """One problem as it was read: its text without instructions, and its gold; both may be empty.
 
-    The gold is a plain answer, or a JSON object as `reward.labels` reads it.
+    The gold is a plain answer, several of them with commas between, or a JSON object as
+    `reward.labels` reads it.
     """
 
     problem: str
@@ -208,7 +214,8 @@ def _gold(value: Any, source: Source) -> str:
     if isinstance(value, Mapping):
         return json.dumps(value)
     if isinstance(value, (list, tuple)):
-        value = value[0] if len(value) == 1 else None  # of several, which?
+        # Several answers are the parts of one, all of them asked for, as `vespo eval` takes them.
+        value = ", ".join(str(part) for part in value)
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # 33.0 where a column of integers was stored as float
     text = "" if value is None else str(value).strip()

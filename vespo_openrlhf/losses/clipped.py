@@ -66,7 +66,7 @@ def ppo_loss(
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.28,
-    dual_clip: float | None = None,
+    dual_clip: float | None = 3.0,
     anchor: str = "rollout",
     tis: str = "off",
     tis_low: float = 0.5,
@@ -75,8 +75,9 @@ def ppo_loss(
 ) -> tuple[Tensor, Metrics]:
     """PPO's clipped surrogate (arXiv 1707.06347) with clip-higher; with group advantages, GRPO.
 
-    The clip 0.2/0.28 is DAPO's (arXiv 2503.14476) and that of the VESPO paper's GRPO runs; the
-    dual clip is Ye et al., arXiv 1912.09729.
+    The clip 0.2/0.28 is DAPO's (arXiv 2503.14476) and that of the VESPO paper's GRPO runs. The
+    dual clip is Ye et al., arXiv 1912.09729; 3 is the value of verl, with which those runs were
+    made (clip_ratio_c in its core_algos.py; it has no switch).
 
     The ratio starts from the rollout log-probs by default, like every other loss here, so that
     one staleness means the same to all of them. OpenRLHF's own loss starts from the old ones:
@@ -85,7 +86,7 @@ def ppo_loss(
     Yao et al. 2025 with "clip", IcePop with "mask").
 
     Args:
-        dual_clip: bound on the ratio where A < 0, above 1; None for none.
+        dual_clip: bound on the ratio where A < 0, above 1; None or inf for none.
         tis: "off", "clip" or "mask".
 
     Raises:
@@ -155,11 +156,12 @@ def sapo_loss(
     tau_pos: float = 1.0,
     tau_neg: float = 1.05,
     anchor: str = "rollout",
-    loss_agg_mode: str = "token-mean",
+    loss_agg_mode: str = "seq-mean-token-mean",
 ) -> tuple[Tensor, Metrics]:
     """SAPO: -(4/tau) sigmoid(tau (r - 1)) A per token, a soft gate in place of the clip.
 
-    Gao et al., arXiv 2511.20347; tau 1.0 where A >= 0 and 1.05 where A < 0 are the paper's. The
+    Gao et al., arXiv 2511.20347; tau 1.0 where A >= 0 and 1.05 where A < 0 are the paper's, and so
+    is the mean over sequences of means over tokens (also in verl's core_algos.py and in TRL). The
     factor 4/tau makes the gradient at r = 1 that of the unclipped surrogate.
 
     Raises:

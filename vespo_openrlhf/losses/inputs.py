@@ -13,7 +13,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-LossAggMode = Literal["token-mean", "seq-mean-token-mean"]
+LossAggMode = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"]
+LOSS_AGG_MODES = get_args(LossAggMode)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +110,8 @@ def sequence_scale(inputs: LossInputs, mode: str) -> Tensor:
     - "token-mean": dp_size / batch_num_tokens for every sequence.
     - "seq-mean-token-mean": dp_size / (global_batch_size * tokens of the sequence), and 0 for a
       sequence without action tokens.
+    - "seq-mean-token-sum": dp_size / global_batch_size, whatever the length: an expectation over
+      sequences of a sum over tokens, as the policy gradient is written (VESPO's eq. 20).
 
     Where a batch total is None, the micro-batch's own total stands in and dp_size is left out,
     as in OpenRLHF's `aggregate_loss`. A batch without a single action token has the scale 0, so
@@ -122,13 +125,12 @@ def sequence_scale(inputs: LossInputs, mode: str) -> Tensor:
         return _per_unit(inputs.batch_num_tokens, inputs.dp_size, num_tokens.sum()).expand_as(
             num_tokens
         )
-    if mode == "seq-mean-token-mean":
+    if mode in ("seq-mean-token-mean", "seq-mean-token-sum"):
         num_sequences = (num_tokens > 0).double().sum()
         per_sequence = _per_unit(inputs.global_batch_size, inputs.dp_size, num_sequences)
-        return torch.where(num_tokens > 0, per_sequence / num_tokens.clamp(min=1), 0.0)
-    raise ValueError(
-        f"loss_agg_mode must be one of {', '.join(get_args(LossAggMode))}, got {mode!r}"
-    )
+        divisor = num_tokens.clamp(min=1) if mode == "seq-mean-token-mean" else 1.0
+        return torch.where(num_tokens > 0, per_sequence / divisor, 0.0)
+    raise ValueError(f"loss_agg_mode must be one of {', '.join(LOSS_AGG_MODES)}, got {mode!r}")
 
 
 def _per_unit(batch_total: Tensor | float | None, dp_size: int, own_total: Tensor) -> Tensor:
@@ -153,7 +155,8 @@ def aggregate(per_token_loss: Tensor, inputs: LossInputs, mode: str = "token-mea
         per_token_loss: (B, A); entries outside the action mask are not read, and get a zero
             gradient.
         inputs: the micro-batch; its mask and batch totals are used.
-        mode: "token-mean" or "seq-mean-token-mean", OpenRLHF's --actor.loss_agg_mode.
+        mode: "token-mean", "seq-mean-token-mean" or "seq-mean-token-sum"; `sequence_scale` says
+            what each divides by.
 
     Returns:
         0-dim, the dtype of `per_token_loss`.

@@ -13,17 +13,23 @@ import torch
 from torch import Tensor
 
 # exp(700) is still finite in float64; exp(c2 * (1 - exp(700))) is 0 for any c2 worth the name.
-# Without the bound, log W = inf would give inf - inf.
-_MAX_LOG_W = 700.0
+# Without the bounds, log W = inf would give inf - inf, and log W = -inf with c1 = 0 would be nan.
+_LOG_W_LIMITS = (-torch.finfo(torch.float64).max, 700.0)
 
 
 @dataclass(frozen=True)
 class KernelCoefficients:
     """The four exponents of phi, checked. Defaults: the paper's.
 
+    phi, and with it E_mu[phi^2], is bounded for every c1 >= 0 and c2 > 0 (`kernel_bound`). What
+    c1 >= 1 adds is a bound on phi/W near W = 0, which the paper's Theorem 3.1 needs. The gradient
+    E_mu[phi A grad log pi] is E_pi[(phi/W) A grad log pi]: below 1 the responses that the policy
+    has all but given up weigh without bound against what it samples itself. At c1 = 0 they weigh
+    more in the update, too, than fresh ones: phi falls from exp(c2) at W = 0 to 1 at W = 1.
+
     Raises:
-        ValueError: a coefficient is not finite, c1 < 1 (the second moment E_mu[phi^2] is then
-            infinite) or c2 <= 0 (phi is then unbounded). The message begins with its name.
+        ValueError: a coefficient is not finite, c1 < 0 (phi is then unbounded near W = 0) or
+            c2 <= 0 (unbounded for large W). The message begins with its name.
     """
 
     c1_pos: float = 2.0
@@ -36,10 +42,10 @@ class KernelCoefficients:
             value = getattr(self, field.name)
             if not math.isfinite(value):
                 raise ValueError(f"{field.name} must be finite, got {value}")
-            if field.name.startswith("c1") and value < 1:
+            if field.name.startswith("c1") and value < 0:
                 raise ValueError(
-                    f"{field.name} must be at least 1, got {value}: below it the weights "
-                    "have no finite second moment"
+                    f"{field.name} must be 0 or more, got {value}: below it a response "
+                    "counts the more, without bound, the less likely the policy has made it"
                 )
             if field.name.startswith("c2") and value <= 0:
                 raise ValueError(
@@ -77,7 +83,7 @@ def vespo_kernel(
     c1_pos, c2_pos, c1_neg, c2_neg = astuple(KernelCoefficients(c1_pos, c2_pos, c1_neg, c2_neg))
     # The exponent reaches about 90 in magnitude before phi leaves float32: float32 arithmetic
     # would round it by 1e-5, which is then phi's relative error. (B,) numbers in float64 are free.
-    log_w64 = log_w.double().clamp(max=_MAX_LOG_W)
+    log_w64 = log_w.double().clamp(*_LOG_W_LIMITS)
     positive = advantages >= 0
     c1 = torch.full_like(log_w64, c1_neg).masked_fill_(positive, c1_pos)
     c2 = torch.full_like(log_w64, c2_neg).masked_fill_(positive, c2_pos)
@@ -87,5 +93,8 @@ def vespo_kernel(
 
 
 def kernel_bound(c1: float, c2: float) -> float:
-    """The maximum of phi over all W >= 0: (c1/c2)^c1 exp(c2 - c1), reached at W = c1/c2."""
-    return math.exp(c1 * math.log(c1 / c2) + c2 - c1)
+    """The maximum of phi over all W >= 0: (c1/c2)^c1 exp(c2 - c1), reached at W = c1/c2.
+
+    For c1 >= 0 and c2 > 0; with c1 = 0 it is exp(c2), at W = 0.
+    """
+    return math.exp((c1 * math.log(c1 / c2) if c1 else 0.0) + c2 - c1)

@@ -75,20 +75,47 @@ def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def sequence_log_weight(inputs: LossInputs, anchor: str) -> Tensor:
+def sequence_log_weight(inputs: LossInputs, anchor: str, tis_cap: float | None = None) -> Tensor:
     """log W = sum over action tokens of log pi - log mu: (B,) float64, no gradient.
 
     A product of ratios, never divided by the length (`normalise_log_weight` is the paper's
     ablation). Not clamped: the published code bounds every token and the sum at +-20, where phi
     is already below 1e-16, so the clamp changes nothing but exactness.
 
+    Args:
+        inputs: the micro-batch.
+        anchor: "rollout" or "old".
+        tis_cap: with the anchor "old", a factor old/rollout of every token, at most this, in W:
+            truncated importance sampling of the engine-to-trainer mismatch (Yao et al., 2025, "Your
+            efficient RL framework secretly brings you off-policy RL training"), where TRL's and
+            verl's VESPO have it. None for none.
+
     Raises:
-        ValueError: see `anchor_log_probs`.
+        ValueError: a cap with the rollout anchor, which holds old/rollout already, or one that is
+            not positive; see `anchor_log_probs`.
     """
+    if tis_cap is not None:
+        _check_tis_cap(anchor, tis_cap)
     # The difference of two float64 sums. A float32 sum of float32 differences is off by 1e-5 at
     # 65,536 tokens, and by half an ulp of a single token's difference already.
     reference = anchor_log_probs(inputs, anchor)
+    if tis_cap is not None:
+        # pi/old * min(old/mu, cap) = pi / max(mu, old/cap)
+        reference = reference.to(torch.promote_types(reference.dtype, torch.float32))
+        rollout = anchor_log_probs(inputs, "rollout")
+        reference = torch.maximum(rollout, reference - math.log(tis_cap))
     return masked_sum(inputs.log_probs, inputs.mask) - masked_sum(reference, inputs.mask)
+
+
+def _check_tis_cap(anchor: str, tis_cap: float) -> None:
+    if anchor == "rollout":
+        raise ValueError(
+            "tis_cap bounds a correction of the engine-to-trainer mismatch, and a weight anchored "
+            "on the rollout log-probs already contains it, whole: set anchor 'old', or leave the "
+            "cap out"
+        )
+    if isinstance(tis_cap, str) or not tis_cap > 0:
+        raise ValueError(f"tis_cap must be a positive number, got {tis_cap!r}")
 
 
 def normalise_log_weight(log_w: Tensor, num_tokens: Tensor, normalisation: str) -> Tensor:

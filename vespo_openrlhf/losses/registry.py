@@ -119,8 +119,13 @@ def get_policy_loss(name: str, **options: Any) -> PolicyLoss:
     resolved = defaults | options
     policy_loss = _policy_loss(name, resolved, _LOSSES[name], _LOSSES[name])
     # The loss itself knows its ranges, and says so now and not in a worker.
-    policy_loss(policy_loss.with_own_statistics(one_token()))
-    return policy_loss
+    whole = policy_loss.with_own_statistics(one_token())
+    policy_loss(whole)
+    return dataclasses.replace(
+        policy_loss,
+        needs_rollout_log_probs=_refuses(policy_loss, whole, "rollout_log_probs"),
+        reads_old_log_probs=_refuses(policy_loss, whole, "old_log_probs"),
+    )
 
 
 def one_token() -> LossInputs:
@@ -181,21 +186,25 @@ def _shown(default: Any) -> str:
     return "(required)" if default is inspect.Parameter.empty else repr(default)
 
 
+def _refuses(policy_loss: PolicyLoss, whole: LossInputs, field: str) -> bool:
+    """Whether a loss of ours, which takes whole inputs, cannot do without this field of theirs."""
+    lacking: dict[str, Any] = {field: None}
+    try:
+        policy_loss(dataclasses.replace(whole, **lacking))
+    except ValueError:
+        return True
+    return False
+
+
 def _policy_loss(
     name: str, options: Mapping[str, Any], declared: LossFunction, function: LossFunction
 ) -> PolicyLoss:
     """The loss `function`, with what `declared` says of itself; see `declare.declares`."""
-    needs_rollout = bool(getattr(declared, "needs_rollout_log_probs", True))
-    reads_old = bool(getattr(declared, "reads_old_log_probs", True))
-    if name in _LOSSES and "anchor" in options:
-        on_rollout = options["anchor"] == "rollout"
-        corrects = options.get("tis", "off") != "off"
-        needs_rollout, reads_old = on_rollout or corrects, not on_rollout
     return PolicyLoss(
         name,
         options,
-        needs_rollout,
-        reads_old,
+        bool(getattr(declared, "needs_rollout_log_probs", True)),
+        bool(getattr(declared, "reads_old_log_probs", True)),
         function,
         _statistics(getattr(declared, "statistics", None), options),
         getattr(declared, "step_scale", None),

@@ -83,7 +83,7 @@ def vcpo_loss(
     *,
     cap: float = 8.0,
     anchor: str = "rollout",
-    loss_agg_mode: str = "token-mean",
+    loss_agg_mode: str = "seq-mean-token-mean",
 ) -> tuple[Tensor, Metrics]:
     """VCPO: -min(W, cap) A log pi with W constant, and steps of sqrt(ESS / N) their length.
 
@@ -91,8 +91,8 @@ def vcpo_loss(
     VCPO's own is the step, which a trainer has to ask for: `PolicyLoss.step_scale`. It is exact
     for any micro-batches, as it is taken when all of the update's sequences have been seen.
 
-    Huang et al., arXiv 2602.17616; cap 8 is its own. Its baseline is `minimum_variance_baseline`.
-    The authors' scripts average over sequences, loss_agg_mode "seq-mean-token-mean".
+    Huang et al., arXiv 2602.17616; cap 8 and the mean over sequences are those of the authors'
+    scripts. Its baseline is `minimum_variance_baseline`.
 
     Raises:
         ValueError: a cap that is not positive, or see `anchor_log_probs`.

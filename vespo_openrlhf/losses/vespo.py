@@ -20,6 +20,7 @@ def vespo_loss(
     c2_neg: float = 2.0,
     length_normalisation: str = "none",
     anchor: str = "rollout",
+    tis_cap: float | None = None,
     loss_agg_mode: str = "token-mean",
 ) -> tuple[Tensor, Metrics]:
     """VESPO: -phi(W) A log pi summed over action tokens, phi(W) = W^c1 exp(c2 (1 - W)) constant.
@@ -30,13 +31,16 @@ def vespo_loss(
 
     Args:
         inputs: the micro-batch.
-        c1_pos, c2_pos: the kernel's exponents where A >= 0. c1 >= 1 and c2 > 0.
+        c1_pos, c2_pos: the kernel's exponents where A >= 0. c1 >= 0 and c2 > 0.
         c1_neg, c2_neg: the same where A < 0. Ablations: (2, 3) or (3, 2) for both signs.
         length_normalisation: "none", or the ablations "sqrt" (log W / sqrt(T)) and "full"
             (log W / T).
         anchor: what stands for the behaviour policy: "rollout" (the engine's log-probs), or
             "old" (the trainer's recomputation, blind to lag in asynchronous training).
-        loss_agg_mode: see `aggregate`; the paper's runs use "token-mean".
+        tis_cap: with anchor="old", W also holds each token's old/rollout, at most this: see
+            `sequence_log_weight`. verl's default is 2, TRL's 3.
+        loss_agg_mode: see `aggregate`; the published runs use "token-mean", and
+            "seq-mean-token-sum" is eq. 20 to the letter.
 
     Returns:
         0-dim loss and metrics: per sequence `log_w` (never normalised), `phi`, `advantage`,
@@ -45,7 +49,7 @@ def vespo_loss(
     Raises:
         ValueError: an option out of range, or the anchor's log-probs are not in the batch.
     """
-    log_w = sequence_log_weight(inputs, anchor)
+    log_w = sequence_log_weight(inputs, anchor, tis_cap)
     advantage = sequence_advantage(inputs)
     normalised = normalise_log_weight(log_w, inputs.num_tokens, length_normalisation)
     phi = vespo_kernel(normalised, advantage, c1_pos, c2_pos, c1_neg, c2_neg)

@@ -10,11 +10,11 @@ import math
 import torch
 from torch import Tensor
 
-from .declare import declares
 from .diagnostics import Metrics, sequence_metrics
 from .inputs import LossInputs, masked_mean, sequence_scale, zero_masked
 from .ratios import (
     capped_weight,
+    normalise_log_weight,
     sequence_advantage,
     sequence_log_weight,
     token_log_ratio,
@@ -52,7 +52,6 @@ def weighted_log_prob_loss(inputs: LossInputs, weight: Tensor, mode: str) -> Ten
     return value.float() + (linear - linear.detach()).float()
 
 
-@declares(needs_rollout_log_probs=False, reads_old_log_probs=False)
 def reinforce_loss(
     inputs: LossInputs, *, loss_agg_mode: str = "token-mean"
 ) -> tuple[Tensor, Metrics]:
@@ -136,17 +135,27 @@ def cispo_loss(
 
 
 def topr_loss(
-    inputs: LossInputs, *, anchor: str = "rollout", loss_agg_mode: str = "token-mean"
+    inputs: LossInputs,
+    *,
+    length_normalisation: str = "none",
+    anchor: str = "rollout",
+    loss_agg_mode: str = "token-mean",
 ) -> tuple[Tensor, Metrics]:
     """TOPR, tapered off-policy REINFORCE: weight 1 where A >= 0, min(W, 1) where A < 0.
 
     Le Roux et al., arXiv 2503.14286, the canonical form: positive samples are learned without a
     weight, negative ones fade as the policy leaves them. W is the sequence's product of ratios.
 
+    Args:
+        length_normalisation: "none", "sqrt" or "full", see `normalise_log_weight`. "full", W^(1/T)
+            in place of W, is how the VESPO paper runs it (section 4.4: "with length
+            normalization"; it gives no equation, and its code has no TOPR).
+
     Raises:
-        ValueError: see `anchor_log_probs`.
+        ValueError: unknown normalisation, or see `anchor_log_probs`.
     """
     log_w = sequence_log_weight(inputs, anchor)
-    weight = torch.where(sequence_advantage(inputs) >= 0, 1.0, capped_weight(log_w, 1.0))
+    normalised = normalise_log_weight(log_w, inputs.num_tokens, length_normalisation)
+    weight = torch.where(sequence_advantage(inputs) >= 0, 1.0, capped_weight(normalised, 1.0))
     loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
     return loss, sequence_metrics(inputs, log_w=log_w)

@@ -7,20 +7,28 @@ chosen on (`Tuning.seeds`) is never what it is reported on.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from vespo_openrlhf.study.cells import Cell, LossSetting, Recipe
 
-#: Every loss as its paper sets it. decoupled_ppo is PPO with a narrower clip wherever the trainer
+#: SAPO and GRPO as the committed runs had them. The settings of the paper, the defaults by now, are
+#: the mean over sequences for SAPO and a dual clip of 3 for GRPO; responses of this task are of
+#: nearly one length, and the dual clip is for ratios above 3.
+_TOKEN_MEAN = {"loss_agg_mode": "token-mean"}
+_NO_DUAL_CLIP = {"dual_clip": math.inf}
+
+#: Every loss as its paper sets it, but for the two above; TOPR is the canonical one, which the
+#: VESPO paper divides by the length. decoupled_ppo is PPO with a narrower clip wherever the trainer
 #: recomputes with the weights that sampled, as here at lag 0: it is left to --loss.
 PUBLISHED: dict[str, LossSetting] = {
     setting.label: setting
     for setting in (
         LossSetting("VESPO", "vespo"),
-        LossSetting("GRPO", "ppo"),
+        LossSetting("GRPO", "ppo", _NO_DUAL_CLIP),
         LossSetting("GSPO", "gspo"),
-        LossSetting("SAPO", "sapo"),
+        LossSetting("SAPO", "sapo", _TOKEN_MEAN),
         LossSetting("REINFORCE", "reinforce"),
         LossSetting("CISPO", "cispo"),
         LossSetting("TOPR", "topr"),
@@ -39,7 +47,12 @@ def _kernel(label: str, c1_pos: float, c2_pos: float, c1_neg: float, c2_neg: flo
 
 
 def _clip(name: str, label: str, low: float, high: float) -> LossSetting:
-    return LossSetting(label, name, {"clip_low": low, "clip_high": high})
+    dual_clip = _NO_DUAL_CLIP if name == "ppo" else {}
+    return LossSetting(label, name, {"clip_low": low, "clip_high": high} | dual_clip)
+
+
+def _taus(label: str, positive: float, negative: float) -> LossSetting:
+    return LossSetting(label, "sapo", {"tau_pos": positive, "tau_neg": negative} | _TOKEN_MEAN)
 
 
 #: Three settings each, the published one among them; TOPR and REINFORCE have nothing to tune.
@@ -61,8 +74,8 @@ CANDIDATES: dict[str, tuple[LossSetting, ...]] = {
     ),
     "SAPO": (
         PUBLISHED["SAPO"],
-        LossSetting("SAPO, tau 3/3.15", "sapo", {"tau_pos": 3.0, "tau_neg": 3.15}),
-        LossSetting("SAPO, tau 10/10.5", "sapo", {"tau_pos": 10.0, "tau_neg": 10.5}),
+        _taus("SAPO, tau 3/3.15", 3.0, 3.15),
+        _taus("SAPO, tau 10/10.5", 10.0, 10.5),
     ),
     "CISPO": (
         PUBLISHED["CISPO"],

@@ -98,7 +98,7 @@ def one_sided(inputs: LossInputs) -> tuple[Tensor, Metrics]:
 
 def adaptive_kernel(inputs: LossInputs, *, target: float = 0.5) -> tuple[Tensor, Metrics]:
     """phi(W)^s, that is (s c1, s c2), s in [1/2, 2] the largest with which phi^s keeps the
-    effective sample size `target`; at s = 1/2, c1 is 1, the least with a finite second moment."""
+    effective sample size `target`; at s = 1/2, c1 is 1, the least with phi/W bounded near 0."""
 
     def phi_of(log_w: Tensor, advantage: Tensor) -> Tensor:
         phi = vespo_kernel(log_w, advantage)

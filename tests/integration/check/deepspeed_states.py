@@ -24,7 +24,13 @@ from transformers import (  # noqa: E402
     Qwen3MoeForCausalLM,
 )
 
-RUNS = ((0, "fp32"), (2, "bf16"), (3, "bf16"))
+# ZeRO stage, type of the weights, type that gradients are added up in.
+RUNS = (
+    (0, "fp32", None),
+    (2, "bf16", None),
+    (3, "bf16", None),
+    (3, "bf16", "fp32"),
+)
 SIZES = {"vocab_size": 1000, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 32}
 MODELS = {
     "small": (
@@ -60,7 +66,9 @@ def size(tensors) -> int:
     return sum(t.numel() * t.element_size() for t in tensors if t is not None)
 
 
-def measure(model_class, config, zero_stage: int, dtype: str) -> dict[str, float]:
+def measure(
+    model_class, config, zero_stage: int, dtype: str, gradient_dtype: str | None
+) -> dict[str, float]:
     model = model_class(config).to(torch.bfloat16 if dtype == "bf16" else torch.float32)
     model.config.use_cache = False
     settings = get_train_ds_config(
@@ -69,6 +77,7 @@ def measure(model_class, config, zero_stage: int, dtype: str) -> dict[str, float
         stage=zero_stage,
         param_dtype=dtype,
         zpg=1,
+        grad_accum_dtype=gradient_dtype,
         optim_config={"type": "AdamW", "params": {"lr": 1e-6, "torch_adam": True}},
     )
     settings["train_micro_batch_size_per_gpu"] = 1
@@ -112,9 +121,10 @@ measured = [
         "config": config.to_dict(),
         "zero_stage": zero_stage,
         "dtype": dtype,
-        "bytes": measure(model_class, config, zero_stage, dtype),
+        "gradient_dtype": gradient_dtype,
+        "bytes": measure(model_class, config, zero_stage, dtype, gradient_dtype),
     }
-    for zero_stage, dtype in RUNS
+    for zero_stage, dtype, gradient_dtype in RUNS
     for name, (model_class, config) in MODELS.items()
 ]
 if os.environ["RANK"] == "0":

@@ -54,7 +54,11 @@ def test_states_are_estimated_within_15_percent(measured: list[dict]) -> None:
     for run in measured:
         shape = ModelShape.from_config(run["config"])
         estimate = training_states(
-            shape.parameters, zero_stage=run["zero_stage"], shards=RANKS, dtype=run["dtype"]
+            shape.parameters,
+            zero_stage=run["zero_stage"],
+            shards=RANKS,
+            dtype=run["dtype"],
+            gradient_dtype=run["gradient_dtype"],
         )
         for part, size in run["bytes"].items():
             estimated = vars(estimate)[part]

@@ -1,4 +1,4 @@
-"""When a run ends well. The actors are stand-ins, which note that the model is saved."""
+"""When a run ends well, and what it leaves. The actors and the driver are stand-ins."""
 
 import asyncio
 from types import SimpleNamespace
@@ -24,19 +24,78 @@ def ledger(trained: int, abandoned: int) -> PromptLedger:
 def test_a_run_that_lost_a_tenth_of_its_prompts_does_not_end_well(
     trained: int, abandoned: int, ends_well: bool
 ) -> None:
-    saved = []
+    def check() -> None:
+        ScheduledTrainer._check_given_up(None, ledger(trained, abandoned).account())
 
-    def save_model() -> list:
-        saved.append(trained)
-        return []
-
-    trainer = SimpleNamespace(actor_model_group=SimpleNamespace(async_save_model=save_model))
-    check = ScheduledTrainer._check_given_up(
-        trainer, SimpleNamespace(ledger=ledger(trained, abandoned))
-    )
     if ends_well:
-        asyncio.run(check)
+        check()
         return
     with pytest.raises(StoppedError, match=f"{abandoned} prompts were given up"):
-        asyncio.run(check)
-    assert saved == ([trained] if trained else [])  # nothing is written where nothing was trained
+        check()
+
+
+class Ending:
+    """A trainer at the end of its run: the driver fails as told, and each record notes its end."""
+
+    _save_models = ScheduledTrainer._save_models
+    _check_given_up = ScheduledTrainer._check_given_up
+
+    def __init__(self, error: Exception | None, batches: int, critic: bool = True) -> None:
+        self.done: list[str] = []
+        self._driver = SimpleNamespace(run=self._run)
+        self._error = error
+        self._progress = SimpleNamespace(close=lambda: None)
+        self.scheduler = SimpleNamespace(batches=batches, ledger=ledger(9, 0))
+        self.wandb_logger = SimpleNamespace(close=lambda: self.done.append("wandb"))
+        self.tensorboard_logger = SimpleNamespace(close=lambda: self.done.append("tensorboard"))
+        self.args = SimpleNamespace(critic=SimpleNamespace(save_value_network=True))
+        self.actor_model_group = self._group("actor")
+        self.critic_model_group = self._group("critic") if critic else None
+
+    def _group(self, name: str) -> SimpleNamespace:
+        def save_model() -> list:
+            self.done.append(name)
+            return []
+
+        return SimpleNamespace(async_save_model=save_model)
+
+    async def _run(self) -> None:
+        if self._error:
+            raise self._error
+
+    def _write_prompts(self, account: list) -> None:
+        self.done.append("prompts")
+        raise OSError("the disk is full")
+
+    def end(self) -> None:
+        asyncio.run(ScheduledTrainer._run_to_the_end(self, self.scheduler))
+
+
+LOGS = ["prompts", "wandb", "tensorboard"]
+
+
+def test_a_run_that_is_stopped_writes_its_models() -> None:
+    ending = Ending(StoppedError("no rewards"), batches=1)
+    with pytest.raises(StoppedError, match="no rewards"):
+        ending.end()
+    assert ending.done == ["actor", "critic", *LOGS]
+
+
+def test_a_run_that_is_stopped_before_it_has_trained_writes_none() -> None:
+    ending = Ending(StoppedError("no rewards"), batches=0)
+    with pytest.raises(StoppedError, match="no rewards"):
+        ending.end()
+    assert ending.done == LOGS
+
+
+def test_a_record_that_cannot_be_written_does_not_hide_why_the_run_ended() -> None:
+    ending = Ending(ValueError("why"), batches=1)
+    with pytest.raises(ValueError, match="why"):
+        ending.end()
+    assert ending.done == LOGS
+
+
+def test_a_run_that_ends_well_leaves_its_models_to_openrlhf() -> None:
+    ending = Ending(None, batches=1, critic=False)
+    ending.end()
+    assert ending.done == LOGS

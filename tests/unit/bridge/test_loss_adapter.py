@@ -170,6 +170,22 @@ def test_rivals_take_the_same_flags(name: str) -> None:
     assert f"{name}/num_positive" in adapter.drain()
 
 
+def test_a_truncated_correction_inside_w_by_flag() -> None:
+    flags = VESPO | {"vespo.anchor": "old", "vespo.loss_options": ["tis_cap=3"]}
+    loss = build_loss(flags)
+    assert loss.options["tis_cap"] == 3.0
+    assert loss.needs_rollout_log_probs
+    assert loss.reads_old_log_probs
+    assert build_loss(VESPO | {"vespo.anchor": "old"}).options["tis_cap"] is None
+
+
+def test_the_length_normalisation_of_topr_by_flag() -> None:
+    flags = VESPO | {"actor.policy_loss_type": "topr", "vespo.length_normalisation": "full"}
+    assert build_loss(flags).options["length_normalisation"] == "full"
+    with pytest.raises(ValueError, match="full is for vespo and topr, and sapo knows nothing"):
+        build_loss(flags | {"actor.policy_loss_type": "sapo"})
+
+
 def test_clip_flags_of_openrlhf_reach_the_losses_that_have_a_clip() -> None:
     flags = VESPO | {"actor.eps_clip_low_high": [0.1, 0.3], "actor.dual_clip": 3.0}
     ppo = build_loss(flags | {"actor.policy_loss_type": "ppo"})
@@ -198,7 +214,9 @@ def test_a_rivals_own_options(name: str, pairs: list[str], expected: dict) -> No
     ("name", "pairs", "message"),
     [
         ("sapo", ["tau_po=1"], r"sapo has no option 'tau_po' \(did you mean tau_pos\?\)"),
-        ("topr", ["cap=1"], "topr has no option 'cap'. Its options: anchor"),
+        ("topr", ["cap=1"], "topr has no option 'cap'. Its options: length_norm"),
+        ("topr", ["length_normalisation=full"], "write --vespo.length_normalisation, the flag"),
+        ("vespo", ["tis_cap=2"], "already contains it"),
         ("sapo", ["tau_pos=warm"], "tau_pos=warm: expected a number, such as 1.0"),
         ("sapo", ["tau_pos=0"], "tau_pos and tau_neg must be positive"),
         ("tis", ["level=word"], "level must be token or sequence"),
@@ -298,6 +316,30 @@ def test_engine_mismatch_at_lag_0_is_warned_of_and_lag_is_not(caplog) -> None:
         adapter.drain()
         assert len(caplog.records) == warnings
     assert "the engine and the trainer disagree" in caplog.text
+    assert "--vespo.anchor old" in caplog.text
+
+
+def test_the_mismatch_warning_says_what_it_costs(caplog) -> None:
+    log_w = torch.tensor([0.0, 2.0, -2.0, 5.0])  # the last one has a lag
+    ones = torch.ones(4, 1)
+    batch = {
+        "log_probs": (log_w[:, None] - 3).requires_grad_(),
+        "old_log_probs": log_w[:, None] - 6,
+        "rollout_log_probs": -3 * ones,
+        "advantages": torch.tensor([[1.0], [1.0], [-1.0], [1.0]]),
+        "action_mask": ones,
+    }
+    for anchor in ("rollout", "old"):
+        adapter = PolicyLossAdapter(get_policy_loss("vespo", anchor=anchor))
+        adapter.note(lag=torch.tensor([0.0, 0.0, 0.0, 1.0]))
+        call(adapter, batch)
+        adapter.drain()
+    engine, own = (record.message for record in caplog.records)
+    good = (1 + math.exp(2 * 2 + 3 * (1 - math.exp(2)))) / 2
+    bad = math.exp(3 * -2 + 2 * (1 - math.exp(-2)))
+    assert "mean |log W| is 1.33 on samples at lag 0, with variance 2.67" in engine
+    assert f"is {good:.2f} where A >= 0 and {bad:.2f} where A < 0" in engine
+    assert "own two passes" in own
 
 
 def test_noted_lags_tell_the_weights_apart_by_age() -> None:

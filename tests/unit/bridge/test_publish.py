@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 
+from vespo_openrlhf.bridge.checkpoints import Checkpoints
 from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError, StoppedError
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
 
@@ -129,7 +130,8 @@ def sharing(path: Path, **changes) -> SimpleNamespace:
             vllm=SimpleNamespace(sync_backend="nccl"),
             train=SimpleNamespace(**train),
             ckpt=SimpleNamespace(path=str(path)),
-        )
+        ),
+        _checkpoints=Checkpoints(path),
     )
 
 
@@ -139,6 +141,8 @@ def test_where_engines_share_the_trainers_gpus_the_end_names_the_last_checkpoint
     assert not ScheduledTrainer._shares_gpus(sharing(tmp_path, async_enable=True))
     assert not ScheduledTrainer._shares_gpus(sharing(tmp_path, colocate_all=False))
     assert "No checkpoint was saved" in ScheduledTrainer._why_no_restart(trainer)
-    (tmp_path / "_actor").mkdir()
-    (tmp_path / "_actor" / "latest").write_text("global_step12")
-    assert f"{tmp_path}/_actor/global_step12" in ScheduledTrainer._why_no_restart(trainer)
+    with trainer._checkpoints.saving("global_step12"):
+        folder = tmp_path / "_actor" / "global_step12"
+        folder.mkdir(parents=True)
+        (folder / "rank_0.pt").write_bytes(b"x")
+    assert f"global_step12 in {tmp_path}" in ScheduledTrainer._why_no_restart(trainer)

@@ -1,6 +1,7 @@
 """Flags made consistent, and what is refused, without OpenRLHF."""
 
 import argparse
+import math
 import os
 from pathlib import Path
 
@@ -60,10 +61,8 @@ DEFAULTS = our_defaults() | {
     "reward.stop_properly_penalty_coef": None,
     "train.agent_func_path": None,
     "actor.policy_loss_type": "vespo",
-    "actor.loss_agg_mode": "token-mean",
-    "actor.eps_clip": 0.2,
+    **dict.fromkeys(rules.UPSTREAM_DEFAULTS),
     "actor.eps_clip_low_high": None,
-    "actor.dual_clip": None,
     "algo.advantage.is_correction_level": "off",
     "algo.advantage.is_correction_mode": "mask",
     "algo.advantage.is_correction_gating": "ratio",
@@ -87,6 +86,7 @@ DEFAULTS = our_defaults() | {
     "ds.attn_implementation": "flash_attention_2",
     "ds.zero_stage": 2,
     "ds.adam_offload": False,
+    "ds.grad_accum_dtype": None,
     "ds.packing_samples": False,
     "ds.ring_attn_size": 1,
     "ds.tensor_parallel_size": 1,
@@ -145,7 +145,9 @@ def test_a_loss_on_rollout_log_probs_asks_the_engine_for_them_and_says_so() -> N
 @pytest.mark.usefixtures("on_gpu")
 @pytest.mark.parametrize("name", ["ppo", "gspo"])
 def test_openrlhfs_own_losses_are_left_alone_on_a_gpu(name: str) -> None:
-    flags = DEFAULTS | {"actor.policy_loss_type": name, "vespo.anchor": "old"}
+    """Their flags, but for those of the loss itself where nobody gave them."""
+    given = {"actor.eps_clip": 0.1, "actor.dual_clip": 2.0, "actor.loss_agg_mode": "token-mean"}
+    flags = DEFAULTS | {"actor.policy_loss_type": name, "vespo.anchor": "old"} | given
     before = dict(flags)
     assert resolve(flags) == []
     assert flags == before
@@ -168,17 +170,24 @@ def test_a_run_folder_takes_what_openrlhf_writes(tmp_path) -> None:
         ("ppo", {}, [0.2, 0.28]),
         ("gmpo", {}, [0.4, 0.4]),
         ("gspo", {"actor.eps_clip_low_high": [0.1, 0.2]}, [0.1, 0.2]),
+        ("gspo", {"actor.eps_clip": 0.2}, [0.2, 0.2]),
         ("ppo", {"actor.eps_clip": 0.1}, [0.1, 0.1]),
         ("vespo", {}, [0.2, 0.2]),
-        ("ppo", {"vespo.anchor": "old"}, [0.2, 0.2]),
     ],
 )
+@pytest.mark.parametrize("anchor", ["rollout", "old"])
 def test_the_clip_that_a_worker_gets_is_the_methods_own(
-    name: str, changes: dict, clip: list
+    name: str, changes: dict, clip: list, anchor: str
 ) -> None:
-    """OpenRLHF fills the flag with its --actor.eps_clip between our settings and the workers."""
-    flags = DEFAULTS | {"actor.policy_loss_type": name} | changes
+    """OpenRLHF fills the flag with its --actor.eps_clip between our settings and the workers.
+
+    With the anchor "old" the loss is OpenRLHF's own, and the paper's is still the paper's.
+    """
+    flags = DEFAULTS | {"actor.policy_loss_type": name, "vespo.anchor": anchor} | changes
     notes = resolve(flags)
+    again = dict(flags)
+    resolve(again)
+    assert again == flags
     if flags["actor.eps_clip_low_high"] is None:
         flags["actor.eps_clip_low_high"] = [flags["actor.eps_clip"]] * 2
     assert flags["actor.eps_clip_low_high"] == clip
@@ -186,6 +195,30 @@ def test_the_clip_that_a_worker_gets_is_the_methods_own(
     options = build_loss(flags).options
     if "clip_low" in options:
         assert [options["clip_low"], options["clip_high"]] == clip
+
+
+@pytest.mark.usefixtures("on_gpu")
+@pytest.mark.parametrize("anchor", ["rollout", "old"])
+@pytest.mark.parametrize(
+    ("name", "flag", "own", "given"),
+    [
+        ("sapo", "actor.loss_agg_mode", "seq-mean-token-mean", "token-mean"),
+        ("vespo", "actor.loss_agg_mode", "token-mean", "seq-mean-token-sum"),
+        ("ppo", "actor.loss_agg_mode", "token-mean", "seq-mean-token-mean"),
+        ("ppo", "actor.dual_clip", 3.0, math.inf),
+    ],
+)
+def test_what_is_not_given_is_what_the_loss_was_published_with(
+    name: str, flag: str, own: object, given: object, anchor: str
+) -> None:
+    flags = DEFAULTS | {"actor.policy_loss_type": name, "vespo.anchor": anchor}
+    notes = "".join(resolve(flags))
+    option = flag.removeprefix("actor.")
+    assert flags[flag] == build_loss(flags).options[option] == own
+    assert (f"--{flag} -> {own}" in notes) == (own != rules.UPSTREAM_DEFAULTS[flag])
+    flags = DEFAULTS | {"actor.policy_loss_type": name, "vespo.anchor": anchor, flag: given}
+    assert f"--{flag}" not in "".join(resolve(flags))
+    assert flags[flag] == build_loss(flags).options[option] == given
 
 
 @pytest.mark.usefixtures("on_cpu")
@@ -234,7 +267,7 @@ def test_logical_gpus_are_those_the_placement_groups_ask_for(changes: dict, gpus
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vespo.c1_pos": 0.5}, r"--vespo\.c1_pos must be at least 1"),
+        ({"vespo.c1_pos": -0.5}, r"--vespo\.c1_pos must be 0 or more"),
         ({"vespo.c2_neg": 0.0}, r"--vespo\.c2_neg must be positive"),
         ({"rollout.top_p": 0.9}, r"set --rollout\.top_p 1\.0"),
         ({"rollout.temperature": 0.0}, r"--rollout\.temperature is 0"),
@@ -243,8 +276,9 @@ def test_logical_gpus_are_those_the_placement_groups_ask_for(changes: dict, gpus
         ({"algo.advantage.is_correction_threshold": [0.1, 2.0]}, "would count twice"),
         (
             {"vespo.anchor": "old", "algo.advantage.is_correction_mode": "clip"},
-            "a part of OpenRLHF's own loss",
+            r"a part of OpenRLHF's own loss.*--vespo\.loss_options tis_cap=2",
         ),
+        ({"vespo.loss_options": ["tis_cap=2"]}, "already contains it, whole"),
         ({"actor.policy_loss_type": "vesop"}, "unknown policy loss 'vesop'. Known: vespo"),
         ({"vespo.loss_options": ["tau=1"]}, "vespo has no option 'tau'"),
         (
@@ -298,6 +332,11 @@ SYNCHRONOUS = {"train.async_enable": False}
     [
         ({"train.num_episodes": 0}, r"--train\.num_episodes is 0: set it to at least 1"),
         ({"ckpt.save_steps": 0}, r"--ckpt\.save_steps is 0: .* or to -1 for never"),
+        (
+            {"ds.grad_accum_dtype": "fp32"},
+            r"--ds\.grad_accum_dtype fp32 has no effect with --ds\.zero_stage 2: .*zero_stage 3",
+        ),
+        ({"ds.grad_accum_dtype": "tf32"}, r"tf32: set it to one of fp32, bf16, fp16"),
         ({"eval.steps": 0}, r"--eval\.steps is 0: .* or to -1 for never"),
         # what this trainer or its engines cannot do
         ({"ds.lora.rank": 4}, r"--ds\.lora\.rank does not work here: .* leave the flag out"),
@@ -349,6 +388,10 @@ SYNCHRONOUS = {"train.async_enable": False}
         # OpenRLHF's own loss, which would say so in its worker
         (OWN_PPO | {"actor.dual_clip": 0.5}, r"--actor\.dual_clip is 0\.5: set it above 1"),
         (
+            OWN_PPO | {"actor.loss_agg_mode": "seq-mean-token-sum"},
+            r"--actor\.loss_agg_mode seq-mean-token-sum: OpenRLHF's own loss",
+        ),
+        (
             OWN_PPO
             | {
                 "algo.advantage.is_correction_mode": "clip",
@@ -372,6 +415,10 @@ SYNCHRONOUS = {"train.async_enable": False}
         # what nothing reads
         ({"actor.eps_clip": 0.1}, r"--actor\.eps_clip 0\.1 has no effect on .* vespo"),
         ({"actor.dual_clip": 3.0}, r"--actor\.dual_clip 3\.0 has no effect on .* vespo"),
+        (
+            {"actor.policy_loss_type": "gspo", "actor.loss_agg_mode": "seq-mean-token-sum"},
+            r"--actor\.loss_agg_mode seq-mean-token-sum has no effect on .* gspo",
+        ),
         (
             {"actor.policy_loss_type": "sapo", "vespo.c1_pos": 1.5},
             r"--vespo\.c1_pos 1\.5 has no effect on --actor\.policy_loss_type sapo",

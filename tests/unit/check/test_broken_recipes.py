@@ -23,6 +23,16 @@ BROKEN = {
         "unrecognized arguments: --vespo.c1_po",
         "did you mean --vespo.c1_pos?",
     ),
+    "no problems to evaluate": (
+        {"eval.dataset": "/nowhere/validation.parquet", "eval.steps": "8"},
+        "--eval.dataset",
+        "there is no such file",
+    ),
+    "gradients added up in a type that is passed over": (
+        {"ds.grad_accum_dtype": "fp32", "ds.zero_stage": "2"},
+        "--ds.grad_accum_dtype fp32 has no effect with --ds.zero_stage 2",
+        "set --ds.zero_stage 3",
+    ),
     "a size is zero": ({"train.batch_size": "0"}, "--train.batch_size is 0", "at least 1"),
     "ranks of no size": ({"ds.ring_attn_size": "0"}, "--ds.ring_attn_size is 0", "at least 1"),
     "a number is none": ({"rollout.batch_size": "many"}, "--rollout.batch_size", "invalid int"),
@@ -45,10 +55,10 @@ BROKEN = {
         "--vespo.loss_options are for the losses of this project",
         "leave them out",
     ),
-    "a kernel without a second moment": (
-        {"vespo.c1_neg": "0.5"},
-        "--vespo.c1_neg must be at least 1",
-        "got 0.5",
+    "a kernel without a bound": (
+        {"vespo.c1_neg": "-0.5"},
+        "--vespo.c1_neg must be 0 or more",
+        "got -0.5",
     ),
     "sampling from a truncated distribution": (
         {"rollout.top_p": "0.9"},

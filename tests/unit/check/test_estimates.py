@@ -39,6 +39,17 @@ def test_states_of_16_bit_training_are_16_bytes_a_parameter() -> None:
     assert offloaded.total == 500
 
 
+def test_gradients_added_up_in_float32_take_4_bytes_a_parameter(flags: dict[str, Any]) -> None:
+    states = memory.training_states(
+        1000, zero_stage=3, shards=4, dtype="bf16", gradient_dtype="fp32"
+    )
+    assert (states.parameters, states.gradients, states.optimizer) == (500, 1000, 3000)
+    model = shape("Qwen3-30B-A3B-Base")
+    assert flags["ds.grad_accum_dtype"] == "fp32"
+    terms = memory.trainer_memory(model, flags, 79 * GIB, reads_old_log_probs=False).terms
+    assert terms["gradients"] == model.parameters * 4 / 16
+
+
 def test_the_cache_of_a_token() -> None:
     model = shape("Qwen3-30B-A3B-Base")
     # Key and value, 2 bytes, 48 layers, 4 heads of 128.

@@ -7,16 +7,19 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from vespo_openrlhf.bridge.loss import build_loss
 from vespo_openrlhf.check.model import ModelShape
 from vespo_openrlhf.check.recipe import submitted_flags
-from vespo_openrlhf.losses.registry import option_defaults
+from vespo_openrlhf.check.resolve import resolve
 
 CONFIGS = Path(__file__).parents[2] / "data" / "configs"
 SCRIPTS = Path(__file__).parents[3] / "scripts"
 Check = Callable[..., tuple[int, str]]
+TOKEN_MEAN = {"loss_agg_mode": "token-mean"}
 
 SUBMITTING = sorted(
     path
@@ -63,7 +66,8 @@ def test_a_recipe_passes(
 
 
 def test_the_papers_numbers_are_in_the_flags() -> None:
-    for script, n in ((SYNC, 4), (SYNC, 64), ("qwen3-30b-a3b-async", 4), ("qwen3-8b", 4)):
+    table_1 = (("qwen3-8b", 8), ("llama-3.2-3b", 8))
+    for script, n in ((SYNC, 4), (SYNC, 64), ("qwen3-30b-a3b-async", 4), *table_1):
         flags = _flags(script, *([str(n)] if script == SYNC else []))
         assert flags["--rollout.batch_size"] == str(256 * n)
         assert flags["--train.batch_size"] == str(256 * 8)
@@ -72,13 +76,40 @@ def test_the_papers_numbers_are_in_the_flags() -> None:
         assert (flags["--actor.adam.lr"], flags["--actor.lr_scheduler"]) == ("1e-6", "constant")
         assert (flags["--rollout.temperature"], flags["--rollout.top_p"]) == ("1.0", "1.0")
         assert flags["--algo.kl.init_coef"] == "0"
-        assert "--actor.entropy_coef" not in flags
+        synchronous = "--train.async_enable" not in flags
+        assert flags.get("--actor.entropy_coef") == ("0" if synchronous else None)
+        assert flags.get("--vespo.anchor") == ("old" if synchronous else None)
         updates = int(flags["--data.max_samples"]) * int(flags["--train.num_episodes"]) / 256
         assert updates == pytest.approx(1500, rel=0.03)
     flags = _flags("qwen3-30b-a3b-async")
     assert int(flags["--actor.num_nodes"]) * int(flags["--actor.num_gpus_per_node"]) == 16
     assert int(flags["--vllm.num_engines"]) * int(flags["--vllm.tensor_parallel_size"]) == 48
     assert (flags["--lag.sync_every"], flags["--lag.max"]) == ("4", "7")
+
+
+@pytest.mark.parametrize(
+    ("loss", "anchor"),
+    [("vespo", "old"), ("grpo", "old"), ("bapo", "old"), ("tis", None), ("my.py:loss", None)],
+)
+def test_the_anchor_of_the_published_scripts_is_for_the_methods_of_the_paper(
+    loss: str, anchor: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LOSS", loss)
+    assert _flags("one-gpu-gsm8k").get("--vespo.anchor") == anchor
+    assert "--vespo.anchor" not in _flags("eight-gpu-dapo-math")  # asynchronous
+
+
+def test_the_best_checkpoint_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = _flags("qwen3-8b")
+    assert "--ckpt.save_hf" in flags
+    assert flags["--eval.dataset"].endswith("data/dapo-math-17k/validation.parquet")
+    assert flags["--eval.steps"] == flags["--ckpt.save_steps"] == "8"  # of N = 8: 64 updates
+    # A second copy of the best model would be another checkpoint of its step for `eval watch`.
+    assert flags["--ckpt.best_metric_key"] == "none"
+    monkeypatch.setenv("DATA", "mine.jsonl")
+    assert "--eval.dataset" not in _flags("qwen3-8b")
+    monkeypatch.setenv("EVAL_DATA", "problems.jsonl")
+    assert _flags("qwen3-8b")["--eval.dataset"] == "problems.jsonl"
 
 
 def test_the_asynchronous_bound_follows_n(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -108,20 +139,38 @@ def test_runs_that_differ_in_the_environment_have_folders_of_their_own(
     ("loss", "options"),
     [
         ("vespo", {}),
-        ("grpo", {"clip_low": 0.2, "clip_high": 0.28}),
+        ("grpo", {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": 3.0, **TOKEN_MEAN}),
         ("gspo", {"clip_low": 3e-4, "clip_high": 4e-4}),
-        ("sapo", {"tau_pos": 1.0, "tau_neg": 1.05}),
+        ("sapo", {"tau_pos": 1.0, "tau_neg": 1.05, "loss_agg_mode": "seq-mean-token-mean"}),
+        ("cispo", TOKEN_MEAN),
+        ("topr", {"length_normalisation": "full", **TOKEN_MEAN}),
     ],
 )
+@pytest.mark.parametrize("anchor", [[], ["--vespo.anchor", "old"]])
 def test_a_baseline_has_the_papers_settings(
-    loss: str, options: dict[str, float], monkeypatch: pytest.MonkeyPatch
+    loss: str, options: dict[str, Any], anchor: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """What training takes in the end, and `check --json` shows."""
     monkeypatch.setenv("LOSS", loss)
-    given = _flags("qwen3-8b")
-    settings = option_defaults(given["--actor.policy_loss_type"])
-    assert {option: settings[option] for option in options} == options
-    assert "--actor.eps_clip" not in given
-    assert "--actor.eps_clip_low_high" not in given
+    flags = resolve(submitted_flags(SCRIPTS / "qwen3-8b.sh", anchor)).flags
+    taken = build_loss(flags).options
+    assert {option: taken[option] for option in options} == options
+    shown = {
+        "loss_agg_mode": flags["actor.loss_agg_mode"],
+        "dual_clip": flags["actor.dual_clip"],
+        "length_normalisation": flags["vespo.length_normalisation"],
+        **dict(zip(("clip_low", "clip_high"), flags["actor.eps_clip_low_high"], strict=True)),
+    }
+    assert options.items() <= (taken | shown).items()
+
+
+def test_clips_that_are_given_win(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOSS", "gspo")
+    for anchor in ("rollout", "old"):
+        words = ["--vespo.anchor", anchor, "--actor.eps_clip"]
+        for clip in ("0.2", "0.03"):
+            flags = resolve(submitted_flags(SCRIPTS / "qwen3-8b.sh", [*words, clip])).flags
+            assert list(flags["actor.eps_clip_low_high"]) == [float(clip)] * 2
 
 
 def test_the_environment_and_the_end_of_the_command_line_win(

@@ -16,6 +16,9 @@ from vespo_openrlhf.data.__main__ import main
 from vespo_openrlhf.data.checks import check_prompts
 from vespo_openrlhf.data.prepare import Options, prepare
 from vespo_openrlhf.data.sources import SOURCES, read
+from vespo_openrlhf.embedded.tokenizer import build_tokenizer
+from vespo_openrlhf.eval.prompts import find_template
+from vespo_openrlhf.reward import verify
 from vespo_openrlhf.reward.labels import parse_label
 
 GSM8K_ROWS = 1_319
@@ -84,6 +87,7 @@ def test_each_reason_is_found_and_counted(tmp_path: Path, benchmarks: Path) -> N
         "contaminated_overlap": 1,
         "gold_unusable": 1,
         "gold_not_itself": 0,
+        "overlong": 0,
     }
     assert report.contaminated == {"gsm8k": {"exact": 1, "overlap": 1}}
     assert sum(report.splits.values()) == len(good)
@@ -281,6 +285,82 @@ def test_dapo_rows_lose_their_instruction(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["custom", "deepscaler", "dapo-math-17k"])
+@pytest.mark.parametrize("template", ["verl", "qwen_space"])
+def test_what_vespos_published_code_prepared_is_read(
+    name: str, template: str, tmp_path: Path
+) -> None:
+    """Its own Parquet: prompts as messages, golds nested, one answer a list of one."""
+    import pyarrow
+    import pyarrow.parquet
+
+    text = find_template(template).text
+    problems = [f"What is {number}?" for number in range(3)]
+    rows = [
+        {
+            "id": f"deepscaler_{number}",
+            "data_source": "agentica-org/DeepScaleR-Preview-Dataset",
+            "prompt": [
+                {"role": "user", "content": text.replace("{problem}", f"What is {number}?")}
+            ],
+            "ability": "math",
+            "reward_model": {"style": "rule", "ground_truth": str(number)},
+            "extra_info": {"split": "train", "index": number, "has_solution": True},
+        }
+        for number, problem in enumerate(problems)
+    ]
+    file = tmp_path / "train.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), file)
+    assert rows_of(name, file) == list(zip(problems, ["0", "1", "2"], strict=True))
+    # With its own template the prompt is what it was.
+    prepare(Options(name, tmp_path / "out", (file,), validation=0, template=template))
+    prompts = [row["prompt"] for row in read_parquet(tmp_path / "out" / "train.parquet")]
+    assert prompts == [row["prompt"][0]["content"] for row in rows]
+
+
+def test_a_list_of_answers_is_one_gold_of_several_parts(tmp_path: Path) -> None:
+    rows = [
+        {"problem": "One?", "answer": ["7"]},
+        {"problem": "Both roots?", "answer": ["-2", "3"]},
+        {"problem": "None?", "answer": []},
+    ]
+    file = write(tmp_path / "lists.jsonl", rows)
+    assert rows_of("custom", file) == [("One?", "7"), ("Both roots?", "-2, 3"), ("None?", "")]
+    report = prepare(Options("custom", tmp_path / "out", (file,), validation=0))
+    assert (report.splits, report.dropped["no_gold"]) == ({"train": 2}, 1)
+    label = parse_label(read_parquet(tmp_path / "out" / "train.parquet")[1]["label"])
+    assert verify(r"\boxed{3, -2}", label.golds).correct
+    assert not verify(r"\boxed{3}", label.golds).correct
+
+
+def test_prompts_are_dropped_above_a_length_that_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tokenizer = build_tokenizer()
+    tokenizer.save_pretrained(tmp_path / "model")
+    rows = [{"problem": "1" * length + "=", "answer": "1"} for length in (3, 20, 21, 60)]
+    file = write(tmp_path / "rows.jsonl", rows)
+
+    def tokens(problem: str) -> int:
+        chat = [{"role": "user", "content": problem}]
+        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    limit = tokens(rows[1]["problem"])
+    assert tokens(rows[2]["problem"]) > limit
+    out = tmp_path / "out"
+    words = ["prepare", "custom", "--from", str(file), "--out", str(out), "--template", "plain"]
+    words += ["--validation", "0", "--max-prompt-tokens", str(limit)]
+    assert main([*words, "--tokenizer", str(tmp_path / "model")]) == 1  # no benchmark is here
+    prompts = [row["prompt"] for row in read_parquet(out / "train.parquet")]
+    assert prompts == [row["problem"] for row in rows[:2]]
+    dropped = [json.loads(line) for line in (out / "dropped.jsonl").read_text().splitlines()]
+    assert [line["reason"] for line in dropped] == ["overlong"] * 2
+    assert dropped[1]["tokens"] == tokens(rows[3]["problem"])
+    assert f"at most {limit} tokens" in (out / "README.md").read_text()
+    assert "the prompt has more tokens than asked for" in capsys.readouterr().out
+
+
 def test_golds_are_taken_out_of_solutions(tmp_path: Path) -> None:
     math = [
         {"problem": "x?", "solution": r"First \boxed{1} is wrong. So $x = \boxed{\frac{1}{2}}$."},
@@ -321,6 +401,9 @@ def test_what_was_prepared_can_be_prepared_again(tmp_path: Path) -> None:
         (["gsm8k"], "cannot be read from the hub"),
         (["arithmetic", "--template", "qwne"], "did you mean qwen"),
         (["arithmetic", "--validation", "1"], "--validation 1.0"),
+        (["arithmetic", "--max-prompt-tokens", "9"], "--tokenizer go together"),
+        (["arithmetic", "--tokenizer", "x"], "--tokenizer go together"),
+        (["arithmetic", "--max-prompt-tokens", "0", "--tokenizer", "x"], "tokens 0: 1 or more"),
         (["arithmetic", "--benchmark-data", "gone"], "--benchmark-data gone"),
         (["arithmetic", "--overlap", "0"], "--overlap 0.0"),
         (["arithmetic", "--out", "other"], "holds another dataset"),

@@ -61,6 +61,14 @@ def test_a_critic_is_no_checkpoint_to_evaluate(
     assert "step 9" not in printed
 
 
+def test_the_best_models_copy_is_not_another_checkpoint(tmp_path: Path) -> None:
+    """OpenRLHF saves it beside the checkpoint of its step, or alone where none was due."""
+    for name in ("best_global_step8_hf", "global_step8_hf", "best_global_step6_hf"):
+        checkpoint(tmp_path / name)
+    found, _ = watch.checkpoints(tmp_path)
+    assert [path.name for _, path in found] == ["best_global_step6_hf", "global_step8_hf"]
+
+
 def test_two_checkpoints_of_one_step_are_not_chosen_from(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -71,6 +71,7 @@ CASES = [
     # max(2, 0.8) and max(0.7, 0.8): where A < 0 only a falling ratio is clipped.
     ("ppo", -1, {}, ((2 + 0.8) / 2, [1, 0])),
     ("ppo", -1, {"dual_clip": 1.5}, ((1.5 + 0.8) / 2, [0, 0])),
+    ("ppo", -1, {"dual_clip": math.inf}, ((2 + 0.8) / 2, [1, 0])),
     ("ppo", 1, {"dual_clip": 1.5, "clip_high": 2}, (-(2 + 0.7) / 2, [-1, -0.35])),
     ("ppo", -1, {"clip_low": 0.4}, ((2 + 0.7) / 2, [1, 0.35])),
     ("ppo", 0, {}, (0, [0, 0])),
@@ -140,6 +141,44 @@ def test_by_hand(name, advantage, options, by_hand):
 
 def test_every_name_has_a_case():
     assert {case[0] for case in CASES} | {"vespo", "decoupled_ppo"} == set(POLICY_LOSS_NAMES)
+
+
+@pytest.mark.parametrize(("dual_clip", "bound"), [({}, 3), ({"dual_clip": None}, 4)])
+def test_grpo_has_the_dual_clip_of_verl(dual_clip, bound):
+    """The ratios are 4 and 0.5; the first is above clip_ratio_c, which is never off there."""
+    log_pi, log_mu = [math.log(0.8), math.log(0.2)], [math.log(0.2), math.log(0.4)]
+    loss, gradient, _ = evaluate("ppo", -1, log_pi, log_mu, **dual_clip)
+    assert loss == pytest.approx((bound + 0.8) / 2, rel=1e-6)
+    assert gradient == pytest.approx([0 if bound == 3 else 2, 0], abs=1e-6)
+
+
+def test_sapo_is_a_mean_over_sequences():
+    """Three tokens and one, all with the ratio 1: a gate of 2 and a slope of 1 each."""
+    log_probs = torch.full((2, 3), -1.0, requires_grad=True)
+    mask = torch.tensor([[True, True, True], [True, False, False]])
+    inputs = made(log_probs, torch.tensor([1.0, 3]), mask, torch.full((2, 3), -1.0))
+    loss, _ = get_policy_loss("sapo")(inputs)
+    loss.backward()
+    assert loss.item() == pytest.approx(-(2 * 1 + 2 * 3) / 2)
+    torch.testing.assert_close(
+        log_probs.grad, torch.tensor([[-1 / 6, -1 / 6, -1 / 6], [-3 / 2, 0, 0]])
+    )
+    by_token, _ = get_policy_loss("sapo", loss_agg_mode="token-mean")(inputs)
+    assert by_token.item() == pytest.approx(-(3 * 2 * 1 + 2 * 3) / 4)
+
+
+def test_topr_divided_by_the_length():
+    """W = 0.16 over two tokens: the weight is 0.4 where it was 0.16, and 1 where A >= 0 still."""
+    log_pi, log_mu = [math.log(0.1), math.log(0.4)], [math.log(0.5), math.log(0.5)]
+    for normalisation, weight in (("none", 0.16), ("full", 0.4), ("sqrt", 0.16**0.5**0.5)):
+        options = {"length_normalisation": normalisation}
+        _, gradient, metrics = evaluate("topr", -1, log_pi, log_mu, **options)
+        assert gradient == pytest.approx([weight / 2] * 2, rel=1e-6)
+        assert metrics["log_w"].item() == pytest.approx(math.log(0.16))
+        _, gradient, _ = evaluate("topr", 1, log_pi, log_mu, **options)
+        assert gradient == pytest.approx([-0.5, -0.5], rel=1e-6)
+    with pytest.raises(ValueError, match="length_normalisation must be one of"):
+        get_policy_loss("topr", length_normalisation="half")
 
 
 def test_topr_tapers_what_the_policy_has_left():

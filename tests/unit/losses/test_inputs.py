@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from vespo_openrlhf.losses import LossInputs, aggregate
+from vespo_openrlhf.losses.inputs import LOSS_AGG_MODES
 
 
 def batch(mask, log_probs=None, **totals):
@@ -28,6 +29,9 @@ MASK = [[True, True, False], [True, False, False]]
         ("token-mean", {"batch_num_tokens": torch.tensor(0.75)}, (1 + 2 + 8) / 0.75),
         ("seq-mean-token-mean", {}, (1.5 + 8) / 2),
         ("seq-mean-token-mean", {"global_batch_size": 5, "dp_size": 2}, (1.5 + 8) / 5 * 2),
+        ("seq-mean-token-sum", {}, (1 + 2 + 8) / 2),
+        ("seq-mean-token-sum", {"global_batch_size": 5, "dp_size": 2}, (1 + 2 + 8) / 5 * 2),
+        ("seq-mean-token-sum", {"batch_num_tokens": 99}, (1 + 2 + 8) / 2),
     ],
 )
 def test_aggregate_by_hand(mode, totals, by_hand):
@@ -62,7 +66,7 @@ def test_aggregate_equals_openrlhf(openrlhf_loss, random_inputs, mode, mask_dtyp
     torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-6, atol=0)
 
 
-@pytest.mark.parametrize("mode", ["token-mean", "seq-mean-token-mean"])
+@pytest.mark.parametrize("mode", LOSS_AGG_MODES)
 @pytest.mark.parametrize("totals", [{}, {"batch_num_tokens": 0.0, "global_batch_size": 0}])
 def test_no_action_token_at_all_is_a_zero_loss(mode, totals):
     """OpenRLHF's mean over nothing is nan, which would end a run for an empty micro-batch."""
@@ -85,7 +89,8 @@ def test_masked_entries_are_not_read(garbage):
 
 
 def test_unknown_mode_names_the_choices():
-    with pytest.raises(ValueError, match="token-mean, seq-mean-token-mean, got 'sum'"):
+    names = "token-mean, seq-mean-token-mean, seq-mean-token-sum"
+    with pytest.raises(ValueError, match=f"{names}, got 'sum'"):
         aggregate(torch.tensor(LOSS), batch(MASK), "sum")
 
 

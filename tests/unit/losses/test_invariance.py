@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from vespo_openrlhf.losses import POLICY_LOSS_NAMES, get_policy_loss, option_defaults
+from vespo_openrlhf.losses.inputs import LOSS_AGG_MODES
 
 TENSORS = ("log_probs", "old_log_probs", "advantages", "action_mask", "rollout_log_probs")
 # Where the defaults would leave these batches, which have drifted little, alone.
@@ -28,7 +29,7 @@ NARROW = {
 LOSSES = [
     (name, mode)
     for name in POLICY_LOSS_NAMES
-    for mode in ("token-mean", "seq-mean-token-mean")
+    for mode in LOSS_AGG_MODES
     if mode == "token-mean" or "loss_agg_mode" in option_defaults(name)
 ]
 

@@ -26,7 +26,8 @@ def assert_equals_exact(phi, truth):
 
 
 @pytest.mark.parametrize(
-    "coefficients", [(2, 3, 3, 2), (3, 2, 3, 2), (1, 0.1, 7.3, 12.9), (2.1, 3.3, 1, 1)]
+    "coefficients",
+    [(2, 3, 3, 2), (3, 2, 3, 2), (1, 0.1, 7.3, 12.9), (2.1, 3.3, 1, 1), (0.5, 1.5, 0, 2)],
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equals_fifty_digits(coefficients, dtype):
@@ -54,11 +55,17 @@ def test_defaults_by_hand():
 
 
 def test_infinite_weights_have_no_say():
-    phi = vespo_kernel(torch.tensor([torch.inf, -torch.inf, 1e30]), torch.ones(3))
-    assert phi.tolist() == [0, 0, 0]
+    log_w = torch.tensor([torch.inf, -torch.inf, 1e30])
+    for c1 in (2, 0.5, 1e-3):
+        assert vespo_kernel(log_w, torch.ones(3), c1).tolist() == [0, 0, 0]
 
 
-c1s = st.floats(1, 10)
+def test_without_a_power_of_w_a_response_that_is_given_up_counts_most():
+    phi = vespo_kernel(torch.tensor([torch.inf, -torch.inf, 0]), torch.ones(3), c1_pos=0, c2_pos=2)
+    torch.testing.assert_close(phi, torch.tensor([0, math.exp(2), 1]))
+
+
+c1s = st.one_of(st.just(0.0), st.floats(1e-3, 10))
 c2s = st.floats(0.05, 10)
 
 
@@ -73,7 +80,7 @@ def test_bounded(log_w, c1_pos, c2_pos, c1_neg, c2_neg, advantage):
 
 @given(c1s, c2s)
 def test_bound_is_reached_at_c1_over_c2(c1, c2):
-    peak = torch.tensor([c1 / c2], dtype=torch.float64).log()
+    peak = torch.tensor([c1 / c2], dtype=torch.float64).log()  # -inf where c1 = 0
     phi = vespo_kernel(peak, torch.ones(1), c1, c2).item()
     assert phi == pytest.approx(kernel_bound(c1, c2), rel=1e-12)
 
@@ -96,11 +103,24 @@ def test_published_bounds():
     assert kernel_bound(3, 2) == pytest.approx(1.242, abs=5e-4)
 
 
+@pytest.mark.parametrize("c1", [0.0, 0.25, 0.5, 0.99, 1.0, 2.0])
+def test_what_c1_below_one_means(c1):
+    """phi is bounded for all of these; phi/W near W = 0, the weight against what the policy samples
+    itself, only from 1 on."""
+    log_w = torch.linspace(-300, 5, 4000, dtype=torch.float64)
+    phi = vespo_kernel(log_w, torch.ones(()), c1_pos=c1, c2_pos=1.5)
+    assert phi.max() <= kernel_bound(c1, 1.5) * (1 + 1e-12)
+    assert kernel_bound(c1, 1.5) <= math.exp(1.5)
+    largest = (phi / log_w.exp()).max()
+    assert (largest > 2 * math.exp(1.5)) == (c1 < 1)
+    assert kernel_bound(0.5, 1.5) == pytest.approx(1.569, abs=5e-4)
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("c1_pos", 0.99),
-        ("c1_neg", 0.0),
+        ("c1_pos", -0.01),
+        ("c1_neg", -1.0),
         ("c2_pos", 0.0),
         ("c2_neg", -1.0),
         ("c1_pos", math.nan),

@@ -1,6 +1,7 @@
 """ppo and gspo are OpenRLHF's own, value, gradient and clip ratio, to 1e-6."""
 
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def assert_equal(ours, theirs, inputs):
 
 @pytest.mark.parametrize("drift", [0.01, 0.5, 5.0])
 @pytest.mark.parametrize("mode", ["token-mean", "seq-mean-token-mean"])
-@pytest.mark.parametrize("dual_clip", [None, 1.5])
+@pytest.mark.parametrize("dual_clip", [None, 1.5, math.inf])
 @pytest.mark.parametrize("tis", ["off", "clip", "mask"])
 def test_ppo(openrlhf_loss, random_inputs, drift, mode, dual_clip, tis):
     ours = get_policy_loss(

@@ -28,9 +28,11 @@ def test_published_defaults():
         "vespo": {"c1_pos": 2.0, "c2_pos": 3.0, "c1_neg": 3.0, "c2_neg": 2.0,
                   "length_normalisation": "none", "anchor": "rollout",
                   "loss_agg_mode": "token-mean"},
-        "ppo": {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": None, "tis": "off"},
+        "ppo": {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": 3.0, "tis": "off",
+                "loss_agg_mode": "token-mean"},
         "gspo": {"clip_low": 3e-4, "clip_high": 4e-4},
-        "sapo": {"tau_pos": 1.0, "tau_neg": 1.05},
+        "sapo": {"tau_pos": 1.0, "tau_neg": 1.05, "loss_agg_mode": "seq-mean-token-mean"},
+        "topr": {"length_normalisation": "none", "loss_agg_mode": "token-mean"},
         "gmpo": {"clip_low": 0.4, "clip_high": 0.4},
         "dppo": {"tv_low": 0.2, "tv_high": 0.2},
         "m2po": {"budget": 0.04},
@@ -53,12 +55,14 @@ def test_every_off_policy_loss_starts_from_the_rollout_log_probs():
     [
         ("vespo", {}, True, False),
         ("vespo", {"anchor": "old"}, False, True),
+        ("vespo", {"anchor": "old", "tis_cap": 2.0}, True, True),
         ("ppo", {}, True, False),
         ("ppo", {"anchor": "old"}, False, True),
         ("ppo", {"anchor": "old", "tis": "clip"}, True, True),
         ("decoupled_ppo", {}, True, True),
         ("reinforce", {}, False, False),
         ("topr", {}, True, False),
+        ("gspo", {"anchor": "old"}, False, True),
     ],
 )
 def test_what_a_loss_reads(random_inputs, name, options, needs_rollout, reads_old):

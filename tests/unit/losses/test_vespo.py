@@ -17,9 +17,13 @@ LARGEST = torch.finfo(torch.float32).max
 VESPO = get_policy_loss("vespo")
 
 
-def made(log_probs, advantages, mask, rollout):
+def made(log_probs, advantages, mask, rollout, **others):
     return LossInputs(
-        log_probs=log_probs, advantages=advantages, action_mask=mask, rollout_log_probs=rollout
+        log_probs=log_probs,
+        advantages=advantages,
+        action_mask=mask,
+        rollout_log_probs=rollout,
+        **others,
     )
 
 
@@ -236,9 +240,77 @@ def test_anchor(random_inputs):
     VESPO(dataclasses.replace(inputs, old_log_probs=None))
 
 
+def truncated(cap, old=(0.25, 0.4)):
+    """A = -1 and three tokens, the last masked; pi/old is 2 and 0.7, old/mu 1.25 and 8."""
+    rows = [(0.5, 0.28), old, (0.2, 0.05)]
+    log_probs, old, mu = (torch.tensor([[*row, math.nan]]).log() for row in rows)
+    mask = torch.tensor([[True, True, False]])
+    inputs = made(log_probs, -torch.ones(1, 3), mask, mu, old_log_probs=old)
+    return get_policy_loss("vespo", anchor="old", tis_cap=cap)(inputs)[1]
+
+
+@pytest.mark.parametrize(
+    ("cap", "weight"),
+    [
+        (2.0, 2 * 0.7 * 1.25 * 2),  # 8 is cut to 2
+        (1.0, 2 * 0.7),  # W as without a correction
+        (0.5, 2 * 0.7 * 0.5 * 0.5),
+        (math.inf, 2.5 * 5.6),  # pi/mu, as with the rollout anchor
+    ],
+)
+def test_a_truncated_correction_inside_w(cap, weight):
+    """prod pi/old min(old/mu, cap): the factor of each token, by hand."""
+    metrics = truncated(cap)
+    assert metrics["log_w"].item() == pytest.approx(math.log(weight), rel=1e-6)
+    phi = weight**3 * math.exp(2 * (1 - weight))
+    assert metrics["phi"].item() == pytest.approx(phi, rel=1e-5)
+
+
+def test_a_cap_is_not_rounded_to_half_precision():
+    """64 tokens of bf16, each with old/mu = e^2 cut to 2: log W = 64 log 2, not 64 x bf16(0.69)."""
+    ones = torch.ones(1, 64, dtype=torch.bfloat16)
+    inputs = made(-8 * ones, ones, ones, -10 * ones, old_log_probs=-8 * ones)
+    _, metrics = get_policy_loss("vespo", anchor="old", tis_cap=2.0)(inputs)
+    assert metrics["log_w"].item() == pytest.approx(64 * math.log(2), rel=1e-6)
+
+
+def test_a_cap_that_holds_nothing_back_is_the_rollout_anchor(random_inputs):
+    inputs = random_inputs(6)
+    capped = get_policy_loss("vespo", anchor="old", tis_cap=1e30)(inputs)
+    assert capped[0] == VESPO(inputs)[0]
+    assert torch.equal(capped[1]["log_w"], VESPO(inputs)[1]["log_w"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tis_cap": 2.0}, "already contains it, whole: set anchor 'old'"),
+        ({"tis_cap": 0.0, "anchor": "old"}, "must be a positive number, got 0.0"),
+        ({"tis_cap": math.nan, "anchor": "old"}, "must be a positive number, got nan"),
+        ({"tis_cap": "two", "anchor": "old"}, "must be a positive number, got 'two'"),
+    ],
+)
+def test_a_second_correction_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        get_policy_loss("vespo", **options)
+
+
+def test_a_sum_over_tokens_is_equation_20_to_the_letter():
+    """(1/2) sum over sequences of phi A sum over tokens of log pi, W = 1.4 and 0.5."""
+    log_pi = torch.tensor([[0.5, 0.28], [0.1, 1.0]]).log().requires_grad_()
+    log_mu = torch.tensor([[0.25, 0.4], [0.2, 1.0]]).log()
+    mask = torch.tensor([[True, True], [True, False]])
+    advantages = torch.tensor([[-1.0, -1.0], [3, 3]])
+    inputs = made(log_pi, advantages, mask, log_mu, batch_num_tokens=99.0)
+    get_policy_loss("vespo", loss_agg_mode="seq-mean-token-sum")(inputs)[0].backward()
+    negative, positive = 1.4**3 * math.exp(2 * (1 - 1.4)), 0.5**2 * math.exp(3 * (1 - 0.5))
+    expected = [[negative / 2] * 2, [-3 * positive / 2, 0]]
+    torch.testing.assert_close(log_pi.grad, torch.tensor(expected))
+
+
 def test_options_out_of_range_stop_before_the_run():
-    with pytest.raises(ValueError, match=r"^c1_pos must be at least 1"):
-        get_policy_loss("vespo", c1_pos=0.5)
+    with pytest.raises(ValueError, match=r"^c1_pos must be 0 or more"):
+        get_policy_loss("vespo", c1_pos=-0.5)
     with pytest.raises(ValueError, match="length_normalisation"):
         get_policy_loss("vespo", length_normalisation="half")
     with pytest.raises(ValueError, match="anchor"):

@@ -1,5 +1,6 @@
 """A cell on the full stack: the same policy, the same problems, flags that OpenRLHF takes."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -78,6 +79,8 @@ def test_the_tokenizer_splits_as_the_task_does(start, tmp_path) -> None:
             LossSetting("soft", "sapo", {"tau_pos": 3.0}),
             {"vespo.loss_options": ["tau_pos=3.0"]},
         ),
+        (PUBLISHED["SAPO"], {"actor.loss_agg_mode": "token-mean"}),
+        (PUBLISHED["GRPO"], {"actor.policy_loss_type": "ppo", "actor.dual_clip": math.inf}),
     ],
 )
 def test_the_flags_say_what_the_cell_says(loss, expected, tmp_path) -> None:
