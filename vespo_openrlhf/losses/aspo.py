@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .diagnostics import Metrics, sequence_metrics
+from .diagnostics import Metrics
 from .inputs import LossInputs
-from .ratios import sequence_log_weight, token_log_ratio, token_ratio
+from .ratios import token_log_ratio, token_ratio
 from .trust_region import clip_share, within_clip
 from .weighted import weighted_log_prob_loss
 
@@ -47,5 +47,4 @@ def aspo_loss(
         weight = torch.where(inputs.advantages >= 0, token_ratio(-log_ratio), ratio)
         weight = weight.clamp_(max=dual_clip).mul_(keep)
     loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    metrics = sequence_metrics(inputs, log_w=sequence_log_weight(inputs, anchor))
-    return loss, metrics | {"clip_ratio": clip_share(keep, inputs)}
+    return loss, {"phi": weight, "clip_ratio": clip_share(keep, inputs)}

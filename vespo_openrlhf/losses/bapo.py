@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from .declare import declares
-from .diagnostics import Metrics, sequence_metrics
+from .diagnostics import Metrics
 from .inputs import LossInputs, update_statistics
-from .ratios import anchor_log_probs, sequence_log_weight, token_log_ratio, token_ratio
+from .ratios import anchor_log_probs, token_log_ratio, token_ratio
 from .trust_region import clip_share, within_clip
 from .weighted import weighted_log_prob_loss
 
@@ -147,6 +147,5 @@ def bapo_loss(
         keep = within_clip(weight, inputs.advantages, c_low, c_high)
         weight.mul_(keep)
     loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    metrics = sequence_metrics(inputs, log_w=sequence_log_weight(inputs, anchor))
-    metrics |= {"clip_ratio": clip_share(keep, inputs), "c_low": c_low, "c_high": c_high}
-    return loss, metrics
+    bounds = {"c_low": c_low, "c_high": c_high}
+    return loss, {"phi": weight, "clip_ratio": clip_share(keep, inputs)} | bounds

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .diagnostics import Metrics, sequence_metrics
+from .diagnostics import Metrics
 from .inputs import LossInputs, zero_masked
-from .ratios import anchor_log_probs, sequence_log_weight, token_log_ratio, token_ratio
+from .ratios import anchor_log_probs, token_log_ratio, token_ratio
 from .trust_region import clip_share, within_clip
 from .weighted import weighted_log_prob_loss
 
@@ -46,5 +46,4 @@ def dppo_loss(
         keep = within_clip(probability - behaviour, inputs.advantages, -tv_low, tv_high)
         weight = token_ratio(token_log_ratio(inputs, anchor)).clamp_(max=cap)
     loss = weighted_log_prob_loss(inputs, weight.mul_(keep), loss_agg_mode)
-    metrics = sequence_metrics(inputs, log_w=sequence_log_weight(inputs, anchor))
-    return loss, metrics | {"clip_ratio": clip_share(keep, inputs)}
+    return loss, {"phi": weight, "clip_ratio": clip_share(keep, inputs)}

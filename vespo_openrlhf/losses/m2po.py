@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from .declare import declares
-from .diagnostics import Metrics, sequence_metrics
+from .diagnostics import Metrics
 from .inputs import LossInputs, masked_mean, update_statistics, zero_masked
-from .ratios import sequence_log_weight, token_log_ratio, token_ratio
+from .ratios import token_log_ratio, token_ratio
 from .trust_region import moved_as_pushed
 from .weighted import weighted_log_prob_loss
 
@@ -79,5 +79,4 @@ def m2po_loss(
         masked = moved_as_pushed(log_ratio, inputs.advantages) & (log_ratio.abs() >= threshold)
         weight = token_ratio(log_ratio).masked_fill_(masked, 0.0)
     loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    metrics = sequence_metrics(inputs, log_w=sequence_log_weight(inputs, anchor))
-    return loss, metrics | {"clip_ratio": masked_mean(masked.float(), inputs.mask)}
+    return loss, {"phi": weight, "clip_ratio": masked_mean(masked.float(), inputs.mask)}

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from .diagnostics import Metrics, sequence_metrics
+from .diagnostics import Metrics
 from .inputs import LossInputs
 from .ratios import (
     normalise_log_weight,
@@ -49,8 +49,7 @@ def seq_mis_loss(
     keep = (log_w >= log_low) & (log_w <= math.log(weight_high))
     weight = torch.where(keep, log_w, -torch.inf).exp()
     loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    metrics = sequence_metrics(inputs, log_w=log_w, phi=weight)
-    return loss, metrics | {"is_filter_ratio": _share(~keep, inputs)}
+    return loss, {"log_w": log_w, "phi": weight, "is_filter_ratio": _share(~keep, inputs)}
 
 
 def geo_mask_loss(
@@ -82,8 +81,7 @@ def geo_mask_loss(
     with torch.no_grad():
         weight = token_ratio(token_log_ratio(inputs, anchor)).clamp_(max=cap)
     loss = weighted_log_prob_loss(inputs, weight.mul_(keep.unsqueeze(-1)), loss_agg_mode)
-    metrics = sequence_metrics(inputs, log_w=log_w)
-    return loss, metrics | {"is_filter_ratio": _share(~keep, inputs)}
+    return loss, {"log_w": log_w, "phi": weight, "is_filter_ratio": _share(~keep, inputs)}
 
 
 def off_policy_mask_loss(
@@ -125,7 +123,7 @@ def off_policy_mask_loss(
         inside = within_clip(weight, inputs.advantages, 1 - clip_low, 1 + clip_high)
         weight.mul_(inside & keep.unsqueeze(-1))
     loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    metrics = sequence_metrics(inputs, log_w=log_w, advantage=advantage)
+    metrics = {"log_w": log_w, "phi": weight, "advantage": advantage}
     metrics["clip_ratio"] = clip_share(inside, inputs)
     metrics["is_filter_ratio"] = _share(~keep, inputs)
     return loss, metrics

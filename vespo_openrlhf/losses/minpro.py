@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .diagnostics import Metrics, sequence_metrics
+from .diagnostics import Metrics
 from .inputs import LossInputs, masked_mean
-from .ratios import sequence_log_weight, token_log_ratio, token_ratio
+from .ratios import token_log_ratio, token_ratio
 from .weighted import weighted_log_prob_loss
 
 
@@ -43,8 +43,7 @@ def minpro_loss(
         weight = ratio.clamp(weight_low, weight_high)
         clip_ratio = masked_mean((weight != ratio).float(), inputs.mask)
     loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    metrics = sequence_metrics(inputs, log_w=sequence_log_weight(inputs, anchor))
-    return loss, metrics | {"clip_ratio": clip_ratio}
+    return loss, {"phi": weight, "clip_ratio": clip_ratio}
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .declare import declares
-from .diagnostics import Metrics, sequence_metrics
+from .diagnostics import Metrics
 from .inputs import LossInputs
 from .ratios import capped_weight, sequence_log_weight
 from .weighted import weighted_log_prob_loss
@@ -104,5 +104,4 @@ def vcpo_loss(
     present = inputs.num_tokens > 0
     clip_ratio = (present & (log_w > math.log(cap))).sum() / present.sum().clamp(min=1)
     loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    metrics = sequence_metrics(inputs, log_w=log_w, phi=weight)
-    return loss, metrics | {"clip_ratio": clip_ratio}
+    return loss, {"log_w": log_w, "phi": weight, "clip_ratio": clip_ratio}

@@ -130,11 +130,13 @@ def test_a_step_is_as_long_as_the_loss_says_of_the_updates_own_sequences() -> No
         scales.append(adapter.step_scale())
         assert scales[-1] == pytest.approx(share.sqrt().item(), rel=1e-5)
         adapter.end_update()
-    assert adapter.drain()["vcpo/step_scale_mean"] == pytest.approx(sum(scales) / 2)
+    batch_mean = (3 * scales[0] + 2 * scales[1]) / 5  # over micro-batches
+    assert adapter.drain()["vcpo/step_scale"] == pytest.approx(batch_mean)
+    assert [u["vcpo/step_scale"] for u in adapter.by_update()] == pytest.approx(scales)
     plain = PolicyLossAdapter(build_loss(VESPO))
     call(plain, micro_batch(0))
     assert plain.step_scale() == 1.0
-    assert "vespo/step_scale_mean" not in plain.drain()
+    assert "vespo/step_scale" not in plain.drain()
 
 
 def test_a_scaled_step_leaves_the_schedule_alone() -> None:

@@ -1,6 +1,9 @@
 """What is sent between processes arrives as it was, in less than a pickle takes."""
 
+import json
 import pickle
+import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -104,3 +107,14 @@ def test_numbers_take_less_than_tensors(make_group) -> None:
     (rollout, _) = make_group(3, [1.0, 0.0]).payloads
     plain = pickle.dumps(vars(rollout.experience))
     assert len(pickle.dumps(rollout)) < len(plain) / 4
+
+
+def test_the_benchmark_of_a_samples_way_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    run = runpy.run_path(str(Path(__file__).parents[3] / "scripts" / "bench_samples.py"))
+    run["main"].__globals__.update(LENGTHS=(10, 20))
+    run["main"](["--json", "--samples", "4", "--repeats", "1"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["way"], row["tokens"]) for row in rows] == [
+        (way, tokens) for way in ("to driver", "to rank") for tokens in (10, 20)
+    ]
+    assert all(row["bytes_ratio"] < 1 for row in rows)
