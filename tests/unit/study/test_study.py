@@ -110,7 +110,12 @@ def test_one_control_serves_all_token_mean_losses(label: str) -> None:
     gradients = []
     for setting in (CONTROL, PUBLISHED[label]):
         current = log_probs.clone().requires_grad_()
-        inputs = LossInputs(current, None, advantages, mask, rollout_log_probs=log_probs)
+        inputs = LossInputs(
+            log_probs=current,
+            advantages=advantages,
+            action_mask=mask,
+            rollout_log_probs=log_probs,
+        )
         loss, _ = get_policy_loss(setting.name, **setting.options)(inputs)
         loss.backward()
         gradients.append(current.grad)
