@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -147,6 +148,7 @@ class PolicyLossAdapter:
         An update's own are complete only after its last micro-batch, when the gradients of all
         the others are there. Those of the update before are the same for every micro-batch and
         rank, one step of drift late; a run's first update has zeros, an update without tokens.
+        One whose own are not finite (it is left out) leaves those before it in place.
         """
         if self._loss.statistics is None:
             return inputs
@@ -159,6 +161,9 @@ class PolicyLossAdapter:
     def step_scale(self) -> float:
         """What the learning rate of the update is to be multiplied with: 1, unless the loss says.
 
+        And 1 where what it says is not finite, as of an update that is then left out: a learning
+        rate that is no number would not be told from the schedule's next one afterwards, and stay.
+
         To be asked by all data-parallel ranks after the backward pass of the update's last
         micro-batch.
         """
@@ -170,7 +175,7 @@ class PolicyLossAdapter:
         scale = self._loss.step_scale(gather(local, self._data_ranks)).item()
         for measured in update:
             measured[_STEP_SCALE] = torch.full_like(measured[_STEP_SCALE], scale)
-        return scale
+        return scale if math.isfinite(scale) else 1.0
 
     def end_update(self) -> None:
         """An optimizer step was taken; what comes next belongs to the next one."""
@@ -179,7 +184,9 @@ class PolicyLossAdapter:
         if self._own_statistics is not None:
             if torch.distributed.is_initialized():
                 torch.distributed.all_reduce(self._own_statistics, group=self._data_ranks)
-            self._statistics, self._own_statistics = self._own_statistics, None
+            own, self._own_statistics = self._own_statistics, None
+            assert self._statistics is not None  # set where they are first made
+            self._statistics = torch.where(own.isfinite().all(), own, self._statistics)
 
     def drain(self) -> dict[str, float]:
         """Metrics over every sequence seen since the last call, of all data-parallel ranks.

@@ -139,6 +139,36 @@ def test_a_step_is_as_long_as_the_loss_says_of_the_updates_own_sequences() -> No
     assert "vespo/step_scale" not in plain.drain()
 
 
+def test_a_step_whose_scale_is_not_finite_is_not_scaled() -> None:
+    """It is left out by the guard; its learning rate would be no number, and never come back."""
+    adapter = PolicyLossAdapter(get_policy_loss("vcpo"))
+    batch = micro_batch(0)
+    with torch.no_grad():
+        batch["log_probs"][0, 0] = math.nan
+    call(adapter, batch)
+    assert adapter.step_scale() == 1.0
+    adapter.end_update()
+    assert math.isnan(adapter.drain()["vcpo/step_scale"])
+
+
+@pytest.mark.parametrize("name", ["m2po", "bapo"])
+def test_an_update_that_is_not_finite_leaves_the_statistics_before_it(name: str) -> None:
+    """It is left out by the guard; bounds made of it would be the next update's."""
+    adapter = PolicyLossAdapter(get_policy_loss(name))
+    call(adapter, micro_batch(0))
+    adapter.end_update()
+    broken = micro_batch(1)
+    with torch.no_grad():
+        broken["log_probs"][0, 0] = math.nan
+    call(adapter, broken)
+    adapter.end_update()
+    loss, *_ = call(adapter, micro_batch(2))
+    own = get_policy_loss(name)
+    before = own.statistics(LossInputs(**micro_batch(0)))
+    expected, _ = own(LossInputs(**micro_batch(2), statistics=before))
+    assert loss == expected
+
+
 def test_a_scaled_step_leaves_the_schedule_alone() -> None:
     """The scheduler moves on within a step of DeepSpeed's, and its rate is the one that stays."""
     for schedule in (lambda step: 1.0, lambda step: 1 / (step + 1)):
