@@ -57,6 +57,15 @@ class Scored:
     rollout: Rollout | None
 
 
+def __getattr__(name: str) -> Any:
+    """`Rollout` under the name that checkpoints of an older version know it by."""
+    if name == "Rollout":
+        from vespo_openrlhf.bridge.wire import Rollout
+
+        return Rollout
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 class LostEnginesError(RuntimeError):
     """Engines have died or hang while they were given weights: none of them is whole any more."""
 

@@ -7,6 +7,7 @@ them before Ray starts.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,10 @@ APPLIED = (
     *("critic.num_nodes", "critic.num_gpus_per_node"),
 )
 
+#: What a flag's None stood for in checkpoints of a version that had it as default: a value that can
+#: be given, for those who go on with such a run.
+_MEANT = {"actor.dual_clip": math.inf}
+
 #: Of no weight, and other at every start: taken without a word.
 IGNORED = ("logger.", "run.", "local_rank", "use_ms", "ckpt.load_enable", "ckpt.resume_tag")
 
@@ -134,7 +139,7 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     Raises:
         ValueError: some of the changes are refused; the message names all of those.
     """
-    now = _plain(now)
+    before, now = _meant(before), _meant(_plain(now))
     refused, applied = list(_ranks(before, now)), []
     for flag in sorted(before.keys() & now.keys()):
         if before[flag] == now[flag]:
@@ -152,6 +157,13 @@ def changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             "own: its model can be that of a checkpoint (--ckpt.save_hf) or the final one"
         )
     return applied
+
+
+def _meant(flags: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        **flags,
+        **{flag: value for flag, value in _MEANT.items() if flag in flags and flags[flag] is None},
+    }
 
 
 def _ranks(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[str]:

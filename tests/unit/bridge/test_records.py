@@ -1,11 +1,15 @@
 """What a run writes about its samples, and what a resume finds of it."""
 
+import dataclasses
 import json
 from pathlib import Path
 
+import pytest
 import torch
 
+from vespo_openrlhf.bridge import events
 from vespo_openrlhf.bridge.records import BufferedRollouts, append_lines, stamps
+from vespo_openrlhf.bridge.wire import Rollout
 from vespo_openrlhf.scheduling import Batch, TrainStep
 
 
@@ -48,6 +52,23 @@ def test_buffered_rollouts_come_back(make_group, tmp_path: Path) -> None:
     assert torch.equal(rollout.experience.sequences, original.sequences)
     assert torch.equal(rollout.experience.rollout_log_probs, original.rollout_log_probs)
     assert BufferedRollouts(checkpoints).load("global_step2") == {}
+
+
+def test_rollouts_that_an_older_version_has_buffered_come_back(
+    make_group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They were plain dataclasses of `events` then, and pickled as those."""
+    new = make_group(3, [1.0]).payloads[0]
+    old_class = dataclasses.make_dataclass("Rollout", ["experience", "request_ids"], frozen=True)
+    old_class.__module__ = events.__name__
+    monkeypatch.setattr(events, "Rollout", old_class, raising=False)
+    buffered = BufferedRollouts(tmp_path)
+    buffered.save("global_step1", {3: [old_class(new.experience, new.request_ids)]})
+    monkeypatch.delattr(events, "Rollout")
+    (rollout,) = buffered.load("global_step1")[3]
+    assert isinstance(rollout, Rollout)
+    assert rollout.request_ids == new.request_ids
+    assert torch.equal(rollout.experience.sequences, new.experience.sequences)
 
 
 def test_buffered_rollouts_that_are_missing_are_missed(tmp_path, caplog) -> None:

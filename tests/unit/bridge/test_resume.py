@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import runpy
 import sys
 from pathlib import Path
@@ -143,6 +144,14 @@ def test_what_the_checkpoint_is_bound_to_is_refused(
     assert "Give the old ones to go on" in message
     assert sorted(Path(flags["run.dir"]).rglob("*")) == before
     assert start(flags)[0] == "global_step16"
+
+
+def test_a_run_from_before_the_dual_clip_was_a_default_can_go_on() -> None:
+    """Its flags say None, which now stands for what the loss was published with; inf is none."""
+    before = {"actor.policy_loss_type": "ppo", "actor.dual_clip": None}
+    assert resume.changes(before, before | {"actor.dual_clip": math.inf}) == []
+    with pytest.raises(ValueError, match=r"--actor\.dual_clip inf -> 3\.0 "):
+        resume.changes(before, before | {"actor.dual_clip": 3.0})
 
 
 def test_all_that_is_refused_is_named_at_once(flags: dict[str, Any]) -> None:
