@@ -210,15 +210,21 @@ def _instructions() -> tuple[re.Pattern[str], ...]:
     return tuple(patterns)
 
 
+def _answer(value: Any) -> str:
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # 33.0 where a column of integers was stored as float
+    return "" if value is None else str(value).strip()
+
+
 def _gold(value: Any, source: Source) -> str:
     if isinstance(value, Mapping):
         return json.dumps(value)
     if isinstance(value, (list, tuple)):
         # Several answers are the parts of one, all of them asked for, as `vespo eval` takes them.
-        value = ", ".join(str(part) for part in value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)  # 33.0 where a column of integers was stored as float
-    text = "" if value is None else str(value).strip()
+        parts = [_answer(part) for part in value]
+        text = ", ".join(parts) if all(parts) else ""
+    else:
+        text = _answer(value)
     if source.answer_marker:
         # Without the marker this is no answer but all of a solution.
         return text.rpartition(source.answer_marker)[2].strip() * (source.answer_marker in text)

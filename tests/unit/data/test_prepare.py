@@ -323,11 +323,14 @@ def test_a_list_of_answers_is_one_gold_of_several_parts(tmp_path: Path) -> None:
         {"problem": "One?", "answer": ["7"]},
         {"problem": "Both roots?", "answer": ["-2", "3"]},
         {"problem": "None?", "answer": []},
+        {"problem": "Half?", "answer": ["-2", None]},
+        {"problem": "Float?", "answer": [33.0]},
     ]
     file = write(tmp_path / "lists.jsonl", rows)
-    assert rows_of("custom", file) == [("One?", "7"), ("Both roots?", "-2, 3"), ("None?", "")]
+    golds = {"One?": "7", "Both roots?": "-2, 3", "None?": "", "Half?": "", "Float?": "33"}
+    assert rows_of("custom", file) == list(golds.items())
     report = prepare(Options("custom", tmp_path / "out", (file,), validation=0))
-    assert (report.splits, report.dropped["no_gold"]) == ({"train": 2}, 1)
+    assert (report.splits, report.dropped["no_gold"]) == ({"train": 3}, 2)
     label = parse_label(read_parquet(tmp_path / "out" / "train.parquet")[1]["label"])
     assert verify(r"\boxed{3, -2}", label.golds).correct
     assert not verify(r"\boxed{3}", label.golds).correct
