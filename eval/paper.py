@@ -23,6 +23,11 @@ SOURCE = (
     "Each is the best checkpoint of a run, chosen on these benchmarks, and judged by Math-Verify, "
     "which takes an answer without a box; the verifier here does not."
 )
+# Of an evaluation's settings those that change an accuracy, and that the published one has not.
+_NOT_SET = (
+    *("top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty", "stop"),
+    *("system", "raw", "chat_template_options", "few_shot"),
+)
 BENCHMARKS = ("aime25", "aime24", "amc23", "math500")
 
 
@@ -145,12 +150,17 @@ def differences(evaluation: Evaluation) -> Iterator[str]:
     """What an evaluation has otherwise than the preset, each with the published value."""
     from vespo_openrlhf.eval.benchmarks import parse
     from vespo_openrlhf.eval.prompts import find_template
+    from vespo_openrlhf.eval.settings import Settings
 
     preset = PRESETS["vespo"]
     settings = evaluation.manifest.get("settings", {})
     for name in ("temperature", "top_p", "max_tokens"):
         if settings.get(name) != preset.defaults[name]:
             yield f"{name} {settings.get(name)} (published: {preset.defaults[name]})"
+    plain = Settings().as_json()
+    for name in _NOT_SET:
+        if (value := settings.get(name, plain.get(name))) != plain.get(name):
+            yield f"{name} {value} (published: not set)"
     entries = evaluation.manifest.get("benchmarks", {})
     for selection in parse(preset.defaults["benchmarks"]):
         name = selection.benchmark.name

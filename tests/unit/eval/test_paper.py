@@ -15,6 +15,7 @@ from vespo_openrlhf.eval.paper import BENCHMARKS, PUBLISHED, SPARSE
 from vespo_openrlhf.eval.presets import PRESETS, parse_with_preset
 from vespo_openrlhf.eval.prompts import find_template
 from vespo_openrlhf.eval.runner import Run, plan
+from vespo_openrlhf.eval.settings import Settings
 
 
 def asked(*words: str) -> Run:
@@ -102,6 +103,21 @@ def test_the_papers_table_stands_above_yours(
     assert "arXiv 2602.10693v3" in output
     assert "mine is measured otherwise" not in output
     assert "other is measured otherwise: top_p 1.0 (published: 0.7); no aime24; no amc23." in output
+
+
+def test_what_the_published_evaluation_has_not_set_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As a run writes its settings, with examples before each problem and fewer tokens to draw."""
+    mine = evaluation(tmp_path / "mine", 0.7)
+    manifest = json.loads((mine / "manifest.json").read_text())
+    settings = Settings(top_p=0.7, max_tokens=15360, top_k=20, few_shot=4, system="Be brief.")
+    (mine / "manifest.json").write_text(json.dumps(manifest | {"settings": settings.as_json()}))
+    assert main(["paper", str(mine)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "mine is measured otherwise: top_k 20 (published: not set); system Be brief. (published: "
+        "not set); few_shot 4 (published: not set)."
+    )
 
 
 def test_without_a_folder_it_is_the_papers_table_alone(capsys: pytest.CaptureFixture[str]) -> None:
