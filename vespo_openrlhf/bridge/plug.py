@@ -14,6 +14,7 @@ from unittest import mock
 import ray
 from openrlhf.trainer import ppo_trainer, ppo_trainer_async
 from openrlhf.trainer.ray import ppo_actor, ppo_critic, vllm_engine
+from vllm.config import SchedulerConfig
 
 from vespo_openrlhf import cpu
 from vespo_openrlhf.bridge import placement
@@ -87,8 +88,11 @@ class Engines:
     def options(self, **options: Any) -> Any:
         """As the class's own."""
         made = self._remote_class.options(**options)
-        remote = functools.partial(made.remote, max_num_seqs=self.max_num_seqs)
-        return SimpleNamespace(remote=remote)
+        sizes = {"max_num_seqs": self.max_num_seqs}
+        if (self.max_num_seqs or 0) > SchedulerConfig.DEFAULT_MAX_NUM_BATCHED_TOKENS:
+            # Or vLLM does not start: a step must have a token for each.
+            sizes["max_num_batched_tokens"] = self.max_num_seqs
+        return SimpleNamespace(remote=functools.partial(made.remote, **sizes))
 
 
 @dataclass(frozen=True)
