@@ -207,13 +207,18 @@ def _policy_loss(
     name: str, options: Mapping[str, Any], declared: LossFunction, function: LossFunction
 ) -> PolicyLoss:
     """The loss `function`, with what `declared` says of itself; see `declare.declares`."""
+    defaults = {
+        option: default
+        for option, default in _keyword_options(declared).items()
+        if default is not inspect.Parameter.empty
+    }
     return PolicyLoss(
         name,
         options,
         bool(getattr(declared, "needs_rollout_log_probs", True)),
         bool(getattr(declared, "reads_old_log_probs", True)),
         function,
-        _statistics(getattr(declared, "statistics", None), options),
+        _statistics(getattr(declared, "statistics", None), defaults | dict(options)),
         getattr(declared, "step_scale", None),
     )
 

@@ -214,6 +214,23 @@ def test_declares_batch_statistics(user_file, random_inputs):
     assert torch.isfinite(policy_loss(inputs)[0])
 
 
+def test_batch_statistics_are_given_the_losses_defaults(user_file, random_inputs):
+    path = user_file("""
+    import torch
+
+    def tokens(inputs, *, share):
+        return share * inputs.num_tokens.sum().double()[None]
+
+    def own(inputs, *, share=0.5, floor=1.0):
+        return -(inputs.log_probs * inputs.mask).sum() / inputs.statistics[0], {}
+
+    own.statistics = tokens
+    """)
+    for options, share in (({}, 0.5), ({"floor": 2.0}, 0.5), ({"share": 0.25}, 0.25)):
+        inputs = get_policy_loss(f"{path}:own", **options).with_own_statistics(random_inputs(0))
+        assert inputs.statistics.item() == share * inputs.num_tokens.sum()
+
+
 def test_a_file_may_hold_a_dataclass(user_file, random_inputs):
     """With postponed annotations dataclasses need their module in sys.modules."""
     path = user_file(GOOD)
