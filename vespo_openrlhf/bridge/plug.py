@@ -10,11 +10,12 @@ from unittest import mock
 
 import ray
 from openrlhf.trainer import ppo_trainer, ppo_trainer_async
-from openrlhf.trainer.ray import ppo_actor, ppo_critic, vllm_engine
+from openrlhf.trainer.ray import launcher, ppo_actor, ppo_critic, vllm_engine
 
 from vespo_openrlhf.bridge import placement
 from vespo_openrlhf.bridge.actor import PolicyActor
 from vespo_openrlhf.bridge.engine import VersionedRollout
+from vespo_openrlhf.bridge.head import ReferenceActor
 from vespo_openrlhf.bridge.model_checkpoints import CriticActor
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
 from vespo_openrlhf.cpu import build_locks
@@ -84,7 +85,7 @@ def ray_in_place() -> Iterator[RayStart]:
 
 @contextlib.contextmanager
 def in_place() -> Iterator[RayStart]:
-    """Our policy actor, trainer and engines under OpenRLHF's names, where its command line looks,
+    """Our policy and reference actors, trainer and engines under OpenRLHF's names, where its command line looks,
     and its start of Ray.
 
     Ray restarts an engine that dies, in its old place; all else that dies ends the run.
@@ -93,6 +94,7 @@ def in_place() -> Iterator[RayStart]:
     engine = ray.remote(max_restarts=-1, max_concurrency=_CALLS)(VersionedRollout)
     with (
         mock.patch.object(ppo_actor, "PolicyModelActor", ray.remote(num_gpus=1)(PolicyActor)),
+        mock.patch.object(launcher, "ReferenceModelActor", ray.remote(num_gpus=1)(ReferenceActor)),
         mock.patch.object(ppo_critic, "CriticModelActor", ray.remote(num_gpus=1)(CriticActor)),
         mock.patch.object(ppo_trainer, "PPOTrainer", trainer),
         mock.patch.object(ppo_trainer_async, "PPOTrainerAsync", trainer),
