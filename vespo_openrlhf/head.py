@@ -113,7 +113,7 @@ class _TokenLogProbs(torch.autograd.Function):
         return log_probs, entropies
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor | None, grad_entropy: Tensor | None) -> tuple[Any, ...]:
         hidden, weight, bias, tokens, log_probs, log_sums, entropies = ctx.saved_tensors
         to_hidden, to_weight, to_bias = ctx.needs_input_grad[:3]
@@ -270,7 +270,7 @@ _left_alone: set[Callable[..., Any]] = set()
 
 @functools.cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=True)  # type: ignore[no-any-return]
+    return torch.compile(function, dynamic=True)
 
 
 def _fused(function: Callable[..., Any], logits: Tensor, *others: Any) -> Any:

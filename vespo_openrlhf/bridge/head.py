@@ -28,7 +28,7 @@ from vespo_openrlhf.bridge.settings import flatten
 from vespo_openrlhf.head import token_log_probs
 
 # Tokens of the trial, and how far its log-probs may be from those by way of the logits, as a mean
-# in nats: both take them from logits of one dtype, where a block may round the last digit otherwise.
+# in nats: a product of another shape may round the last digit of a logit otherwise.
 _TRIAL = 16
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 5e-2, torch.float16: 1e-2}
 
@@ -130,9 +130,7 @@ class HeadActor(Actor):
             if not self._tried:
                 self._try(sequences.device)
             if self._head is not None:
-                return self._by_head(
-                    self._head, sequences, action_mask, attention_mask, **options
-                )
+                return self._by_head(self._head, sequences, action_mask, attention_mask, **options)
         return super().forward(
             sequences,
             action_mask,
@@ -192,10 +190,11 @@ class HeadActor(Actor):
     def _try(self, device: torch.device) -> None:
         """Make the head, if it gives the log-probs that OpenRLHF's way gives."""
         self._tried = True
-        model = getattr(self.model, "module", self.model)
+        model: Any = getattr(self.model, "module", self.model)
         layer = model.get_output_embeddings()
         if getattr(self, "is_vlm", False) or type(layer) is not nn.Linear:
-            return _say("the logits are computed whole: the output layer is not a plain one")
+            _say("the logits are computed whole: the output layer is not a plain one")
+            return
         assert "forward" not in vars(layer)
         settings = model.config.get_text_config()
         head = OutputHead(layer, getattr(settings, "final_logit_softcapping", None))
@@ -209,14 +208,13 @@ class HeadActor(Actor):
         finally:
             self.train(training)
         difference = float((got - expected).abs().mean())
-        # Their dtype is the model's in the forward pass, also where ZeRO-3 holds no weight here.
-        if not difference <= _TOLERANCE.get(layer.weight.dtype, 0.0):
-            return _say(
+        if difference <= _TOLERANCE.get(layer.weight.dtype, 0.0):
+            self._head = head
+        else:
+            _say(
                 "the logits are computed whole: this model does something with them that the "
                 f"head does not know (log-probs {difference:.2g} nats away)"
             )
-        self._head = head
-        return None
 
 
 def _say(text: str) -> None:

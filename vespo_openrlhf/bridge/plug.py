@@ -85,8 +85,8 @@ def ray_in_place() -> Iterator[RayStart]:
 
 @contextlib.contextmanager
 def in_place() -> Iterator[RayStart]:
-    """Our policy and reference actors, trainer and engines under OpenRLHF's names, where its command line looks,
-    and its start of Ray.
+    """Our actors, trainer and engines under OpenRLHF's names, where its command line looks, and its
+    start of Ray.
 
     Ray restarts an engine that dies, in its old place; all else that dies ends the run.
     """

@@ -33,7 +33,10 @@ def tiny(kind: str) -> Any:
         "qwen2-tied": ("Qwen2", {"tie_word_embeddings": True}),
         "llama": ("Llama", {"tie_word_embeddings": False}),
         "gemma2": ("Gemma2", {"head_dim": 8, "final_logit_softcapping": 3.0}),
-        "experts": ("Qwen3Moe", {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}),
+        "experts": (
+            "Qwen3Moe",
+            {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+        ),
         "granite": ("Granite", {"logits_scaling": 4.0}),  # whose logits are divided
     }[kind]
     config = getattr(transformers, f"{name}Config")(**SMALL, **options)

@@ -167,7 +167,9 @@ def test_what_is_kept_does_not_grow_with_the_vocabulary() -> None:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         token_log_probs(hidden, weight, tokens, entropy=True)
     beside = [tensor for tensor in kept if tensor is not hidden and tensor is not weight]
-    own = sum(t.numel() for t in beside if t.data_ptr() not in (hidden.data_ptr(), weight.data_ptr()))
+    own = sum(
+        t.numel() for t in beside if t.data_ptr() not in (hidden.data_ptr(), weight.data_ptr())
+    )
     assert own <= 4 * N
 
 
