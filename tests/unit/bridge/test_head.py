@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vespo_openrlhf import head as pure_head
-from vespo_openrlhf.bridge.head import HeadActor, OutputHead
+from vespo_openrlhf.bridge.head import HeadActor, OutputHead, ReferenceActor
 from vespo_openrlhf.bridge.seams import _log_probs
 
 SMALL = {
@@ -235,6 +236,61 @@ def test_an_error_in_the_model_takes_the_question_back() -> None:
     with pytest.raises(ZeroDivisionError), head.asked(None):
         raise ZeroDivisionError
     assert layer(torch.zeros(1, 4)).shape == (1, 5)
+
+
+class _Flags(SimpleNamespace):
+    """OpenRLHF's arguments, of which only those given matter."""
+
+    def __getattr__(self, name: str) -> _Flags:
+        return _Flags()
+
+
+@pytest.mark.parametrize("chosen", ["chunked", "full"])
+def test_policy_and_reference_are_built_around_the_chosen_actor(
+    chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By OpenRLHF's own code, as far as its first call of `Actor`."""
+    from openrlhf.models import Actor
+    from openrlhf.trainer.ray import launcher, ppo_actor
+
+    from vespo_openrlhf.bridge.actor import PolicyActor
+
+    built: list[type] = []
+
+    class BuiltError(Exception):
+        pass
+
+    def build(self: Any, *args: Any, **kwargs: Any) -> None:
+        built.append(type(self))
+        raise BuiltError
+
+    monkeypatch.setattr(Actor, "__init__", build)
+    strategy = SimpleNamespace(
+        args=_Flags(
+            actor=_Flags(log_prob_head=chosen),
+            ds=_Flags(ring_attn_size=1, tensor_parallel_size=1, deepcompile=False),
+        ),
+        get_ds_train_config=dict,
+        get_ds_eval_config=dict,
+    )
+    for cls in (PolicyActor, ReferenceActor):
+        monkeypatch.setattr(cls, "_setup_distributed", lambda *_: None)
+        actor: Any = object.__new__(cls)
+        with pytest.raises(BuiltError):
+            actor.init_model_from_pretrained(strategy, "a model")
+    assert built == [HeadActor if chosen == "chunked" else Actor] * 2
+    assert launcher.Actor is ppo_actor.Actor is Actor
+
+
+def test_openrlhfs_command_line_finds_our_reference() -> None:
+    from openrlhf.trainer.ray import launcher
+
+    from vespo_openrlhf.bridge import plug
+    from vespo_openrlhf.bridge.seams import plain_class
+
+    with plug.in_place():
+        assert issubclass(plain_class(launcher.ReferenceModelActor), ReferenceActor)
+    assert not issubclass(plain_class(launcher.ReferenceModelActor), ReferenceActor)
 
 
 def test_the_seam_holds() -> None:
