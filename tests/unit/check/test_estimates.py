@@ -63,7 +63,7 @@ def test_the_trainers_memory_is_its_terms(flags: dict[str, Any]) -> None:
     model = shape("Qwen3-30B-A3B-Base")
     taken = memory.trainer_memory(model, flags, 79 * GIB, reads_old_log_probs=False)
     assert taken.terms["optimizer"] == model.parameters * 12 / 16
-    head = 8 * 2**27 + 12 * 16384 * 2048 + 2 * 151936 * 2048
+    head = 12 * 2**27 + 12 * 16384 * 2048 + 2 * 151936 * 2048  # with the entropy
     assert taken.terms["log-prob head"] == head
     assert taken.total == sum(taken.terms.values())
     assert taken.largest(1).startswith("optimizer 21.3")

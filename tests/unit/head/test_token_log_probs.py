@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -173,35 +172,39 @@ def test_what_is_kept_does_not_grow_with_the_vocabulary() -> None:
     assert own <= 4 * N
 
 
-_PEAK = """
-import resource, sys, torch
-from vespo_openrlhf.head import token_log_probs
-torch.set_num_threads(1)
-N, D, V = 512, 32, 50_000
-hidden, weight = torch.randn(N, D, requires_grad=True), torch.randn(V, D, requires_grad=True)
-tokens = torch.randint(V, (N,))
-def by_logits(hidden, weight, tokens):
-    logits = hidden @ weight.t()
-    chosen = logits.gather(1, tokens[:, None])[:, 0]
-    return chosen - logits.logsumexp(1)
-def blocks(hidden, weight, tokens):
-    return token_log_probs(hidden, weight, tokens, block=2**20)[0]
-small = torch.randn(4, D, requires_grad=True), torch.randn(8, D, requires_grad=True)
-locals()[sys.argv[1]](*small, torch.zeros(4).long()).sum().backward()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-locals()[sys.argv[1]](hidden, weight, tokens).sum().backward()
-print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
-"""
+def peak_bytes(step: Callable[[], None]) -> int:
+    """Most bytes allocated at once, as the profiler records every allocation and release."""
+    step()
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    with torch.profiler.profile(activities=activities, profile_memory=True) as profile:
+        step()
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]
+    live = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        live += event.nbytes()
+        peak = max(peak, live)
+    return peak
 
 
 def test_peak_memory_is_a_fraction_of_the_logits() -> None:
-    """The logits alone are 98 MiB here; the gradient of the weight, which both make, is 6."""
-    peaks = {
-        name: float(subprocess.check_output([sys.executable, "-c", _PEAK, name], text=True))
-        for name in ("blocks", "by_logits")
-    }
-    assert peaks["by_logits"] > 98
-    assert peaks["blocks"] < 0.2 * peaks["by_logits"]
+    """Beside the gradient of the weight, which either way ends with."""
+    tokens, width, vocabulary, block = 512, 8, 20_000, 2**18
+    hidden = torch.randn(tokens, width, requires_grad=True)
+    weight = torch.randn(vocabulary, width, requires_grad=True)
+    chosen = torch.randint(vocabulary, (tokens,))
+
+    def blocks() -> None:
+        results = token_log_probs(hidden, weight, chosen, entropy=True, block=block)
+        torch.autograd.grad(results[0].sum() + results[1].sum(), (hidden, weight))
+
+    def logits() -> None:
+        results = by_logits([hidden, weight], chosen, wide=torch.float32)
+        torch.autograd.grad(results[0].sum() + results[1].sum(), (hidden, weight))
+
+    gradient, one = 4 * vocabulary * width, 4 * tokens * vocabulary
+    assert peak_bytes(logits) > 3 * one
+    assert peak_bytes(blocks) < gradient + 3 * 4 * block + 100 * 4 * tokens
+    assert peak_bytes(blocks) < 0.05 * peak_bytes(logits)
 
 
 @pytest.mark.parametrize("options", [{"temperature": 0.0}, {"soft_cap": -1.0}])
