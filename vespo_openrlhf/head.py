@@ -12,13 +12,14 @@ costs is one more product, four where there were three; what it saves is memory 
 
 Considered in its place, and why not:
 
-- `torch.nn.functional.linear_cross_entropy` (torch 2.13): has no temperature, no soft cap and no
-  entropy, and in bfloat16 it returns bfloat16 losses, three digits of a log-prob.
-- liger-kernel's fused linear cross entropy: makes the gradient in its forward pass, for a loss that
-  is one mean or sum, where a policy loss weighs each token by what it makes of its log-prob; CUDA
-  only. Its fused GRPO losses bring the loss with them.
-- cut-cross-entropy: per-token losses and soft caps, but no gradient of an entropy, no temperature,
-  and Triton alone; a licence of its own.
+- `torch.nn.functional.linear_cross_entropy` (torch 2.13): no temperature, no soft cap, no entropy,
+  and in bfloat16 its losses are bfloat16, three digits of a log-prob.
+- liger-kernel's fused linear cross entropy: soft caps, and per-token losses in recent versions, but
+  no temperature and no entropy, and Triton alone. Its blocks are of tokens, so the gradient of the
+  weight is added up block by block, in the weight's dtype unless given a float32 copy. Its fused
+  GRPO losses bring the loss with them.
+- cut-cross-entropy: per-token losses and soft caps, but no temperature and no gradient of an
+  entropy; Triton alone, and a licence of its own.
 
 Shapes: N tokens, D hidden width, V vocabulary.
 """
@@ -176,7 +177,7 @@ def _add_product(total: Tensor, left: Tensor, right: Tensor) -> None:
     """total += left right, in total's dtype where the machine has such a product."""
     if left.dtype == total.dtype:
         total.addmm_(left, right)
-    elif left.is_cuda:
+    elif left.is_cuda and torch.cuda.get_device_capability(left.device) >= (8, 0):
         total.add_(torch.mm(left, right, out_dtype=total.dtype))
     else:
         total.add_(torch.mm(left, right))

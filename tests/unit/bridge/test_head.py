@@ -126,6 +126,30 @@ def test_log_probs_entropies_and_gradients(
         same(one, other)
 
 
+@pytest.mark.parametrize(("targets", "heads"), [(["q_proj"], True), (["lm_head"], False)])
+def test_adapters(targets: list[str], heads: bool) -> None:
+    """With LoRA the layer is found through its wrapper, and frozen; an adapter on the output layer
+    itself is not left out."""
+    peft = pytest.importorskip("peft")
+    theirs, ours = actors("llama")
+    adapted = peft.get_peft_model(
+        ours.model, peft.LoraConfig(r=2, target_modules=targets, init_lora_weights=False)
+    )
+    theirs.model = ours.model = adapted
+    trained = [p for p in adapted.parameters() if p.requires_grad]
+    batch = micro_batch()
+    expected, log_probs = theirs(**batch), ours(**batch)
+    assert (ours._head is not None) is heads
+    same(log_probs, expected)
+    weights = torch.linspace(-1, 1, expected.numel()).view_as(expected)
+    for one, other in zip(
+        torch.autograd.grad((log_probs * weights).sum(), trained),
+        torch.autograd.grad((expected * weights).sum(), trained),
+        strict=True,
+    ):
+        same(one, other)
+
+
 def test_no_tensor_of_the_vocabulary_is_kept_for_backward(monkeypatch: pytest.MonkeyPatch) -> None:
     theirs, ours = actors("llama")
     batch = micro_batch()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
+from vespo_openrlhf import head
 from vespo_openrlhf.head import token_log_probs
 
 N, D, V = 37, 16, 211
@@ -212,3 +214,37 @@ def test_refuses_what_has_no_meaning(options: dict[str, float]) -> None:
     (hidden, weight), tokens, *_ = make(torch.float32)
     with pytest.raises(ValueError, match=next(iter(options))):
         token_log_probs(hidden, weight, tokens, **options)
+
+
+def test_where_the_compiler_fails_the_plain_function_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def refuse(function: Callable[..., int]) -> Callable[..., int]:
+        def compiled(*args: object) -> int:
+            calls.append(function)
+            raise RuntimeError("no compiler here")
+
+        return compiled
+
+    def plain(logits: object, more: int) -> int:
+        return more + 1
+
+    monkeypatch.setattr(head, "_compiled", refuse)
+    on_cuda = SimpleNamespace(is_cuda=True)
+    with pytest.warns(UserWarning, match="plain is not compiled, and slower: no compiler here"):
+        assert head._fused(plain, on_cuda, 1) == 2
+    assert head._fused(plain, on_cuda, 2) == 3
+    assert calls == [plain]  # not tried again
+    head._left_alone.discard(plain)
+
+
+def test_running_out_of_memory_is_not_taken_for_a_failed_compiler(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def exhausted(*args: object) -> None:
+        raise torch.OutOfMemoryError("no room")
+
+    monkeypatch.setattr(head, "_compiled", lambda function: exhausted)
+    with pytest.raises(torch.OutOfMemoryError):
+        head._fused(exhausted, SimpleNamespace(is_cuda=True))
+    assert exhausted not in head._left_alone
