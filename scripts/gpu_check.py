@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
+import importlib.util
 import json
 import sys
 import tempfile
@@ -78,7 +79,7 @@ FULL = Sizes(
     rounds=10,
     head=(16_384, 151_936, 2048),
     head_parity=(1024, 151_936, 2048),
-    trainer=(512, 9, 8, 16),
+    trainer=(512, 10, 8, 16),
 )
 QUICK = Sizes(
     copy=2**22,
@@ -257,6 +258,14 @@ def _whole_logits(hidden: Tensor, weight: Tensor, tokens: Tensor) -> tuple[Tenso
     return -torch.nn.functional.cross_entropy(logits, tokens, reduction="none"), logits
 
 
+def _flash_logits(hidden: Tensor, weight: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """As OpenRLHF takes them where flash-attn is installed."""
+    from flash_attn.ops.triton.cross_entropy import cross_entropy_loss
+
+    logits = (hidden @ weight.t()).float()
+    return -cross_entropy_loss(logits, tokens)[0], logits
+
+
 def _entropy(logits: Tensor) -> Tensor:
     return logits.logsumexp(-1) - (logits.softmax(-1) * logits).sum(-1)
 
@@ -280,6 +289,8 @@ WAYS: dict[str, Callable[..., tuple[Tensor, Tensor | None]]] = {
     "openrlhf's slices": _by_logits(_sliced_logits),
     "cross entropy": _by_logits(_whole_logits),
 }
+if torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None:
+    WAYS["openrlhf's flash-attn"] = _by_logits(_flash_logits)
 
 
 def _head_inputs(check: Check, size: tuple[int, int, int], dtype: torch.dtype) -> Sequence[Tensor]:
