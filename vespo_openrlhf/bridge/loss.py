@@ -11,7 +11,7 @@ import torch
 from vespo_openrlhf import config
 from vespo_openrlhf.bridge.sample_metrics import gather
 from vespo_openrlhf.bridge.seams import LOSS_RESULTS
-from vespo_openrlhf.losses.diagnostics import sequence_metrics, summarise, summarise_by_lag
+from vespo_openrlhf.losses.diagnostics import summarise, summarise_by_lag
 from vespo_openrlhf.losses.inputs import LossInputs, masked_mean
 from vespo_openrlhf.losses.registry import PolicyLoss, get_policy_loss, option_defaults
 
@@ -28,6 +28,8 @@ def uses_our_loss(flags: Mapping[str, Any]) -> bool:
     return flags["actor.policy_loss_type"] not in UPSTREAM_LOSSES or flags["vespo.anchor"] != "old"
 
 
+# Names of what is measured of a micro-batch as a whole start so.
+_OF_ALL = "micro_batch/"
 # Mean |log W| of a sample at lag 0 above which the engine, not the lag, decides what phi does.
 _MISMATCH_WARNING = 0.5
 
@@ -55,6 +57,7 @@ class PolicyLossAdapter:
         self._measured: list[dict[str, torch.Tensor]] = []
         self._noted: dict[str, torch.Tensor] = {}
         self._update = 0
+        self._drained: dict[str, torch.Tensor] = {}
 
     def note(self, **per_sample: torch.Tensor) -> None:
         """(B,) facts about the samples of the next call, `lag` say, to be kept beside them."""
@@ -92,12 +95,18 @@ class PolicyLossAdapter:
             global_batch_size=global_batch_size,
         )
         loss, metrics = self._loss(inputs)
-        if "num_tokens" not in metrics:  # a user's loss need not know our diagnostics
-            metrics = sequence_metrics(inputs) | metrics
         update = torch.full_like(metrics["num_tokens"], self._update)
-        self._measured.append(
-            metrics | self._noted | {"num_dropped": num_dropped, "update": update}
-        )
+        by_sequence = {
+            name: value
+            for name, value in (metrics | self._noted | {"update": update}).items()
+            if value.shape == update.shape
+        }
+        of_all = {name: value for name, value in metrics.items() if not value.dim()} | {
+            "num_tokens": metrics["num_tokens"].sum(),
+            "num_dropped": num_dropped,
+            "update": torch.full_like(num_dropped, self._update),
+        }
+        self._measured.append(by_sequence | {f"{_OF_ALL}{n}": v for n, v in of_all.items()})
         self._noted = {}
         zero = torch.zeros((), device=log_probs.device)
         results: dict[str, torch.Tensor | None] = {
@@ -133,13 +142,8 @@ class PolicyLossAdapter:
                 f"the {self.name} loss is in place but was not called: OpenRLHF has moved the "
                 "policy-loss seam (ActorPPOTrainer.actor_loss_fn)"
             )
-        scalars = [name for name, value in self._measured[0].items() if value.dim() == 0]
-        local = {name: self._joined(name, scalars) for name in self._measured[0]}
-        self._measured.clear()
-        self._update = 0
-        gathered = gather(local, self._data_ranks)
-        summary = summarise(gathered) | {name: gathered[name].mean() for name in scalars}
-        summary["num_dropped"] = gathered["num_dropped"].sum()
+        gathered = self._drained = gather(self._taken_off(), self._data_ranks)
+        summary = self._summary(gathered)
         if "log_w" in gathered:
             summary |= _sources(gathered)
         if "log_w" in gathered and "lag" in gathered:
@@ -151,12 +155,52 @@ class PolicyLossAdapter:
                 logger.warning(_mismatch_advice(mismatch.item(), gathered, anchor))
         return {f"{self.name}/{name}": value.item() for name, value in summary.items()}
 
-    def _joined(self, name: str, scalars: list[str]) -> torch.Tensor:
-        """(N,) of all micro-batches. A mean over one without an action token is none."""
-        measured = self._measured
-        if name in scalars and name != "num_dropped":
-            measured = [m for m in measured if m["num_tokens"].any()]
-        return torch.cat([torch.empty(0), *(torch.atleast_1d(m[name]).cpu() for m in measured)])
+    def by_update(self) -> list[dict[str, float]]:
+        """`summarise`'s part of what `drain` has returned last, for each of its updates in order.
+
+        A sequence's log W is that of its own update, so the batch's mean over sequences is the
+        mean of these, as far as updates have equally many.
+        """
+        updates = int(self._drained[f"{_OF_ALL}update"].max()) + 1
+        parts: list[dict[str, torch.Tensor]] = [{} for _ in range(updates)]
+        for prefix in ("", _OF_ALL):  # by sequence, then by micro-batch
+            update = self._drained[f"{prefix}update"].long()
+            order = update.argsort(stable=True)
+            sizes = torch.bincount(update, minlength=updates).tolist()
+            for name, values in self._drained.items():
+                if name.startswith(_OF_ALL) == bool(prefix):
+                    for part, chosen in zip(parts, values[order].split(sizes), strict=True):
+                        part[name] = chosen
+        return [
+            {f"{self.name}/{name}": value.item() for name, value in self._summary(part).items()}
+            for part in parts
+        ]
+
+    @staticmethod
+    def _summary(gathered: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A mean over micro-batches leaves out those without an action token."""
+        of_all = {
+            name.removeprefix(_OF_ALL): values
+            for name, values in gathered.items()
+            if name.startswith(_OF_ALL)
+        }
+        counted = of_all.pop("num_tokens") > 0
+        dropped = of_all.pop("num_dropped").sum()
+        of_all.pop("update")
+        means = {name: values[counted].mean() for name, values in of_all.items()}
+        return summarise(gathered) | means | {"num_dropped": dropped}
+
+    def _taken_off(self) -> dict[str, torch.Tensor]:
+        """What was measured, (N,) float32 each: by sequence, or by micro-batch. The
+        one transfer from the device."""
+        measured, self._measured, self._update = self._measured, [], 0
+        device = measured[0]["num_tokens"].device
+        joined = {
+            name: torch.cat([m[name].reshape(-1).to(device, torch.float32) for m in measured])
+            for name in measured[0]
+        }
+        sizes = [len(values) for values in joined.values()]
+        return dict(zip(joined, torch.cat(list(joined.values())).cpu().split(sizes), strict=True))
 
 
 def _sources(gathered: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

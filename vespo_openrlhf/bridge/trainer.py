@@ -35,9 +35,17 @@ from vespo_openrlhf.bridge.experience import ExperienceMaker, ShortExperienceMak
 from vespo_openrlhf.bridge.loss import skips_old_log_probs
 from vespo_openrlhf.bridge.metrics_file import MetricsFile
 from vespo_openrlhf.bridge.prompts import prompt_ledger, settle_lengths
-from vespo_openrlhf.bridge.run_folder import METRICS_FILE, PROMPTS_FILE, SAMPLES_FILE, RunFolder
+from vespo_openrlhf.bridge.run_folder import (
+    METRICS_FILE,
+    PROMPTS_FILE,
+    SAMPLES_FILE,
+    UPDATES_FILE,
+    RunFolder,
+)
 from vespo_openrlhf.bridge.settings import flatten, scheduler_config
 from vespo_openrlhf.bridge.status import Statuses
+from vespo_openrlhf.bridge.update_log import UpdateLog
+from vespo_openrlhf.bridge.update_metrics import UPDATES
 from vespo_openrlhf.bridge.wire import Share
 from vespo_openrlhf.scheduling import BatchReport, Group, Scheduler, TrainStep
 
@@ -108,6 +116,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         self._checkpoints = Checkpoints(Path(args.ckpt.path))
         self._run = RunFolder(Path(args.run.dir)) if args.run.dir is not None else None
         self._driver: Driver
+        self._update_log: UpdateLog
         self._weights = asyncio.Lock()  # held while the actors' weights must not change
         self._global_step = 0
         self._last_eval = 0
@@ -255,10 +264,13 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         ray.get(pending)
         started = time.monotonic()
         status = self.ppo_train(self._global_step)
+        updates = status.pop(UPDATES, [])
         self._statuses.add({"timing/ppo_train": time.monotonic() - started})
         self._statuses.mean(status, step.last - step.first)
         if self._run:
             records.append_lines(self._run.path / SAMPLES_FILE, records.stamps(step))
+        first = batch.version + step.first
+        self._update_log.log(first, self._global_step + 1, step.first, updates)
         return status
 
     async def _publish(self, version: int, names: Sequence[str]) -> None:
@@ -468,6 +480,8 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         )
 
     def _open_logs(self) -> None:
+        path = self._run.path / UPDATES_FILE if self._run else None
+        self._update_log = UpdateLog(path, self.tensorboard_logger, self.wandb_logger)
         if self._run:
             self.tensorboard_logger = MetricsFile(
                 self._run.path / METRICS_FILE, inner=self.tensorboard_logger

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from .clipped import decoupled_ppo_loss, gmpo_loss, gspo_loss, ppo_loss, sapo_loss
-from .diagnostics import Metrics
+from .diagnostics import Metrics, completed
 from .inputs import LossInputs
+from .ratios import ANCHORS
 from .vespo import vespo_loss
 from .weighted import cispo_loss, reinforce_loss, tis_loss, topr_loss
 
@@ -64,8 +65,14 @@ class PolicyLoss:
     function: LossFunction
 
     def __call__(self, inputs: LossInputs) -> tuple[Tensor, Metrics]:
-        """The 0-dim loss, and detached metrics: (B,) tensors per sequence, 0-dim scalars."""
-        return self.function(inputs, **self.options)
+        """The 0-dim loss, and detached metrics: (B,) tensors per sequence, 0-dim scalars.
+
+        Beside the loss's own those that every loss has, see `sequence_metrics`. log W starts from
+        the loss's anchor, and from the rollout log-probs where it has none.
+        """
+        loss, metrics = self.function(inputs, **self.options)
+        anchor = self.options.get("anchor")
+        return loss, completed(inputs, metrics, anchor if anchor in ANCHORS else "rollout")
 
 
 def get_policy_loss(name: str, **options: Any) -> PolicyLoss:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .diagnostics import Metrics, sequence_metrics
+from .diagnostics import Metrics
 from .inputs import LossInputs, masked_mean, sequence_scale, zero_masked
 from .ratios import (
     capped_weight,
@@ -81,11 +81,7 @@ def reinforce_loss(
     no behaviour log-probs; where the batch carries the engine's, log W is reported.
     """
     weight = torch.ones_like(inputs.log_probs[:, 0], dtype=torch.float64)
-    log_w = None
-    if inputs.rollout_log_probs is not None:
-        log_w = sequence_log_weight(inputs, "rollout")
-    loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    return loss, sequence_metrics(inputs, log_w=log_w)
+    return weighted_log_prob_loss(inputs, weight, loss_agg_mode), {"phi": weight}
 
 
 def tis_loss(
@@ -121,7 +117,7 @@ def tis_loss(
     else:
         raise ValueError(f"tis: level must be token or sequence, got {level!r}")
     loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    return loss, sequence_metrics(inputs, log_w=log_w) | {"clip_ratio": clip_ratio}
+    return loss, {"log_w": log_w, "phi": weight, "clip_ratio": clip_ratio}
 
 
 def cispo_loss(
@@ -150,8 +146,8 @@ def cispo_loss(
     ratio = token_ratio(token_log_ratio(inputs, anchor).detach())
     weight = ratio.clamp(weight_low, weight_high)
     loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    metrics = sequence_metrics(inputs, log_w=sequence_log_weight(inputs, anchor))
-    return loss, metrics | {"clip_ratio": masked_mean((weight != ratio).float(), inputs.mask)}
+    clip_ratio = masked_mean((weight != ratio).float(), inputs.mask)
+    return loss, {"phi": weight, "clip_ratio": clip_ratio}
 
 
 def topr_loss(
@@ -178,4 +174,4 @@ def topr_loss(
     normalised = normalise_log_weight(log_w, inputs.num_tokens, length_normalisation)
     weight = torch.where(sequence_advantage(inputs) >= 0, 1.0, capped_weight(normalised, 1.0))
     loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    return loss, sequence_metrics(inputs, log_w=log_w)
+    return loss, {"log_w": log_w, "phi": weight}
