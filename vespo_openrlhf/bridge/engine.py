@@ -187,8 +187,9 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         prompt = self._prompt(prompt_token_ids, multi_modal_data)
         self._generating += 1
         try:
-            async for output in self.llm.generate(prompt, sampling_params, random_uuid()):
-                pass  # one alone, the last
+            # One alone, the last.
+            stream = self.llm.generate(prompt, sampling_params, random_uuid())
+            (output,) = [output async for output in stream]
         finally:
             self._generating -= 1
         completion = output.outputs[0]
@@ -246,12 +247,17 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         ]
         return await asyncio.gather(*work)
 
-    async def begin_update(self) -> None:
-        """Stand still, with every request kept, until `end_update`. Raises as `is_alive` does."""
+    async def begin_update(self) -> list[tuple[int, float]]:
+        """Stand still, with every request kept, until `end_update`. Raises as `is_alive` does.
+
+        Returns:
+            For each update before, as far as it was measured: tokens of unfinished responses, and
+            the seconds until all of these went on, their KV cache computed again.
+        """
         self.is_alive()
         self._paused = True
         if self._recomputing is not None:
-            self._recomputing.cancel()  # not done, and not measured
+            self._recomputing.cancel()  # what is not done by now is not measured
         await self.llm.pause_generation(mode="keep", clear_cache=not self._keeps_kv)
         quiet, before = 0, self._progress()
         while quiet < _QUIET_LOOKS:
@@ -259,6 +265,8 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
             now = self._progress()
             quiet = quiet + 1 if now == before and self.llm.engine_core.outputs_queue.empty() else 0
             before = now
+        measured, self._recomputed = self._recomputed, []
+        return measured
 
     async def receive_weights(
         self, dtype: torch.dtype, shapes: Sequence[tuple[str, tuple[int, ...]]]
@@ -282,20 +290,14 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
             self._recomputing = asyncio.ensure_future(self._measure(counts))
 
     async def _measure(self, counts: dict[Hashable, int]) -> None:
-        """How long it takes until every unfinished response goes on, its KV cache computed again
-        from its first token."""
-        started, waiting = time.monotonic(), dict(counts)
+        """How long until every unfinished response has a new token, after all of its own."""
+        started = time.monotonic()
+        waiting = {response: count for response, count in counts.items() if count}
         while waiting:
             await asyncio.sleep(_GATHER_SECONDS)
             now = self._token_counts()
             waiting = {r: count for r, count in waiting.items() if now.get(r) == count}
         self._recomputed.append((sum(counts.values()), time.monotonic() - started))
-
-    def recomputed(self) -> list[tuple[int, float]]:
-        """Tokens of unfinished responses, and the seconds until all of these went on, for each
-        update since the last call."""
-        done, self._recomputed = self._recomputed, []
-        return done
 
     async def try_out(self, prompts: Sequence[list[int]]) -> list[Trial]:
         """Sample a few tokens after each prompt, apart from all groups and their accounts.

@@ -1,9 +1,10 @@
 """A cluster in simulated time: engines and a trainer behind the two protocols, on one calendar.
 
 An engine decodes one token of each of its active sequences per step, and a step takes
-base + per_sequence * active seconds; new weights may cost it the KV cache of what it has sampled. All active sequences advance alike, so one that enters after
+base + per_sequence * active seconds. All active sequences advance alike, so one that enters after
 V steps ends at step V + its length: a heap of end marks per engine, and one event per finished
-sequence, however many tokens it has.
+sequence, however many tokens it has. New weights cost an engine what it takes to compute the KV
+cache of its unfinished responses again, unless it keeps it.
 """
 
 from __future__ import annotations

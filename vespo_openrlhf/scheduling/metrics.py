@@ -43,7 +43,8 @@ class LagStatistics:
                         lag = version - sampled
                         tokens[lag] = tokens.get(lag, 0) + count
                         versions[sampled] = versions.get(sampled, 0) + count
-        return cls(*(dict(sorted(d.items())) for d in (tokens, oldest, versions)), after_sync)
+        tokens, oldest, versions = (dict(sorted(d.items())) for d in (tokens, oldest, versions))
+        return cls(tokens, oldest, versions, after_sync)
 
     @property
     def max(self) -> int:
