@@ -329,7 +329,10 @@ def kernel_options(flags: Mapping[str, Any]) -> dict[str, float]:
     Raises:
         ValueError: one is out of range; the message names the flag.
     """
-    coefficients = KernelCoefficients(**_fields(KernelCoefficients, "vespo", flags))
+    try:
+        coefficients = KernelCoefficients(**_fields(KernelCoefficients, "vespo", flags))
+    except ValueError as error:
+        raise ValueError(f"--vespo.{error}") from error
     return dataclasses.asdict(coefficients)
 
 

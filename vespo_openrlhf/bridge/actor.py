@@ -18,7 +18,7 @@ from openrlhf.models import PolicyLoss
 from openrlhf.trainer.ray import ppo_actor
 from torch.utils.data import DataLoader
 
-from vespo_openrlhf.bridge import collector, model_checkpoints
+from vespo_openrlhf.bridge import collector, learning_rate, model_checkpoints
 from vespo_openrlhf.bridge.guard import NonFiniteGuard
 from vespo_openrlhf.bridge.loss import PolicyLossAdapter, build_loss, uses_our_loss
 from vespo_openrlhf.bridge.sample_metrics import SampleMetrics
@@ -123,7 +123,10 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
         if not engine.is_gradient_accumulation_boundary():
             step()
             return
-        if self._guard.take_step(engine, step):
+        factor = self.policy_loss.step_scale() if self.policy_loss is not None else 1.0
+        with learning_rate.scaled(engine.optimizer, factor):
+            taken = self._guard.take_step(engine, step)
+        if taken:
             self._ended = float(self.strategy.get_grad_norm(model))
         else:
             self._ended = math.nan

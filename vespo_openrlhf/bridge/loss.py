@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -30,6 +31,7 @@ def uses_our_loss(flags: Mapping[str, Any]) -> bool:
 
 # Names of what is measured of a micro-batch as a whole start so.
 _OF_ALL = "micro_batch/"
+_STEP_SCALE = f"{_OF_ALL}step_scale"
 # Mean |log W| of a sample at lag 0 above which the engine, not the lag, decides what phi does.
 _MISMATCH_WARNING = 0.5
 
@@ -57,6 +59,10 @@ class PolicyLossAdapter:
         self._measured: list[dict[str, torch.Tensor]] = []
         self._noted: dict[str, torch.Tensor] = {}
         self._update = 0
+        self._first_of_update = 0
+        # Of the last update and of the one being made, for a loss with batch statistics.
+        self._statistics: torch.Tensor | None = None
+        self._own_statistics: torch.Tensor | None = None
         self._drained: dict[str, torch.Tensor] = {}
 
     def note(self, **per_sample: torch.Tensor) -> None:
@@ -78,6 +84,10 @@ class PolicyLossAdapter:
 
         A sample with a rollout log-prob that is not finite has no importance weight: it is left
         out of the loss (not of its normalisation) and counted.
+
+        Raises:
+            ValueError: from the loss; where it misses the rollout log-probs, with the flag that
+                brings them.
         """
         num_dropped = torch.zeros((), device=log_probs.device)
         if rollout_log_probs is not None:
@@ -94,7 +104,15 @@ class PolicyLossAdapter:
             batch_num_tokens=batch_num_tokens,
             global_batch_size=global_batch_size,
         )
-        loss, metrics = self._loss(inputs)
+        try:
+            loss, metrics = self._loss(self._with_statistics(inputs))
+        except ValueError as error:
+            if rollout_log_probs is not None:
+                raise
+            raise ValueError(
+                f"{error}: set --algo.advantage.is_correction_level token, which makes the engine "
+                "report them"
+            ) from error
         update = torch.full_like(metrics["num_tokens"], self._update)
         by_sequence = {
             name: value
@@ -106,6 +124,8 @@ class PolicyLossAdapter:
             "num_dropped": num_dropped,
             "update": torch.full_like(num_dropped, self._update),
         }
+        if self._loss.step_scale is not None:
+            of_all["step_scale"] = torch.ones_like(num_dropped)  # until the update's end says
         self._measured.append(by_sequence | {f"{_OF_ALL}{n}": v for n, v in of_all.items()})
         self._noted = {}
         zero = torch.zeros((), device=log_probs.device)
@@ -121,9 +141,45 @@ class PolicyLossAdapter:
             results["is_filter_ratio"] = metrics.get("is_filter_ratio", zero)
         return tuple(results[name] for name in LOSS_RESULTS)
 
+    def _with_statistics(self, inputs: LossInputs) -> LossInputs:
+        """For a loss with batch statistics: those of the update before.
+
+        An update's own are complete only after its last micro-batch, when the gradients of all
+        the others are there. Those of the update before are the same for every micro-batch and
+        rank, one step of drift late; a run's first update has zeros, an update without tokens.
+        """
+        if self._loss.statistics is None:
+            return inputs
+        own = self._loss.statistics(inputs)
+        self._own_statistics = own if self._own_statistics is None else self._own_statistics + own
+        if self._statistics is None:
+            self._statistics = torch.zeros_like(own)
+        return dataclasses.replace(inputs, statistics=self._statistics)
+
+    def step_scale(self) -> float:
+        """What the learning rate of the update is to be multiplied with: 1, unless the loss says.
+
+        To be asked by all data-parallel ranks after the backward pass of the update's last
+        micro-batch.
+        """
+        if self._loss.step_scale is None:
+            return 1.0
+        update = self._measured[self._first_of_update :]
+        names = [name for name in update[0] if not name.startswith(_OF_ALL)]
+        local = {name: torch.cat([m[name].cpu() for m in update]) for name in names}
+        scale = self._loss.step_scale(gather(local, self._data_ranks)).item()
+        for measured in update:
+            measured[_STEP_SCALE] = torch.full_like(measured[_STEP_SCALE], scale)
+        return scale
+
     def end_update(self) -> None:
         """An optimizer step was taken; what comes next belongs to the next one."""
         self._update += 1
+        self._first_of_update = len(self._measured)
+        if self._own_statistics is not None:
+            if torch.distributed.is_initialized():
+                torch.distributed.all_reduce(self._own_statistics, group=self._data_ranks)
+            self._statistics, self._own_statistics = self._own_statistics, None
 
     def drain(self) -> dict[str, float]:
         """Metrics over every sequence seen since the last call, of all data-parallel ranks.
@@ -193,7 +249,8 @@ class PolicyLossAdapter:
     def _taken_off(self) -> dict[str, torch.Tensor]:
         """What was measured, (N,) float32 each: by sequence, or by micro-batch. The
         one transfer from the device."""
-        measured, self._measured, self._update = self._measured, [], 0
+        measured, self._measured = self._measured, []
+        self._update = self._first_of_update = 0
         device = measured[0]["num_tokens"].device
         joined = {
             name: torch.cat([m[name].reshape(-1).to(device, torch.float32) for m in measured])

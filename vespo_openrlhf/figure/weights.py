@@ -32,7 +32,14 @@ def phi(loss: PolicyLoss, log_w: float, sign: int, tokens: int = 1) -> float:
     """
     zeros = torch.zeros(1, tokens, dtype=torch.float64)
     log_probs = torch.full_like(zeros, log_w / tokens).requires_grad_()
-    value, _ = loss(LossInputs(log_probs, zeros, zeros + sign, zeros + 1, zeros))
+    inputs = LossInputs(
+        log_probs=log_probs,
+        advantages=zeros + sign,
+        action_mask=zeros + 1,
+        rollout_log_probs=zeros,
+        old_log_probs=zeros,
+    )
+    value, _ = loss(loss.with_own_statistics(inputs))
     value.backward()
     assert log_probs.grad is not None
     return -sign * float(log_probs.grad.sum())

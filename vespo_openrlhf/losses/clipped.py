@@ -100,7 +100,7 @@ def ppo_loss(
     if tis != "off" and anchor == "rollout":
         raise ValueError(
             "ppo: tis corrects the engine-to-trainer mismatch, and the ratio anchored on the "
-            "rollout log-probs already contains it: set --vespo.anchor old, or tis off"
+            "rollout log-probs already contains it: set anchor 'old', or tis 'off'"
         )
     if not 0 <= tis_low <= tis_high:
         raise ValueError(f"ppo: 0 <= tis_low <= tis_high is needed, got {tis_low} and {tis_high}")

@@ -25,7 +25,7 @@ def vespo_loss(
 ) -> tuple[Tensor, Metrics]:
     """VESPO: -phi(W) A log pi summed over action tokens, phi(W) = W^c1 exp(c2 (1 - W)) constant.
 
-    The gradient is the paper's E_mu[phi(W) A grad log pi]. W is the sequence's product of pi/mu;
+    The gradient is E_mu[phi(W) A grad log pi], of arXiv 2602.10693. W is the product of all pi/mu;
     anchored on the rollout log-probs it holds the lag and the engine's mismatch at once, so no
     separate correction for the mismatch may be multiplied in.
 

@@ -6,11 +6,9 @@ VESPO is one (in vespo.py); here are what they share, and the rivals: reinforce,
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .diagnostics import Metrics
 from .inputs import LossInputs, masked_mean, sequence_scale, zero_masked
@@ -22,25 +20,6 @@ from .ratios import (
     token_log_ratio,
     token_ratio,
 )
-
-
-class _KnownGradient(torch.autograd.Function):
-    """A scalar whose gradient with respect to log_probs was computed along with it.
-
-    The coefficient is constant, so autograd has nothing to find out: this saves its (B, A)
-    temporaries, and rounds the gradient once, from float64.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, log_probs: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
-        ctx.save_for_backward(gradient)
-        return value
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * grad_output.to(gradient.dtype), None, None
 
 
 def weighted_log_prob_loss(inputs: LossInputs, weight: Tensor, mode: str) -> Tensor:
@@ -68,8 +47,9 @@ def weighted_log_prob_loss(inputs: LossInputs, weight: Tensor, mode: str) -> Ten
         value = (scale * torch.linalg.vecdot(signal, log_probs)).sum()
         del log_probs  # (B, A) float64: gone before the gradient needs room
         gradient = signal.mul_(scale.unsqueeze(-1)).to(inputs.log_probs.dtype)
-    loss: Tensor = _KnownGradient.apply(inputs.log_probs, value.float(), gradient)
-    return loss
+    # A scalar that has this gradient, and the value that float64 gives it.
+    linear = torch.linalg.vecdot(gradient, zero_masked(inputs.log_probs, mask)).sum()
+    return value.float() + (linear - linear.detach()).float()
 
 
 def reinforce_loss(
