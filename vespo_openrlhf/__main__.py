@@ -15,6 +15,7 @@ COMMANDS = {
     "eval": "evaluate models on benchmarks, and compare them",
     "study": "compare losses under staleness, without a GPU",
     "report": "a page on one run or several",
+    "figure": "the paper's figures, of losses and of runs",
 }
 
 

@@ -169,6 +169,10 @@ GROUPS = (
             "target_ess": "steer the working lag, within --lag.max, to this effective sample size "
             "of the importance weights, as a share of the batch between 0 and 1 (default: the "
             "working lag is --lag.max)",
+            "kv": "the KV cache of unfinished responses when an engine takes new weights, with "
+            "--train.partial_rollout_enable: recompute it, so that a token depends on the weights "
+            "of its version alone; or keep it, which costs nothing, and later tokens attend to "
+            "what older weights made of the earlier ones",
         },
     ),
     FlagGroup(
@@ -344,7 +348,10 @@ def kernel_options(flags: Mapping[str, Any]) -> dict[str, float]:
     Raises:
         ValueError: one is out of range; the message names the flag.
     """
-    coefficients = KernelCoefficients(**_fields(KernelCoefficients, "vespo", flags))
+    try:
+        coefficients = KernelCoefficients(**_fields(KernelCoefficients, "vespo", flags))
+    except ValueError as error:
+        raise ValueError(f"--vespo.{error}") from error
     return dataclasses.asdict(coefficients)
 
 

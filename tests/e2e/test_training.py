@@ -49,10 +49,12 @@ def asynchronous(train: Callable[..., Run]) -> Run:
 
 @pytest.fixture(scope="module")
 def partial_rollout(train: Callable[..., Run]) -> Run:
+    """With the KV cache kept; test_lag.py has it computed again."""
     return train(
         data__max_samples=16 * BATCHES,
         train__async_enable=True,
         train__partial_rollout_enable=True,
+        lag__kv="keep",
     )
 
 
@@ -105,12 +107,35 @@ def test_a_run_trains_and_leaves_what_it_promises(
     assert (run.folder / "model" / "model.safetensors").is_file()
 
 
+@pytest.mark.parametrize("mode", ["synchronous", "asynchronous", "partial_rollout"])
+def test_every_update_has_its_line(mode: str, request: pytest.FixtureRequest) -> None:
+    """In the order they were made; their mean is the batch's, as every update has 16 samples."""
+    run: Run = request.getfixturevalue(mode)
+    updates = [json.loads(line) for line in (run.folder / "updates.jsonl").open()]
+    assert [line["update"] for line in updates] == list(range(BATCHES * UPDATES_PER_BATCH))
+    for batch in run.metrics:
+        own = [line for line in updates if line["step"] == batch["step"]]
+        assert [line["mini_batch"] for line in own] == list(range(UPDATES_PER_BATCH))
+        for name in (
+            *("policy_loss", "rollout_kl", "rollout_log_ppl"),
+            *("vespo/log_w_mean", "vespo/log_w_abs_mean", "vespo/phi_mean"),
+        ):
+            mean = sum(line[name] for line in own) / UPDATES_PER_BATCH
+            assert mean == pytest.approx(batch[name], rel=1e-4, abs=1e-7), name
+        norms = [line["vespo/grad_norm"] for line in own]
+        assert max(norms) == pytest.approx(batch["vespo/grad_norm_max"])
+        assert norms[-1] == pytest.approx(batch["actor_grad_norm"])
+        assert batch["rollout_log_ppl"] > 0
+
+
 def test_metrics_arrive_in_tensorboard_too(synchronous: Run) -> None:
     (events,) = (synchronous.folder / "tensorboard").rglob("events*")
     accumulator = EventAccumulator(str(events)).Reload()
     for name in ("log_w_mean", "log_w_max", "log_w_std", "phi_mean", "phi_max", "ess_ratio"):
         logged = [event.value for event in accumulator.Scalars(f"train/vespo/{name}")]
         assert logged == pytest.approx([line[f"vespo/{name}"] for line in synchronous.metrics])
+    updates = accumulator.Scalars("update/vespo/log_w_mean")
+    assert [event.step for event in updates] == list(range(BATCHES * UPDATES_PER_BATCH))
 
 
 def test_training_moves_the_weights_the_engine_samples_with(synchronous: Run) -> None:

@@ -19,7 +19,7 @@ import ray
 from vespo_openrlhf.bridge import driver as driver_module
 from vespo_openrlhf.bridge import plug
 from vespo_openrlhf.bridge.driver import Driver, PromptRow
-from vespo_openrlhf.bridge.events import Generated, Rollout, Scored, StoppedError
+from vespo_openrlhf.bridge.events import Generated, Scored, StoppedError
 from vespo_openrlhf.scheduling import LagOptions, PromptLedger, Scheduler, SchedulerConfig, setbacks
 
 SAMPLES = 2
@@ -95,7 +95,7 @@ def engine_class(tmp_path):
                     os.kill(os.getpid(), signal.SIGKILL)
                 if sample and what == "break":  # vLLM's core is gone, and its actor is not
                     raise RuntimeError("EngineDeadError")
-                yield Generated(sample, ((self.version, 5),))
+                yield [Generated(sample, ((self.version, 5),))]
                 if what == "held":
                     self.held += 1
                     while self.held:
@@ -108,9 +108,9 @@ def engine_class(tmp_path):
                 if sample and what == "silent":
                     await asyncio.sleep(600)
                 if what == "worthless" or (tmp_path / "no rewards").exists():
-                    yield Scored(sample, None, None)
+                    yield [Scored(sample, None, None)]
                     continue
-                yield Scored(sample, 1.0, Rollout(label, (f"{ticket}/{sample}",)))
+                yield [Scored(sample, 1.0, label)]
 
     return ray.remote(max_restarts=-1, num_cpus=0, max_concurrency=plug._CALLS)(FakeEngine)
 
@@ -137,7 +137,7 @@ class StubTrainer:
                 self.rewards[group.prompt.row] = group.rewards
                 for payload, reward in zip(group.payloads, group.rewards, strict=True):
                     assert (payload is None) == (reward is None)
-                    assert payload is None or payload.experience == f"row-{group.prompt.row}"
+                    assert payload is None or payload == f"row-{group.prompt.row}"
         self.driver.scheduler.on_trained()
         self.driver.wake()
 

@@ -135,7 +135,7 @@ def test_help_says_what_holds_without_the_flag() -> None:
 def test_the_losses_own_options_are_in_the_help_where_they_have_no_flag() -> None:
     text = help_text()
     assert "--vespo.loss_options NAME=VALUE [NAME=VALUE ...]" in text
-    assert "sapo: tau_pos=1.0 tau_neg=1.05; cispo: weight_low=0.0 weight_high=5.0;" in text
+    assert "; sapo: tau_pos=1.0 tau_neg=1.05; seq_mis: weight_low=0.5 weight_high=2.0;" in text
     assert "clip_low=" not in text
     flags = parsed("--vespo.loss_options", "tau_pos=2", "tau_neg=3")
     assert flags["vespo.loss_options"] == ["tau_pos=2", "tau_neg=3"]

@@ -18,12 +18,13 @@ from openrlhf.models import PolicyLoss
 from openrlhf.trainer.ray import ppo_actor
 from torch.utils.data import DataLoader
 
-from vespo_openrlhf.bridge import collector, head, model_checkpoints
+from vespo_openrlhf.bridge import collector, head, learning_rate, model_checkpoints
 from vespo_openrlhf.bridge.guard import NonFiniteGuard
 from vespo_openrlhf.bridge.loss import PolicyLossAdapter, build_loss, uses_our_loss
 from vespo_openrlhf.bridge.sample_metrics import SampleMetrics
 from vespo_openrlhf.bridge.seams import SeamError, plain_class
 from vespo_openrlhf.bridge.settings import flatten
+from vespo_openrlhf.bridge.update_metrics import UPDATES, UpdateMetrics, finite_means
 from vespo_openrlhf.bridge.weights import WeightPublisher
 
 
@@ -54,11 +55,14 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
         if uses_our_loss(flags):
             self.policy_loss = PolicyLossAdapter(build_loss(flags), self._data_ranks)
             strategy.print(f"policy loss in place: {self.policy_loss.name}")
-        self.actor_loss_fn: Any = self._guard.watched(self.policy_loss or self.actor_loss_fn)
+        self._updates = UpdateMetrics(strategy.accumulated_gradient, self._data_ranks)
+        self.actor_loss_fn: Any = self._guard.watched(
+            self._updates.watched(self.policy_loss or self.actor_loss_fn)
+        )
         self._loss_name = flags["actor.policy_loss_type"].rpartition(":")[2]
         self._upstream_step = strategy.optimizer_step
         strategy.optimizer_step = self._optimizer_step
-        self._gradient_norms: list[float] = []
+        self._ended: float | None = None  # the gradient norm of the update that has just ended
         self._num_skipped = 0
         self._sample_metrics = SampleMetrics()
 
@@ -72,17 +76,31 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
         with mock.patch.object(ppo_actor, "DataLoader", _in_order):
             status: dict[str, Any] = super().ppo_train(kl_ctl)
         status |= self._sample_metrics.drain(self._data_ranks)
+        updates = self._updates.drain()
+        means = finite_means(updates)
+        means.pop("grad_norm", None)
+        status |= means
         if self.policy_loss is not None:
             status |= self.policy_loss.drain()
         # NaN, where every update was left out, does not count in the means over steps.
-        norms = self._gradient_norms or [math.nan]
+        norms = [u["grad_norm"] for u in updates if math.isfinite(u["grad_norm"])] or [math.nan]
         status |= {
             f"{self._loss_name}/grad_norm_mean": sum(norms) / len(norms),
             f"{self._loss_name}/grad_norm_max": max(norms),
             f"{self._loss_name}/num_skipped_updates": float(self._num_skipped),
         }
-        self._gradient_norms, self._num_skipped = [], 0
+        self._num_skipped = 0
+        if self.strategy.is_rank_0():  # all ranks know the same
+            status[UPDATES] = self._described(updates)
         return status
+
+    def _described(self, updates: list[dict[str, float]]) -> list[dict[str, float]]:
+        """Each update with what our loss measured in it, under the names of `metrics.jsonl`."""
+        own = self.policy_loss.by_update() if self.policy_loss else [{} for _ in updates]
+        return [
+            {f"{self._loss_name}/grad_norm" if n == "grad_norm" else n: v for n, v in u.items()} | o
+            for u, o in zip(updates, own, strict=True)
+        ]
 
     def training_step(self, experience: Any, *args: Any, **kwargs: Any) -> Any:
         # Taken out, or OpenRLHF would log its mean beside the scheduler's.
@@ -91,6 +109,10 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
         if self.policy_loss is not None:
             self.policy_loss.note(lag=lag)
         status = super().training_step(experience, *args, **kwargs)
+        self._updates.take(status["metrics"])
+        if self._ended is not None:
+            self._updates.end_update(self._ended)
+            self._ended = None
         self._sample_metrics.take(status, experience.action_mask)
         return status
 
@@ -101,9 +123,13 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
         if not engine.is_gradient_accumulation_boundary():
             step()
             return
-        if self._guard.take_step(engine, step):
-            self._gradient_norms.append(float(self.strategy.get_grad_norm(model)))
+        factor = self.policy_loss.step_scale() if self.policy_loss is not None else 1.0
+        with learning_rate.scaled(engine.optimizer, factor):
+            taken = self._guard.take_step(engine, step)
+        if taken:
+            self._ended = float(self.strategy.get_grad_norm(model))
         else:
+            self._ended = math.nan
             self._num_skipped += 1
         if self.policy_loss is not None:
             self.policy_loss.end_update()
@@ -125,6 +151,10 @@ class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc
                 "builds ppo_actor.ActorPPOTrainer"
             )
         collector.settle()
+
+    def append(self, experience: list[Any]) -> None:
+        """Take the items of a `Share`, which upstream would have padded into one batch first."""
+        self.trainer.replay_buffer.items += experience
 
     def publish(self, names: Sequence[str], engines: list[Any]) -> None:
         """Give the weights to these engines."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 from unittest import mock
 
-from vespo_openrlhf import config, cpu, versions
+from vespo_openrlhf import config, versions
 from vespo_openrlhf.bridge import resume, rules, seams, settings
 from vespo_openrlhf.bridge.checkpoints import CheckpointError
 from vespo_openrlhf.bridge.events import StoppedError
@@ -30,7 +30,7 @@ from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES
 from vespo_openrlhf.redact import hide
 
 if TYPE_CHECKING:
-    from vespo_openrlhf.bridge.plug import RayStart
+    from vespo_openrlhf.bridge.plug import Plugs
 
 PROGRAM = "python -m vespo_openrlhf.train"
 _UPSTREAM = "openrlhf.cli.train_ppo_ray"
@@ -69,8 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         seams.check_seams()
         with (
             contextlib.ExitStack() as held,
-            plug.in_place() as start_ray,
-            _extended_parser(held, start_ray) as started,
+            plug.in_place() as plugs,
+            _extended_parser(held, plugs) as started,
             mock.patch.object(sys, "argv", [_UPSTREAM, *arguments]),
         ):
             runpy.run_module(_UPSTREAM, run_name="__main__")
@@ -105,13 +105,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 @contextlib.contextmanager
 def _extended_parser(
-    held: contextlib.ExitStack, start_ray: RayStart
+    held: contextlib.ExitStack, plugs: Plugs
 ) -> Iterator[list[tuple[RunFolder, int]]]:
     """While OpenRLHF's module runs, its first `parse_args` is ours.
 
     Args:
         held: takes the lock of the run folder.
-        start_ray: is told what the machine and the flags need.
+        plugs: are told what the flags say.
 
     Yields:
         The run folder, where there is one, and the passes over the data to train, once parsed.
@@ -124,7 +124,7 @@ def _extended_parser(
         extend_parser(parser)
         namespace = upstream(parser, *args, **kwargs)
         flags = vars(namespace)
-        run = _prepare(flags, held, start_ray)
+        run = _prepare(flags, held, plugs)
         if run:
             started.append((run, flags["train.num_episodes"]))
         return namespace
@@ -174,9 +174,7 @@ def _suggestion(message: str, flags: list[str]) -> str:
     return f" (did you mean {', '.join(close)}?)" if close else ""
 
 
-def _prepare(
-    flags: dict[str, Any], held: contextlib.ExitStack, start_ray: RayStart
-) -> RunFolder | None:
+def _prepare(flags: dict[str, Any], held: contextlib.ExitStack, plugs: Plugs) -> RunFolder | None:
     """All that happens between parsing and OpenRLHF: settings, checks, the run folder and what is
     in it. Edits `flags`; returns the run folder, which `held` holds."""
     run = None
@@ -195,9 +193,5 @@ def _prepare(
         run.begin(flags, versions.installed())
     # OpenRLHF prints all flags, and wandb's config holds them.
     flags |= {name: hide(value, name) for name, value in flags.items()}
-    from vespo_openrlhf.bridge import placement  # imports openrlhf
-
-    placement.choose(flags)
-    if cpu.is_active():
-        start_ray.on_cpu(flags)
+    plugs.take(flags)
     return run

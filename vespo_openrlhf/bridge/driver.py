@@ -69,14 +69,16 @@ class RayEngine:
         stream = self.actor.stream_group.options(num_returns="streaming")
         try:
             async for reference in stream.remote(request.ticket, *row, request.samples):
-                event = await reference
+                news = await reference
                 if self.dead:
                     return
-                if isinstance(event, Generated):
-                    scheduler.on_generated(request.ticket, event.sample, event.spans)
-                else:
-                    self._driver.deaths_in_a_row[self.index] = 0
-                    scheduler.on_scored(request.ticket, event.sample, event.reward, event.rollout)
+                for event in news:
+                    if isinstance(event, Generated):
+                        scheduler.on_generated(request.ticket, event.sample, event.spans)
+                    else:
+                        self._driver.deaths_in_a_row[self.index] = 0
+                        verdict = (event.sample, event.reward, event.rollout)
+                        scheduler.on_scored(request.ticket, *verdict)
                 self._driver.wake()
         except RayError as error:
             self._driver.engine_failed(self, error)

@@ -10,6 +10,8 @@ from vespo_openrlhf.scheduling.lag import Spans
 if TYPE_CHECKING:
     from vllm import SamplingParams
 
+    from vespo_openrlhf.bridge.wire import Rollout
+
 
 class StoppedError(RuntimeError):
     """The run burns its data, or has lost much of it, and does not end well."""
@@ -25,12 +27,14 @@ class RolloutSettings:
         max_length: prompt and response together, in tokens.
         reward_timeout: seconds a sample may spend away from the engine, with its reward or its
             environment, at a stretch.
+        keep_kv: an engine that takes new weights keeps the KV cache of unfinished responses.
     """
 
     tokenizer: Any
     sampling: SamplingParams
     max_length: int
     reward_timeout: float
+    keep_kv: bool = False
 
 
 @dataclass(frozen=True)
@@ -53,15 +57,6 @@ class Scored:
     sample: int
     reward: float | None
     rollout: Rollout | None
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """One response on its way to the trainer: OpenRLHF's `Experience` of a batch of one, and the
-    ids its requests had on the engine."""
-
-    experience: Any
-    request_ids: tuple[str, ...]
 
 
 class LostEnginesError(RuntimeError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from vespo_openrlhf import config
 from vespo_openrlhf.bridge.sample_metrics import gather
 from vespo_openrlhf.bridge.seams import LOSS_RESULTS
-from vespo_openrlhf.losses.diagnostics import sequence_metrics, summarise, summarise_by_lag
+from vespo_openrlhf.losses.diagnostics import summarise, summarise_by_lag
 from vespo_openrlhf.losses.inputs import LossInputs, masked_mean
 from vespo_openrlhf.losses.registry import PolicyLoss, get_policy_loss, option_defaults
 
@@ -28,6 +29,9 @@ def uses_our_loss(flags: Mapping[str, Any]) -> bool:
     return flags["actor.policy_loss_type"] not in UPSTREAM_LOSSES or flags["vespo.anchor"] != "old"
 
 
+# Names of what is measured of a micro-batch as a whole start so.
+_OF_ALL = "micro_batch/"
+_STEP_SCALE = f"{_OF_ALL}step_scale"
 # Mean |log W| of a sample at lag 0 above which the engine, not the lag, decides what phi does.
 _MISMATCH_WARNING = 0.5
 
@@ -55,6 +59,11 @@ class PolicyLossAdapter:
         self._measured: list[dict[str, torch.Tensor]] = []
         self._noted: dict[str, torch.Tensor] = {}
         self._update = 0
+        self._first_of_update = 0
+        # Of the last update and of the one being made, for a loss with batch statistics.
+        self._statistics: torch.Tensor | None = None
+        self._own_statistics: torch.Tensor | None = None
+        self._drained: dict[str, torch.Tensor] = {}
 
     def note(self, **per_sample: torch.Tensor) -> None:
         """(B,) facts about the samples of the next call, `lag` say, to be kept beside them."""
@@ -75,6 +84,10 @@ class PolicyLossAdapter:
 
         A sample with a rollout log-prob that is not finite has no importance weight: it is left
         out of the loss (not of its normalisation) and counted.
+
+        Raises:
+            ValueError: from the loss; where it misses the rollout log-probs, with the flag that
+                brings them.
         """
         num_dropped = torch.zeros((), device=log_probs.device)
         if rollout_log_probs is not None:
@@ -91,13 +104,29 @@ class PolicyLossAdapter:
             batch_num_tokens=batch_num_tokens,
             global_batch_size=global_batch_size,
         )
-        loss, metrics = self._loss(inputs)
-        if "num_tokens" not in metrics:  # a user's loss need not know our diagnostics
-            metrics = sequence_metrics(inputs) | metrics
+        try:
+            loss, metrics = self._loss(self._with_statistics(inputs))
+        except ValueError as error:
+            if rollout_log_probs is not None:
+                raise
+            raise ValueError(
+                f"{error}: set --algo.advantage.is_correction_level token, which makes the engine "
+                "report them"
+            ) from error
         update = torch.full_like(metrics["num_tokens"], self._update)
-        self._measured.append(
-            metrics | self._noted | {"num_dropped": num_dropped, "update": update}
-        )
+        by_sequence = {
+            name: value
+            for name, value in (metrics | self._noted | {"update": update}).items()
+            if value.shape == update.shape
+        }
+        of_all = {name: value for name, value in metrics.items() if not value.dim()} | {
+            "num_tokens": metrics["num_tokens"].sum(),
+            "num_dropped": num_dropped,
+            "update": torch.full_like(num_dropped, self._update),
+        }
+        if self._loss.step_scale is not None:
+            of_all["step_scale"] = torch.ones_like(num_dropped)  # until the update's end says
+        self._measured.append(by_sequence | {f"{_OF_ALL}{n}": v for n, v in of_all.items()})
         self._noted = {}
         zero = torch.zeros((), device=log_probs.device)
         results: dict[str, torch.Tensor | None] = {
@@ -112,9 +141,45 @@ class PolicyLossAdapter:
             results["is_filter_ratio"] = metrics.get("is_filter_ratio", zero)
         return tuple(results[name] for name in LOSS_RESULTS)
 
+    def _with_statistics(self, inputs: LossInputs) -> LossInputs:
+        """For a loss with batch statistics: those of the update before.
+
+        An update's own are complete only after its last micro-batch, when the gradients of all
+        the others are there. Those of the update before are the same for every micro-batch and
+        rank, one step of drift late; a run's first update has zeros, an update without tokens.
+        """
+        if self._loss.statistics is None:
+            return inputs
+        own = self._loss.statistics(inputs)
+        self._own_statistics = own if self._own_statistics is None else self._own_statistics + own
+        if self._statistics is None:
+            self._statistics = torch.zeros_like(own)
+        return dataclasses.replace(inputs, statistics=self._statistics)
+
+    def step_scale(self) -> float:
+        """What the learning rate of the update is to be multiplied with: 1, unless the loss says.
+
+        To be asked by all data-parallel ranks after the backward pass of the update's last
+        micro-batch.
+        """
+        if self._loss.step_scale is None:
+            return 1.0
+        update = self._measured[self._first_of_update :]
+        names = [name for name in update[0] if not name.startswith(_OF_ALL)]
+        local = {name: torch.cat([m[name].cpu() for m in update]) for name in names}
+        scale = self._loss.step_scale(gather(local, self._data_ranks)).item()
+        for measured in update:
+            measured[_STEP_SCALE] = torch.full_like(measured[_STEP_SCALE], scale)
+        return scale
+
     def end_update(self) -> None:
         """An optimizer step was taken; what comes next belongs to the next one."""
         self._update += 1
+        self._first_of_update = len(self._measured)
+        if self._own_statistics is not None:
+            if torch.distributed.is_initialized():
+                torch.distributed.all_reduce(self._own_statistics, group=self._data_ranks)
+            self._statistics, self._own_statistics = self._own_statistics, None
 
     def drain(self) -> dict[str, float]:
         """Metrics over every sequence seen since the last call, of all data-parallel ranks.
@@ -133,13 +198,8 @@ class PolicyLossAdapter:
                 f"the {self.name} loss is in place but was not called: OpenRLHF has moved the "
                 "policy-loss seam (ActorPPOTrainer.actor_loss_fn)"
             )
-        scalars = [name for name, value in self._measured[0].items() if value.dim() == 0]
-        local = {name: self._joined(name, scalars) for name in self._measured[0]}
-        self._measured.clear()
-        self._update = 0
-        gathered = gather(local, self._data_ranks)
-        summary = summarise(gathered) | {name: gathered[name].mean() for name in scalars}
-        summary["num_dropped"] = gathered["num_dropped"].sum()
+        gathered = self._drained = gather(self._taken_off(), self._data_ranks)
+        summary = self._summary(gathered)
         if "log_w" in gathered:
             summary |= _sources(gathered)
         if "log_w" in gathered and "lag" in gathered:
@@ -151,12 +211,53 @@ class PolicyLossAdapter:
                 logger.warning(_mismatch_advice(mismatch.item(), gathered, anchor))
         return {f"{self.name}/{name}": value.item() for name, value in summary.items()}
 
-    def _joined(self, name: str, scalars: list[str]) -> torch.Tensor:
-        """(N,) of all micro-batches. A mean over one without an action token is none."""
-        measured = self._measured
-        if name in scalars and name != "num_dropped":
-            measured = [m for m in measured if m["num_tokens"].any()]
-        return torch.cat([torch.empty(0), *(torch.atleast_1d(m[name]).cpu() for m in measured)])
+    def by_update(self) -> list[dict[str, float]]:
+        """`summarise`'s part of what `drain` has returned last, for each of its updates in order.
+
+        A sequence's log W is that of its own update, so the batch's mean over sequences is the
+        mean of these, as far as updates have equally many.
+        """
+        updates = int(self._drained[f"{_OF_ALL}update"].max()) + 1
+        parts: list[dict[str, torch.Tensor]] = [{} for _ in range(updates)]
+        for prefix in ("", _OF_ALL):  # by sequence, then by micro-batch
+            update = self._drained[f"{prefix}update"].long()
+            order = update.argsort(stable=True)
+            sizes = torch.bincount(update, minlength=updates).tolist()
+            for name, values in self._drained.items():
+                if name.startswith(_OF_ALL) == bool(prefix):
+                    for part, chosen in zip(parts, values[order].split(sizes), strict=True):
+                        part[name] = chosen
+        return [
+            {f"{self.name}/{name}": value.item() for name, value in self._summary(part).items()}
+            for part in parts
+        ]
+
+    @staticmethod
+    def _summary(gathered: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """A mean over micro-batches leaves out those without an action token."""
+        of_all = {
+            name.removeprefix(_OF_ALL): values
+            for name, values in gathered.items()
+            if name.startswith(_OF_ALL)
+        }
+        counted = of_all.pop("num_tokens") > 0
+        dropped = of_all.pop("num_dropped").sum()
+        of_all.pop("update")
+        means = {name: values[counted].mean() for name, values in of_all.items()}
+        return summarise(gathered) | means | {"num_dropped": dropped}
+
+    def _taken_off(self) -> dict[str, torch.Tensor]:
+        """What was measured, (N,) float32 each: by sequence, or by micro-batch. The
+        one transfer from the device."""
+        measured, self._measured = self._measured, []
+        self._update = self._first_of_update = 0
+        device = measured[0]["num_tokens"].device
+        joined = {
+            name: torch.cat([m[name].reshape(-1).to(device, torch.float32) for m in measured])
+            for name in measured[0]
+        }
+        sizes = [len(values) for values in joined.values()]
+        return dict(zip(joined, torch.cat(list(joined.values())).cpu().split(sizes), strict=True))
 
 
 def _sources(gathered: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -14,13 +14,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from openrlhf.trainer.ppo_utils.experience import (
-    Experience,
-    make_experience_batch,
-    split_experience_batch,
-)
+from openrlhf.trainer.ppo_utils.experience import split_experience_batch
 
-from vespo_openrlhf.bridge.events import Rollout
+from vespo_openrlhf.bridge.wire import Rollout
 from vespo_openrlhf.scheduling import Batch, Group
 
 
@@ -116,8 +112,8 @@ def to_items(experiences: Sequence[Any], updates: int) -> list[list[Any]]:
     return [ordered[i : i + size] for i in range(0, len(ordered), size)]
 
 
-def for_ranks(updates: Sequence[Sequence[Any]], ranks: int) -> list[Experience]:
-    """One experience per data-parallel rank: its share of each update's items, in their order.
+def for_ranks(updates: Sequence[Sequence[Any]], ranks: int) -> list[list[Any]]:
+    """The items of each data-parallel rank: its share of each update's, in their order.
 
     Every rank-th item goes to one rank, so that each gets of every group, long or short.
 
@@ -129,7 +125,4 @@ def for_ranks(updates: Sequence[Sequence[Any]], ranks: int) -> list[Experience]:
         raise ValueError(
             f"--train.batch_size {size} does not divide among {ranks} data-parallel ranks"
         )
-    return [
-        make_experience_batch([item for update in updates for item in update[rank::ranks]])
-        for rank in range(ranks)
-    ]
+    return [[item for update in updates for item in update[rank::ranks]] for rank in range(ranks)]

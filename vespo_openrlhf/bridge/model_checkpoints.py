@@ -79,8 +79,12 @@ def _load_chosen(args: Any, engine: Any, folder: str) -> tuple[str | None, dict[
 
 
 class CriticActor(plain_class(ppo_critic.CriticModelActor)):  # type: ignore[misc]
-    """`CriticModelActor` that loads the checkpoint the actor loads."""
+    """`CriticModelActor` that takes what the policy takes: its checkpoint and its samples."""
 
     def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         install(strategy)
         super().init_model_from_pretrained(strategy, *args, **kwargs)
+
+    def append(self, experience: list[Any]) -> None:
+        """Take the items of a `Share`, as the policy does."""
+        self.trainer.replay_buffer.items += experience

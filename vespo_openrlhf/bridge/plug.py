@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -12,6 +15,7 @@ import ray
 from openrlhf.trainer import ppo_trainer, ppo_trainer_async
 from openrlhf.trainer.ray import launcher, ppo_actor, ppo_critic, vllm_engine
 
+from vespo_openrlhf import cpu
 from vespo_openrlhf.bridge import placement
 from vespo_openrlhf.bridge.actor import PolicyActor
 from vespo_openrlhf.bridge.engine import VersionedRollout
@@ -67,6 +71,42 @@ class RayStart:
         return self._upstream(*args, runtime_env={**runtime_env, "env_vars": variables}, **kwargs)
 
 
+class Engines:
+    """The engines' class, as OpenRLHF makes actors of it, with what its flags cannot say.
+
+    OpenRLHF sets no `max_num_seqs`, and vLLM then decodes as many sequences at a time as its table
+    of devices has for it, 128 as a rule; the rest of those in flight waits within the engine.
+
+    Args:
+        remote_class: a Ray actor class.
+    """
+
+    def __init__(self, remote_class: Any) -> None:
+        self._remote_class = remote_class
+        self.max_num_seqs: int | None = None
+
+    def options(self, **options: Any) -> Any:
+        """As the class's own."""
+        made = self._remote_class.options(**options)
+        remote = functools.partial(made.remote, max_num_seqs=self.max_num_seqs)
+        return SimpleNamespace(remote=remote)
+
+
+@dataclass(frozen=True)
+class Plugs:
+    """What is in place before the flags are parsed, and depends on them."""
+
+    start_ray: RayStart
+    engines: Engines
+
+    def take(self, flags: dict[str, Any]) -> None:
+        """Every flag by its dotted name; before Ray starts."""
+        self.engines.max_num_seqs = flags["rollout.in_flight_per_engine"]
+        placement.choose(flags)
+        if cpu.is_active():
+            self.start_ray.on_cpu(flags)
+
+
 def _logical_resources(flags: dict[str, Any]) -> dict[str, Any]:
     """Every placement bundle wants a CPU of its own, and Ray's own actors some more; they are
     logical too, and a small machine must not wait for cores it does not have."""
@@ -84,22 +124,22 @@ def ray_in_place() -> Iterator[RayStart]:
 
 
 @contextlib.contextmanager
-def in_place() -> Iterator[RayStart]:
+def in_place() -> Iterator[Plugs]:
     """Our actors, trainer and engines under OpenRLHF's names, where its command line looks, and its
     start of Ray.
 
     Ray restarts an engine that dies, in its old place; all else that dies ends the run.
     """
     trainer = placement.OnThisNode(ray.remote(num_cpus=0)(ScheduledTrainer))
-    engine = ray.remote(max_restarts=-1, max_concurrency=_CALLS)(VersionedRollout)
+    engines = Engines(ray.remote(max_restarts=-1, max_concurrency=_CALLS)(VersionedRollout))
     with (
         mock.patch.object(ppo_actor, "PolicyModelActor", ray.remote(num_gpus=1)(PolicyActor)),
         mock.patch.object(launcher, "ReferenceModelActor", ray.remote(num_gpus=1)(ReferenceActor)),
         mock.patch.object(ppo_critic, "CriticModelActor", ray.remote(num_gpus=1)(CriticActor)),
         mock.patch.object(ppo_trainer, "PPOTrainer", trainer),
         mock.patch.object(ppo_trainer_async, "PPOTrainerAsync", trainer),
-        mock.patch.object(vllm_engine, "RolloutRayActor", engine),
+        mock.patch.object(vllm_engine, "RolloutRayActor", engines),
         placement.in_place(),
         ray_in_place() as start_ray,
     ):
-        yield start_ray
+        yield Plugs(start_ray, engines)

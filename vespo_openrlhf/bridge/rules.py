@@ -10,13 +10,10 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import torch
-
 from vespo_openrlhf import config
-from vespo_openrlhf.bridge.loss import build_loss, uses_our_loss
+from vespo_openrlhf.bridge.loss import uses_our_loss
 from vespo_openrlhf.cpu.settings import roles
 from vespo_openrlhf.data.checks import experts
-from vespo_openrlhf.losses.inputs import LossInputs
 from vespo_openrlhf.losses.registry import option_defaults
 
 Flags = Mapping[str, Any]
@@ -256,28 +253,24 @@ def check_synchronous(flags: Flags) -> None:
             )
 
 
+def check_kv(flags: Flags) -> None:
+    """Where engines finish what they have before they take new weights, no KV cache outlives
+    those that made it."""
+    if flags["lag.kv"] == "keep" and not flags["train.partial_rollout_enable"]:
+        raise ValueError(
+            "--lag.kv keep has no effect without --train.partial_rollout_enable: no response is "
+            "unfinished when an engine takes new weights; add that flag, or leave this one out"
+        )
+
+
 def check_target_ess(flags: Flags) -> None:
     """The working lag is steered by importance weights that the loss reports."""
     target = flags["lag.target_ess"]
-    if target is None:
-        return
-    reports = False
-    if uses_our_loss(flags):
-        try:
-            loss = build_loss(flags)
-        except ValueError:  # for check_loss to say
-            return
-        zero = torch.zeros(1, 1)
-        try:  # one made-up token
-            _, metrics = loss(LossInputs(zero, zero, zero, torch.ones(1, 1), zero))
-        except Exception:  # a user's loss that wants more than a token: the first batch will tell
-            return
-        reports = "log_w" in metrics
-    if not reports:
+    if target is not None and not uses_our_loss(flags):
         raise ValueError(
             f"--lag.target_ess {target:g} steers the lag by the importance weights' effective "
             f"sample size, and --actor.policy_loss_type {flags['actor.policy_loss_type']} reports "
-            "none: leave the flag out, or take a loss whose metrics hold log_w"
+            "none with --vespo.anchor old: leave one of the flags out"
         )
 
 

@@ -24,6 +24,7 @@ from vespo_openrlhf.redact import redact
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
+UPDATES_FILE = "updates.jsonl"
 SAMPLES_FILE = "samples.jsonl"
 PROMPTS_FILE = "prompts.json"
 EVALUATIONS = "eval"
@@ -31,7 +32,10 @@ _VERSIONS_FILE = "versions.json"
 _FINISHED_FILE = "finished.json"
 _LOCK_FILE = "lock"
 #: What a run that starts from the beginning moves out of its way.
-_RECORDS = (METRICS_FILE, SAMPLES_FILE, PROMPTS_FILE, EVALUATIONS, "model", _FINISHED_FILE)
+_RECORDS = (
+    *(METRICS_FILE, UPDATES_FILE, SAMPLES_FILE, PROMPTS_FILE),
+    *(EVALUATIONS, "model", _FINISHED_FILE),
+)
 
 
 class RunFolder:
@@ -114,13 +118,15 @@ class RunFolder:
         """
         aside, records = self._numbered("superseded/{}"), self.holds_records
         if not step:
-            for name in _RECORDS:
-                if records and (self.path / name).exists():
+            # Killed in its first batch, a run has written of its samples and updates only.
+            for name in _RECORDS if records else (UPDATES_FILE, SAMPLES_FILE):
+                if (self.path / name).exists():
                     aside.mkdir(parents=True, exist_ok=True)
                     (self.path / name).rename(aside / name)
             return
         split_lines(self.path / METRICS_FILE, aside, lambda line: line.get("step", 0) <= step)
-        split_lines(self.path / SAMPLES_FILE, aside, lambda line: line.get("update", 0) < update)
+        for name in (UPDATES_FILE, SAMPLES_FILE):
+            split_lines(self.path / name, aside, lambda line: line.get("update", 0) < update)
         for folder in (self.path / EVALUATIONS).glob("step_*"):
             number = folder.name.removeprefix("step_")
             if number.isdecimal() and int(number) > step:

@@ -229,8 +229,11 @@ def _weight_broadcast() -> None:
 def _rollout_engine() -> None:
     engine = plain_class(_attribute("openrlhf.trainer.ray.vllm_engine:RolloutRayActor"))
     _has_parameters(engine.generate, "prompt_token_ids", "sampling_params", "multi_modal_data")
-    _mentions(inspect.unwrap(engine.__init__), "self.llm", "self.executor")
-    _mentions(engine.pause_generation, 'mode="keep"')
+    _mentions(inspect.unwrap(engine.__init__), "self.llm", "self.executor", "_mm_pad_token_ids")
+    llm = _attribute("vllm:AsyncLLMEngine")
+    _has_parameters(llm.generate, "prompt", "sampling_params", "request_id")
+    _has_parameters(llm.pause_generation, "mode", "clear_cache")
+    _attribute("openrlhf.utils.vlm_utils:dedup_media_tokens")
     executor = _attribute("openrlhf.utils.agent:SingleTurnAgentExecutor")
     _has_parameters(
         executor.execute, "prompt", "label", "sampling_params", "max_length", "hf_tokenizer"

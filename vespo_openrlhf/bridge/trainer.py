@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import json
 import logging
 import math
@@ -35,9 +36,18 @@ from vespo_openrlhf.bridge.experience import ExperienceMaker, ShortExperienceMak
 from vespo_openrlhf.bridge.loss import skips_old_log_probs
 from vespo_openrlhf.bridge.metrics_file import MetricsFile
 from vespo_openrlhf.bridge.prompts import prompt_ledger, settle_lengths
-from vespo_openrlhf.bridge.run_folder import METRICS_FILE, PROMPTS_FILE, SAMPLES_FILE, RunFolder
+from vespo_openrlhf.bridge.run_folder import (
+    METRICS_FILE,
+    PROMPTS_FILE,
+    SAMPLES_FILE,
+    UPDATES_FILE,
+    RunFolder,
+)
 from vespo_openrlhf.bridge.settings import flatten, scheduler_config
 from vespo_openrlhf.bridge.status import Statuses
+from vespo_openrlhf.bridge.update_log import UpdateLog
+from vespo_openrlhf.bridge.update_metrics import UPDATES
+from vespo_openrlhf.bridge.wire import Share
 from vespo_openrlhf.scheduling import BatchReport, Group, Scheduler, TrainStep
 
 # The share of a run's prompts that may be abandoned.
@@ -107,11 +117,13 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         self._checkpoints = Checkpoints(Path(args.ckpt.path))
         self._run = RunFolder(Path(args.run.dir)) if args.run.dir is not None else None
         self._driver: Driver
+        self._update_log: UpdateLog
         self._weights = asyncio.Lock()  # held while the actors' weights must not change
         self._global_step = 0
         self._last_eval = 0
         self._updates: list[list[Any]] = []
         self._statuses = Statuses()
+        self._recomputed: list[tuple[int, float]] = []  # since the last batch; see begin_update
         self._step_started = time.monotonic()
 
     def get_max_steps(self) -> int:
@@ -137,7 +149,11 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         self._resume(scheduler, checkpoint)
         self._open_logs()
         settings = RolloutSettings(
-            self.tokenizer, self._sampling(), self.args.data.max_len, self._options.reward_timeout
+            self.tokenizer,
+            self._sampling(),
+            self.args.data.max_len,
+            self._options.reward_timeout,
+            self._config.lag.kv == "keep",
         )
         p = self._prompts
         rows = [PromptRow(*row) for row in zip(p.prompts, p.labels, p.images, strict=True)]
@@ -249,15 +265,18 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         for group in (self.actor_model_group, self.critic_model_group):
             if group is not None:
                 ranks = len(group._actor_handlers) // group.duplicate_actors
-                experience = mini_batches.for_ranks(updates, ranks)
-                pending += group.async_run_method_batch("append", experience=experience)
+                shares = [Share(items) for items in mini_batches.for_ranks(updates, ranks)]
+                pending += group.async_run_method_batch("append", experience=shares)
         ray.get(pending)
         started = time.monotonic()
         status = self.ppo_train(self._global_step)
+        updates = status.pop(UPDATES, [])
         self._statuses.add({"timing/ppo_train": time.monotonic() - started})
         self._statuses.mean(status, step.last - step.first)
         if self._run:
             records.append_lines(self._run.path / SAMPLES_FILE, records.stamps(step))
+        first = batch.version + step.first
+        self._update_log.log(first, self._global_step + 1, step.first, updates)
         return status
 
     async def _publish(self, version: int, names: Sequence[str]) -> None:
@@ -267,7 +286,9 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             if asleep:
                 engines = await self._driver.ask(engines, "wake_up", tags=["weights"])
             else:
-                engines = await self._driver.ask(engines, "begin_update")
+                begun = await self._driver.answers(engines, "begin_update")
+                self._recomputed += itertools.chain.from_iterable(begun.values())
+                engines = list(begun)
             if engines:
                 group = self.actor_model_group.async_run_method(
                     "publish", [e.name for e in engines], [e.actor for e in engines]
@@ -326,7 +347,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             max_tokens=options["max_new_tokens"],
             min_tokens=options["min_new_tokens"],
             skip_special_tokens=False,
-            logprobs=1 if self.args.algo.advantage.is_correction_level != "off" else None,
+            logprobs=0 if self.args.algo.advantage.is_correction_level != "off" else None,
         )
 
     def _accept(self, group: Group) -> bool:
@@ -346,6 +367,10 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         """Everything that needs the scheduler as it is now; the slow part is done beside it."""
         self._global_step += 1
         status = self._statuses.values() | report.scalars()
+        if self._recomputed:
+            tokens, seconds = zip(*self._recomputed, strict=True)
+            status |= {"recompute/tokens": sum(tokens), "recompute/seconds": sum(seconds)}
+            self._recomputed = []
         now = time.monotonic()
         status["timing/step_total"] = now - self._step_started
         self._step_started = now
@@ -467,6 +492,8 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         )
 
     def _open_logs(self) -> None:
+        path = self._run.path / UPDATES_FILE if self._run else None
+        self._update_log = UpdateLog(path, self.tensorboard_logger, self.wandb_logger)
         if self._run:
             self.tensorboard_logger = MetricsFile(
                 self._run.path / METRICS_FILE, inner=self.tensorboard_logger

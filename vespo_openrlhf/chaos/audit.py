@@ -81,6 +81,9 @@ def check_records(run: Path, rows: int, bound: int) -> list[str]:
     steps = [line["step"] for line in _read(run / "metrics.jsonl") if line.get("kind") == "train"]
     if steps != list(range(1, len(steps) + 1)):
         wrong.append(f"the steps in metrics.jsonl do not follow each other: {steps}")
+    updates = [line["update"] for line in _read(run / "updates.jsonl")]
+    if updates != list(range(len(updates))):
+        wrong.append(f"the updates in updates.jsonl do not follow each other: {updates}")
     return wrong
 
 

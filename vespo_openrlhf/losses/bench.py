@@ -23,7 +23,7 @@ from typing import Any
 import torch
 
 from .inputs import LossInputs
-from .registry import POLICY_LOSS_NAMES, get_policy_loss
+from .registry import POLICY_LOSS_NAMES, PolicyLoss, get_policy_loss
 
 SIZES = ((64, 4096), (8, 65536))  # sequences x action tokens
 REFERENCE = "openrlhf_ppo_token_correction"
@@ -112,9 +112,9 @@ def make_steps(names: Sequence[str], inputs: LossInputs) -> dict[str, Step]:
     for name in names:
         policy_loss = get_policy_loss(name)
 
-        def step(policy_loss: Callable[[LossInputs], Any] = policy_loss) -> None:
+        def step(policy_loss: PolicyLoss = policy_loss) -> None:
             inputs.log_probs.grad = None
-            policy_loss(inputs)[0].backward()
+            policy_loss(policy_loss.with_own_statistics(inputs))[0].backward()
 
         steps[name] = step
     return steps

@@ -8,12 +8,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .diagnostics import Metrics, sequence_metrics
+from .diagnostics import Metrics
 from .inputs import LossInputs, aggregate, masked_mean, zero_masked
 from .ratios import (
     anchor_log_probs,
     sequence_advantage,
-    sequence_log_weight,
     token_log_ratio,
     token_ratio,
 )
@@ -101,15 +100,14 @@ def ppo_loss(
     if tis != "off" and anchor == "rollout":
         raise ValueError(
             "ppo: tis corrects the engine-to-trainer mismatch, and the ratio anchored on the "
-            "rollout log-probs already contains it: set --vespo.anchor old, or tis off"
+            "rollout log-probs already contains it: set anchor 'old', or tis 'off'"
         )
     if not 0 <= tis_low <= tis_high:
         raise ValueError(f"ppo: 0 <= tis_low <= tis_high is needed, got {tis_low} and {tis_high}")
     ratio = token_ratio(token_log_ratio(inputs, anchor))
     advantages = zero_masked(inputs.advantages, inputs.mask)
     per_token, clipped = _clipped_surrogate(ratio, advantages, clip_low, clip_high, dual_clip)
-    metrics = sequence_metrics(inputs, log_w=sequence_log_weight(inputs, anchor))
-    metrics["clip_ratio"] = masked_mean(clipped.float(), inputs.mask)
+    metrics = {"clip_ratio": masked_mean(clipped.float(), inputs.mask)}
     if tis != "off":
         weight, metrics["is_filter_ratio"] = _mismatch_weight(inputs, tis, tis_low, tis_high)
         per_token = per_token * weight
@@ -139,13 +137,11 @@ def decoupled_ppo_loss(
     _check_clip("decoupled_ppo", clip_low, clip_high)
     if not behaviour_cap > 0:
         raise ValueError(f"decoupled_ppo: behaviour_cap must be positive, got {behaviour_cap}")
-    log_w = sequence_log_weight(inputs, "rollout")
     ratio = token_ratio(token_log_ratio(inputs, "old"))
     advantages = zero_masked(inputs.advantages, inputs.mask)
     per_token, clipped = _clipped_surrogate(ratio, advantages, clip_low, clip_high, None)
     weight, filtered = _mismatch_weight(inputs, "mask", 0.0, behaviour_cap)
-    metrics = sequence_metrics(inputs, log_w=log_w)
-    metrics["clip_ratio"] = masked_mean(clipped.float(), inputs.mask)
+    metrics = {"clip_ratio": masked_mean(clipped.float(), inputs.mask)}
     metrics["is_filter_ratio"] = filtered
     return aggregate(per_token * weight, inputs, loss_agg_mode), metrics
 
@@ -173,8 +169,7 @@ def sapo_loss(
     advantages = zero_masked(inputs.advantages, inputs.mask)
     tau = torch.full_like(ratio, tau_neg).masked_fill_(advantages >= 0, tau_pos)
     gate = torch.sigmoid(tau * (ratio - 1)) * (4 / tau)
-    loss = aggregate(-gate * advantages, inputs, loss_agg_mode)
-    return loss, sequence_metrics(inputs, log_w=sequence_log_weight(inputs, anchor))
+    return aggregate(-gate * advantages, inputs, loss_agg_mode), {}
 
 
 def gspo_loss(
@@ -198,8 +193,7 @@ def gspo_loss(
     ratio = token_ratio(mean_log_ratio).unsqueeze(-1)
     advantages = zero_masked(inputs.advantages, inputs.mask)
     per_token, clipped = _clipped_surrogate(ratio, advantages, clip_low, clip_high, None)
-    metrics = sequence_metrics(inputs, log_w=sequence_log_weight(inputs, anchor))
-    metrics["clip_ratio"] = masked_mean(clipped.float(), inputs.mask)
+    metrics = {"clip_ratio": masked_mean(clipped.float(), inputs.mask)}
     return aggregate(per_token, inputs, "seq-mean-token-mean"), metrics
 
 
@@ -228,7 +222,6 @@ def gmpo_loss(
     bounded = torch.where(positive, log_ratio.clamp(max=clip_high), log_ratio.clamp(min=-clip_low))
     mean_log_ratio = bounded.sum(dim=-1) / inputs.num_tokens.clamp(min=1)
     per_sequence = -token_ratio(mean_log_ratio) * advantage
-    metrics = sequence_metrics(inputs, log_w=sequence_log_weight(inputs, anchor))
-    metrics["clip_ratio"] = masked_mean((bounded != log_ratio).float(), inputs.mask)
+    metrics = {"clip_ratio": masked_mean((bounded != log_ratio).float(), inputs.mask)}
     per_token = per_sequence.unsqueeze(-1).expand_as(log_ratio)
     return aggregate(per_token, inputs, "seq-mean-token-mean"), metrics

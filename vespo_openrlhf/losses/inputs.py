@@ -17,43 +17,50 @@ LossAggMode = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"]
 LOSS_AGG_MODES = get_args(LossAggMode)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LossInputs:
-    """One micro-batch, with the fields named as in OpenRLHF's call of its policy loss.
+    """One micro-batch; every field is given by its name, as four have the same shape.
 
     Args:
         log_probs: (B, A) log pi of the sampled tokens under the policy being trained, in nats.
             The only field that carries a gradient.
-        old_log_probs: (B, A) log-probs the trainer recomputed before the update, or None where
-            that forward pass was skipped.
-        advantages: (B, A) advantages, per token; a sequence-level advantage is repeated along A.
+        advantages: (B, A) advantages per token, or (B,) or (B, 1) of whole sequences, which are
+            repeated along A.
         action_mask: (B, A) bool, integer or float; non-zero marks an action token. What stands
             under the zeros (prompt, padding) is never read, whatever it holds.
         rollout_log_probs: (B, A) log-probs of the behaviour policy: what the engine reported
             when it sampled each token. None where the engine was not asked for them.
+        old_log_probs: (B, A) log-probs the trainer recomputed before the update. None where that
+            forward pass was skipped; few losses read them.
         dp_size: number of data-parallel ranks; undoes the gradient averaging across them.
         batch_num_tokens: action tokens in the whole optimizer step, over all ranks and
             micro-batches (OpenRLHF divides it by the accumulation steps, so it may be
             fractional). None: the tokens of this micro-batch.
         global_batch_size: the same for non-empty sequences.
+        statistics: (K,) what a loss with batch statistics reads of the whole update, the sum of
+            `PolicyLoss.statistics` over its micro-batches and ranks. None for all other losses.
 
     Raises:
         ValueError: a tensor is not of the shape (B, A) of `log_probs`.
     """
 
     log_probs: Tensor
-    old_log_probs: Tensor | None
     advantages: Tensor
     action_mask: Tensor
     rollout_log_probs: Tensor | None = None
+    old_log_probs: Tensor | None = None
     dp_size: int = 1
     batch_num_tokens: Tensor | float | None = None
     global_batch_size: Tensor | float | None = None
+    statistics: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = self.log_probs.shape
         if len(shape) != 2:
             raise ValueError(f"log_probs must be (B, A), got the shape {tuple(shape)}")
+        if self.advantages.shape in (shape[:1], (shape[0], 1)):
+            whole = self.advantages.reshape(-1, 1).expand(shape)
+            object.__setattr__(self, "advantages", whole)  # the class is frozen
         for field in ("old_log_probs", "advantages", "action_mask", "rollout_log_probs"):
             tensor = getattr(self, field)
             if tensor is not None and tensor.shape != shape:
@@ -71,6 +78,22 @@ class LossInputs:
     def num_tokens(self) -> Tensor:
         """(B,) int64: action tokens per sequence."""
         return self.mask.sum(dim=-1)
+
+
+def update_statistics(name: str, inputs: LossInputs) -> Tensor:
+    """The statistics of the whole update, for the loss `name`.
+
+    Raises:
+        ValueError: there are none. They are not made from the micro-batch at hand, or the loss
+            would be another one for every micro-batch size.
+    """
+    if inputs.statistics is None:
+        raise ValueError(
+            f"{name} depends on all sequences of an update: give LossInputs.statistics the sum of "
+            "the loss's `statistics` over the update's micro-batches and ranks, or call it on "
+            "`with_own_statistics(inputs)` where one micro-batch is the whole update"
+        )
+    return inputs.statistics
 
 
 def zero_masked(values: Tensor, mask: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ class KernelCoefficients:
 
     Raises:
         ValueError: a coefficient is not finite, c1 < 0 (phi is then unbounded near W = 0) or
-            c2 <= 0 (unbounded for large W). The message names the flag.
+            c2 <= 0 (unbounded for large W). The message begins with its name.
     """
 
     c1_pos: float = 2.0
@@ -41,15 +41,15 @@ class KernelCoefficients:
         for field in fields(self):
             value = getattr(self, field.name)
             if not math.isfinite(value):
-                raise ValueError(f"--vespo.{field.name} must be finite, got {value}")
+                raise ValueError(f"{field.name} must be finite, got {value}")
             if field.name.startswith("c1") and value < 0:
                 raise ValueError(
-                    f"--vespo.{field.name} must be 0 or more, got {value}: below it a response "
+                    f"{field.name} must be 0 or more, got {value}: below it a response "
                     "counts the more, without bound, the less likely the policy has made it"
                 )
             if field.name.startswith("c2") and value <= 0:
                 raise ValueError(
-                    f"--vespo.{field.name} must be positive, got {value}: it is what holds back "
+                    f"{field.name} must be positive, got {value}: it is what holds back "
                     "large importance weights"
                 )
 

@@ -33,15 +33,15 @@ def anchor_log_probs(inputs: LossInputs, anchor: str) -> Tensor:
     if anchor == "rollout":
         if inputs.rollout_log_probs is None:
             raise ValueError(
-                "rollout_log_probs is missing, and the anchor is 'rollout': set "
-                "--algo.advantage.is_correction_level token, which makes the engine report them"
+                "rollout_log_probs is missing, and the anchor is 'rollout': give the log-probs "
+                "that the engine sampled with"
             )
         return inputs.rollout_log_probs
     if anchor == "old":
         if inputs.old_log_probs is None:
             raise ValueError(
-                "old_log_probs is missing, and the loss reads it: set "
-                "--vespo.recompute_old_log_probs"
+                "old_log_probs is missing, and the loss reads it: give the trainer's "
+                "recomputation before the update"
             )
         return inputs.old_log_probs
     raise ValueError(f"anchor must be one of {', '.join(ANCHORS)}, got {anchor!r}")
@@ -111,8 +111,8 @@ def _check_tis_cap(anchor: str, tis_cap: float) -> None:
     if anchor == "rollout":
         raise ValueError(
             "tis_cap bounds a correction of the engine-to-trainer mismatch, and a weight anchored "
-            "on the rollout log-probs already contains it, whole: set --vespo.anchor old, or leave "
-            "the cap out"
+            "on the rollout log-probs already contains it, whole: set anchor 'old', or leave the "
+            "cap out"
         )
     if isinstance(tis_cap, str) or not tis_cap > 0:
         raise ValueError(f"tis_cap must be a positive number, got {tis_cap!r}")

@@ -6,39 +6,54 @@ costs seconds and not a warm-up.
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import importlib
 import importlib.util
 import inspect
+import pkgutil
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .clipped import decoupled_ppo_loss, gmpo_loss, gspo_loss, ppo_loss, sapo_loss
-from .diagnostics import Metrics
+from .declare import Statistics, StepScale
+from .diagnostics import Metrics, completed
 from .inputs import LossInputs
-from .vespo import vespo_loss
-from .weighted import cispo_loss, reinforce_loss, tis_loss, topr_loss
+from .ratios import ANCHORS
 
 LossFunction = Callable[..., tuple[Tensor, Metrics]]
 
-_LOSSES: dict[str, LossFunction] = {
-    "vespo": vespo_loss,
-    "ppo": ppo_loss,
-    "gspo": gspo_loss,
-    "sapo": sapo_loss,
-    "cispo": cispo_loss,
-    "topr": topr_loss,
-    "gmpo": gmpo_loss,
-    "reinforce": reinforce_loss,
-    "tis": tis_loss,
-    "decoupled_ppo": decoupled_ppo_loss,
-}
+# Modules beside this one that use it, and would import themselves through it.
+_USERS = ("bench", "registry")
+
+
+def _own_losses() -> Iterator[tuple[str, LossFunction]]:
+    """NAME of every function `NAME_loss(inputs, *, options)` in the modules beside this one.
+
+    So a new loss is one file, and no edit elsewhere.
+    """
+    package = sys.modules[__package__]
+    for found in pkgutil.iter_modules(package.__path__):
+        if found.name in _USERS:
+            continue
+        module = importlib.import_module(f"{__package__}.{found.name}")
+        for name, function in vars(module).items():
+            if not (name.endswith("_loss") and inspect.isfunction(function)):
+                continue
+            first, *options = inspect.signature(function).parameters.values()
+            keywords_alone = all(p.kind is p.KEYWORD_ONLY for p in options)
+            if function.__module__ == module.__name__ and first.name == "inputs" and keywords_alone:
+                yield name.removesuffix("_loss"), function
+
+
+_LOSSES: dict[str, LossFunction] = dict(
+    sorted(_own_losses(), key=lambda loss: (loss[0] != "vespo", loss[0]))
+)
 POLICY_LOSS_NAMES = tuple(_LOSSES)
 
 # Names under which frameworks ask for a correction of the engine-to-trainer mismatch.
@@ -55,6 +70,12 @@ class PolicyLoss:
         needs_rollout_log_probs: the loss raises where inputs.rollout_log_probs is None.
         reads_old_log_probs: False where the trainer's recomputation of old_log_probs can be
             skipped, as far as the loss goes.
+        statistics: `statistics(inputs) -> (K,) float64` of a micro-batch, for a loss that depends
+            on all sequences of an update: what it reads in `LossInputs.statistics` is their sum
+            over the update's micro-batches and ranks. None for a loss whose sequences are
+            independent.
+        step_scale: `step_scale(per_sequence) -> 0-dim` in [0, 1], what the learning rate of an
+            update is to be multiplied with, from the (N,) metrics of all its sequences. None: 1.
     """
 
     name: str
@@ -62,10 +83,24 @@ class PolicyLoss:
     needs_rollout_log_probs: bool
     reads_old_log_probs: bool
     function: LossFunction
+    statistics: Callable[[LossInputs], Tensor] | None = None
+    step_scale: StepScale | None = None
+
+    def with_own_statistics(self, inputs: LossInputs) -> LossInputs:
+        """`inputs` with the statistics of themselves: for a micro-batch that is a whole update."""
+        if self.statistics is None:
+            return inputs
+        return dataclasses.replace(inputs, statistics=self.statistics(inputs))
 
     def __call__(self, inputs: LossInputs) -> tuple[Tensor, Metrics]:
-        """The 0-dim loss, and detached metrics: (B,) tensors per sequence, 0-dim scalars."""
-        return self.function(inputs, **self.options)
+        """The 0-dim loss, and detached metrics: (B,) tensors per sequence, 0-dim scalars.
+
+        Beside the loss's own those that every loss has, see `sequence_metrics`. log W starts from
+        the loss's anchor, and from the rollout log-probs where it has none.
+        """
+        loss, metrics = self.function(inputs, **self.options)
+        anchor = self.options.get("anchor")
+        return loss, completed(inputs, metrics, anchor if anchor in ANCHORS else "rollout")
 
 
 def get_policy_loss(name: str, **options: Any) -> PolicyLoss:
@@ -74,8 +109,8 @@ def get_policy_loss(name: str, **options: Any) -> PolicyLoss:
     Args:
         name: one of POLICY_LOSS_NAMES, or "package.module:function" or "path/to/file.py:function"
             for a user's own `function(inputs: LossInputs, **options) -> (loss, metrics)`. Such a
-            function may carry the attributes needs_rollout_log_probs and reads_old_log_probs;
-            both count as True without them, so that nothing it may read is left out.
+            function may carry the attributes of `declare.declares`; without them it is given all
+            log-probs, so that nothing it may read is left out.
         options: the loss's keyword options, see `option_defaults`.
 
     Raises:
@@ -89,14 +124,27 @@ def get_policy_loss(name: str, **options: Any) -> PolicyLoss:
     defaults = option_defaults(name)
     _check_options(name, options, defaults)
     resolved = defaults | options
-    function = _LOSSES[name]
-    # One made-up token: the loss itself knows its ranges, and says so now and not in a worker.
-    one = torch.zeros(1, 1)
-    whole = LossInputs(one, one, one, one, one)
-    function(whole, **resolved)
-    needs_rollout = _refuses(function, resolved, replace(whole, rollout_log_probs=None))
-    reads_old = _refuses(function, resolved, replace(whole, old_log_probs=None))
-    return PolicyLoss(name, resolved, needs_rollout, reads_old, function)
+    policy_loss = _policy_loss(name, resolved, _LOSSES[name], _LOSSES[name])
+    # The loss itself knows its ranges, and says so now and not in a worker.
+    whole = policy_loss.with_own_statistics(one_token())
+    policy_loss(whole)
+    return dataclasses.replace(
+        policy_loss,
+        needs_rollout_log_probs=_refuses(policy_loss, whole, "rollout_log_probs"),
+        reads_old_log_probs=_refuses(policy_loss, whole, "old_log_probs"),
+    )
+
+
+def one_token() -> LossInputs:
+    """A made-up micro-batch of one action token, for trying a loss out."""
+    zero = torch.zeros(1, 1)
+    return LossInputs(
+        log_probs=zero,
+        advantages=zero,
+        action_mask=torch.ones(1, 1),
+        rollout_log_probs=zero,
+        old_log_probs=zero,
+    )
 
 
 def option_defaults(name: str) -> dict[str, Any]:
@@ -118,7 +166,7 @@ def option_defaults(name: str) -> dict[str, Any]:
     return _keyword_options(_LOSSES[name])
 
 
-def _keyword_options(function: LossFunction) -> dict[str, Any]:
+def _keyword_options(function: Callable[..., Any]) -> dict[str, Any]:
     parameters = list(inspect.signature(function).parameters.values())[1:]
     return {
         p.name: p.default for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
@@ -145,13 +193,43 @@ def _shown(default: Any) -> str:
     return "(required)" if default is inspect.Parameter.empty else repr(default)
 
 
-def _refuses(function: LossFunction, options: Mapping[str, Any], without: LossInputs) -> bool:
-    """Whether a loss of ours, which takes whole inputs, cannot do without what these lack."""
+def _refuses(policy_loss: PolicyLoss, whole: LossInputs, field: str) -> bool:
+    """Whether a loss of ours, which takes whole inputs, cannot do without this field of theirs."""
+    lacking: dict[str, Any] = {field: None}
     try:
-        function(without, **options)
+        policy_loss(dataclasses.replace(whole, **lacking))
     except ValueError:
         return True
     return False
+
+
+def _policy_loss(
+    name: str, options: Mapping[str, Any], declared: LossFunction, function: LossFunction
+) -> PolicyLoss:
+    """The loss `function`, with what `declared` says of itself; see `declare.declares`."""
+    return PolicyLoss(
+        name,
+        options,
+        bool(getattr(declared, "needs_rollout_log_probs", True)),
+        bool(getattr(declared, "reads_old_log_probs", True)),
+        function,
+        _statistics(getattr(declared, "statistics", None), options),
+        getattr(declared, "step_scale", None),
+    )
+
+
+def _statistics(
+    statistics: Statistics | None, options: Mapping[str, Any]
+) -> Callable[[LossInputs], Tensor] | None:
+    if statistics is None:
+        return None
+    own = {k: options[k] for k in _keyword_options(statistics) if k in options}
+
+    @torch.no_grad()
+    def of_inputs(inputs: LossInputs) -> Tensor:
+        return statistics(inputs, **own)
+
+    return of_inputs
 
 
 def _user_loss(reference: str, options: Mapping[str, Any]) -> PolicyLoss:
@@ -170,13 +248,7 @@ def _user_loss(reference: str, options: Mapping[str, Any]) -> PolicyLoss:
     def checked(inputs: LossInputs, **options: Any) -> tuple[Tensor, Metrics]:
         return _check_result(reference, function(inputs, **options))
 
-    return PolicyLoss(
-        reference,
-        dict(options),
-        bool(getattr(function, "needs_rollout_log_probs", True)),
-        bool(getattr(function, "reads_old_log_probs", True)),
-        checked,
-    )
+    return _policy_loss(reference, dict(options), function, checked)
 
 
 _EXPECTED = "a policy loss is called as function(inputs: LossInputs, **options) -> (loss, metrics)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .diagnostics import Metrics, sequence_metrics
+from .diagnostics import Metrics
 from .inputs import LossInputs
 from .kernel import vespo_kernel
 from .ratios import normalise_log_weight, sequence_advantage, sequence_log_weight
@@ -25,7 +25,7 @@ def vespo_loss(
 ) -> tuple[Tensor, Metrics]:
     """VESPO: -phi(W) A log pi summed over action tokens, phi(W) = W^c1 exp(c2 (1 - W)) constant.
 
-    The gradient is the paper's E_mu[phi(W) A grad log pi]. W is the sequence's product of pi/mu;
+    The gradient is E_mu[phi(W) A grad log pi], of arXiv 2602.10693. W is the product of all pi/mu;
     anchored on the rollout log-probs it holds the lag and the engine's mismatch at once, so no
     separate correction for the mismatch may be multiplied in.
 
@@ -43,8 +43,7 @@ def vespo_loss(
             "seq-mean-token-sum" is eq. 20 to the letter.
 
     Returns:
-        0-dim loss and metrics: per sequence `log_w` (never normalised), `phi`, `advantage`,
-        `num_tokens`.
+        0-dim loss and metrics: per sequence `log_w` (never normalised), `phi`, `advantage`.
 
     Raises:
         ValueError: an option out of range, or the anchor's log-probs are not in the batch.
@@ -54,4 +53,4 @@ def vespo_loss(
     normalised = normalise_log_weight(log_w, inputs.num_tokens, length_normalisation)
     phi = vespo_kernel(normalised, advantage, c1_pos, c2_pos, c1_neg, c2_neg)
     loss = weighted_log_prob_loss(inputs, phi, loss_agg_mode)
-    return loss, sequence_metrics(inputs, log_w=log_w, phi=phi, advantage=advantage)
+    return loss, {"log_w": log_w, "phi": phi, "advantage": advantage}

@@ -6,13 +6,11 @@ VESPO is one (in vespo.py); here are what they share, and the rivals: reinforce,
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from .diagnostics import Metrics, sequence_metrics
+from .diagnostics import Metrics
 from .inputs import LossInputs, masked_mean, sequence_scale, zero_masked
 from .ratios import (
     capped_weight,
@@ -22,25 +20,6 @@ from .ratios import (
     token_log_ratio,
     token_ratio,
 )
-
-
-class _KnownGradient(torch.autograd.Function):
-    """A scalar whose gradient with respect to log_probs was computed along with it.
-
-    The coefficient is constant, so autograd has nothing to find out: this saves its (B, A)
-    temporaries, and rounds the gradient once, from float64.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, log_probs: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
-        ctx.save_for_backward(gradient)
-        return value
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
-        (gradient,) = ctx.saved_tensors
-        return gradient * grad_output.to(gradient.dtype), None, None
 
 
 def weighted_log_prob_loss(inputs: LossInputs, weight: Tensor, mode: str) -> Tensor:
@@ -68,8 +47,9 @@ def weighted_log_prob_loss(inputs: LossInputs, weight: Tensor, mode: str) -> Ten
         value = (scale * torch.linalg.vecdot(signal, log_probs)).sum()
         del log_probs  # (B, A) float64: gone before the gradient needs room
         gradient = signal.mul_(scale.unsqueeze(-1)).to(inputs.log_probs.dtype)
-    loss: Tensor = _KnownGradient.apply(inputs.log_probs, value.float(), gradient)
-    return loss
+    # A scalar that has this gradient, and the value that float64 gives it.
+    linear = torch.linalg.vecdot(gradient, zero_masked(inputs.log_probs, mask)).sum()
+    return value.float() + (linear - linear.detach()).float()
 
 
 def reinforce_loss(
@@ -81,11 +61,7 @@ def reinforce_loss(
     no behaviour log-probs; where the batch carries the engine's, log W is reported.
     """
     weight = torch.ones_like(inputs.log_probs[:, 0], dtype=torch.float64)
-    log_w = None
-    if inputs.rollout_log_probs is not None:
-        log_w = sequence_log_weight(inputs, "rollout")
-    loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    return loss, sequence_metrics(inputs, log_w=log_w)
+    return weighted_log_prob_loss(inputs, weight, loss_agg_mode), {"phi": weight}
 
 
 def tis_loss(
@@ -121,7 +97,7 @@ def tis_loss(
     else:
         raise ValueError(f"tis: level must be token or sequence, got {level!r}")
     loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    return loss, sequence_metrics(inputs, log_w=log_w) | {"clip_ratio": clip_ratio}
+    return loss, {"log_w": log_w, "phi": weight, "clip_ratio": clip_ratio}
 
 
 def cispo_loss(
@@ -150,8 +126,8 @@ def cispo_loss(
     ratio = token_ratio(token_log_ratio(inputs, anchor).detach())
     weight = ratio.clamp(weight_low, weight_high)
     loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    metrics = sequence_metrics(inputs, log_w=sequence_log_weight(inputs, anchor))
-    return loss, metrics | {"clip_ratio": masked_mean((weight != ratio).float(), inputs.mask)}
+    clip_ratio = masked_mean((weight != ratio).float(), inputs.mask)
+    return loss, {"phi": weight, "clip_ratio": clip_ratio}
 
 
 def topr_loss(
@@ -178,4 +154,4 @@ def topr_loss(
     normalised = normalise_log_weight(log_w, inputs.num_tokens, length_normalisation)
     weight = torch.where(sequence_advantage(inputs) >= 0, 1.0, capped_weight(normalised, 1.0))
     loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    return loss, sequence_metrics(inputs, log_w=log_w)
+    return loss, {"log_w": log_w, "phi": weight}

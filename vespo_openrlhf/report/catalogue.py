@@ -9,7 +9,7 @@ from .derive import TOKENS_PER_SECOND
 
 @dataclass(frozen=True)
 class Chart:
-    """One metric over rollout batches, a line per run.
+    """One metric over rollout batches or updates, a line per run.
 
     Attributes:
         title: the quantity and its unit.
@@ -59,7 +59,7 @@ LEARNING = (
     Chart(
         "Entropy (nats per token)",
         ("entropy_loss",),
-        "Of the policy, mean over tokens. A fast fall to 0 ends exploration.",
+        "Of the policy being trained, mean over tokens. A fast fall to 0 ends exploration.",
         from_zero=True,
         hint="`--actor.entropy_coef 0` logs it without changing the loss",
     ),
@@ -73,20 +73,80 @@ LEARNING = (
     Chart("Policy loss", ("policy_loss",), "As the optimizer saw it."),
     Chart(
         "Gradient norm",
-        ("grad_norm_mean", "actor_grad_norm"),
+        ("grad_norm", "grad_norm_mean", "actor_grad_norm"),
         "Before clipping.",
         from_zero=True,
     ),
+    Chart(
+        "KL to the rollout policy (nats per token)",
+        ("rollout_kl",),
+        "KL(μ‖π) of what sampled, μ, to the policy being trained: mean of log μ - log π over the "
+        "sampled tokens. Lag, engine mismatch and the batch's own updates together.",
+    ),
+    Chart(
+        "Log-perplexity of the rollout (nats per token)",
+        ("rollout_log_ppl",),
+        "Mean of -log μ over a response's tokens, then over responses: how sure the engine was of "
+        "what it sampled.",
+        from_zero=True,
+    ),
 )
+
+_TITLED = {chart.title: chart for chart in LEARNING}
+#: With two benchmarks the panel of training dynamics, the paper's 2 x 4.
+DYNAMICS = tuple(
+    _TITLED[title]
+    for title in (
+        "Reward",
+        "Response length (tokens)",
+        "Entropy (nats per token)",
+        "KL to the rollout policy (nats per token)",
+        "Log-perplexity of the rollout (nats per token)",
+        "Gradient norm",
+    )
+)
+#: In the place of benchmarks that no run has.
+DYNAMICS_ELSE = _TITLED["Training accuracy"], _TITLED["Policy loss"]
 
 OFF_POLICY = (
     Chart(
         "Effective sample size",
         ("ess_ratio",),
-        "(ΣW)² / ΣW² over the number of responses: how many of them the importance weights leave "
-        "to speak. 100 % is on-policy.",
+        "(ΣW)² / ΣW² over the number of responses: how many of them plain importance sampling "
+        "would leave to speak. 100 % is on-policy.",
         share=True,
         whole=True,
+    ),
+    Chart(
+        "Effective sample size of φ|A|",
+        ("phi_ess_ratio",),
+        "The same of the weights that the gradient has, over the responses with A ≠ 0. On-policy "
+        "it is that of |A|.",
+        share=True,
+        whole=True,
+    ),
+    Chart(
+        "Balance of φ|A| between signs",
+        ("phi_balance",),
+        "Σ φA where A > 0 over Σ φ|A| where A < 0; 1 on-policy.",
+        from_zero=True,
+    ),
+    Chart(
+        "log of the mean W (nats)",
+        ("log_mean_w",),
+        "0, up to chance, where the engine reports the probabilities it samples from; below 0 "
+        "also where the large W that the mean rests on were not sampled.",
+    ),
+    Chart(
+        "log(1 + χ²) of W (nats)",
+        ("log1p_chi_square",),
+        "Log of the mean of W²: how far the weights spread.",
+    ),
+    Chart(
+        "Tokens clipped",
+        ("clip_ratio",),
+        "Share of the action tokens, or of responses, whose gradient or weight the loss cuts.",
+        share=True,
     ),
     Chart(
         "|log W| before the batch's own updates (nats)",
@@ -103,13 +163,13 @@ OFF_POLICY = (
     Chart(
         "φ where the advantage is positive",
         ("phi_mean_positive",),
-        "Mean weight that the kernel gives to a response to be reinforced.",
+        "Mean weight that the loss gives to a response to be reinforced.",
         from_zero=True,
     ),
     Chart(
         "φ where the advantage is negative",
         ("phi_mean_negative",),
-        "Mean weight that the kernel gives to a response to be discouraged.",
+        "Mean weight that the loss gives to a response to be discouraged.",
         from_zero=True,
     ),
     Chart(
@@ -148,7 +208,7 @@ BY_LAG = (
         "log_w_abs_mean",
         "Mean over the responses of an age; at lag 0 it is the mismatch of engine and trainer.",
     ),
-    ("φ by lag", "phi_mean", "Mean weight that the kernel gives to the responses of an age."),
+    ("φ by lag", "phi_mean", "Mean weight that the loss gives to the responses of an age."),
 )
 
 CLUSTER = (

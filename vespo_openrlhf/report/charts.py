@@ -15,8 +15,7 @@ from .runs import Run, Series
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-X_LABEL = "rollout batch"
-# More batches than this are drawn faintly, under their moving average over a fortieth of them.
+# More points than this are drawn faintly, under their moving average over a fortieth of them.
 _SMOOTHED_FROM = 80
 # Where the largest value is this many times the median (all positive), the axis is logarithmic.
 _LOG_RANGE = 1000.0
@@ -27,8 +26,7 @@ _LAG_COLUMNS, _LAG_ROWS = 160, 48
 
 def draw(chart: Chart, runs: Sequence[Run]) -> Block | None:
     """The chart, or None where no run has the metric."""
-    curves = {index: run.series(*chart.names) for index, run in enumerate(runs)}
-    found = {index: series for index, series in curves.items() if series and series.finite}
+    found = find(chart, runs)
     if not found:
         return None
     missing = [run.name for index, run in enumerate(runs) if index not in found]
@@ -37,21 +35,32 @@ def draw(chart: Chart, runs: Sequence[Run]) -> Block | None:
         chart.title,
         chart.caption + note,
         {runs[index].name: series for index, series in found.items()},
-        lambda axes: _curves(axes, found, chart),
+        lambda axes: curves(axes, found, chart),
+        runs[0].axis,
     )
+
+
+def find(chart: Chart, runs: Sequence[Run]) -> dict[int, Series]:
+    """The chart's series by the index of its run, of the runs that have one."""
+    logged = {index: run.series(*chart.names) for index, run in enumerate(runs)}
+    return {index: series for index, series in logged.items() if series and series.finite}
 
 
 def draw_series(title: str, found: Mapping[int, Series], runs: Sequence[Run]) -> Block:
     """A metric that no chart of ours describes, by run index."""
     chart = Chart(title, (), "")
     named = {runs[index].name: series for index, series in found.items()}
-    return plot(title, "", named, lambda axes: _curves(axes, found, chart))
+    return plot(title, "", named, lambda axes: curves(axes, found, chart), runs[0].axis)
 
 
 def plot(
-    title: str, caption: str, named: Mapping[str, Series], paint: Callable[[Axes], None]
+    title: str,
+    caption: str,
+    named: Mapping[str, Series],
+    paint: Callable[[Axes], None],
+    x_label: str,
 ) -> Block:
-    """A figure over rollout batches; who cannot see it is told its first and last values."""
+    """A figure over batches or updates; who cannot see it is told its first and last values."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -64,12 +73,13 @@ def plot(
         drawing = Figure()
         axes = drawing.subplots()
         paint(axes)
-        axes.set_xlabel(X_LABEL)
+        axes.set_xlabel(x_label)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         return figure(drawing, caption, f"{title}: {'; '.join(ends)}", title=title)
 
 
-def _curves(axes: Axes, found: Mapping[int, Series], chart: Chart) -> None:
+def curves(axes: Axes, found: Mapping[int, Series], chart: Chart) -> None:
+    """Draw the runs' series, by the index of the run, as the chart has them."""
     for index, series in found.items():
         _curve(axes, series, line_style(index))
     values = [value for series in found.values() for value in series.finite]
@@ -125,15 +135,16 @@ def draw_quantiles(title: str, name: str, caption: str, runs: Sequence[Run]) -> 
             axes.set_yscale("symlog", linthresh=1.0)
 
     middles = {runs[index].name: middle for index, (_, middle, _) in found.items()}
-    return plot(title, f"{caption} Line: median; band: 5 % to 95 % quantile.", middles, paint)
+    caption = f"{caption} Line: median; band: 5 % to 95 % quantile."
+    return plot(title, caption, middles, paint, runs[0].axis)
 
 
 def draw_by_lag(title: str, name: str, caption: str, runs: Sequence[Run]) -> Block | None:
     """A metric of samples by their age, over the whole run, in the ranges it is logged in."""
     from matplotlib.figure import Figure
 
-    curves = {run.name: run.by_lag(name) for run in runs}
-    lags = sorted({lag for curve in curves.values() for lag in curve})
+    by_lag = {run.name: run.by_lag(name) for run in runs}
+    lags = sorted({lag for curve in by_lag.values() for lag in curve})
     if len(lags) < 2:
         return None
     labels = ["–".join(map(str, sorted(set(lag)))) for lag in lags]
@@ -141,7 +152,7 @@ def draw_by_lag(title: str, name: str, caption: str, runs: Sequence[Run]) -> Blo
     with plotting():
         drawing = Figure()
         axes = drawing.subplots()
-        for index, (run_name, curve) in enumerate(curves.items()):
+        for index, (run_name, curve) in enumerate(by_lag.items()):
             values = [curve.get(lag, math.nan) for lag in lags]
             axes.plot(labels, values, marker="o", markersize=4, **line_style(index))
             ends += [f"{run_name} " + ", ".join(f"{value:.3g}" for value in values)]
@@ -186,7 +197,7 @@ def draw_lags(run: Run) -> Block | None:
             vmax=float(np.quantile(shares[shares > 0], 0.98)),
         )
         axes.grid(False)
-        axes.set(xlabel=X_LABEL)
+        axes.set(xlabel=run.axis)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_locator(MaxNLocator(integer=True))
         bar = drawing.colorbar(image, ax=axes, format=PercentFormatter(1.0), pad=0.02, extend="max")
@@ -230,4 +241,4 @@ def draw_timings(run: Run) -> Block | None:
         "Of a batch; `reward` and `queue`, and `generation` beside them, are means over samples "
         "and groups. Generation runs beside training where it is asynchronous."
     )
-    return plot(title, caption, stages, paint)
+    return plot(title, caption, stages, paint, run.axis)

@@ -22,6 +22,10 @@ _SAMPLES_PER_RUN = 60
 _SAMPLE_CHARACTERS = 6000
 _OTHER_CHARTS = 80
 _LISTED_RUNS = 4
+_OVER_UPDATES = (
+    "Drawn over the optimizer updates of the run; what is measured once a rollout batch stands at "
+    "the batch's first."
+)
 _SHOWN_ELSEWHERE = re.compile(
     r"derived/|timing/|lag_|token_version/|.*/lag_\d|.*log_w_p\d|.*phi_p\d"
 )
@@ -54,6 +58,9 @@ def build_page(runs: Sequence[Run]) -> pages.Page:
     legend = [pages.legend([run.name for run in runs])] if several else []
     page.section("Summary", _summary(runs), *_warnings(runs))
 
+    # What was measured in every update is drawn so, where all runs have it.
+    over_updates = all(run.knows_its_updates for run in runs)
+    batches, runs = runs, [run.over_updates() for run in runs] if over_updates else runs
     missing: list[Chart] = []
     used: set[str] = set()
 
@@ -68,7 +75,13 @@ def build_page(runs: Sequence[Run]) -> pages.Page:
             used.update(name for run in runs if (name := run.find(*chart.names)))
         return blocks
 
-    page.section("Learning", *legend, *drawn(catalogue.LEARNING), *_evaluations(runs))
+    page.section(
+        "Learning",
+        *legend,
+        *drawn(catalogue.LEARNING),
+        *_evaluations(runs),
+        intro=_OVER_UPDATES if over_updates else "",
+    )
     quantiles = [
         charts.draw_quantiles(
             "log W (nats)",
@@ -87,7 +100,7 @@ def build_page(runs: Sequence[Run]) -> pages.Page:
             intro="W is the probability of a whole response under the policy being trained over "
             "that under the policy that sampled it.",
         )
-    titled = [_titled(run, several) for run in runs]
+    titled = [_titled(run, several) for run in batches]
     by_lag = [charts.draw_by_lag(*chart, runs) for chart in catalogue.BY_LAG]
     lags = [block for run in titled if (block := charts.draw_lags(run))]
     lags += drawn(catalogue.LAG) + [block for block in by_lag if block]
@@ -167,6 +180,8 @@ def _headline(run: Run) -> dict[str, tuple[str, str] | str]:
     if speed and speed.finite:
         figures["responses per second"] = (f"{median(speed.finite):,.3g}", "median")
     figures["rollout batches"] = f"{len(run.train):,}"
+    if run.updates:
+        figures["optimizer updates"] = f"{len(run.updates):,}"
     seconds = _seconds(run)
     if seconds:
         figures["wall time"] = str(timedelta(seconds=round(seconds)))
@@ -187,7 +202,7 @@ def _warnings(runs: Sequence[Run]) -> list[pages.Block]:
     for run in runs:
         name = f"{run.name}: " if len(runs) > 1 else ""
         if run.unreadable:
-            notes.append(f"{name}{run.unreadable} lines of metrics.jsonl could not be read.")
+            notes.append(f"{name}{run.unreadable} lines of its metrics could not be read.")
         for metric, what in (
             ("num_dropped", "responses were left out for a rollout log-prob that is not finite"),
             (

@@ -37,6 +37,8 @@ Presets:
 
 Finished runs are kept in --out and skipped the next time: interrupt and go on as you like. It
 leaves report.html (one file, no network), figures as PNG and SVG, tables as CSV and Markdown.
+
+`python -m vespo_openrlhf.study claims docs/study` works out the tables of that page.
 """
 
 EXAMPLES = """\
@@ -67,7 +69,7 @@ def parse_loss(text: str) -> LossSetting:
             options[option] = value
     for label, setting in PUBLISHED.items():
         if name.lower() in (label.lower(), setting.name):
-            name, short = setting.name, label
+            name, short, options = setting.name, label, dict(setting.options) | options
             break
     else:
         short = name
@@ -173,8 +175,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0; 2 for options that do not fit and 1 if a process was killed, with the reason on standard
         error; 130 if interrupted, after a report on the runs that were finished.
     """
+    words = _arguments(arguments)
+    if words[:1] == ["claims"]:
+        from vespo_openrlhf.study import claims
+
+        return claims.main(words[1:])
     parser = build_parser()
-    options = parser.parse_args(arguments)
+    options = parser.parse_args(words)
     out = options.out or Path("runs") / f"study-{options.preset}"
     try:
         study = build_study(options)
@@ -208,7 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from vespo_openrlhf.study.page import machine, study_tables, write_report
     from vespo_openrlhf.study.tables import markdown
 
-    command = ["python", "-m", "vespo_openrlhf.study", *_arguments(arguments)]
+    command = ["python", "-m", "vespo_openrlhf.study", *words]
     provenance = {"command": shlex.join(command), "commit": _commit(), "machine": machine()}
     analysis = Analysis(study, store)
     summary = write_report(analysis, out, provenance)
@@ -231,8 +238,8 @@ def _check_losses(study: Study) -> None:
         get_policy_loss(name, **dict(options))
 
 
-def _arguments(arguments: Sequence[str] | None) -> Sequence[str]:
-    return sys.argv[1:] if arguments is None else arguments
+def _arguments(arguments: Sequence[str] | None) -> list[str]:
+    return sys.argv[1:] if arguments is None else list(arguments)
 
 
 def _commit() -> str:

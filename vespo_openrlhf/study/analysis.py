@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,10 +14,10 @@ from vespo_openrlhf.study.presets import CONTROL, Study
 from vespo_openrlhf.study.statistics import (
     Estimate,
     RunSummary,
+    compare,
     estimate,
-    paired_difference,
+    paired,
     summarise_run,
-    verdict,
 )
 from vespo_openrlhf.study.store import Store
 
@@ -156,20 +155,27 @@ class Analysis:
         }
 
     def claims(self, ours: str = "VESPO") -> list[Row]:
-        """Under each condition, `ours` above each of the others in final accuracy."""
+        """Under each condition, `ours` above each of the others in final accuracy.
+
+        Corrected for the number of others under the condition.
+        """
         rows = []
         for groups in self.conditions().values():
             own = next((group for group in groups if group.label == ours), None)
-            if own is not None:
-                rows += [_claim(own, group) for group in groups if group is not own]
-        return [row for row in rows if row]
+            if own is None:
+                continue
+            rows += [
+                _condition(own.cell) | {"claim": f"{ours} above {label}"} | compared
+                for label, compared in _compared(own, groups).items()
+            ]
+        return rows
 
     def agreement(self) -> list[Row]:
-        """Each full-stack run beside the light trainer's runs of the same condition.
+        """Each full-stack run beside the light trainer's of the same condition.
 
         Compared is the mean accuracy over those of the last evaluations' updates at which both
-        evaluate. `low` and `high` bound, at 95 %, what one more run of the light trainer would
-        have: its interval for the mean would be too narrow for a single run.
+        evaluate: of the light trainer's run of the same seed, and of all its runs. One run of the
+        full stack has no interval, so there is no verdict.
         """
         store = full_stack_store(self._store)
         rows = []
@@ -177,28 +183,19 @@ class Analysis:
             group = next((g for g in self.groups if _same_but_seed(g.cell, cell)), None)
             if group is None or store.missing([cell]):
                 continue
-            accuracy = dict(map(tuple, store.load(cell)["evaluations"]))
-            updates = self._compared_updates(accuracy)
-            light = [
-                fmean(dict(map(tuple, run.result["evaluations"]))[update] for update in updates)
-                for run in group.runs.values()
-            ]
-            mean = estimate(light)
-            reach = mean.half_width * math.sqrt(mean.count + 1)
-            found = fmean(accuracy[update] for update in updates)
+            full = store.load(cell)
+            updates = self._compared_updates(dict(map(tuple, full["evaluations"])))
+            light = {seed: _mean_at(run.result, updates) for seed, run in group.runs.items()}
             rows.append(
                 _condition(cell)
                 | {
                     "loss": group.label,
                     "seed": cell.seed,
                     "updates": updates,
-                    "full_stack": found,
-                    "light": mean.mean,
-                    "seeds": mean.count,
-                    "low": mean.mean - reach,
-                    "high": mean.mean + reach,
-                    # One seed has no interval.
-                    "agrees": abs(found - mean.mean) <= reach if mean.count > 1 else None,
+                    "full_stack": _mean_at(full, updates),
+                    "light_same_seed": light.get(cell.seed),
+                    "light": fmean(light.values()),
+                    "seeds": len(light),
                 }
             )
         return rows
@@ -222,6 +219,7 @@ class Analysis:
         groups = {group.label: group for group in reported}
         scores = tuning_scores(self.study, self._store)
         own = groups.get(chosen["VESPO"].label) if "VESPO" in chosen else None
+        compared = _compared(own, reported) if own is not None else {}
         rows = []
         for family, setting in chosen.items():
             group = groups.get(setting.label)
@@ -235,17 +233,25 @@ class Analysis:
                 "final": group.final.mean,
                 "final_half_width": group.final.half_width,
             }
-            if own is not None and group is not own:
-                row |= {k: v for k, v in _claim(own, group).items() if k in _CLAIM}
-            rows.append(row)
+            rows.append(row | compared.get(setting.label, {}))
         return rows
+
+    def runs(self) -> list[Finished]:
+        """Every run that is finished, those of the tuning included, each once."""
+        cells = self.study.cells()
+        if (tuning := self.study.tuning) is not None:
+            cells += [*tuning.cells(), *tuning.report(choose(self.study, self._store))]
+        distinct = {cell.key(self.study.recipe): cell for cell in reversed(cells)}
+        return [self._finish(cell) for cell in self._present(list(distinct.values())[::-1])]
 
 
 def _same_but_seed(a: Cell, b: Cell) -> bool:
     return a.condition() == b.condition() and a.loss.label == b.loss.label
 
 
-_CLAIM = ("difference", "difference_half_width", "paired_seeds", "verdict")
+def _mean_at(result: Mapping[str, Any], updates: Sequence[int]) -> float:
+    accuracy = dict(map(tuple, result["evaluations"]))
+    return fmean(accuracy[update] for update in updates)
 
 
 def _condition(cell: Cell) -> Row:
@@ -258,16 +264,21 @@ def _condition(cell: Cell) -> Row:
     }
 
 
-def _claim(own: Group, other: Group) -> Row:
-    difference = paired_difference(own.finals, other.finals)
-    if difference is None:
-        return {}
-    return _condition(own.cell) | {
-        "claim": f"{own.label} above {other.label}",
-        "difference": difference.mean,
-        "difference_half_width": difference.half_width,
-        "paired_seeds": difference.count,
-        "verdict": verdict(difference),
+def _compared(own: Group, groups: Sequence[Group]) -> dict[str, Row]:
+    """Label -> own against each of the other groups, corrected for how many they are."""
+    pairs = {group.label: paired(own.finals, group.finals) for group in groups if group is not own}
+    pairs = {label: by_seed for label, by_seed in pairs.items() if by_seed}
+    return {
+        label: {
+            "difference": comparison.difference.mean,
+            "difference_half_width": comparison.difference.half_width,
+            "paired_seeds": comparison.difference.count,
+            "p": comparison.p,
+            "sign_flip_p": comparison.sign_flip_p,
+            "holm_p": comparison.holm_p,
+            "verdict": comparison.verdict(),
+        }
+        for label, comparison in zip(pairs, compare(list(pairs.values())), strict=True)
     }
 
 

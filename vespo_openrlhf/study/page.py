@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from vespo_openrlhf.pages import Block, Page, details, facts, figure, paragraph, plotting, table
 from vespo_openrlhf.study import figures
 from vespo_openrlhf.study.analysis import Analysis, Row
-from vespo_openrlhf.study.statistics import COLLAPSE_SHARE, LEVEL_SHARE
+from vespo_openrlhf.study.statistics import COLLAPSE_SHARE, LEVEL, LEVEL_SHARE
 from vespo_openrlhf.study.tables import (
     agreement_table,
     claims_table,
@@ -29,12 +29,15 @@ if TYPE_CHECKING:
 
 _HOW_TO_READ = f"""\
 Final accuracy is the mean of a run's last evaluations on held-out problems at temperature 1; \
-intervals are 95 % Student's t over seeds. Differences are paired: a seed fixes the warm start, \
-the problems and the draws, and every loss runs on every seed. No interval is corrected for the \
-number of comparisons. A run has collapsed if it ends below {COLLAPSE_SHARE:.0%} of its own best \
-level; the on-policy level is {LEVEL_SHARE:.0%} of what the on-policy run of the same seed and \
-learning rate ends at. |log W| and ESS (effective sample size of W as a share of the mini-batch) \
-are means over the last quarter of the updates."""
+intervals are 95 % Student's t over seeds, not corrected. Differences are paired: a seed fixes the \
+warm start, the problems and the draws, and every loss runs on every seed. p is that of the paired \
+t test; Holm's is corrected for the number of rivals under the condition, and a verdict other than \
+open needs it below {LEVEL:g}, which takes for granted that no seed was added after a look at the \
+others; the sign-flip test is exact, and with n seeds never below 2^(1 - n). A run has collapsed \
+if it ends below {COLLAPSE_SHARE:.0%} of its own best level; the on-policy level is \
+{LEVEL_SHARE:.0%} of what the on-policy run of the same seed and learning rate ends at. |log W| \
+and ESS (effective sample size of W as a share of the mini-batch) are means over the last quarter \
+of the updates."""
 
 
 def write_report(analysis: Analysis, out: Path, provenance: Mapping[str, str]) -> dict[str, Any]:
@@ -115,30 +118,27 @@ def _processor() -> str:
 
 
 def _runs(analysis: Analysis) -> list[dict[str, Any]]:
-    rows = []
-    for group in [*analysis.controls, *analysis.compared]:
-        for seed, run in group.runs.items():
-            rows.append(
-                {
-                    "loss": group.label,
-                    "options": json.dumps(dict(run.cell.loss.options)),
-                    "N": run.cell.updates_per_batch,
-                    "lag": run.cell.lag,
-                    "learning_rate": run.cell.learning_rate,
-                    "mu_noise": run.cell.mu_noise,
-                    "sampler": run.cell.sampler_dtype,
-                    "seed": seed,
-                    "start": run.summary.start,
-                    "best": run.summary.best,
-                    "final": run.summary.final,
-                    "collapsed": run.summary.collapsed,
-                    "updates_to_level": run.summary.reached,
-                    "mean_lag": run.result["lag"]["mean"],
-                    "skipped_updates": run.result["skipped"],
-                    "seconds": run.result["seconds"],
-                }
-            )
-    return rows
+    return [
+        {
+            "loss": run.cell.loss.label,
+            "options": json.dumps(dict(run.cell.loss.options)),
+            "N": run.cell.updates_per_batch,
+            "lag": run.cell.lag,
+            "learning_rate": run.cell.learning_rate,
+            "mu_noise": run.cell.mu_noise,
+            "sampler": run.cell.sampler_dtype,
+            "seed": run.cell.seed,
+            "start": run.summary.start,
+            "best": run.summary.best,
+            "final": run.summary.final,
+            "collapsed": run.summary.collapsed,
+            "updates_to_level": run.summary.reached,
+            "mean_lag": run.result["lag"]["mean"],
+            "skipped_updates": run.result["skipped"],
+            "seconds": run.result["seconds"],
+        }
+        for run in analysis.runs()
+    ]
 
 
 def _markdown(analysis: Analysis, tables: Sequence[StudyTable]) -> str:

@@ -10,6 +10,7 @@ import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from vespo_openrlhf.study.cells import Cell, LossSetting, Recipe
 
@@ -41,18 +42,19 @@ PUBLISHED: dict[str, LossSetting] = {
 CONTROL = LossSetting("on-policy", "reinforce")
 
 
+def _set(published: str, change: str, **options: Any) -> LossSetting:
+    """A published setting with other options."""
+    setting = PUBLISHED[published]
+    return replace(setting, label=f"{published}, {change}", options=dict(setting.options) | options)
+
+
 def _kernel(label: str, c1_pos: float, c2_pos: float, c1_neg: float, c2_neg: float) -> LossSetting:
     options = {"c1_pos": c1_pos, "c2_pos": c2_pos, "c1_neg": c1_neg, "c2_neg": c2_neg}
     return LossSetting(label, "vespo", options)
 
 
-def _clip(name: str, label: str, low: float, high: float) -> LossSetting:
-    dual_clip = _NO_DUAL_CLIP if name == "ppo" else {}
-    return LossSetting(label, name, {"clip_low": low, "clip_high": high} | dual_clip)
-
-
-def _taus(label: str, positive: float, negative: float) -> LossSetting:
-    return LossSetting(label, "sapo", {"tau_pos": positive, "tau_neg": negative} | _TOKEN_MEAN)
+def _clip(published: str, low: float, high: float) -> LossSetting:
+    return _set(published, f"clip {low:g}/{high:g}", clip_low=low, clip_high=high)
 
 
 #: Three settings each, the published one among them; TOPR and REINFORCE have nothing to tune.
@@ -62,35 +64,23 @@ CANDIDATES: dict[str, tuple[LossSetting, ...]] = {
         _kernel("VESPO, kernel wide (1, 1.5) (1.5, 1)", 1, 1.5, 1.5, 1),
         _kernel("VESPO, kernel narrow (4, 6) (6, 4)", 4, 6, 6, 4),
     ),
-    "GRPO": (
-        PUBLISHED["GRPO"],
-        _clip("ppo", "GRPO, clip 0.1/0.14", 0.1, 0.14),
-        _clip("ppo", "GRPO, clip 0.4/0.56", 0.4, 0.56),
-    ),
-    "GSPO": (
-        PUBLISHED["GSPO"],
-        _clip("gspo", "GSPO, clip 0.003/0.004", 0.003, 0.004),
-        _clip("gspo", "GSPO, clip 0.03/0.04", 0.03, 0.04),
-    ),
+    "GRPO": (PUBLISHED["GRPO"], _clip("GRPO", 0.1, 0.14), _clip("GRPO", 0.4, 0.56)),
+    "GSPO": (PUBLISHED["GSPO"], _clip("GSPO", 0.003, 0.004), _clip("GSPO", 0.03, 0.04)),
     "SAPO": (
         PUBLISHED["SAPO"],
-        _taus("SAPO, tau 3/3.15", 3.0, 3.15),
-        _taus("SAPO, tau 10/10.5", 10.0, 10.5),
+        _set("SAPO", "tau 3/3.15", tau_pos=3.0, tau_neg=3.15),
+        _set("SAPO", "tau 10/10.5", tau_pos=10.0, tau_neg=10.5),
     ),
     "CISPO": (
         PUBLISHED["CISPO"],
-        LossSetting("CISPO, weight at most 2", "cispo", {"weight_high": 2.0}),
-        LossSetting("CISPO, weight at most 1.2", "cispo", {"weight_high": 1.2}),
+        _set("CISPO", "weight at most 2", weight_high=2.0),
+        _set("CISPO", "weight at most 1.2", weight_high=1.2),
     ),
-    "GMPO": (
-        PUBLISHED["GMPO"],
-        _clip("gmpo", "GMPO, clip 0.2/0.2", 0.2, 0.2),
-        _clip("gmpo", "GMPO, clip 0.8/0.8", 0.8, 0.8),
-    ),
+    "GMPO": (PUBLISHED["GMPO"], _clip("GMPO", 0.2, 0.2), _clip("GMPO", 0.8, 0.8)),
     "TIS": (
         PUBLISHED["TIS"],
-        LossSetting("TIS, sequence weight at most 1", "tis", {"level": "sequence", "cap": 1.0}),
-        LossSetting("TIS, sequence weight at most 5", "tis", {"level": "sequence", "cap": 5.0}),
+        _set("TIS", "sequence weight at most 1", level="sequence", cap=1.0),
+        _set("TIS", "sequence weight at most 5", level="sequence", cap=5.0),
     ),
 }
 
@@ -219,7 +209,7 @@ PRESETS: dict[str, Study] = {
                 *_with_control(Grid(_ALL, (64,), _MORE_SEEDS)),
                 Grid(_ALL, (8,), _SEEDS),
             ),
-            Tuning(Grid((), (64,), _SEEDS), (101, 102)),
+            Tuning(Grid((), (64,), _MORE_SEEDS), (101, 102)),
         ),
         Study(
             "ablation",

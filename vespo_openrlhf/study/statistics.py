@@ -1,4 +1,4 @@
-"""From runs to statements: final accuracy over seeds, paired differences, collapse.
+"""From runs to statements: final accuracy over seeds, paired comparisons, collapse.
 
 Standard library only. Intervals are Student's t over seeds: with four to eight seeds the normal
 quantile would be too narrow by a third and more.
@@ -6,6 +6,7 @@ quantile would be too narrow by a third and more.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,13 @@ from typing import Any
 COLLAPSE_SHARE = 0.5
 #: A run has reached the on-policy level at this share of the control's final accuracy.
 LEVEL_SHARE = 0.95
+#: A comparison is settled where its corrected p is below this.
+LEVEL = 0.05
+#: The same where seeds were added after a look at as many: Pocock's bound for two equal looks
+#: (Biometrika 64, 1977, 191-199), at which both together are wrong 5 % of the time.
+LEVEL_OF_TWO_LOOKS = 0.0294
+#: Above so many seeds the sign-flip test is left out: it sums 2^(n - 1) ways, and t does by then.
+SIGN_FLIP_SEEDS = 16
 
 
 @dataclass(frozen=True)
@@ -31,15 +39,28 @@ class Estimate:
     half_width: float
     count: int
 
-    @property
-    def low(self) -> float:
-        """Lower end of the interval."""
-        return self.mean - self.half_width
 
-    @property
-    def high(self) -> float:
-        """Upper end of the interval."""
-        return self.mean + self.half_width
+@dataclass(frozen=True)
+class Comparison:
+    """Ours less a rival's, paired by seed, tested together with others.
+
+    Attributes:
+        difference: over seeds; its interval is not corrected.
+        p: of no difference, two-sided, by the paired t test.
+        sign_flip_p: the same by `sign_flip_test`, which takes no distribution for granted.
+        holm_p: `p`, corrected for the number that were tested together.
+    """
+
+    difference: Estimate
+    p: float
+    sign_flip_p: float
+    holm_p: float
+
+    def verdict(self, level: float = LEVEL) -> str:
+        """Whether ours is "above" or "below", or the question is "open", at that `holm_p`."""
+        if not self.holm_p < level:
+            return "open"
+        return "above" if self.difference.mean > 0 else "below"
 
 
 @dataclass(frozen=True)
@@ -140,21 +161,64 @@ def estimate(values: Sequence[float]) -> Estimate:
     return Estimate(mean, t_quantile(count - 1) * math.sqrt(variance / count), count)
 
 
-def paired_difference(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Estimate | None:
-    """ours - theirs over the seeds both have, with the interval of the paired differences.
+def t_test(values: Sequence[float]) -> float:
+    """Two-sided p of a mean of 0, by Student's t; 1 for a single value, which settles nothing."""
+    found = estimate(values)
+    if found.count == 1 or found.mean == 0:
+        return 1.0
+    error = found.half_width / t_quantile(found.count - 1)
+    if error == 0:
+        return 0.0
+    return 1 - t_probability(abs(found.mean) / error, found.count - 1)
 
-    Returns:
-        None where they share no seed.
+
+def sign_flip_test(values: Sequence[float]) -> float:
+    """Two-sided p of values that are as likely positive as negative, exact.
+
+    The share of the 2^n ways to choose the signs in which the sum is as far from 0 as here, so
+    never below 2^(1 - n): 0.125 for four values. nan above SIGN_FLIP_SEEDS values.
     """
-    seeds = sorted(ours.keys() & theirs.keys())
-    return estimate([ours[seed] - theirs[seed] for seed in seeds]) if seeds else None
+    if len(values) > SIGN_FLIP_SEEDS:
+        return math.nan
+    first, *others = values
+    found = abs(sum(values)) - 1e-12  # a tie counts, whichever way it is rounded
+    sums = [
+        abs(first + sum(sign * value for sign, value in zip(signs, others, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(others))
+    ]
+    return sum(total >= found for total in sums) / len(sums)
 
 
-def verdict(difference: Estimate) -> str:
-    """What the interval says of the claim "ours is above": holds, is refuted, or stays open."""
-    if difference.low > 0:
-        return "holds"
-    return "refuted" if difference.high < 0 else "open"
+def holm(ps: Sequence[float]) -> list[float]:
+    """Holm's p (Scandinavian Journal of Statistics 6, 1979, 65-70), in the order given.
+
+    Below 5 % they are wrong about any of the comparisons 5 % of the time.
+    """
+    corrected = [0.0] * len(ps)
+    largest = 0.0
+    for rank, place in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
+        largest = max(largest, min(1.0, (len(ps) - rank) * ps[place]))
+        corrected[place] = largest
+    return corrected
+
+
+def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> dict[int, float]:
+    """Seed -> ours - theirs, for the seeds that both have, in their order."""
+    return {seed: ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())}
+
+
+def compare(differences: Sequence[Mapping[int, float]]) -> list[Comparison]:
+    """Test each of some `paired` differences, corrected for how many there are.
+
+    Raises:
+        ValueError: one without a seed.
+    """
+    values = [list(by_seed.values()) for by_seed in differences]
+    ps = [t_test(of_one) for of_one in values]
+    return [
+        Comparison(estimate(of_one), p, sign_flip_test(of_one), corrected)
+        for of_one, p, corrected in zip(values, ps, holm(ps), strict=True)
+    ]
 
 
 def mean_curve(runs: Sequence[Sequence[float]]) -> tuple[list[float], list[float]]:

@@ -29,6 +29,13 @@ def percent(value: float | None, half_width: float | None = None) -> str:
     return f"{100 * value:.1f} ± {100 * half_width:.1f}"
 
 
+def probability(p: float | None) -> str:
+    """A p to three digits."""
+    if p is None or math.isnan(p):
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def shown_conditions(rows: Sequence[Row]) -> dict[str, str]:
     """Key -> heading of N and of the conditions in which these rows differ."""
     return {
@@ -76,18 +83,26 @@ def main_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 def claims_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells of `Analysis.claims`."""
     conditions = shown_conditions(rows) if rows else {}
-    headings = ["claim", *conditions.values(), "paired difference, points", "seeds", "verdict"]
+    headings = ["claim", *conditions.values(), "seeds", "paired difference, points", *_TESTS]
     cells = [
         [
             row["claim"],
             *(f"{row[key]:g}" if key != "sampler" else row[key] for key in conditions),
-            percent(row["difference"], row["difference_half_width"]),
             str(row["paired_seeds"]),
-            row["verdict"],
+            percent(row["difference"], row["difference_half_width"]),
+            *_tests(row),
         ]
         for row in rows
     ]
     return headings, cells
+
+
+_TESTS = ("p", "p, Holm", "p, sign-flip", "verdict")
+
+
+def _tests(row: Row) -> list[str]:
+    ps = [probability(row.get(name)) for name in ("p", "holm_p", "sign_flip_p")]
+    return [*ps, row.get("verdict", "–")]
 
 
 def tuned_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -99,7 +114,7 @@ def tuned_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         "seeds",
         "final accuracy, %",
         "tuned VESPO's lead, points",
-        "verdict",
+        *_TESTS,
     ]
     cells = []
     for row in rows:
@@ -112,7 +127,7 @@ def tuned_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
                 str(row["seeds"]),
                 percent(row["final"], row["final_half_width"]),
                 percent(row.get("difference"), row.get("difference_half_width")),
-                row.get("verdict", "–"),
+                *_tests(row),
             ]
         )
     return headings, cells
@@ -126,10 +141,8 @@ def agreement_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         "seed",
         "at updates",
         "full stack, %",
-        "light trainer, %",
-        "seeds",
-        "one more run of it, 95 %",
-        "agrees",
+        "light trainer, same seed, %",
+        "light trainer, all seeds, %",
     ]
     cells = [
         [
@@ -138,10 +151,8 @@ def agreement_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
             str(row["seed"]),
             ", ".join(map(str, row["updates"])),
             percent(row["full_stack"]),
-            percent(row["light"]),
-            str(row["seeds"]),
-            f"{percent(row['low'])} to {percent(row['high'])}",
-            {True: "yes", False: "no", None: "open"}[row["agrees"]],
+            percent(row["light_same_seed"]),
+            f"{percent(row['light'])} ({row['seeds']})",
         ]
         for row in rows
     ]

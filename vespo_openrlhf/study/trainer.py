@@ -221,15 +221,18 @@ class Run:
         inputs = LossInputs(
             log_probs=log_probs,
             old_log_probs=None if old is None else old[rows, :used],
-            advantages=rollout.advantages[rows, None].expand_as(log_probs),
+            advantages=rollout.advantages[rows],
             action_mask=mask,
             rollout_log_probs=mu,
         )
-        loss, metrics = self.loss(inputs)
+        loss, metrics = self.loss(self.loss.with_own_statistics(inputs))
         self.optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.gradient_clip)
         if torch.isfinite(norm):
+            if self.loss.step_scale is not None:
+                for group in self.optimizer.param_groups:
+                    group["lr"] = self.cell.learning_rate * float(self.loss.step_scale(metrics))
             self.optimizer.step()
         else:
             self._skipped += 1

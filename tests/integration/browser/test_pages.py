@@ -12,6 +12,12 @@ import pytest
 
 from vespo_openrlhf.eval.report import main as evaluation_report
 from vespo_openrlhf.report.__main__ import main as run_report
+from vespo_openrlhf.study.__main__ import run as run_study
+from vespo_openrlhf.study.analysis import Analysis
+from vespo_openrlhf.study.cells import Recipe
+from vespo_openrlhf.study.page import write_report
+from vespo_openrlhf.study.presets import CANDIDATES, CONTROL, PUBLISHED, Grid, Study, Tuning
+from vespo_openrlhf.study.store import Store
 
 PHONE, DESKTOP = (390, 844), (1400, 900)
 NASTY = (
@@ -37,13 +43,37 @@ def pages(tmp_path_factory: pytest.TempPathFactory, folders: ModuleType) -> dict
         "runs": root / "runs.html",
         "evaluation": root / "evaluation.html",
         "evaluations": root / "evaluations.html",
-        "study": Path(__file__).parents[3] / "docs" / "study" / "paper" / "report.html",
+        "study": root / "study" / "report.html",
     }
     assert run_report([runs[0], "--out", str(made["run"])]) == 0
     assert run_report([*runs, "--out", str(made["runs"])]) == 0
     assert evaluation_report([evaluations[0], "--out", str(made["evaluation"])]) == 0
     assert evaluation_report([*evaluations, "--out", str(made["evaluations"])]) == 0
+    _make_study(root / "study")
     return made
+
+
+def _make_study(out: Path) -> None:
+    """A study of seconds: its page is laid out as that of a long one."""
+    recipe = Recipe(
+        updates=8,
+        groups_per_update=2,
+        group_size=4,
+        evaluate_every=2,
+        evaluation_problems=16,
+        last_evaluations=2,
+        width=16,
+        warm_steps=4,
+        warm_batch=8,
+    )
+    losses, seeds = (PUBLISHED["VESPO"], PUBLISHED["GRPO"]), (1, 2)
+    tuning = Tuning(
+        Grid((), (8,), seeds), (9,), {name: CANDIDATES[name] for name in ("VESPO", "GRPO")}
+    )
+    grids = (Grid((CONTROL,), (1,), seeds), Grid(losses, (2, 8), seeds))
+    study, store = Study("tiny", "Does it show?", grids, tuning, recipe=recipe), Store(out, recipe)
+    run_study(study, store, 1, full_stack=False, progress=False)
+    write_report(Analysis(study, store), out, {"command": "none"})
 
 
 @pytest.fixture

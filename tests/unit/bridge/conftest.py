@@ -18,7 +18,7 @@ def make_group() -> Callable[..., Group]:
     """
     from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 
-    from vespo_openrlhf.bridge.events import Rollout
+    from vespo_openrlhf.bridge.wire import Rollout
 
     def rollout(first_token: int, verdict: float | None, response: int) -> Rollout:
         tokens = [first_token, *range(100, 101 + response)]

@@ -10,6 +10,7 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from vespo_openrlhf.bridge.loss import PolicyLossAdapter
 from vespo_openrlhf.bridge.sample_metrics import SampleMetrics
+from vespo_openrlhf.bridge.update_metrics import UpdateMetrics
 from vespo_openrlhf.losses import get_policy_loss
 
 
@@ -24,7 +25,12 @@ def main(rank: int, shape: tuple[int, ...], folder: Path) -> None:
     rollout[-1] = torch.nan
     adapter = PolicyLossAdapter(get_policy_loss("vespo"), data_ranks)
     ones = torch.ones(rows, 3)
-    adapter((-ones).requires_grad_(), -ones, ones, ones, rollout)
+    updates = UpdateMetrics(1, data_ranks)
+    for update in range(2):
+        log_probs = -(1.0 + update * data_rank) * ones
+        updates.watched(adapter)(log_probs.requires_grad_(), -ones, ones, ones, rollout)
+        adapter.end_update()
+        updates.end_update(1.0)
     mask = ones.clone()
     mask[-1] = 0
     samples = SampleMetrics()
@@ -34,6 +40,9 @@ def main(rank: int, shape: tuple[int, ...], folder: Path) -> None:
     }
     samples.take(status, mask)
     metrics = adapter.drain() | samples.drain(data_ranks)
+    metrics["updates"] = [
+        row | own for row, own in zip(updates.drain(), adapter.by_update(), strict=True)
+    ]
     (folder / f"{rank}.json").write_text(json.dumps(metrics))
     dist.destroy_process_group()
 

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
+from vespo_openrlhf.bridge import learning_rate
 from vespo_openrlhf.bridge.loss import PolicyLossAdapter, build_loss
-from vespo_openrlhf.losses import LossInputs, get_policy_loss
+from vespo_openrlhf.losses import POLICY_LOSS_NAMES, LossInputs, get_policy_loss
 
 VESPO = {
     "actor.policy_loss_type": "vespo",
@@ -88,6 +89,70 @@ def test_missing_rollout_log_probs_name_the_flag_that_brings_them() -> None:
         call(PolicyLossAdapter(build_loss(VESPO)), batch)
 
 
+def test_a_loss_with_batch_statistics_is_given_those_of_the_update_before() -> None:
+    """And so the same for every micro-batch of an update, whatever their size."""
+    own = get_policy_loss("m2po", budget=1e-3)
+    updates = [[micro_batch(seed) for seed in seeds] for seeds in ((0, 1), (2, 3, 4))]
+    adapter = PolicyLossAdapter(own)
+    before = torch.zeros_like(own.statistics(LossInputs(**updates[0][0])))
+    for update in updates:
+        for batch in update:
+            loss, *_ = call(adapter, batch)
+            expected, _ = own(LossInputs(**batch, statistics=before))
+            assert loss == expected
+        adapter.end_update()
+        before = sum(own.statistics(LossInputs(**batch)) for batch in update)
+    masked, whole = (
+        own(LossInputs(**updates[1][0], statistics=statistics))[1]["clip_ratio"]
+        for statistics in (before, torch.zeros_like(before))
+    )
+    assert masked > whole == 0
+
+
+def test_a_step_is_as_long_as_the_loss_says_of_the_updates_own_sequences() -> None:
+    """VCPO: sqrt of the effective share of the update's weights, over all its micro-batches."""
+    adapter = PolicyLossAdapter(get_policy_loss("vcpo"))
+    scales = []
+    for seeds in ((0, 1, 2), (3, 4)):
+        batches = [micro_batch(seed) for seed in seeds]
+        for batch in batches:
+            call(adapter, batch)
+        weights = torch.cat(
+            [
+                ((b["log_probs"] - b["rollout_log_probs"]) * b["action_mask"])
+                .sum(-1)
+                .detach()
+                .exp()
+                for b in batches
+            ]
+        )
+        share = weights.sum() ** 2 / (weights**2).sum() / len(weights)
+        scales.append(adapter.step_scale())
+        assert scales[-1] == pytest.approx(share.sqrt().item(), rel=1e-5)
+        adapter.end_update()
+    batch_mean = (3 * scales[0] + 2 * scales[1]) / 5  # over micro-batches
+    assert adapter.drain()["vcpo/step_scale"] == pytest.approx(batch_mean)
+    assert [u["vcpo/step_scale"] for u in adapter.by_update()] == pytest.approx(scales)
+    plain = PolicyLossAdapter(build_loss(VESPO))
+    call(plain, micro_batch(0))
+    assert plain.step_scale() == 1.0
+    assert "vespo/step_scale" not in plain.drain()
+
+
+def test_a_scaled_step_leaves_the_schedule_alone() -> None:
+    """The scheduler moves on within a step of DeepSpeed's, and its rate is the one that stays."""
+    for schedule in (lambda step: 1.0, lambda step: 1 / (step + 1)):
+        weight = torch.nn.Parameter(torch.zeros(()))
+        optimizer = torch.optim.SGD([weight], lr=0.5)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule)
+        weight.grad = torch.ones(())
+        with learning_rate.scaled(optimizer, 0.25):
+            optimizer.step()
+            scheduler.step()
+        assert weight.item() == -0.125
+        assert optimizer.param_groups[0]["lr"] == 0.5 * schedule(1)
+
+
 def test_a_users_loss_needs_no_metrics_of_ours(tmp_path) -> None:
     own = tmp_path / "own.py"
     own.write_text("def plain(inputs):\n    return -inputs.log_probs.mean(), {}\n")
@@ -99,7 +164,7 @@ def test_a_users_loss_needs_no_metrics_of_ours(tmp_path) -> None:
     assert metrics["plain/num_positive"] + metrics["plain/num_negative"] == 3
 
 
-@pytest.mark.parametrize("name", ["sapo", "gspo", "cispo", "topr", "reinforce"])
+@pytest.mark.parametrize("name", sorted(set(POLICY_LOSS_NAMES) - {"vespo"}))
 def test_rivals_take_the_same_flags(name: str) -> None:
     adapter = PolicyLossAdapter(build_loss(VESPO | {"actor.policy_loss_type": name}))
     loss, *_ = call(adapter, micro_batch(0))
@@ -316,8 +381,11 @@ def test_noted_lags_tell_the_weights_apart_by_age() -> None:
     assert ranges == {"lag_0", "lag_1", "lag_2_3", "lag_4_7"}
 
 
-def test_no_call_of_the_loss_waits_for_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    adapter = PolicyLossAdapter(build_loss(VESPO))
+@pytest.mark.parametrize("name", POLICY_LOSS_NAMES)
+def test_no_call_of_the_loss_waits_for_the_device(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = PolicyLossAdapter(get_policy_loss(name))
     batch = micro_batch(0)
 
     def refuse(self: torch.Tensor, *args: object) -> None:

@@ -1,6 +1,7 @@
 """What the scheduler planned and what each rank trains, on OpenRLHF's own batching code."""
 
 import math
+import pickle
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
 from vespo_openrlhf.bridge.mini_batches import for_ranks, to_items, to_samples, unscored_logs
+from vespo_openrlhf.bridge.wire import Share
 from vespo_openrlhf.scheduling import Batch
 
 BATCH_SIZES = {
@@ -33,6 +35,13 @@ def upstream_batches(samples: list, sizes: str) -> list:
 def names(items: list) -> list[int]:
     """Which samples these are: the first token of each."""
     return [int(item.sequences.flatten()[0]) for item in items]
+
+
+def arrived(items: list, micro_batch: int = 2) -> NaiveReplayBuffer:
+    """The buffer of the rank that these are sent to."""
+    buffer = NaiveReplayBuffer(micro_batch)
+    buffer.items += pickle.loads(pickle.dumps(Share(items)))
+    return buffer
 
 
 @pytest.fixture
@@ -61,11 +70,7 @@ def test_batches_of_any_size_come_back_in_the_order_of_the_plan(batch) -> None:
 @pytest.mark.parametrize("sizes", BATCH_SIZES)
 def test_all_ranks_together_train_mini_batch_j_in_update_j(batch, ranks, sizes) -> None:
     updates = to_items(upstream_batches(to_samples(batch, 2), sizes), 2)
-    buffers = []
-    for experience in for_ranks(updates, ranks):
-        buffer = NaiveReplayBuffer(2)
-        buffer.append(experience)
-        buffers.append(buffer.items)
+    buffers = [arrived(items).items for items in for_ranks(updates, ranks)]
     per_update = 8 // ranks
     for j, mini_batch in enumerate(batch.mini_batches):
         slices = [items[j * per_update : (j + 1) * per_update] for items in buffers]
@@ -79,10 +84,9 @@ def test_all_ranks_together_train_mini_batch_j_in_update_j(batch, ranks, sizes) 
             assert len({tickets.count(ticket) for ticket in tickets}) == 1
 
 
-def test_the_replay_buffer_takes_the_padding_off_again(batch) -> None:
-    buffer = NaiveReplayBuffer(2)
-    (experience,) = for_ranks(to_items(upstream_batches(to_samples(batch, 2), "dynamic"), 2), 1)
-    buffer.append(experience)
+def test_what_padded_an_item_does_not_arrive(batch) -> None:
+    (items,) = for_ranks(to_items(upstream_batches(to_samples(batch, 2), "dynamic"), 2), 1)
+    buffer = arrived(items)
     originals = {names([p.experience])[0]: p.experience for g in batch.groups for p in g.payloads}
     for item in buffer.items:
         original = originals[names([item])[0]]
@@ -99,9 +103,8 @@ def test_items_that_do_not_divide_among_the_ranks(batch) -> None:
 def test_the_lag_of_a_sample_is_that_of_its_oldest_token_at_its_update(batch) -> None:
     lags = [int(sample.info["lag"]) for sample in to_samples(batch, 2)]
     assert lags == [6 - 2] * 4 + [6 - 0] * 4 + [7 - 3] * 4 + [7 - 1] * 4
-    (experience,) = for_ranks(to_items(upstream_batches(to_samples(batch, 2), "fixed"), 2), 1)
-    buffer = NaiveReplayBuffer(16)
-    buffer.append(experience)
+    (items,) = for_ranks(to_items(upstream_batches(to_samples(batch, 2), "fixed"), 2), 1)
+    buffer = arrived(items, 16)
     assert torch.stack(buffer.collate_fn(buffer.items).info["lag"]).tolist() == lags
 
 
@@ -180,10 +183,8 @@ def test_samples_may_log_what_others_do_not(make_group, ranks, sizes) -> None:
                 info |= {key: torch.tensor([value]) for key, value in logs[name].items()}
     batch = Batch(0, 0, (tuple(groups[:2]), tuple(groups[2:])))
     updates = to_items(upstream_batches(to_samples(batch, 2), sizes), 2)
-    for experience in for_ranks(updates, ranks):
-        buffer = NaiveReplayBuffer(2)
-        buffer.append(experience)
-        for item in buffer.items:
+    for items in for_ranks(updates, ranks):
+        for item in arrived(items).items:
             scored = bool(item.action_mask.any())
             logged = logs.get(names([item])[0], {"well_formed": 1}) if scored else {}
             for key in ("error", "steps", "words", "well_formed"):

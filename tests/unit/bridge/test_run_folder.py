@@ -40,6 +40,7 @@ def run(tmp_path: Path) -> RunFolder:
     """A run of 10 batches of 4 updates, evaluated at every fifth."""
     steps = [{"step": step, "kind": "train"} for step in range(1, 11)]
     write_lines(tmp_path / "metrics.jsonl", *steps, {"step": 10, "kind": "eval"})
+    write_lines(tmp_path / "updates.jsonl", *({"update": u, "step": 1 + u // 4} for u in range(40)))
     write_lines(tmp_path / "samples.jsonl", *({"update": u, "row": u} for u in range(40)))
     for step in (5, 10):
         (tmp_path / "eval" / f"step_{step:06d}").mkdir(parents=True)
@@ -62,7 +63,11 @@ def test_a_resume_keeps_what_came_after_its_checkpoint_aside(run: RunFolder) -> 
     run.resume_at(6, 24)
     assert [line["step"] for line in read_lines(run.path / "metrics.jsonl")] == [*range(1, 7)]
     assert [line["update"] for line in read_lines(run.path / "samples.jsonl")] == [*range(24)]
+    updates = read_lines(run.path / "updates.jsonl")
+    assert [line["update"] for line in updates] == [*range(24)]
+    assert updates[-1]["step"] == 6
     aside = run.path / "superseded" / "1"
+    assert [line["update"] for line in read_lines(aside / "updates.jsonl")] == [*range(24, 40)]
     assert [line["step"] for line in read_lines(aside / "metrics.jsonl")] == [7, 8, 9, 10, 10]
     assert (aside / "samples.jsonl").read_text().splitlines()[-1] == '{"update": 1, "ro'
     assert [path.name for path in (run.path / "eval").iterdir()] == ["step_000005"]
@@ -87,6 +92,16 @@ def test_a_folder_that_holds_no_run_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()  # the policy, perhaps
     RunFolder(tmp_path).resume_at(0, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_what_a_first_batch_left_is_not_counted_twice(tmp_path: Path) -> None:
+    """Killed before its metrics were written; the model in the folder may be the policy."""
+    (tmp_path / "model").mkdir()
+    for name in ("updates.jsonl", "samples.jsonl"):
+        write_lines(tmp_path / name, {"update": 0}, {"update": 1})
+    RunFolder(tmp_path).resume_at(0, 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "superseded"]
+    assert len(read_lines(tmp_path / "superseded/1/updates.jsonl")) == 2
 
 
 def test_records_without_the_field_stay(tmp_path: Path) -> None:

@@ -71,8 +71,16 @@ def test_copies_of_a_sample_count_once(mesh: str, tmp_path: Path) -> None:
         metrics = json.loads((tmp_path / f"{rank}.json").read_text())
         # Data rank d trains d + 1 samples, all with the reward d.
         number = data * (data + 1) // 2
-        assert metrics["vespo/num_positive"] == number
-        assert metrics["vespo/num_dropped"] == data
+        assert metrics["vespo/num_positive"] == 2 * number  # in each of two updates
+        assert metrics["vespo/num_dropped"] == 2 * data
+        # In the second update the log-probs of rank d are lower by d, of all three tokens.
+        drift = sum(d * (d + 1) for d in range(data)) / number
+        for update, kl in zip(metrics["updates"], (0.0, drift), strict=True):
+            assert update["vespo/num_positive"] == number
+            assert update["vespo/num_dropped"] == data
+            assert update["rollout_kl"] == pytest.approx(kl)
+            assert update["vespo/log_w_mean"] == pytest.approx(-3 * kl)
+            assert update["rollout_log_ppl"] == 1.0
         assert metrics["reward"] == pytest.approx(
             sum(d * (d + 1) for d in range(data)) / number, abs=1e-6
         )

@@ -49,6 +49,15 @@ def test_what_is_lost_or_doubled_is_found(samples, steps, account, complaint, tm
     assert complaint in found
 
 
+@pytest.mark.parametrize(("updates", "wrong"), [([0, 1, 2], 0), ([0, 1, 1], 1), ([0, 2], 1)])
+def test_every_update_has_one_line(updates: list[int], wrong: int, tmp_path: Path) -> None:
+    run = write(tmp_path, [group(row) for row in range(ROWS)], [1], {"trained": ROWS})
+    (run / "updates.jsonl").write_text("".join(f'{{"update": {u}}}\n' for u in updates))
+    found = check_records(run, ROWS, bound=3)
+    assert len(found) == wrong
+    assert all("updates.jsonl do not follow" in complaint for complaint in found)
+
+
 @pytest.mark.parametrize(("update", "oldest", "lags"), [(9, 5, "0 to 4"), (4, 5, "-1 to 0")])
 def test_a_broken_bound_is_found(update: int, oldest: int, lags: str, tmp_path: Path) -> None:
     samples = [group(row) for row in range(ROWS - 1)] + [group(7, update, oldest)]

@@ -240,7 +240,7 @@ BROKEN = {
             "lag.target_ess": "0.5",
         },
         "--actor.policy_loss_type gspo reports none",
-        "a loss whose metrics hold log_w",
+        "leave one of the flags out",
     ),
     "a clip of another loss": (
         {"actor.eps_clip": "0.1"},

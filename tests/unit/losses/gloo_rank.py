@@ -24,7 +24,13 @@ def main(rank: int, folder: Path) -> None:
     shard = dataclasses.replace(step, dp_size=2, **parts)
     averaged = {}
     for name in POLICY_LOSS_NAMES:
-        loss, _ = get_policy_loss(name)(shard)
+        policy_loss = get_policy_loss(name)
+        inputs = shard
+        if policy_loss.statistics is not None:
+            statistics = policy_loss.statistics(shard)
+            dist.all_reduce(statistics)
+            inputs = dataclasses.replace(shard, statistics=statistics)
+        loss, _ = policy_loss(inputs)
         (gradient,) = torch.autograd.grad(loss, step.log_probs)
         dist.all_reduce(gradient)
         averaged[name] = gradient / 2

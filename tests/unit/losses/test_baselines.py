@@ -20,13 +20,24 @@ def padded(first, second, padding=math.nan):
     return torch.tensor([[padding, first, padding, second, padding]])
 
 
+def made(log_probs, advantages, mask, rollout, old=None):
+    return LossInputs(
+        log_probs=log_probs,
+        advantages=advantages,
+        action_mask=mask,
+        rollout_log_probs=rollout,
+        old_log_probs=old,
+    )
+
+
 def evaluate(name, advantage, log_pi=LOG_PI, log_mu=LOG_MU, log_old=None, **options):
     log_probs = padded(*log_pi).requires_grad_()
     old = padded(*log_old) if log_old is not None else None
     advantages = padded(advantage, advantage)
     mask = padded(1, 1, padding=0)
-    inputs = LossInputs(log_probs, old, advantages, mask, padded(*log_mu))
-    loss, metrics = get_policy_loss(name, **options)(inputs)
+    inputs = made(log_probs, advantages, mask, padded(*log_mu), old)
+    policy_loss = get_policy_loss(name, **options)
+    loss, metrics = policy_loss(policy_loss.with_own_statistics(inputs))
     loss.backward()
     gradient = log_probs.grad[0].tolist()
     assert gradient[0::2] == [0, 0, 0]
@@ -84,6 +95,38 @@ CASES = [
     ("tis", -1, {}, weighted(-1, 2, 0.7)),
     ("tis", 1, {"level": "sequence"}, weighted(1, 1.4, 1.4)),
     ("tis", -1, {"level": "sequence", "cap": 1.2}, weighted(-1, 1.2, 1.2)),
+    # pi - mu is 0.25 and -0.15.
+    ("dppo", 1, {}, weighted(1, 0, 0.7)),
+    ("dppo", -1, {}, weighted(-1, 2, 0.7)),
+    ("dppo", -1, {"tv_low": 0.1}, weighted(-1, 2, 0)),
+    ("dppo", 1, {"tv_high": 0.3, "cap": 1.5}, weighted(1, 1.5, 0.7)),
+    ("aspo", 1, {}, weighted(1, 0, 1 / 0.7)),
+    ("aspo", 1, {"clip_high": 1.5}, weighted(1, 1 / 2, 1 / 0.7)),
+    ("aspo", 1, {"dual_clip": 1.25}, weighted(1, 0, 1.25)),
+    ("aspo", -1, {}, weighted(-1, 2, 0)),
+    ("aspo", -1, {"clip_low": 0.4, "dual_clip": 1.5}, weighted(-1, 1.5, 0.7)),
+    # The second token's prefix is the first, 2 * 0.7.
+    ("minpro", 1, {}, weighted(1, 2, 1.4)),
+    ("minpro", -1, {"weight_high": 1.5}, weighted(-1, 1.5, 1.4)),
+    ("seq_mis", 1, {}, weighted(1, 1.4, 1.4)),
+    ("seq_mis", -1, {"weight_high": 1.3}, weighted(-1, 0, 0)),
+    # The geometric mean ratio 1.183 again.
+    ("geo_mask", 1, {}, weighted(1, 0, 0)),
+    ("geo_mask", 1, {"weight_high": 1.19}, weighted(1, 2, 0.7)),
+    ("geo_mask", -1, {"weight_high": 1.19, "cap": 1.5}, weighted(-1, 1.5, 0.7)),
+    ("off_policy_mask", 1, {}, weighted(1, 0, 0.7)),
+    ("off_policy_mask", -1, {}, weighted(-1, 2, 0)),
+    # PPO may clip the first where A > 0, the second where A < 0: log^2 is 0.48 and 0.127.
+    ("m2po", 1, {}, weighted(1, 0, 0.7)),
+    ("m2po", -1, {}, weighted(-1, 2, 0)),
+    ("m2po", 1, {"budget": 0.5}, weighted(1, 2, 0.7)),
+    # Good tokens alone have all of the loss, and the bounds stay at 0.6 and 1.2; bad ones alone
+    # drive them to 0.9 and 3.
+    ("bapo", 1, {}, weighted(1, 0, 0.7)),
+    ("bapo", -1, {}, weighted(-1, 2, 0)),
+    ("bapo", -1, {"target": 0.0}, weighted(-1, 2, 0.7)),
+    ("vcpo", 1, {}, weighted(1, 1.4, 1.4)),
+    ("vcpo", -1, {"cap": 1.2}, weighted(-1, 1.2, 1.2)),
     ("topr", 1, {}, weighted(1, 1, 1)),
     ("topr", -1, {}, weighted(-1, 1, 1)),  # min(1.4, 1)
 ]  # fmt: skip
@@ -113,8 +156,7 @@ def test_sapo_is_a_mean_over_sequences():
     """Three tokens and one, all with the ratio 1: a gate of 2 and a slope of 1 each."""
     log_probs = torch.full((2, 3), -1.0, requires_grad=True)
     mask = torch.tensor([[True, True, True], [True, False, False]])
-    inputs = LossInputs(log_probs, None, torch.tensor([[1.0], [3]]).expand(2, 3), mask,
-                        torch.full((2, 3), -1.0))  # fmt: skip
+    inputs = made(log_probs, torch.tensor([1.0, 3]), mask, torch.full((2, 3), -1.0))
     loss, _ = get_policy_loss("sapo")(inputs)
     loss.backward()
     assert loss.item() == pytest.approx(-(2 * 1 + 2 * 3) / 2)
@@ -175,8 +217,8 @@ def test_ppo_correction_by_hand():
     log_mu = [math.log(0.2), math.log(0.05)]
     log_old = [math.log(0.25), math.log(0.4)]
     log_probs = padded(math.log(0.5), math.log(0.28)).requires_grad_()
-    inputs = LossInputs(
-        log_probs, padded(*log_old), padded(1, 1), padded(1, 1, padding=0), padded(*log_mu)
+    inputs = made(
+        log_probs, padded(1, 1), padded(1, 1, padding=0), padded(*log_mu), padded(*log_old)
     )
     for tis, by_hand in (("clip", (1.25 * 1.28 + 5 * 0.7) / 2), ("mask", 1.25 * 1.28 / 2)):
         loss, metrics = get_policy_loss("ppo", anchor="old", tis=tis)(inputs)
@@ -198,6 +240,14 @@ def test_ppo_correction_by_hand():
         ("tis", 1, {"cap": 1.5}, 0.5),
         ("tis", 1, {"level": "sequence", "cap": 1.2}, 1),
         ("tis", 1, {"level": "sequence"}, 0),
+        ("dppo", 1, {}, 0.5),
+        ("dppo", 0, {}, 0),
+        ("aspo", -1, {}, 0.5),
+        ("minpro", 1, {"weight_high": 1.5}, 0.5),
+        ("off_policy_mask", 1, {}, 0.5),
+        ("m2po", 1, {}, 0.5),
+        ("bapo", 1, {}, 0.5),
+        ("vcpo", 1, {"cap": 1.2}, 1),
     ],
 )
 def test_clip_ratio(name, advantage, options, clip_ratio):
@@ -211,8 +261,9 @@ def test_extreme_ratios_stay_finite(name, log_ratio, advantage):
     log_probs = torch.full((2, 3), -1.0, requires_grad=True)
     behaviour = torch.full((2, 3), -1.0 - log_ratio)
     advantages = torch.full((2, 3), advantage)
-    inputs = LossInputs(log_probs, behaviour, advantages, torch.ones(2, 3), behaviour)
-    loss, metrics = get_policy_loss(name)(inputs)
+    inputs = made(log_probs, advantages, torch.ones(2, 3), behaviour, behaviour)
+    policy_loss = get_policy_loss(name)
+    loss, metrics = policy_loss(policy_loss.with_own_statistics(inputs))
     loss.backward()
     assert torch.isfinite(loss)
     assert torch.isfinite(log_probs.grad).all()
@@ -226,8 +277,9 @@ def test_fully_masked_rows_change_nothing(name):
         behaviour = torch.cat([padded(*LOG_MU)] * rows)
         mask = torch.cat([padded(1, 1, padding=0)] * rows)
         mask[1:] = 0
-        inputs = LossInputs(log_probs, behaviour, torch.ones_like(mask), mask, behaviour)
-        loss, _ = get_policy_loss(name)(inputs)
+        inputs = made(log_probs, torch.ones_like(mask), mask, behaviour, behaviour)
+        policy_loss = get_policy_loss(name)
+        loss, _ = policy_loss(policy_loss.with_own_statistics(inputs))
         loss.backward()
         return loss.item(), log_probs.grad
 
@@ -246,7 +298,7 @@ def test_fully_masked_rows_change_nothing(name):
         ("ppo", {"dual_clip": 0.9}, "dual_clip must be above 1"),
         ("ppo", {"tis": "truncate"}, "off, clip or mask"),
         ("ppo", {"tis": "clip", "anchor": "old", "tis_low": 6}, "tis_low <= tis_high"),
-        ("ppo", {"tis": "clip"}, "already contains it: set --vespo.anchor old"),
+        ("ppo", {"tis": "clip"}, "already contains it: set anchor 'old'"),
         ("decoupled_ppo", {"behaviour_cap": 0}, "behaviour_cap must be positive"),
         ("sapo", {"tau_neg": 0}, "tau_neg must be positive"),
         ("gspo", {"clip_low": -1}, "clip_low must be in"),
@@ -255,6 +307,21 @@ def test_fully_masked_rows_change_nothing(name):
         ("tis", {"level": "word"}, "token or sequence"),
         ("cispo", {"weight_high": 0.5}, "weight_low <= 1 <= weight_high"),
         ("topr", {"anchor": "new"}, "rollout, old"),
+        ("dppo", {"tv_high": 1.5}, "must be in"),
+        ("dppo", {"cap": 0.5}, "cap must be at least 1"),
+        ("aspo", {"clip_low": 2}, "clip_low must be in"),
+        ("aspo", {"dual_clip": 1}, "dual_clip must be above 1"),
+        ("minpro", {"weight_low": 1.5}, "weight_low <= 1 <= weight_high"),
+        ("seq_mis", {"weight_high": 0.9}, "seq_mis: 0 <= weight_low <= 1 <= weight_high"),
+        ("geo_mask", {"weight_low": -1}, "geo_mask: 0 <= weight_low"),
+        ("geo_mask", {"cap": 0}, "cap must be at least 1"),
+        ("off_policy_mask", {"max_divergence": -1}, "max_divergence must be at least 0"),
+        ("off_policy_mask", {"clip_high": -1}, "clip_high at least 0"),
+        ("m2po", {"budget": 0}, "budget must be positive"),
+        ("bapo", {"low_max": 0.5}, "low_start <= low_max"),
+        ("bapo", {"high_step": 0}, "high_step must be positive"),
+        ("bapo", {"target": 1.5}, "target must be in"),
+        ("vcpo", {"cap": 0}, "cap must be positive"),
     ],
 )
 def test_options_out_of_range(name, options, message):

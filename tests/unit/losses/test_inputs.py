@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from vespo_openrlhf.losses.inputs import LOSS_AGG_MODES
 def batch(mask, log_probs=None, **totals):
     mask = torch.tensor(mask)
     log_probs = torch.zeros(mask.shape) if log_probs is None else log_probs
-    return LossInputs(log_probs, None, torch.zeros(mask.shape), mask, **totals)
+    return LossInputs(
+        log_probs=log_probs, advantages=torch.zeros(mask.shape), action_mask=mask, **totals
+    )
 
 
 LOSS = [[1.0, 2.0, 4.0], [8.0, 16.0, 32.0]]
@@ -89,6 +92,17 @@ def test_unknown_mode_names_the_choices():
     names = "token-mean, seq-mean-token-mean, seq-mean-token-sum"
     with pytest.raises(ValueError, match=f"{names}, got 'sum'"):
         aggregate(torch.tensor(LOSS), batch(MASK), "sum")
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (3, 4)])
+def test_advantages_of_whole_sequences_are_repeated(shape):
+    advantages = torch.arange(float(math.prod(shape))).reshape(shape)
+    inputs = LossInputs(
+        log_probs=torch.zeros(3, 4), advantages=advantages, action_mask=torch.ones(3, 4)
+    )
+    expected = advantages.reshape(3, -1).expand(3, 4)
+    assert torch.equal(inputs.advantages, expected)
+    assert inputs.old_log_probs is None
 
 
 @pytest.mark.parametrize(

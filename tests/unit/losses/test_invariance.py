@@ -15,6 +15,17 @@ from vespo_openrlhf.losses import POLICY_LOSS_NAMES, get_policy_loss, option_def
 from vespo_openrlhf.losses.inputs import LOSS_AGG_MODES
 
 TENSORS = ("log_probs", "old_log_probs", "advantages", "action_mask", "rollout_log_probs")
+# Where the defaults would leave these batches, which have drifted little, alone.
+NARROW = {
+    "aspo": {"clip_low": 0.05, "clip_high": 0.05},
+    "bapo": {"low_start": 0.9, "low_max": 0.98, "high_start": 1.02, "high_max": 1.1,
+             "high_step": 0.02, "target": 0.5},
+    "dppo": {"tv_low": 0.02, "tv_high": 0.02},
+    "geo_mask": {"weight_low": 0.99, "weight_high": 1.01},
+    "m2po": {"budget": 1e-3},
+    "off_policy_mask": {"max_divergence": 0.001},
+    "vcpo": {"cap": 1.1},
+}  # fmt: skip
 LOSSES = [
     (name, mode)
     for name in POLICY_LOSS_NAMES
@@ -27,17 +38,24 @@ LOSSES = [
 def policy_loss(request):
     name, mode = request.param
     options = {"loss_agg_mode": mode} if "loss_agg_mode" in option_defaults(name) else {}
-    return get_policy_loss(name, **options)
+    return get_policy_loss(name, **options, **NARROW.get(name, {}))
 
 
 @pytest.fixture
-def step(random_inputs):
-    """A whole optimizer step, its totals given as OpenRLHF gives them."""
+def step(random_inputs, request):
+    """A whole optimizer step, its totals given as OpenRLHF gives them, and its statistics."""
     inputs = random_inputs(11, batch=9, tokens=31, drift=0.05)
     mask = inputs.action_mask
-    return dataclasses.replace(
+    inputs = dataclasses.replace(
         inputs, batch_num_tokens=mask.sum().float(), global_batch_size=mask.any(-1).sum().float()
     )
+    return with_statistics(request, inputs)
+
+
+def with_statistics(request, inputs):
+    if "policy_loss" not in request.fixturenames:
+        return inputs
+    return request.getfixturevalue("policy_loss").with_own_statistics(inputs)
 
 
 def relayout(inputs, function):
@@ -64,6 +82,31 @@ def test_micro_batches(policy_loss, step):
         for i, j in ((0, 1), (1, 4), (4, 5), (5, 9))  # (4, 5) is the fully masked row alone
     ]
     assert_same(sum(parts), whole)
+
+
+@pytest.mark.parametrize("name", [n for n in POLICY_LOSS_NAMES if get_policy_loss(n).statistics])
+def test_statistics_of_parts_add_up_to_those_of_the_whole(random_inputs, name):
+    loss = get_policy_loss(name, **NARROW[name])
+    whole = random_inputs(11, batch=9, tokens=31, drift=0.5)
+    expected = loss.statistics(whole)
+    assert expected.count_nonzero() > 3
+
+    def pad(t):
+        return torch.nn.functional.pad(t, (5, 40), value=0 if t.dtype == torch.bool else torch.nan)
+
+    for i, j in ((1, 1), (1, 4), (4, 5), (2, 9)):
+        parts = [
+            relayout(whole, lambda t, s=s: pad(t[s])) for s in (slice(i), slice(i, j), slice(j, 9))
+        ]
+        together = sum(map(loss.statistics, parts))
+        torch.testing.assert_close(together, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_loss_with_batch_statistics_does_not_make_its_own(step):
+    """It would be another loss for every size of micro-batch."""
+    for name in ("m2po", "bapo"):
+        with pytest.raises(ValueError, match=f"{name} depends on all sequences of an update"):
+            get_policy_loss(name)(step)
 
 
 def test_gradient_accumulation_divided_by_the_engine(policy_loss, step):
@@ -116,18 +159,19 @@ LENGTHS = (3, 31, 7, 1, 18, 12, 2, 25, 9)  # action tokens of each response, aft
 
 
 @pytest.fixture
-def ragged(step):
+def ragged(step, request):
     """The step with one response of each length, on the right of prompts of different length."""
     columns = torch.arange(31)
     mask = torch.stack([columns >= 31 - length for length in LENGTHS]) & step.action_mask
     mask[:, -1] = True  # at least one action token each
     mask[4] = False  # and one response that counts for nothing
-    return dataclasses.replace(
+    inputs = dataclasses.replace(
         step,
         action_mask=mask,
         batch_num_tokens=mask.sum().float(),
         global_batch_size=mask.any(-1).sum().float(),
     )
+    return with_statistics(request, inputs)
 
 
 @pytest.fixture(scope="module")
@@ -228,4 +272,6 @@ def test_two_gloo_ranks(step, tmp_path):
     averaged = torch.load(tmp_path / "gradients.pt")
     assert set(averaged) == set(POLICY_LOSS_NAMES)
     for name, ours in averaged.items():
-        assert_same(ours, gradient(get_policy_loss(name), step, step.log_probs))
+        policy_loss = get_policy_loss(name)
+        whole = policy_loss.with_own_statistics(step)
+        assert_same(ours, gradient(policy_loss, whole, step.log_probs))

@@ -17,10 +17,12 @@ from vespo_openrlhf.losses.ratios import (
 
 
 def inputs(log_probs, rollout, mask=None, advantages=None):
-    log_probs, rollout = torch.tensor(log_probs), torch.tensor(rollout)
+    log_probs, rollout = torch.as_tensor(log_probs), torch.as_tensor(rollout)
     mask = torch.ones(log_probs.shape, dtype=torch.bool) if mask is None else torch.tensor(mask)
     advantages = torch.ones(log_probs.shape) if advantages is None else torch.tensor(advantages)
-    return LossInputs(log_probs, None, advantages, mask, rollout)
+    return LossInputs(
+        log_probs=log_probs, advantages=advantages, action_mask=mask, rollout_log_probs=rollout
+    )
 
 
 def test_sum_over_action_tokens_never_divided_by_length():
@@ -35,7 +37,7 @@ def test_long_sequence_keeps_its_digits():
     log_probs = -4 * torch.rand(1, 65_536, generator=generator)
     rollout = log_probs + 0.01 * torch.randn(1, 65_536, generator=generator)
     exact = mpmath.fsum(log_probs[0].tolist()) - mpmath.fsum(rollout[0].tolist())
-    batch = LossInputs(log_probs, None, log_probs, torch.ones(1, 65_536), rollout)
+    batch = inputs(log_probs, rollout)
     assert abs(sequence_log_weight(batch, "rollout").item() - exact) < 1e-9
 
 
@@ -87,12 +89,12 @@ def test_length_normalisations():
         normalise_log_weight(log_w, num_tokens, "half")
 
 
-def test_missing_anchor_says_what_to_set():
+def test_missing_anchor_says_what_to_give():
     batch = inputs([[0.0]], [[0.0]])
-    with pytest.raises(ValueError, match=r"--vespo\.recompute_old_log_probs"):
+    with pytest.raises(ValueError, match="old_log_probs is missing, and the loss reads it"):
         anchor_log_probs(batch, "old")
     batch = dataclasses.replace(batch, rollout_log_probs=None)
-    with pytest.raises(ValueError, match=r"--algo\.advantage\.is_correction_level token"):
+    with pytest.raises(ValueError, match="rollout_log_probs is missing"):
         anchor_log_probs(batch, "rollout")
     with pytest.raises(ValueError, match="rollout, old, got 'engine'"):
         anchor_log_probs(batch, "engine")

@@ -1,21 +1,25 @@
 import re
+import sys
 import textwrap
 
 import pytest
 import torch
 
+from vespo_openrlhf import losses
 from vespo_openrlhf.losses import (
     POLICY_LOSS_NAMES,
     LossInputs,
     get_policy_loss,
     option_defaults,
+    registry,
 )
 
 
 def test_names():
     assert set(POLICY_LOSS_NAMES) == {
         "vespo", "ppo", "gspo", "sapo", "cispo", "topr", "gmpo", "reinforce", "tis",
-        "decoupled_ppo",
+        "decoupled_ppo", "dppo", "m2po", "bapo", "seq_mis", "geo_mask", "off_policy_mask", "vcpo",
+        "aspo", "minpro",
     }  # fmt: skip
 
 
@@ -30,6 +34,11 @@ def test_published_defaults():
         "sapo": {"tau_pos": 1.0, "tau_neg": 1.05, "loss_agg_mode": "seq-mean-token-mean"},
         "topr": {"length_normalisation": "none", "loss_agg_mode": "token-mean"},
         "gmpo": {"clip_low": 0.4, "clip_high": 0.4},
+        "dppo": {"tv_low": 0.2, "tv_high": 0.2},
+        "m2po": {"budget": 0.04},
+        "bapo": {"target": 0.4, "low_start": 0.6, "low_max": 0.9, "low_step": 0.02,
+                 "high_start": 1.2, "high_max": 3.0, "high_step": 0.05},
+        "vcpo": {"cap": 8.0},
     }  # fmt: skip
     for name, options in published.items():
         assert options.items() <= option_defaults(name).items()
@@ -72,21 +81,21 @@ def test_the_declaration_is_true(random_inputs, name, anchor):
 
     def inputs(*, rollout, old):
         return LossInputs(
-            given.log_probs,
-            given.old_log_probs if old else None,
-            given.advantages,
-            given.action_mask,
-            given.rollout_log_probs if rollout else None,
+            log_probs=given.log_probs,
+            old_log_probs=given.old_log_probs if old else None,
+            advantages=given.advantages,
+            action_mask=given.action_mask,
+            rollout_log_probs=given.rollout_log_probs if rollout else None,
         )
 
     needs, reads = policy_loss.needs_rollout_log_probs, policy_loss.reads_old_log_probs
-    policy_loss(inputs(rollout=needs, old=reads))
+    policy_loss(policy_loss.with_own_statistics(inputs(rollout=needs, old=reads)))
     if needs:
         with pytest.raises(ValueError, match="rollout_log_probs is missing"):
-            policy_loss(inputs(rollout=False, old=True))
+            policy_loss(policy_loss.with_own_statistics(inputs(rollout=False, old=True)))
     if reads:
         with pytest.raises(ValueError, match="old_log_probs is missing"):
-            policy_loss(inputs(rollout=True, old=False))
+            policy_loss(policy_loss.with_own_statistics(inputs(rollout=True, old=False)))
 
 
 def test_unknown_name_lists_the_nearest_first():
@@ -110,6 +119,37 @@ def test_unknown_option_lists_the_options_with_defaults():
 def test_a_second_mismatch_correction_is_refused(option):
     with pytest.raises(ValueError, match="count it twice"):
         get_policy_loss("vespo", **{option: "token"})
+
+
+def test_a_new_loss_is_one_file(tmp_path, monkeypatch):
+    """Every function NAME_loss(inputs, *, options) of a module in the folder is a loss."""
+    folder = [*losses.__path__, str(tmp_path)]
+    monkeypatch.setattr(losses, "__path__", folder)
+    (tmp_path / "newest.py").write_text(
+        "from .weighted import weighted_log_prob_loss\n"
+        "def newest_loss(inputs, *, scale=1.0): ...\n"
+        "def other_loss(inputs, weight, *, scale=1.0): ...\n"
+    )
+    found = dict(registry._own_losses())
+    sys.modules.pop("vespo_openrlhf.losses.newest")
+    assert set(found) == {*POLICY_LOSS_NAMES, "newest"}
+
+
+@pytest.mark.parametrize("name", POLICY_LOSS_NAMES)
+def test_every_loss_names_its_source(name):
+    function = get_policy_loss(name).function
+    assert function.__name__ == f"{name}_loss"
+    assert re.search(r"arXiv \d{4}\.\d{5}|19\d\d|20\d\d", function.__doc__)
+
+
+@pytest.mark.parametrize("name", POLICY_LOSS_NAMES)
+def test_errors_name_options_and_no_flags(name):
+    for option, default in option_defaults(name).items():
+        if option != "dual_clip" or name != "ppo":  # None is its default
+            value = "nonsense" if isinstance(default, str) else -1e9
+            with pytest.raises(ValueError, match=option.partition("_")[0]) as error:
+                get_policy_loss(name, **{option: value})
+            assert "--" not in str(error.value)
 
 
 # --- a user's own loss ---------------------------------------------------------------------
@@ -156,6 +196,22 @@ def test_declares_what_it_reads(user_file):
     policy_loss = get_policy_loss(f"{user_file(body)}:loss")
     assert not policy_loss.needs_rollout_log_probs
     assert not policy_loss.reads_old_log_probs
+
+
+def test_declares_batch_statistics(user_file, random_inputs):
+    body = """
+    def tokens(inputs, *, unit=1.0):
+        return inputs.num_tokens.sum(0, keepdim=True).double() / unit
+
+    def loss(inputs, *, unit=1.0):
+        return -(inputs.log_probs * inputs.mask).sum() / inputs.statistics[0], {}
+
+    loss.statistics = tokens
+    """
+    policy_loss = get_policy_loss(f"{user_file(body)}:loss", unit=2.0)
+    inputs = policy_loss.with_own_statistics(random_inputs(0))
+    assert inputs.statistics.item() == inputs.num_tokens.sum() / 2
+    assert torch.isfinite(policy_loss(inputs)[0])
 
 
 def test_a_file_may_hold_a_dataclass(user_file, random_inputs):

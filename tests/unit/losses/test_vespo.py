@@ -17,6 +17,16 @@ LARGEST = torch.finfo(torch.float32).max
 VESPO = get_policy_loss("vespo")
 
 
+def made(log_probs, advantages, mask, rollout, **others):
+    return LossInputs(
+        log_probs=log_probs,
+        advantages=advantages,
+        action_mask=mask,
+        rollout_log_probs=rollout,
+        **others,
+    )
+
+
 def exact(inputs, mode="token-mean"):
     """Loss and (B, A) gradient with every operation at 50 digits."""
     mp = mpmath.mpf
@@ -92,7 +102,7 @@ def random_batch(generator, batch, tokens, dtype=torch.float32):
     if pick([True, False, False]):  # an advantage per token, as from GAE
         advantages = advantages + 0.1 * (rand(batch, tokens) - 0.5)
     log_probs = log_probs.to(dtype).requires_grad_()
-    return LossInputs(log_probs, None, advantages.to(dtype), mask, rollout.to(dtype))
+    return made(log_probs, advantages.to(dtype), mask, rollout.to(dtype))
 
 
 @pytest.mark.parametrize("seed", range(8))
@@ -118,7 +128,7 @@ def test_extreme_weights(log_w, advantage, tokens):
     mask = torch.ones(2, tokens)
     mask[1] = 0  # a fully masked row beside it
     advantages = torch.full((2, tokens), advantage)
-    check(LossInputs(log_probs.requires_grad_(), None, advantages, mask, rollout))
+    check(made(log_probs.requires_grad_(), advantages, mask, rollout))
 
 
 @pytest.mark.parametrize("advantage", [1.0, -1.0])
@@ -129,7 +139,7 @@ def test_long_sequences(advantage):
     advantages = torch.full_like(log_probs, advantage)
     mask = torch.ones_like(log_probs)
     mask[1, 40_000:] = 0
-    check(LossInputs(log_probs.requires_grad_(), None, advantages, mask, rollout))
+    check(made(log_probs.requires_grad_(), advantages, mask, rollout))
 
 
 def test_half_precision_inputs():
@@ -142,7 +152,7 @@ def test_half_precision_inputs():
 def test_nothing_to_learn_from_is_a_zero_loss():
     log_probs = torch.full((2, 3), -1.0, requires_grad=True)
     garbage = torch.full((2, 3), torch.nan)
-    loss, metrics = VESPO(LossInputs(log_probs, None, garbage, torch.zeros(2, 3), garbage))
+    loss, metrics = VESPO(made(log_probs, garbage, torch.zeros(2, 3), garbage))
     loss.backward()
     assert loss.item() == 0
     assert (log_probs.grad == 0).all()
@@ -170,7 +180,7 @@ def test_no_gradient_flows_through_phi(log_w, advantage, tokens):
     log_probs = torch.full((1, tokens), -1.0, requires_grad=True)
     rollout = torch.full((1, tokens), -1.0 - log_w / tokens)
     advantages = torch.full((1, tokens), advantage)
-    loss, metrics = VESPO(LossInputs(log_probs, None, advantages, torch.ones(1, tokens), rollout))
+    loss, metrics = VESPO(made(log_probs, advantages, torch.ones(1, tokens), rollout))
     loss.backward()
     assert not any(metric.requires_grad for metric in metrics.values())
     expected = (-metrics["phi"] * advantage / tokens).expand(1, tokens)
@@ -179,7 +189,7 @@ def test_no_gradient_flows_through_phi(log_w, advantage, tokens):
 
 def test_gradient_is_scaled_by_what_follows():
     log_probs = torch.full((1, 2), -1.0, requires_grad=True)
-    inputs = LossInputs(log_probs, None, torch.ones(1, 2), torch.ones(1, 2), log_probs.detach())
+    inputs = made(log_probs, torch.ones(1, 2), torch.ones(1, 2), log_probs.detach())
     loss, _ = VESPO(inputs)
     (3 * loss + log_probs.sum()).backward()
     assert log_probs.grad.tolist() == [[-0.5, -0.5]]
@@ -191,7 +201,7 @@ def test_by_hand():
     rollout = torch.tensor([[0.25, 0.5]]).log()
     for advantage, phi in ((2.0, 1.4**2 * math.exp(-1.2)), (-2.0, 1.4**3 * math.exp(-0.8))):
         advantages = torch.full((1, 2), advantage)
-        inputs = LossInputs(log_probs, None, advantages, torch.ones(1, 2), rollout)
+        inputs = made(log_probs, advantages, torch.ones(1, 2), rollout)
         loss, metrics = VESPO(inputs)
         (gradient,) = torch.autograd.grad(loss, log_probs)
         expected = -phi * advantage * math.log(0.5 * 0.35) / 2
@@ -207,7 +217,7 @@ def test_ablations():
     """log W = 4 over 4 tokens: 2 after 1/sqrt(T), 1 after 1/T; and one kernel for both signs."""
     log_probs = torch.full((1, 4), -1.0)
     rollout = torch.full((1, 4), -2.0)
-    inputs = LossInputs(log_probs, None, -torch.ones(1, 4), torch.ones(1, 4), rollout)
+    inputs = made(log_probs, -torch.ones(1, 4), torch.ones(1, 4), rollout)
     for normalisation, log_w in (("none", 4.0), ("sqrt", 2.0), ("full", 1.0)):
         _, metrics = get_policy_loss("vespo", length_normalisation=normalisation)(inputs)
         phi = math.exp(3 * log_w + 2 * (1 - math.exp(log_w)))
@@ -224,7 +234,7 @@ def test_anchor(random_inputs):
     as_rollout = dataclasses.replace(inputs, rollout_log_probs=inputs.old_log_probs)
     assert get_policy_loss("vespo", anchor="old")(inputs)[0] == VESPO(as_rollout)[0]
     assert VESPO(inputs)[0] != VESPO(as_rollout)[0]
-    with pytest.raises(ValueError, match=r"--algo\.advantage\.is_correction_level token"):
+    with pytest.raises(ValueError, match="rollout_log_probs is missing"):
         VESPO(dataclasses.replace(inputs, rollout_log_probs=None))
     # Nothing is asked of the trainer's own recomputation.
     VESPO(dataclasses.replace(inputs, old_log_probs=None))
@@ -235,7 +245,7 @@ def truncated(cap, old=(0.25, 0.4)):
     rows = [(0.5, 0.28), old, (0.2, 0.05)]
     log_probs, old, mu = (torch.tensor([[*row, math.nan]]).log() for row in rows)
     mask = torch.tensor([[True, True, False]])
-    inputs = LossInputs(log_probs, old, -torch.ones(1, 3), mask, mu)
+    inputs = made(log_probs, -torch.ones(1, 3), mask, mu, old_log_probs=old)
     return get_policy_loss("vespo", anchor="old", tis_cap=cap)(inputs)[1]
 
 
@@ -259,7 +269,7 @@ def test_a_truncated_correction_inside_w(cap, weight):
 def test_a_cap_is_not_rounded_to_half_precision():
     """64 tokens of bf16, each with old/mu = e^2 cut to 2: log W = 64 log 2, not 64 x bf16(0.69)."""
     ones = torch.ones(1, 64, dtype=torch.bfloat16)
-    inputs = LossInputs(-8 * ones, -8 * ones, ones, ones, -10 * ones)
+    inputs = made(-8 * ones, ones, ones, -10 * ones, old_log_probs=-8 * ones)
     _, metrics = get_policy_loss("vespo", anchor="old", tis_cap=2.0)(inputs)
     assert metrics["log_w"].item() == pytest.approx(64 * math.log(2), rel=1e-6)
 
@@ -274,7 +284,7 @@ def test_a_cap_that_holds_nothing_back_is_the_rollout_anchor(random_inputs):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"tis_cap": 2.0}, "already contains it, whole: set --vespo.anchor old"),
+        ({"tis_cap": 2.0}, "already contains it, whole: set anchor 'old'"),
         ({"tis_cap": 0.0, "anchor": "old"}, "must be a positive number, got 0.0"),
         ({"tis_cap": math.nan, "anchor": "old"}, "must be a positive number, got nan"),
         ({"tis_cap": "two", "anchor": "old"}, "must be a positive number, got 'two'"),
@@ -291,7 +301,7 @@ def test_a_sum_over_tokens_is_equation_20_to_the_letter():
     log_mu = torch.tensor([[0.25, 0.4], [0.2, 1.0]]).log()
     mask = torch.tensor([[True, True], [True, False]])
     advantages = torch.tensor([[-1.0, -1.0], [3, 3]])
-    inputs = LossInputs(log_pi, None, advantages, mask, log_mu, batch_num_tokens=99.0)
+    inputs = made(log_pi, advantages, mask, log_mu, batch_num_tokens=99.0)
     get_policy_loss("vespo", loss_agg_mode="seq-mean-token-sum")(inputs)[0].backward()
     negative, positive = 1.4**3 * math.exp(2 * (1 - 1.4)), 0.5**2 * math.exp(3 * (1 - 0.5))
     expected = [[negative / 2] * 2, [-3 * positive / 2, 0]]
@@ -299,7 +309,7 @@ def test_a_sum_over_tokens_is_equation_20_to_the_letter():
 
 
 def test_options_out_of_range_stop_before_the_run():
-    with pytest.raises(ValueError, match=r"--vespo\.c1_pos must be 0 or more"):
+    with pytest.raises(ValueError, match=r"^c1_pos must be 0 or more"):
         get_policy_loss("vespo", c1_pos=-0.5)
     with pytest.raises(ValueError, match="length_normalisation"):
         get_policy_loss("vespo", length_normalisation="half")

@@ -15,12 +15,16 @@ def make_run(
     lines: list[dict[str, Any]] | None = None,
     config: dict[str, Any] | None = None,
     versions: dict[str, Any] | None = None,
+    updates: list[dict[str, Any]] | None = None,
 ) -> Path:
     """A run folder as training leaves it."""
     folder.mkdir(parents=True)
     lines = [line(step) for step in range(1, 13)] if lines is None else lines
     text = "".join(json.dumps(entry) + "\n" for entry in lines)
     (folder / "metrics.jsonl").write_text(text)
+    if updates is not None:
+        text = "".join(json.dumps(entry) + "\n" for entry in updates)
+        (folder / "updates.jsonl").write_text(text)
     if config is not None:
         (folder / "config.json").write_text(json.dumps(config))
     if versions is not None:
@@ -54,6 +58,22 @@ def line(step: int, **more: Any) -> dict[str, Any]:
         "something/new": step**2,
         "always": 7.0,
         "generated_samples": [f"user\n1+{step}\nassistant\n\\boxed{{{step + 1}}}", float(step > 3)],
+        **more,
+    }
+
+
+def update_line(update: int, per_batch: int = 4, **more: Any) -> dict[str, Any]:
+    """A line of `updates.jsonl`, in a run with so many updates to a batch."""
+    return {
+        "update": update,
+        "step": 1 + update // per_batch,
+        "mini_batch": update % per_batch,
+        "policy_loss": 0.1,
+        "rollout_kl": 0.01 * (update % per_batch),
+        "rollout_log_ppl": 0.5,
+        "vespo/grad_norm": 1.0 + update,
+        "vespo/ess_ratio": 0.5,
+        **{f"vespo/log_w_{q}": value for q, value in QUANTILES.items()},
         **more,
     }
 
@@ -164,3 +184,8 @@ def evaluation_folder(tmp_path: Path) -> Callable[..., Path]:
 @pytest.fixture
 def metrics_line() -> Callable[..., dict[str, Any]]:
     return line
+
+
+@pytest.fixture
+def updates_line() -> Callable[..., dict[str, Any]]:
+    return update_line

@@ -148,3 +148,18 @@ def test_a_secret_in_an_old_config_is_not_on_the_page(run_folder: MakeFolder) ->
     assert "WANDBSECRET" not in html
     assert "PASSWORD" not in html
     assert "problem" in html
+
+
+def test_runs_that_know_their_updates_are_drawn_over_them(
+    run_folder: MakeFolder, updates_line: MakeLine, tmp_path: Path
+) -> None:
+    known = run_folder("known", updates=[updates_line(u) for u in range(48)])
+    unknown = run_folder("unknown")
+    page = tmp_path / "page.html"
+    for folders, over_updates in (([known], True), ([known, unknown], False)):
+        assert main([*map(str, folders), "--out", str(page)]) == 0
+        html = page.read_text()
+        assert ("optimizer updates made" in html) == over_updates
+        assert ("stands at the batch" in html) == over_updates
+        assert "rollout batch" in html  # lags and timings are a batch's
+        assert ("Gradient norm" in titles(html)) == over_updates  # in no metrics.jsonl here

@@ -1,3 +1,4 @@
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -160,3 +161,77 @@ def test_names_are_as_long_as_it_takes(folders: list[str], names: list[str]) -> 
 def test_a_folder_given_twice_is_refused() -> None:
     with pytest.raises(ValueError, match="twice"):
         distinct_names([Path("a"), Path("b/../a")])
+
+
+def test_over_updates_each_has_its_value_and_a_batchs_stands_at_its_first(
+    run_folder: MakeFolder, metrics_line: MakeLine, updates_line: MakeLine
+) -> None:
+    lines = [metrics_line(step) for step in (1, 2, 3)]
+    lines += [{"step": step, "kind": "eval", "eval_a_pass1": 0.5} for step in (0, 2)]
+    updates = [updates_line(u) for u in range(12)]
+    run = read_run(run_folder(lines=lines, updates=updates), "run")
+    assert run.knows_its_updates
+    assert run.axis == "rollout batch"
+    batches = run.series("grad_norm", "grad_norm_mean", "ess_ratio")
+    assert batches is not None
+    assert list(batches.steps) == [1, 2, 3]  # no grad_norm in metrics.jsonl
+    run = run.over_updates()
+    assert run.axis == "optimizer updates made"
+    norm, reward = run.series("grad_norm"), run.series("rollout/reward_mean")
+    assert norm is not None
+    assert reward is not None
+    assert (list(norm.steps), list(norm.values)) == ([*range(12)], [1.0 + u for u in range(12)])
+    assert list(reward.steps) == [0, 4, 8]
+    evaluation = run.evaluation("eval_a_pass1")
+    assert evaluation is not None
+    assert list(evaluation.steps) == [0, 8]  # before any, and after two batches
+    whole = run.logged("vespo/ess_ratio")
+    assert whole is not None
+    assert list(whole.steps) == [0, 4, 8]
+
+
+def test_a_run_without_the_updates_of_every_batch_is_not_drawn_over_them(
+    run_folder: MakeFolder, metrics_line: MakeLine, updates_line: MakeLine
+) -> None:
+    lines = [metrics_line(step) for step in (1, 2)]
+    assert not read_run(run_folder("none", lines=lines), "run").knows_its_updates
+    late = [updates_line(u) for u in range(4, 8)]  # an older version trained the first batch
+    assert not read_run(run_folder("late", lines=lines, updates=late), "run").knows_its_updates
+
+
+def test_a_resumed_runs_updates_count_once_and_a_torn_line_is_left_out(
+    run_folder: MakeFolder, updates_line: MakeLine
+) -> None:
+    updates = [updates_line(0), updates_line(1), updates_line(1, policy_loss=9.0)]
+    folder = run_folder(updates=updates)
+    with open(folder / "updates.jsonl", "a") as file:
+        file.write('{"update": 2, "st')
+    run = read_run(folder, "run")
+    assert [line["policy_loss"] for line in run.updates] == [0.1, 9.0]
+    assert run.unreadable == 1
+
+
+def test_accuracy_is_found_wherever_a_step_was_evaluated(
+    run_folder: MakeFolder, metrics_line: MakeLine, updates_line: MakeLine
+) -> None:
+    """In training into RUN/eval, and by `vespo eval watch` into RUN/curve."""
+    lines = [metrics_line(step) for step in (1, 2)]
+    lines += [{"step": 2, "kind": "eval", "eval_aime24_pass1": 0.9, "eval_aime24_pass2": 1.0}]
+    folder = run_folder(lines=lines, updates=[updates_line(u) for u in range(8)])
+    assert {n: list(s.values) for n, s in read_run(folder, "run").accuracy().items()} == {
+        "aime24": [0.9]
+    }
+    for path, benchmarks in (
+        ("eval/step_000002", {"aime24": {"avg@k": 0.25}}),
+        ("eval/step_000001", {"aime24": {"avg@k": 0.125}}),
+        ("curve/step_000002", {"aime24": {"avg@k": 0.5}, "math500": {"avg@k": 0.75}}),
+        ("superseded/1/eval/step_000002", {"aime24": {"avg@k": 1.0}}),
+    ):
+        (folder / path).mkdir(parents=True)
+        (folder / path / "summary.json").write_text(json.dumps({"benchmarks": benchmarks}))
+    run = read_run(folder, "run").over_updates()
+    assert {n: (list(s.steps), list(s.values)) for n, s in run.accuracy().items()} == {
+        "aime24": ([8], [0.5]),
+        "math500": ([8], [0.75]),
+        "aime24 (eval)": ([4, 8], [0.125, 0.25]),
+    }

@@ -114,7 +114,7 @@ def test_a_cell_without_a_counterpart_is_refused() -> None:
         check_cells([Cell(VESPO, 4, 1)], [Cell(VESPO, 2, 1)], RECIPE)
 
 
-def test_agreement_is_with_one_more_run_of_the_light_trainer(tmp_path) -> None:
+def test_a_full_stack_run_is_put_beside_the_light_trainers(tmp_path) -> None:
     grid = Grid((VESPO,), (4,), (1, 2))
     study = Study("s", "?", (grid,), full_stack=replace(grid, seeds=(1,)), recipe=RECIPE)
     store = Store(tmp_path, RECIPE)
@@ -127,22 +127,9 @@ def test_agreement_is_with_one_more_run_of_the_light_trainer(tmp_path) -> None:
     full.save(cell, {"evaluations": [[4, 0.0], [8, 0.9]]})
     (row,) = Analysis(study, store).agreement()
     assert row["updates"] == [8]
-    assert (row["light"], row["full_stack"], row["seeds"]) == (pytest.approx(0.6), 0.9, 2)
-    # t(1 degree of freedom, 97.5 %) = 12.706; standard deviation 0.1414; sqrt(1 + 1/2) = 1.2247
-    assert row["high"] - row["light"] == pytest.approx(12.706 * 0.14142 * 1.22474, rel=1e-4)
-    assert row["agrees"]
-    (shown,) = agreement_table([row])[1]
-    assert (shown[4], shown[-1]) == ("90.0", "yes")
-
-
-def test_one_seed_of_the_light_trainer_settles_nothing(tmp_path) -> None:
-    grid = Grid((VESPO,), (4,), (1,))
-    study, store = Study("s", "?", (grid,), full_stack=grid, recipe=RECIPE), Store(tmp_path, RECIPE)
-    (cell,) = study.cells()
-    store.save(cell, _result([[update, 0.5] for update in (0, 2, 4, 6, 8)]))
-    full_stack_store(store).save(cell, {"evaluations": [[8, 0.5]]})
-    (row,) = Analysis(study, store).agreement()
-    assert agreement_table([row])[1][0][-1] == "open"
+    assert (row["light_same_seed"], row["light"], row["seeds"]) == (0.5, pytest.approx(0.6), 2)
+    assert row["full_stack"] == 0.9
+    assert agreement_table([row])[1] == [["VESPO", "4", "1", "8", "90.0", "50.0", "60.0 (2)"]]
 
 
 def _result(evaluations):

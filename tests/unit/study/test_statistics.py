@@ -5,14 +5,18 @@ import math
 import pytest
 
 from vespo_openrlhf.study.statistics import (
+    Comparison,
     Estimate,
+    compare,
     estimate,
+    holm,
     mean_curve,
-    paired_difference,
+    paired,
+    sign_flip_test,
     summarise_run,
     t_probability,
     t_quantile,
-    verdict,
+    t_test,
 )
 
 stats = pytest.importorskip("scipy.stats")
@@ -31,25 +35,61 @@ def test_an_interval_by_hand() -> None:
     result = estimate([0.35, 0.45, 0.55, 0.65])
     assert result.mean == pytest.approx(0.5)
     assert result.half_width == pytest.approx(3.182446 * math.sqrt(1 / 240), rel=1e-6)
-    low, high = stats.t.interval(0.95, 3, 0.5, math.sqrt(1 / 240))
-    assert (result.low, result.high) == pytest.approx((low, high))
+    _, high = stats.t.interval(0.95, 3, 0.5, math.sqrt(1 / 240))
+    assert result.mean + result.half_width == pytest.approx(high)
     assert math.isnan(estimate([0.3]).half_width)
     with pytest.raises(ValueError, match="at least one value"):
         estimate([])
 
 
 def test_pairing_takes_the_seeds_that_both_have() -> None:
-    difference = paired_difference({1: 0.9, 2: 0.8, 3: 0.1}, {1: 0.5, 2: 0.6, 4: 0.7})
-    assert difference is not None
-    assert (difference.mean, difference.count) == (pytest.approx(0.3), 2)
-    assert paired_difference({1: 0.9}, {2: 0.5}) is None
+    difference = paired({2: 0.8, 1: 0.9, 3: 0.1}, {1: 0.5, 2: 0.6, 4: 0.7})
+    assert difference == {1: pytest.approx(0.4), 2: pytest.approx(0.2)}
+    assert paired({1: 0.9}, {2: 0.5}) == {}
 
 
-def test_a_verdict_is_what_the_interval_says() -> None:
-    assert verdict(Estimate(0.10, 0.05, 4)) == "holds"
-    assert verdict(Estimate(-0.10, 0.05, 4)) == "refuted"
-    assert verdict(Estimate(0.04, 0.05, 4)) == "open"
-    assert verdict(Estimate(0.4, math.nan, 1)) == "open"
+def test_the_t_test_is_scipys() -> None:
+    values = [0.1, -0.02, 0.3, 0.15, 0.07]
+    assert t_test(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue, rel=1e-9)
+    assert t_test([0.4]) == t_test([0.1, -0.1]) == 1
+    assert t_test([0.25, 0.25]) == 0
+
+
+def test_the_sign_flip_test_counts_the_signs() -> None:
+    # Of 3 + 2 - 1 the sums are 4, 6, 0, 2 and their negatives: 4 and 6 are as far off as 4.
+    assert sign_flip_test([3, 2, -1]) == 1 / 2
+    assert sign_flip_test([0.1, 0.2, 0.3, 0.4]) == 1 / 8  # the least that four values can have
+    assert sign_flip_test([0.5]) == 1
+    assert math.isnan(sign_flip_test([1.0] * 17))
+    values = [0.3, -0.1, 0.25, 0.2, 0.05, -0.02, 0.11]
+    flipped = stats.permutation_test((values,), lambda x: sum(x), permutation_type="samples")
+    assert sign_flip_test(values) == pytest.approx(flipped.pvalue)
+
+
+def test_holm_by_hand() -> None:
+    # 3 x 0.01, 2 x 0.03, and 0.04 that may not be below what comes before it.
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+    assert holm([0.6, 0.7]) == [1, 1]
+    assert holm([]) == []
+
+
+def test_comparisons_are_corrected_for_one_another() -> None:
+    clear, weak = {1: 0.3, 2: 0.31, 3: 0.29}, {1: -0.3, 2: -0.2, 3: -0.25}
+    alone = compare([weak])[0]
+    with_another, other = compare([weak, clear])
+    assert (alone.p, alone.holm_p) == (with_another.p, alone.p)
+    assert with_another.holm_p == pytest.approx(max(alone.p, 2 * other.p))
+    assert with_another.difference == alone.difference == estimate([-0.3, -0.2, -0.25])
+    assert other.sign_flip_p == 0.25
+
+
+def test_a_verdict_is_what_the_corrected_p_says() -> None:
+    def verdict(mean: float, holm_p: float, *level: float) -> str:
+        return Comparison(Estimate(mean, 0.01, 4), 0.001, 0.125, holm_p).verdict(*level)
+
+    assert verdict(0.1, 0.049) == "above"
+    assert verdict(-0.1, 0.049) == "below"
+    assert verdict(0.1, 0.05) == verdict(0.1, 0.04, 0.0294) == "open"
 
 
 def test_a_run_by_hand() -> None:

@@ -110,7 +110,12 @@ def test_one_control_serves_all_token_mean_losses(label: str) -> None:
     gradients = []
     for setting in (CONTROL, PUBLISHED[label]):
         current = log_probs.clone().requires_grad_()
-        inputs = LossInputs(current, None, advantages, mask, rollout_log_probs=log_probs)
+        inputs = LossInputs(
+            log_probs=current,
+            advantages=advantages,
+            action_mask=mask,
+            rollout_log_probs=log_probs,
+        )
         loss, _ = get_policy_loss(setting.name, **setting.options)(inputs)
         loss.backward()
         gradients.append(current.grad)
@@ -157,8 +162,11 @@ def test_a_study_resumes_and_reports(tmp_path) -> None:
     assert written >= {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")}
     page = (tmp_path / "out" / "report.html").read_text()
     assert page.count("<figure") == len(FIGURES)
+    assert {row["verdict"] for row in summary["claims"]} == {"open"}  # two seeds
     with open(tmp_path / "out" / "runs.csv") as file:
-        assert len(list(csv.DictReader(file))) == len(cells)
+        runs = list(csv.DictReader(file))
+    assert len(runs) == len(list((tmp_path / "runs").iterdir()))
+    assert {row["seed"] for row in runs} == {"1", "2", "9"}
 
 
 def test_a_killed_process_is_an_error_and_not_a_wait(tmp_path) -> None:
@@ -202,6 +210,32 @@ def test_the_presets_are_sound() -> None:
             get_policy_loss(setting.name, **setting.options)
 
 
+AS_RUN = {
+    "VESPO": {"c1_pos": 2.0, "c2_pos": 3.0, "c1_neg": 3.0, "c2_neg": 2.0, "anchor": "rollout"},
+    "GRPO": {
+        "clip_low": 0.2,
+        "clip_high": 0.28,
+        "dual_clip": math.inf,
+        "loss_agg_mode": "token-mean",
+    },
+    "GSPO": {"clip_low": 3e-4, "clip_high": 4e-4},
+    "SAPO": {"tau_pos": 1.0, "tau_neg": 1.05, "loss_agg_mode": "token-mean"},
+    "REINFORCE": {"loss_agg_mode": "token-mean"},
+    "CISPO": {"weight_low": 0.0, "weight_high": 5.0},
+    "TOPR": {"anchor": "rollout", "loss_agg_mode": "token-mean"},
+    "GMPO": {"clip_low": 0.4, "clip_high": 0.4},
+    "TIS": {"level": "token", "cap": 2.0},
+}
+
+
+@pytest.mark.parametrize("label", PUBLISHED)
+def test_the_settings_are_those_of_the_committed_runs(label: str) -> None:
+    """docs/study was run with these: another default of a loss must not rename its results."""
+    setting = PUBLISHED[label]
+    resolved = get_policy_loss(setting.name, **setting.options).options
+    assert {name: resolved[name] for name in AS_RUN[label]} == AS_RUN[label]
+
+
 def test_the_command_line_replaces_axes() -> None:
     options = build_parser().parse_args(
         "--preset paper --loss gspo,clip_low=0.03,clip_high=0.04 VESPO --n 16 --seeds 7 --lag 5 "
@@ -215,6 +249,7 @@ def test_the_command_line_replaces_axes() -> None:
     assert (control.updates_per_batch, control.lag) == (1, 0)
     assert {(c.updates_per_batch, c.lag) for c in compared} == {(16, 5)}
     assert {c.loss.label for c in compared} == {"GSPO, clip_low=0.03, clip_high=0.04", "VESPO"}
+    assert parse_loss("GRPO,clip_low=0.1").options == {"dual_clip": math.inf, "clip_low": 0.1}
     assert parse_loss("my.py:f") == LossSetting("my.py:f", "my.py:f")
     assert build_study(build_parser().parse_args(["--preset", "kernel"])) is PRESETS["kernel"]
 

@@ -13,10 +13,9 @@ def batch(spread: float) -> LossInputs:
     torch.manual_seed(0)
     log_probs = -torch.rand(32, 6, dtype=torch.float64)
     return LossInputs(
-        log_probs.clone().requires_grad_(),
-        None,
-        torch.randn(32, 1, dtype=torch.float64).expand(32, 6),
-        torch.ones(32, 6, dtype=torch.bool),
+        log_probs=log_probs.clone().requires_grad_(),
+        advantages=torch.randn(32, 1, dtype=torch.float64),
+        action_mask=torch.ones(32, 6, dtype=torch.bool),
         rollout_log_probs=log_probs + spread * torch.randn(32, 6, dtype=torch.float64),
     )
 

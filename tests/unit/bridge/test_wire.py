@@ -1,0 +1,120 @@
+"""What is sent between processes arrives as it was, in less than a pickle takes."""
+
+import json
+import pickle
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+from openrlhf.trainer.ppo_utils.experience import Experience
+
+from vespo_openrlhf.bridge.wire import Rollout, Share
+
+
+def assert_same(left: object, right: object) -> None:
+    if isinstance(left, torch.Tensor):
+        assert isinstance(right, torch.Tensor)
+        torch.testing.assert_close(left, right, rtol=0, atol=0, equal_nan=True)
+    elif isinstance(left, dict):
+        assert isinstance(right, dict)
+        assert list(left) == list(right)
+        for key in left:
+            assert_same(left[key], right[key])
+    elif isinstance(left, list):
+        assert len(left) == len(right)
+        for one, other in zip(left, right, strict=True):
+            assert_same(one, other)
+    else:
+        assert left == right
+
+
+def assert_same_experience(left: Experience, right: Experience) -> None:
+    for name in Experience.__dataclass_fields__:
+        assert_same(getattr(left, name), getattr(right, name))
+
+
+@pytest.mark.parametrize("verdict", [1.0, 0.5, None])
+def test_a_rollout_arrives_as_it_was(make_group, verdict) -> None:
+    group = make_group(3, [verdict, 0.0], [verdict, 0.0])
+    for rollout in group.payloads:
+        arrived = pickle.loads(pickle.dumps(rollout))
+        assert_same_experience(rollout.experience, arrived.experience)
+        assert arrived.request_ids == rollout.request_ids
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.tensor([[0, 255, 7]]),
+        torch.tensor([[-1, 2**31 - 1]]),
+        torch.tensor([[2**31, -(2**40)]]),
+        torch.tensor([[True, False]]),
+        torch.tensor([[0.1, float("nan"), -float("inf")]]),
+        torch.tensor([[0.1, 3.0]], dtype=torch.bfloat16),
+        torch.tensor([[0.1, 3.0]], dtype=torch.float64).t(),
+        torch.zeros(1, 0, dtype=torch.long),
+        torch.tensor([[2**62]]),
+        torch.arange(2**17)[None],  # from here on, a buffer of Ray's
+        torch.linspace(0, 1, 2**17)[None],
+    ],
+    ids=str,
+)
+def test_every_tensor_arrives_as_it_was(tensor: torch.Tensor) -> None:
+    buffers: list = []
+    rollout = Rollout(Experience(sequences=tensor), ())
+    sent = pickle.dumps(rollout, protocol=5, buffer_callback=buffers.append)
+    received = [memoryview(buffer.raw()).toreadonly() for buffer in buffers]
+    arrived = pickle.loads(sent, buffers=received).experience.sequences
+    assert_same(tensor, arrived)
+    arrived += 1 if arrived.dtype != torch.bool else False  # it may be written to
+
+
+def test_items_arrive_as_they_were_without_their_padding() -> None:
+    items = [
+        Experience(
+            sequences=torch.tensor([5, 6, 7, 0]),
+            attention_mask=torch.tensor([1] * (4 - pad) + [0] * pad),
+            action_mask=torch.tensor([0, 1, 1]),
+            advantages=torch.tensor([0.0, 1.5, 1.5]),
+            rewards=torch.tensor(float(pad)),
+            prompts=["p"],
+            mm_train_inputs=[{"pixels": torch.ones(2, 2)}],
+            info={"reward": torch.tensor(float(pad)), "lag": torch.tensor(2.0)},
+        )
+        for pad in (0, 1)
+    ]
+    before = [item.sequences.clone() for item in items]
+    full, padded = pickle.loads(pickle.dumps(Share(items)))
+    assert_same_experience(full, items[0])
+    assert padded.sequences.tolist() == [5, 6, 7]
+    assert padded.action_mask.tolist() == [0, 1]
+    assert padded.advantages.tolist() == [0.0, 1.5]
+    assert padded.rewards == 1.0
+    assert padded.info["reward"] == 1.0
+    assert_same(padded.mm_train_inputs[0], {"pixels": torch.ones(2, 2)})
+    assert [item.sequences.tolist() for item in items] == [row.tolist() for row in before]
+
+
+def test_items_without_logs() -> None:
+    items = [Experience(sequences=torch.tensor([1, 2]), attention_mask=torch.ones(2))] * 2
+    first, second = pickle.loads(pickle.dumps(Share(items)))
+    assert first.info == second.info == {}
+    assert first.info is not second.info
+
+
+def test_numbers_take_less_than_tensors(make_group) -> None:
+    (rollout, _) = make_group(3, [1.0, 0.0]).payloads
+    plain = pickle.dumps(vars(rollout.experience))
+    assert len(pickle.dumps(rollout)) < len(plain) / 4
+
+
+def test_the_benchmark_of_a_samples_way_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    run = runpy.run_path(str(Path(__file__).parents[3] / "scripts" / "bench_samples.py"))
+    run["main"].__globals__.update(LENGTHS=(10, 20))
+    run["main"](["--json", "--samples", "4", "--repeats", "1"])
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row["way"], row["tokens"]) for row in rows] == [
+        (way, tokens) for way in ("to driver", "to rank") for tokens in (10, 20)
+    ]
+    assert all(row["bytes_ratio"] < 1 for row in rows)

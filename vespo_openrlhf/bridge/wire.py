@@ -1,0 +1,144 @@
+"""Samples on their way between processes: engine to driver, driver to data-parallel ranks.
+
+An `Experience` of OpenRLHF is some thirty small tensors, and pickling one of them costs as much as
+pickling a thousand numbers. So each of these classes pickles as what its tensors say, numbers and
+bytes, every integer in as few bits as it takes; what comes out is equal to what went in, element
+types and all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy
+import torch
+from openrlhf.trainer.ppo_utils.experience import Experience, remove_padding_in_sequences
+
+_FIELDS = tuple(field.name for field in dataclasses.fields(Experience))
+# From this size on, Ray hands a buffer over without a copy.
+_BUFFER_BYTES = 2**16
+
+_Encoded = tuple[str, tuple[int, ...], Any, str | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollout:
+    """One response on its way to the trainer.
+
+    Attributes:
+        experience: OpenRLHF's `Experience` of a batch of one.
+        request_ids: what the engine called its requests.
+    """
+
+    experience: Any
+    request_ids: tuple[str, ...]
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        fields: dict[str, Any] = {}
+        for name in _FIELDS:
+            value = getattr(self.experience, name)
+            if isinstance(value, torch.Tensor):
+                fields[name] = _encode(value)
+            elif name == "info":
+                fields[name] = {key: _encode(tensor) for key, tensor in value.items()}
+            else:
+                fields[name] = value
+        return _rollout, (fields, self.request_ids)
+
+
+def _rollout(fields: dict[str, Any], request_ids: tuple[str, ...]) -> Rollout:
+    for name, value in fields.items():
+        if name == "info":
+            fields[name] = {key: _decode(encoded) for key, encoded in value.items()}
+        elif isinstance(value, tuple):
+            fields[name] = _decode(value)
+    return Rollout(Experience(**fields), request_ids)
+
+
+class Share:
+    """The items of one data-parallel rank; arrives as a list of them.
+
+    Args:
+        items: single samples as OpenRLHF's `split_experience_batch` makes them; what pads them on
+            the right is left behind.
+    """
+
+    def __init__(self, items: Sequence[Any]) -> None:
+        self.items: list[Any] = remove_padding_in_sequences(
+            [dataclasses.replace(item) for item in items]
+        )
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        fields: dict[str, Any] = {}
+        for name in _FIELDS:
+            values = [getattr(item, name) for item in self.items]
+            if isinstance(values[0], torch.Tensor):
+                fields[name] = _join(values)
+            elif name == "info":
+                fields[name] = {key: _join([info[key] for info in values]) for key in values[0]}
+            else:
+                fields[name] = values
+        return _items, (fields, len(self.items))
+
+
+def _items(fields: dict[str, Any], count: int) -> list[Any]:
+    items = [Experience(info={}) for _ in range(count)]
+    for name, value in fields.items():
+        if name == "info":
+            for key, joined in value.items():
+                for item, part in zip(items, _part(joined), strict=True):
+                    item.info[key] = part
+            continue
+        parts = _part(value) if isinstance(value, tuple) else value
+        for item, part in zip(items, parts, strict=True):
+            setattr(item, name, part)
+    return items
+
+
+_Joined = tuple[_Encoded, list[int] | None]
+
+
+def _join(tensors: Sequence[torch.Tensor]) -> _Joined:
+    """Vectors of different lengths, or scalars, as one; with the lengths, or None for scalars."""
+    if tensors[0].dim() == 0:
+        return _encode(torch.stack(list(tensors))), None
+    return _encode(torch.cat(list(tensors))), [len(tensor) for tensor in tensors]
+
+
+def _part(joined: _Joined) -> list[torch.Tensor]:
+    encoded, lengths = joined
+    whole = _decode(encoded)
+    return list(whole.unbind() if lengths is None else whole.split(lengths))
+
+
+def _encode(tensor: torch.Tensor) -> _Encoded:
+    """Element type, shape, elements, and in which type the elements are written (None: a single
+    one, as a number)."""
+    name, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
+    if tensor.numel() == 1:
+        return name, shape, tensor.item(), None
+    tensor = tensor.detach().contiguous()
+    if tensor.dtype == torch.int64 and tensor.numel():
+        low, high = (bound.item() for bound in tensor.aminmax())
+        for small in (torch.uint8, torch.int32):
+            if torch.iinfo(small).min <= low and high <= torch.iinfo(small).max:
+                tensor = tensor.to(small)
+                break
+    elif tensor.dtype == torch.bfloat16:  # which numpy does not know
+        tensor = tensor.view(torch.int16)
+    array = tensor.numpy()
+    small_enough = array.nbytes < _BUFFER_BYTES
+    return name, shape, array.tobytes() if small_enough else array, array.dtype.str
+
+
+def _decode(encoded: _Encoded) -> torch.Tensor:
+    name, shape, elements, written = encoded
+    dtype: torch.dtype = getattr(torch, name)
+    if written is None:
+        return torch.full(shape, elements, dtype=dtype)
+    if isinstance(elements, bytes):
+        elements = numpy.frombuffer(elements, dtype=written)
+    tensor = torch.from_numpy(elements.copy()).view(shape)  # a buffer of Ray's is read-only
+    return tensor.view(dtype) if dtype == torch.bfloat16 else tensor.to(dtype)

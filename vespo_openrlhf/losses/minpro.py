@@ -1,0 +1,60 @@
+"""MinPRO: the prefix's importance weight by its least likely token."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .diagnostics import Metrics
+from .inputs import LossInputs, masked_mean
+from .ratios import token_log_ratio, token_ratio
+from .weighted import weighted_log_prob_loss
+
+
+def minpro_loss(
+    inputs: LossInputs,
+    *,
+    weight_low: float = 0.0,
+    weight_high: float = 5.0,
+    anchor: str = "rollout",
+    loss_agg_mode: str = "token-mean",
+) -> tuple[Tensor, Metrics]:
+    """MinPRO: -clip(min_{i<t} r_i * r_t, low, high) A log pi per token t, the weight constant.
+
+    The exact weight of token t is the product of the ratios up to it, of exponential variance;
+    the smallest ratio of an earlier token stands for the product of all of them. The first action
+    token has no prefix, and the weight r_1.
+
+    Lei et al., arXiv 2601.22718. The paper's own equation could not be opened: this is its
+    objective as two public summaries give it. Its clip bounds are not in them; the defaults here
+    are those of `cispo`, which has the same form.
+
+    Raises:
+        ValueError: not 0 <= weight_low <= 1 <= weight_high, or see `anchor_log_probs`.
+    """
+    if not 0 <= weight_low <= 1 <= weight_high:
+        raise ValueError(
+            "minpro: 0 <= weight_low <= 1 <= weight_high is needed, got "
+            f"{weight_low} and {weight_high}"
+        )
+    with torch.no_grad():
+        log_ratio = token_log_ratio(inputs, anchor)
+        ratio = token_ratio(log_ratio + prefix_minimum(log_ratio, inputs.mask))
+        weight = ratio.clamp(weight_low, weight_high)
+        clip_ratio = masked_mean((weight != ratio).float(), inputs.mask)
+    loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
+    return loss, {"phi": weight, "clip_ratio": clip_ratio}
+
+
+@torch.no_grad()
+def prefix_minimum(log_ratio: Tensor, mask: Tensor) -> Tensor:
+    """(B, A) smallest value at an action token before each token; 0 where there is none.
+
+    Args:
+        log_ratio: (B, A) log pi - log mu.
+        mask: (B, A) bool, True on action tokens; what stands elsewhere is passed over.
+    """
+    before = log_ratio.new_full(log_ratio.shape, torch.inf)
+    before[:, 1:] = torch.where(mask, log_ratio, torch.inf)[:, :-1]
+    smallest = before.cummin(dim=-1).values
+    return smallest.masked_fill_(smallest == torch.inf, 0.0)
