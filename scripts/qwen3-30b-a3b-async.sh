@@ -13,8 +13,7 @@
 # Not as in the paper: ZeRO-3 instead of Megatron; see qwen3-30b-a3b-sync.sh. With 16 GPUs each
 # holds 4 times the optimizer state it does there, and gathers as much: if the engines are idle
 # (scheduler/engine_idle), move GPUs to the trainer with --actor.num_nodes 4
-# --vllm.num_engines 16. The entropy is not logged: its 19 GiB have no room beside the optimizer;
-# on 4 nodes --actor.entropy_coef 0 fits. What else differs, and why: docs/fidelity.md.
+# --vllm.num_engines 16. What else differs, and why: docs/fidelity.md.
 # shellcheck source=recipe.sh
 source "$(dirname "$0")/recipe.sh"
 setup Qwen/Qwen3-30B-A3B-Base dapo-math-17k
@@ -29,6 +28,7 @@ flags+=(
 trainer 16384
 flags+=(--actor.num_nodes 2 --actor.num_gpus_per_node 8)
 sharded
+flags+=(--actor.entropy_coef 0) # logged, and no part of the loss
 # Engines: 24 of 2 GPUs.
 flags+=(--vllm.num_engines 24 --vllm.tensor_parallel_size 2 --vllm.gpu_memory_utilization 0.9)
 submit "$@"

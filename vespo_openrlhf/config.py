@@ -69,6 +69,13 @@ class EngineOptions:
 
 
 @dataclass(frozen=True)
+class ActorOptions:
+    """How the policy and its reference are computed."""
+
+    log_prob_head: Literal["chunked", "full"] = "chunked"
+
+
+@dataclass(frozen=True)
 class PromptOptions:
     """What becomes of the prompts, beside OpenRLHF's --data flags."""
 
@@ -162,6 +169,10 @@ GROUPS = (
             "target_ess": "steer the working lag, within --lag.max, to this effective sample size "
             "of the importance weights, as a share of the batch between 0 and 1 (default: the "
             "working lag is --lag.max)",
+            "kv": "the KV cache of unfinished responses when an engine takes new weights, with "
+            "--train.partial_rollout_enable: recompute it, so that a token depends on the weights "
+            "of its version alone; or keep it, which costs nothing, and later tokens attend to "
+            "what older weights made of the earlier ones",
         },
     ),
     FlagGroup(
@@ -188,6 +199,18 @@ GROUPS = (
             "on a few tokens after the first sync and whenever an engine has joined, and above it "
             "the run stops. 0: no check (default: 1e-4 in float32, 0.1 in bfloat16 and float16; "
             "raise it for engines that are meant to differ)"
+        },
+    ),
+    FlagGroup(
+        "actor",
+        "log-probs of the policy and its reference",
+        ActorOptions,
+        {
+            "log_prob_head": "how they are computed from the last hidden states: a block of logits "
+            "at a time, and only where a response's token is predicted (chunked), or by way of all "
+            "logits, as OpenRLHF does (full). Values and gradients are the same to rounding; full "
+            "it is in any case with ring attention, tensor parallelism, deepcompile, images, and "
+            "models that do with their logits what the head does not know",
         },
     ),
     FlagGroup(
@@ -399,6 +422,15 @@ def rollout_options(flags: Mapping[str, Any]) -> RolloutOptions:
         return RolloutOptions(**_fields(RolloutOptions, "rollout", flags))
     except ValueError as error:
         raise ValueError(f"--rollout.{error}") from error
+
+
+def chunked_log_probs(flags: Mapping[str, Any]) -> bool:
+    """Whether log-probs are computed without all the logits, for models that the head can take."""
+    return (
+        flags["actor.log_prob_head"] == "chunked"
+        and flags["ds.ring_attn_size"] == flags["ds.tensor_parallel_size"] == 1
+        and not flags["ds.deepcompile"]
+    )
 
 
 def engine_options(flags: Mapping[str, Any]) -> EngineOptions:

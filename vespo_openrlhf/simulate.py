@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from vespo_openrlhf.scheduling.calibrate import MeasuredRun, read_run
-from vespo_openrlhf.scheduling.lag import LagOptions, OnStale
+from vespo_openrlhf.scheduling.lag import KV, LagOptions, OnStale
 from vespo_openrlhf.scheduling.simulate import (
     PRESETS,
     STREAMING,
@@ -70,6 +70,11 @@ OVERRIDES: dict[str, tuple[str, type, str]] = {
     "train-tokens-per-second": ("cluster.train_tokens_per_second", float, "the trainer's speed"),
     "update-seconds": ("cluster.update_seconds", float, "seconds per update, beside its tokens"),
     "publish-seconds": ("cluster.publish_seconds", float, "seconds of a weight update"),
+    "prefill-tokens-per-second": (
+        "cluster.prefill_tokens_per_second",
+        float,
+        "an engine's speed where a weight update costs it the KV cache (default: no cost)",
+    ),
     "reward-seconds": ("cluster.reward_seconds", float, "seconds from last token to verdict"),
     "ess-half-lag": ("cluster.ess_half_lag", float, "mean lag in updates that halves the ESS"),
     "length-median": ("lengths.median", float, "median response, tokens"),
@@ -118,6 +123,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--target-ess", type=float, help="steer the working lag to this effective sample size"
     )
     lag.add_argument(
+        "--kv",
+        choices=get_args(KV),
+        help="after a weight update engines recompute the KV cache of what is unfinished, or keep "
+        "it (default recompute, or the run's)",
+    )
+    lag.add_argument(
         "--no-partial-rollout",
         action="store_true",
         help="engines finish what they have before they take new weights",
@@ -164,7 +175,8 @@ def build_lag(
 ) -> LagOptions:
     """The lag options that were given, and for the others the run's or the defaults."""
     lag = measured.lag if measured else LagOptions(max=4 * setup.updates_per_batch)
-    changes = {name: getattr(options, name) for name in ("on_stale", "sync_every", "target_ess")}
+    names = ("on_stale", "sync_every", "target_ess", "kv")
+    changes = {name: getattr(options, name) for name in names}
     if options.lag_batches is not None:
         changes["max"] = int(options.lag_batches * setup.updates_per_batch)
     return replace(lag, **{name: value for name, value in changes.items() if value is not None})

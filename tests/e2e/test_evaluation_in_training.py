@@ -29,7 +29,11 @@ def test_each_evaluation_leaves_records_by_problem_and_logs_the_harness_metrics(
     train: Callable[..., Any], problems: Path
 ) -> None:
     flags = {"eval__dataset": problems, "eval__steps": 2, "eval__n_samples_per_prompt": 4}
+    # A loss that scales the step beside it, for the same start.
+    flags["actor__policy_loss_type"] = "vcpo"
     run = train(data__max_samples=32, eval__temperature=1.0, **flags)
+    updates = [json.loads(line) for line in (run.folder / "updates.jsonl").open()]
+    assert all(0 < update["vcpo/step_scale"] <= 1 for update in updates)
     folders = sorted((run.folder / evaluation.FOLDER).iterdir())
     assert folders
     logged = {line["step"]: line for line in run.metrics if line["kind"] == "eval"}

@@ -56,9 +56,11 @@ def reward_server() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def with_reference(train: Callable[..., Run], reward_server: str) -> Run:
-    """One prompt is left for the last batch: four samples, where two ranks want a micro-batch."""
+    """One prompt is left for the last batch: four samples, where two ranks want a micro-batch. The
+    loss reads statistics of the update before, of both ranks."""
     return train(
         **RANKS,
+        actor__policy_loss_type="bapo",
         reward__remote_url=reward_server,
         algo__kl__init_coef=0.01,
         train__colocate_actor_ref=True,
@@ -118,16 +120,16 @@ def check_batches(run: Run, loss: str) -> None:
 
 def test_two_ranks_with_a_reference_model_and_a_reward_server(with_reference: Run) -> None:
     run = with_reference
-    check_batches(run, "vespo")
+    check_batches(run, "bapo")
     assert {group["row"] for group in trained_groups(run)} == set(range(17))
     for batch, line in enumerate(run.metrics):
         counted = rewards([g for g in trained_groups(run) if g["batch"] == batch])
         signs = ("positive", "negative", "zero")
-        assert sum(line[f"vespo/num_{sign}"] for sign in signs) == len(counted)
+        assert sum(line[f"bapo/num_{sign}"] for sign in signs) == len(counted)
         assert math.isfinite(line["kl"])
         # Rank 0's weights are the engine's. Were rank 1's others, half of the samples would
         # have other log-probs there than the engine gave them.
-        assert line["vespo/lag_0/log_w_abs_mean"] < 1e-3
+        assert line["bapo/lag_0/log_w_abs_mean"] < 1e-3
     assert run.metrics[-1]["kl"] != 0
 
 

@@ -49,10 +49,12 @@ def asynchronous(train: Callable[..., Run]) -> Run:
 
 @pytest.fixture(scope="module")
 def partial_rollout(train: Callable[..., Run]) -> Run:
+    """With the KV cache kept; test_lag.py has it computed again."""
     return train(
         data__max_samples=16 * BATCHES,
         train__async_enable=True,
         train__partial_rollout_enable=True,
+        lag__kv="keep",
     )
 
 

@@ -153,3 +153,18 @@ def test_optional_and_repeated_options(monkeypatch: pytest.MonkeyPatch) -> None:
     assert parsed() == {"x.weights": (1.0,), "x.limit": None}
     assert parsed("--x.weights", "1", "2", "--x.limit", "3") == {"x.weights": [1, 2], "x.limit": 3}
     assert "add up to 100%" in help_text()
+
+
+@pytest.mark.parametrize(
+    ("changed", "chunked"),
+    [
+        ({}, True),
+        ({"actor.log_prob_head": "full"}, False),
+        ({"ds.ring_attn_size": 2}, False),
+        ({"ds.tensor_parallel_size": 2}, False),
+        ({"ds.deepcompile": True}, False),
+    ],
+)
+def test_log_probs_are_chunked_where_they_can_be(changed: dict[str, Any], chunked: bool) -> None:
+    upstream = {"ds.ring_attn_size": 1, "ds.tensor_parallel_size": 1, "ds.deepcompile": False}
+    assert config.chunked_log_probs(parsed() | upstream | changed) is chunked

@@ -18,7 +18,7 @@ from openrlhf.models import PolicyLoss
 from openrlhf.trainer.ray import ppo_actor
 from torch.utils.data import DataLoader
 
-from vespo_openrlhf.bridge import collector, learning_rate, model_checkpoints
+from vespo_openrlhf.bridge import collector, head, learning_rate, model_checkpoints
 from vespo_openrlhf.bridge.guard import NonFiniteGuard
 from vespo_openrlhf.bridge.loss import PolicyLossAdapter, build_loss, uses_our_loss
 from vespo_openrlhf.bridge.sample_metrics import SampleMetrics
@@ -140,7 +140,10 @@ class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc
 
     def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         model_checkpoints.install(strategy)
-        with mock.patch.object(ppo_actor, "ActorPPOTrainer", PolicyTrainer):
+        with (
+            mock.patch.object(ppo_actor, "ActorPPOTrainer", PolicyTrainer),
+            mock.patch.object(ppo_actor, "Actor", head.actor_class(strategy)),
+        ):
             super().init_model_from_pretrained(strategy, *args, **kwargs)
         if not isinstance(self.trainer, PolicyTrainer):
             raise SeamError(

@@ -23,6 +23,7 @@ import torch
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from openrlhf.trainer.ray import vllm_engine
 from openrlhf.utils.agent import SingleTurnAgentExecutor
+from openrlhf.utils.vlm_utils import dedup_media_tokens
 from vllm import SamplingParams
 from vllm.inputs import TokensPrompt
 from vllm.logprobs import Logprob
@@ -66,6 +67,8 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         self._generating = 0
         self._paused = False
         self._settings: RolloutSettings | None = None
+        self._recomputed: list[tuple[int, float]] = []
+        self._recomputing: asyncio.Task[None] | None = None
         collector.settle()
 
     def configure(self, settings: RolloutSettings) -> None:
@@ -181,15 +184,34 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
     ) -> Any:
         """One response, whole at once; its `token_versions` say which weights sampled what."""
         sampling_params.output_kind = RequestOutputKind.FINAL_ONLY
+        prompt = self._prompt(prompt_token_ids, multi_modal_data)
         self._generating += 1
         try:
-            output = await super().generate(prompt_token_ids, sampling_params, multi_modal_data)
+            # One alone, the last.
+            stream = self.llm.generate(prompt, sampling_params, random_uuid())
+            (output,) = [output async for output in stream]
         finally:
             self._generating -= 1
         completion = output.outputs[0]
         output.token_versions = self._versions.finish(output.request_id, len(completion.token_ids))
         mark_missing_log_probs(completion)
         return output
+
+    def _prompt(self, tokens: list[int], media: Any) -> TokensPrompt:
+        if media and self._mm_pad_token_ids:
+            # vLLM expands each placeholder itself; OpenRLHF's tokens are expanded already.
+            tokens = dedup_media_tokens(tokens, self._mm_pad_token_ids)
+        prompt = TokensPrompt(prompt_token_ids=tokens)
+        if media:
+            prompt["multi_modal_data"] = media
+        if self._keeps_kv:
+            # Else a prompt would find what any older version has made of it in the prefix cache.
+            prompt["cache_salt"] = str(self._versions.version)
+        return prompt
+
+    @property
+    def _keeps_kv(self) -> bool:
+        return self._settings is not None and self._settings.keep_kv
 
     async def generate_responses(
         self,
@@ -225,17 +247,26 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         ]
         return await asyncio.gather(*work)
 
-    async def begin_update(self) -> None:
-        """Stand still, with every request kept, until `end_update`. Raises as `is_alive` does."""
+    async def begin_update(self) -> list[tuple[int, float]]:
+        """Stand still, with every request kept, until `end_update`. Raises as `is_alive` does.
+
+        Returns:
+            For each update before, as far as it was measured: tokens of unfinished responses, and
+            the seconds until all of these went on, their KV cache computed again.
+        """
         self.is_alive()
         self._paused = True
-        await self.pause_generation()
+        if self._recomputing is not None:
+            self._recomputing.cancel()  # what is not done by now is not measured
+        await self.llm.pause_generation(mode="keep", clear_cache=not self._keeps_kv)
         quiet, before = 0, self._progress()
         while quiet < _QUIET_LOOKS:
             await asyncio.sleep(_LOOK_SECONDS)
             now = self._progress()
             quiet = quiet + 1 if now == before and self.llm.engine_core.outputs_queue.empty() else 0
             before = now
+        measured, self._recomputed = self._recomputed, []
+        return measured
 
     async def receive_weights(
         self, dtype: torch.dtype, shapes: Sequence[tuple[str, tuple[int, ...]]]
@@ -251,9 +282,22 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
 
     async def end_update(self, version: int) -> None:
         """Go on with the weights of `version`, which have arrived."""
-        self._versions.update(version, self._token_counts())
+        counts = self._token_counts()
+        self._versions.update(version, counts)
         await self.resume_generation()
         self._paused = False
+        if not self._keeps_kv and any(counts.values()):
+            self._recomputing = asyncio.ensure_future(self._measure(counts))
+
+    async def _measure(self, counts: dict[Hashable, int]) -> None:
+        """How long until every unfinished response has a new token, after all of its own."""
+        started = time.monotonic()
+        waiting = {response: count for response, count in counts.items() if count}
+        while waiting:
+            await asyncio.sleep(_GATHER_SECONDS)
+            now = self._token_counts()
+            waiting = {r: count for r, count in waiting.items() if now.get(r) == count}
+        self._recomputed.append((sum(counts.values()), time.monotonic() - started))
 
     async def try_out(self, prompts: Sequence[list[int]]) -> list[Trial]:
         """Sample a few tokens after each prompt, apart from all groups and their accounts.

@@ -27,12 +27,14 @@ class RolloutSettings:
         max_length: prompt and response together, in tokens.
         reward_timeout: seconds a sample may spend away from the engine, with its reward or its
             environment, at a stretch.
+        keep_kv: an engine that takes new weights keeps the KV cache of unfinished responses.
     """
 
     tokenizer: Any
     sampling: SamplingParams
     max_length: int
     reward_timeout: float
+    keep_kv: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,14 @@ from unittest import mock
 
 import ray
 from openrlhf.trainer import ppo_trainer, ppo_trainer_async
-from openrlhf.trainer.ray import ppo_actor, ppo_critic, vllm_engine
+from openrlhf.trainer.ray import launcher, ppo_actor, ppo_critic, vllm_engine
 from vllm.config import SchedulerConfig
 
 from vespo_openrlhf import cpu
 from vespo_openrlhf.bridge import placement
 from vespo_openrlhf.bridge.actor import PolicyActor
 from vespo_openrlhf.bridge.engine import VersionedRollout
+from vespo_openrlhf.bridge.head import ReferenceActor
 from vespo_openrlhf.bridge.model_checkpoints import CriticActor
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
 from vespo_openrlhf.cpu import build_locks
@@ -128,8 +129,8 @@ def ray_in_place() -> Iterator[RayStart]:
 
 @contextlib.contextmanager
 def in_place() -> Iterator[Plugs]:
-    """Our policy actor, trainer and engines under OpenRLHF's names, where its command line looks,
-    and its start of Ray.
+    """Our actors, trainer and engines under OpenRLHF's names, where its command line looks, and its
+    start of Ray.
 
     Ray restarts an engine that dies, in its old place; all else that dies ends the run.
     """
@@ -137,6 +138,7 @@ def in_place() -> Iterator[Plugs]:
     engines = Engines(ray.remote(max_restarts=-1, max_concurrency=_CALLS)(VersionedRollout))
     with (
         mock.patch.object(ppo_actor, "PolicyModelActor", ray.remote(num_gpus=1)(PolicyActor)),
+        mock.patch.object(launcher, "ReferenceModelActor", ray.remote(num_gpus=1)(ReferenceActor)),
         mock.patch.object(ppo_critic, "CriticModelActor", ray.remote(num_gpus=1)(CriticActor)),
         mock.patch.object(ppo_trainer, "PPOTrainer", trainer),
         mock.patch.object(ppo_trainer_async, "PPOTrainerAsync", trainer),

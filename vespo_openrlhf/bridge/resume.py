@@ -88,7 +88,7 @@ APPLIED = (
     *("actor.adam.lr", "actor.muon.lr", "critic.adam.lr", "critic.muon.lr"),
     *("actor.max_norm", "critic.max_norm", "critic.save_value_network", "vespo.on_nonfinite"),
     *("vespo.recompute_old_log_probs", "actor.gradient_checkpointing_enable"),
-    "actor.gradient_checkpointing_reentrant",
+    *("actor.gradient_checkpointing_reentrant", "actor.log_prob_head"),
     # Judged by what is in it: the ledger refuses other prompts.
     *("data.prompt_dataset", "data.disable_fast_tokenizer", "data.dataloader_num_workers"),
     # Judged by their product, below.

@@ -253,6 +253,16 @@ def check_synchronous(flags: Flags) -> None:
             )
 
 
+def check_kv(flags: Flags) -> None:
+    """Where engines finish what they have before they take new weights, no KV cache outlives
+    those that made it."""
+    if flags["lag.kv"] == "keep" and not flags["train.partial_rollout_enable"]:
+        raise ValueError(
+            "--lag.kv keep has no effect without --train.partial_rollout_enable: no response is "
+            "unfinished when an engine takes new weights; add that flag, or leave this one out"
+        )
+
+
 def check_target_ess(flags: Flags) -> None:
     """The working lag is steered by importance weights that the loss reports."""
     target = flags["lag.target_ess"]

@@ -118,6 +118,29 @@ def _policy_actor() -> None:
     _mentions(actor.init_model_from_pretrained, "ActorPPOTrainer(", "vllm_engines=")
 
 
+def _log_probs() -> None:
+    """What `bridge.head` does in the place of `Actor.forward`, and where it is built."""
+    forward = _attribute("openrlhf.models:Actor").forward
+    _has_parameters(
+        forward,
+        *("sequences", "action_mask", "attention_mask", "return_output", "allgather_logits"),
+        *("return_logprobs", "ring_attn_group", "packed_seq_lens", "return_entropy", "mm_inputs"),
+    )
+    _mentions(
+        forward,
+        "unpad_and_slice_tensor(",
+        "position_ids.masked_fill_(attention_mask == 0, 1)",
+        'output["logits"].div_(self.temperature)',
+        'setattr(output, "entropy", entropy[:, :-1])',
+        "log_probs[:, -action_mask.shape[1] :] * action_mask.float()",
+    )
+    for path in ("ppo_actor:PolicyModelActor", "launcher:ReferenceModelActor"):
+        actor = plain_class(_attribute(f"openrlhf.trainer.ray.{path}"))
+        _mentions(actor.init_model_from_pretrained, " Actor(")
+    step = _attribute("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer").training_step
+    _mentions(step, "output.entropy[:, -experience.action_mask.shape[1] :]")
+
+
 def _checkpoints() -> None:
     """Actor and critic save and load through their strategy, which is exchanged for ours."""
     for name, cls in (("ppo_actor", "PolicyModelActor"), ("ppo_critic", "CriticModelActor")):
@@ -206,8 +229,11 @@ def _weight_broadcast() -> None:
 def _rollout_engine() -> None:
     engine = plain_class(_attribute("openrlhf.trainer.ray.vllm_engine:RolloutRayActor"))
     _has_parameters(engine.generate, "prompt_token_ids", "sampling_params", "multi_modal_data")
-    _mentions(inspect.unwrap(engine.__init__), "self.llm", "self.executor")
-    _mentions(engine.pause_generation, 'mode="keep"')
+    _mentions(inspect.unwrap(engine.__init__), "self.llm", "self.executor", "_mm_pad_token_ids")
+    llm = _attribute("vllm:AsyncLLMEngine")
+    _has_parameters(llm.generate, "prompt", "sampling_params", "request_id")
+    _has_parameters(llm.pause_generation, "mode", "clear_cache")
+    _attribute("openrlhf.utils.vlm_utils:dedup_media_tokens")
     executor = _attribute("openrlhf.utils.agent:SingleTurnAgentExecutor")
     _has_parameters(
         executor.execute, "prompt", "label", "sampling_params", "max_length", "hf_tokenizer"
@@ -262,6 +288,7 @@ SEAMS = (
     Seam("nodes: placement_group and RayActorGroup", _placement),
     Seam("policy loss: ActorPPOTrainer.actor_loss_fn", _loss_call),
     Seam("policy actor: ppo_actor.PolicyModelActor", _policy_actor),
+    Seam("log-probs: Actor.forward, of policy and reference", _log_probs),
     Seam("checkpoints: save_ckpt and load_ckpt of actor and critic", _checkpoints),
     Seam("optimizer step: DeepspeedStrategy.optimizer_step", _optimizer_step),
     Seam("experience maker: RemoteExperienceMaker", _experience_maker),

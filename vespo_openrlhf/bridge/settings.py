@@ -346,6 +346,7 @@ FLAG_RULES: tuple[Callable[[dict[str, Any]], object], ...] = (
     rules.check_groups,
     scheduler_config,
     rules.check_synchronous,
+    rules.check_kv,
     rules.check_target_ess,
     rules.check_lengths,
     rules.check_ranks,

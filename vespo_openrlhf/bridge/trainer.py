@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import json
 import logging
 import math
@@ -122,6 +123,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         self._last_eval = 0
         self._updates: list[list[Any]] = []
         self._statuses = Statuses()
+        self._recomputed: list[tuple[int, float]] = []  # since the last batch; see begin_update
         self._step_started = time.monotonic()
 
     def get_max_steps(self) -> int:
@@ -147,7 +149,11 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         self._resume(scheduler, checkpoint)
         self._open_logs()
         settings = RolloutSettings(
-            self.tokenizer, self._sampling(), self.args.data.max_len, self._options.reward_timeout
+            self.tokenizer,
+            self._sampling(),
+            self.args.data.max_len,
+            self._options.reward_timeout,
+            self._config.lag.kv == "keep",
         )
         p = self._prompts
         rows = [PromptRow(*row) for row in zip(p.prompts, p.labels, p.images, strict=True)]
@@ -280,7 +286,9 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             if asleep:
                 engines = await self._driver.ask(engines, "wake_up", tags=["weights"])
             else:
-                engines = await self._driver.ask(engines, "begin_update")
+                begun = await self._driver.answers(engines, "begin_update")
+                self._recomputed += itertools.chain.from_iterable(begun.values())
+                engines = list(begun)
             if engines:
                 group = self.actor_model_group.async_run_method(
                     "publish", [e.name for e in engines], [e.actor for e in engines]
@@ -359,6 +367,10 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         """Everything that needs the scheduler as it is now; the slow part is done beside it."""
         self._global_step += 1
         status = self._statuses.values() | report.scalars()
+        if self._recomputed:
+            tokens, seconds = zip(*self._recomputed, strict=True)
+            status |= {"recompute/tokens": sum(tokens), "recompute/seconds": sum(seconds)}
+            self._recomputed = []
         now = time.monotonic()
         status["timing/step_total"] = now - self._step_started
         self._step_started = now

@@ -14,7 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vespo_openrlhf import config
 from vespo_openrlhf.check.model import ModelShape
+from vespo_openrlhf.head import BLOCK
 
 GIB = 2**30
 
@@ -285,15 +287,29 @@ def _training_activations(shape: ModelShape, flags: Mapping[str, Any]) -> dict[s
         layers = {"layer inputs (checkpoints)": kept, "one layer recomputed": 2 * layer}
     else:
         layers = {"activations of all layers": (shape.layers + 1) * layer}
-    # OpenRLHF turns the logits into float32; beside them stand their gradient, in float32 and
-    # in 16 bits. The entropy needs two more of them.
-    entropy = 8 if flags["actor.entropy_coef"] is not None else 0
-    return {**layers, "logits and their gradient": (10.0 + entropy) * tokens * shape.vocab}
+    entropy = flags["actor.entropy_coef"] is not None
+    return {**layers, **_log_prob_training(shape, flags, tokens, entropy)}
+
+
+def _log_prob_training(
+    shape: ModelShape, flags: Mapping[str, Any], tokens: int, entropy: bool
+) -> dict[str, float]:
+    if not config.chunked_log_probs(flags):
+        # OpenRLHF turns the logits into float32; beside them stand their gradient, in float32 and
+        # in 16 bits. The entropy needs two more of them.
+        return {"logits and their gradient": (18.0 if entropy else 10.0) * tokens * shape.vocab}
+    # A block in 16 bits and float32 with its gradient; rows of the last hidden states with their
+    # gradient, in float32 with the product that is added to it; the output layer's gradient.
+    block = (12.0 if entropy else 8.0) * min(BLOCK, tokens * shape.vocab)
+    return {
+        "log-prob head": block + 12.0 * tokens * shape.hidden + 2.0 * shape.vocab * shape.hidden
+    }
 
 
 def _forward_activations(shape: ModelShape, flags: Mapping[str, Any]) -> dict[str, float]:
     tokens = micro_batch_tokens(flags, "rollout")
-    return {
-        "one layer": _layer_bytes(shape, tokens),
-        "logits (old log-probs)": 6.0 * tokens * shape.vocab,
-    }
+    terms = {"one layer": _layer_bytes(shape, tokens)}
+    if config.chunked_log_probs(flags):
+        block = 6.0 * min(BLOCK, tokens * shape.vocab)
+        return terms | {"log-prob head (old log-probs)": block + 2.0 * tokens * shape.hidden}
+    return terms | {"logits (old log-probs)": 6.0 * tokens * shape.vocab}

@@ -62,8 +62,13 @@ def load_openrlhf_loss() -> ModuleType | None:
     return module
 
 
-def make_inputs(batch: int, tokens: int, device: str) -> LossInputs:
-    """A made-up micro-batch: right-padded responses of half the tokens to all of them."""
+def make_inputs(
+    batch: int, tokens: int, device: str, dtype: torch.dtype = torch.float32
+) -> LossInputs:
+    """A made-up micro-batch: right-padded responses of half the tokens to all of them.
+
+    The same numbers for every device and dtype, rounded to `dtype`.
+    """
     generator = torch.Generator().manual_seed(0)
     old = -2 * torch.rand(batch, tokens, generator=generator)
     drift = 0.02 * torch.randn(2, batch, tokens, generator=generator)
@@ -71,11 +76,11 @@ def make_inputs(batch: int, tokens: int, device: str) -> LossInputs:
     mask = torch.arange(tokens) < lengths
     advantages = torch.randn(batch, 1, generator=generator).expand(batch, tokens)
     return LossInputs(
-        log_probs=(old + drift[0]).to(device).requires_grad_(),
-        old_log_probs=old.to(device),
-        advantages=advantages.contiguous().to(device),
+        log_probs=(old + drift[0]).to(device, dtype).requires_grad_(),
+        old_log_probs=old.to(device, dtype),
+        advantages=advantages.contiguous().to(device, dtype),
         action_mask=mask.to(device),
-        rollout_log_probs=(old + drift[1]).to(device),
+        rollout_log_probs=(old + drift[1]).to(device, dtype),
         dp_size=1,
         batch_num_tokens=mask.sum().float().to(device),
         global_batch_size=torch.full((), float(batch), device=device),
@@ -153,7 +158,11 @@ def peak_bytes(step: Step, inputs: LossInputs, device: str) -> int:
 
 
 def measure(
-    names: Sequence[str], sizes: Sequence[tuple[int, int]], device: str, repeats: int
+    names: Sequence[str],
+    sizes: Sequence[tuple[int, int]],
+    device: str,
+    repeats: int,
+    dtype: torch.dtype = torch.float32,
 ) -> list[dict[str, Any]]:
     """One row per size and loss: median milliseconds, peak MiB, and both over the reference's.
 
@@ -162,7 +171,7 @@ def measure(
     """
     rows: list[dict[str, Any]] = []
     for batch, tokens in sizes:
-        inputs = make_inputs(batch, tokens, device)
+        inputs = make_inputs(batch, tokens, device, dtype)
         steps = make_steps(names, inputs)
         for step in steps.values():  # warm-up
             step()

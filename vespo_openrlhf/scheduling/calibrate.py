@@ -56,9 +56,9 @@ def read_run(folder: Path) -> MeasuredRun:
     steps = [step for step in steps if step.get("kind") == "train" and "timing/publish" in step]
     prompts, n = flags["rollout.batch_size"], flags["rollout.n_samples_per_prompt"]
     updates = prompts * n // flags["train.batch_size"]
-    lag = LagOptions(
-        flags["lag.max"], flags["lag.on_stale"], flags["lag.sync_every"], flags["lag.target_ess"]
-    )
+    names = ("max", "on_stale", "sync_every", "target_ess", "kv")
+    # A run of an earlier version has no flag for kv.
+    lag = LagOptions(**{n: flags[f"lag.{n}"] for n in names if f"lag.{n}" in flags})
     if not flags["train.async_enable"]:
         lag = lag.synchronous(updates)
     # Groups that are trained at the end were made under the bound; the engines are idle after.
@@ -85,6 +85,7 @@ def read_run(folder: Path) -> MeasuredRun:
         publish_seconds=fmean(step["timing/publish"] for step in steps)
         * (lag.sync_every or updates)
         / updates,
+        prefill_tokens_per_second=_prefill_speed(steps),
         reward_seconds=fmean(step["timing/reward"] for step in steps),
     )
     return MeasuredRun(
@@ -94,6 +95,14 @@ def read_run(folder: Path) -> MeasuredRun:
         len(steps) * prompts * n / sum(seconds),
         len(steps),
     )
+
+
+def _prefill_speed(steps: Sequence[dict[str, Any]]) -> float | None:
+    """Of the KV caches that were computed again; None where the run reports none."""
+    tokens, seconds = (
+        sum(step.get(f"recompute/{name}", 0.0) for step in steps) for name in ("tokens", "seconds")
+    )
+    return tokens / seconds if tokens and seconds else None
 
 
 def fit_decode_step(groups: Sequence[dict[str, Any]]) -> tuple[float, float]:

@@ -3,7 +3,8 @@
 An engine decodes one token of each of its active sequences per step, and a step takes
 base + per_sequence * active seconds. All active sequences advance alike, so one that enters after
 V steps ends at step V + its length: a heap of end marks per engine, and one event per finished
-sequence, however many tokens it has.
+sequence, however many tokens it has. New weights cost an engine what it takes to compute the KV
+cache of its unfinished responses again, unless it keeps it.
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class SimulatedEngine:
         self._steps = 0.0
         self._since = cluster.calendar.now
         self._paused = False
+        self._pauses = 0
         self._plan = 0  # the newest planned wake-up; older ones are void
         self._dirty = False
         # From step marks[i] on, the weights are of versions[i].
@@ -88,16 +90,34 @@ class SimulatedEngine:
         """Stand still, with all requests kept."""
         self._catch_up()
         self._paused = True
+        self._pauses += 1
         self._touch()
 
     def resume(self, version: int) -> None:
-        """Go on, with these weights."""
+        """Go on, with these weights, once what is to be computed again is."""
         self._catch_up()
-        self._paused = False
         self.version = version
         self._marks.append(self._steps)
         self._versions.append(version)
-        self._touch()
+        self._pauses += 1
+        calendar = self._cluster.calendar
+        if seconds := self._recompute_seconds():
+            calendar.at(calendar.now + seconds, self._go_on, self._pauses)
+        else:
+            self._go_on(self._pauses)
+
+    def _go_on(self, pauses: int) -> None:
+        if pauses == self._pauses:  # and has not been paused again meanwhile
+            self._catch_up()
+            self._paused = False
+            self._touch()
+
+    def _recompute_seconds(self) -> float:
+        speed = self._cluster.config.prefill_tokens_per_second
+        if speed is None or self._cluster.scheduler.config.lag.kv == "keep":
+            return 0.0
+        sampled = sum(length - (end - self._steps) for end, _, _, length in self._active)
+        return sampled / speed * self._slowdown
 
     def replan(self) -> None:
         """Plan the next end of a sequence, after everything that happened at this moment."""

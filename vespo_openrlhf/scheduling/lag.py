@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 OnStale = Literal["wait", "drop", "keep"]
+KV = Literal["recompute", "keep"]
 
 
 #: A response as (version, tokens) pairs: so many consecutive tokens sampled by that version. The
@@ -116,6 +117,10 @@ class LagOptions:
         target_ess: effective sample size of the importance weights, as a share of the batch in
             (0, 1), that the working lag is steered to, within `max`. None: the working lag is
             `max`.
+        kv: what becomes of the KV cache of an unfinished response when its engine takes new
+            weights. "recompute": it is computed again, so that a token depends on one version
+            alone, that of its stamp. "keep": later tokens attend to what older weights made of
+            the earlier ones; their stamp is the version that sampled them.
 
     Raises:
         ValueError: a value out of range.
@@ -125,6 +130,7 @@ class LagOptions:
     on_stale: OnStale = "wait"
     sync_every: int | None = None
     target_ess: float | None = None
+    kv: KV = "recompute"
 
     def __post_init__(self) -> None:
         if self.max is not None and self.max < 0:
@@ -132,6 +138,8 @@ class LagOptions:
         if self.on_stale not in get_args(OnStale):
             names = ", ".join(get_args(OnStale))
             raise ValueError(f"lag.on_stale must be one of {names}, got {self.on_stale!r}")
+        if self.kv not in get_args(KV):
+            raise ValueError(f"lag.kv must be one of {', '.join(get_args(KV))}, got {self.kv!r}")
         if self.sync_every is not None and self.sync_every < 1:
             raise ValueError(f"lag.sync_every is at least 1 update, got {self.sync_every}")
         if self.target_ess is not None and not 0 < self.target_ess < 1:

@@ -17,11 +17,14 @@ class LagStatistics:
         tokens: tokens at each lag.
         oldest: samples by the lag of their oldest token.
         versions: tokens sampled by each policy version.
+        after_sync: tokens sampled after their response had been given new weights: with the KV
+            cache kept, on one that older weights have computed.
     """
 
     tokens: Mapping[int, int]
     oldest: Mapping[int, int]
     versions: Mapping[int, int]
+    after_sync: int
 
     @classmethod
     def of(cls, batch: Batch) -> LagStatistics:
@@ -29,16 +32,19 @@ class LagStatistics:
         tokens: dict[int, int] = {}
         oldest: dict[int, int] = {}
         versions: dict[int, int] = {}
+        after_sync = 0
         for version, mini_batch in enumerate(batch.mini_batches, start=batch.version):
             for group in mini_batch:
                 for spans in group.spans:
                     lag = version - spans[0][0]
                     oldest[lag] = oldest.get(lag, 0) + 1
+                    after_sync += sum(count for _, count in spans[1:])
                     for sampled, count in spans:
                         lag = version - sampled
                         tokens[lag] = tokens.get(lag, 0) + count
                         versions[sampled] = versions.get(sampled, 0) + count
-        return cls(*(dict(sorted(d.items())) for d in (tokens, oldest, versions)))
+        tokens, oldest, versions = (dict(sorted(d.items())) for d in (tokens, oldest, versions))
+        return cls(tokens, oldest, versions, after_sync)
 
     @property
     def max(self) -> int:
@@ -140,6 +146,7 @@ class BatchReport:
             "lag/mean": self.lag.mean,
             "lag/mean_oldest": self.lag.mean_oldest,
             "lag/working": self.working_lag,
+            "lag/tokens_after_sync": self.lag.after_sync / tokens,
             "scheduler/in_flight_samples": self.in_flight,
             "scheduler/in_flight_groups": self.in_flight_groups,
             "scheduler/queued_groups": self.queued_groups,

@@ -87,6 +87,8 @@ class ClusterConfig:
         train_tokens_per_second: None for a trainer as fast as the engines at max_sequences.
         update_seconds: per optimizer update, on top of its tokens.
         publish_seconds: of a weight update; engines and trainer stand still.
+        prefill_tokens_per_second: of an engine that computes the KV cache of its unfinished
+            responses again after a weight update; None for at no cost. Prompts are not counted.
         reward_seconds: from the last token to the verdict.
         ess_half_lag: mean token lag, in updates, at which the effective sample size is one half;
             None for a trainer that does not measure it.
@@ -104,6 +106,7 @@ class ClusterConfig:
     train_tokens_per_second: float | None = None
     update_seconds: float = 0.0
     publish_seconds: float = 0.0
+    prefill_tokens_per_second: float | None = None
     reward_seconds: float = 0.0
     ess_half_lag: float | None = None
     faults: Faults = field(default_factory=Faults)
@@ -115,6 +118,8 @@ class ClusterConfig:
             raise ValueError("a decode step takes more than 0 seconds")
         if self.train_tokens_per_second is not None and self.train_tokens_per_second <= 0:
             raise ValueError("a trainer trains more than 0 tokens per second")
+        if self.prefill_tokens_per_second is not None and self.prefill_tokens_per_second <= 0:
+            raise ValueError("an engine prefills more than 0 tokens per second")
 
     def step_time(self, active: int) -> float:
         """Seconds per decode step with that many active sequences."""

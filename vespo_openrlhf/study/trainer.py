@@ -127,7 +127,8 @@ class Run:
         seed = 1 + self.cell.seed
         for number in purpose:
             seed = seed * 1_000_003 + number
-        return torch.Generator().manual_seed(seed % (2**63))
+        device = torch.get_default_device()  # the CPU, but for scripts/gpu_check.py
+        return torch.Generator(device).manual_seed(seed % (2**63))
 
     def _evaluate(self, update: int) -> float:
         prompts, answers = self._held_out

@@ -1,6 +1,7 @@
 """The engine actor's parts that need no engine; the whole of it runs in the end-to-end tests."""
 
 import asyncio
+import functools
 import math
 import subprocess
 import sys
@@ -269,3 +270,86 @@ def test_what_happened_before_an_engine_failed_is_told() -> None:
     told, error = stream(ScriptedEngine([0.0, 0.0, 30.0], fails=1), 3)
     assert error == "the core is gone"
     assert [type(event) for news in told for event in news] == [Generated, Scored, Generated]
+
+
+class RecordingLLM:
+    """vLLM's side of an update: what it is asked, and the tokens of the unfinished responses."""
+
+    errored = False
+
+    def __init__(self, counts: dict[str, int]) -> None:
+        self.counts = counts
+        self.asked: list = []
+        self.engine_core = SimpleNamespace(outputs_queue=asyncio.Queue())
+        self.output_processor = SimpleNamespace(request_states=self)
+
+    def values(self) -> list:
+        return [
+            SimpleNamespace(
+                external_req_id=name,
+                detokenizer=SimpleNamespace(
+                    num_output_tokens=functools.partial(self.counts.get, name)
+                ),
+            )
+            for name in self.counts
+        ]
+
+    async def pause_generation(self, **options) -> None:
+        self.asked.append(options)
+
+    async def resume_generation(self) -> None:
+        self.asked.append("resume")
+
+    async def generate(self, prompt, sampling, request_id):
+        self.asked.append(prompt)
+        token = SimpleNamespace(token_ids=[7], logprobs=None)
+        yield SimpleNamespace(request_id=request_id, outputs=[token])
+
+
+def engine_of(llm: RecordingLLM, *, keep_kv: bool) -> VersionedRollout:
+    engine = object.__new__(VersionedRollout)
+    engine.llm, engine._versions = llm, TokenVersions(3)
+    engine._generating, engine._paused, engine._mm_pad_token_ids = 0, False, None
+    engine._recomputed, engine._recomputing = [], None
+    engine._settings = RolloutSettings(None, SamplingParams(), 64, 30.0, keep_kv)
+    return engine
+
+
+def test_a_kv_cache_that_is_recomputed_is_dropped_and_timed() -> None:
+    llm = RecordingLLM({"a": 5, "b": 2, "new": 0})
+    engine = engine_of(llm, keep_kv=False)
+
+    async def updates() -> list[list[tuple[int, float]]]:
+        measured = [await engine.begin_update()]
+        await engine.end_update(4)
+        llm.counts = {"a": 6, "new": 0}  # b has ended, and a goes on
+        await engine._recomputing
+        measured.append(await engine.begin_update())
+        await engine.end_update(5)  # and here nothing goes on before the next
+        measured.append(await engine.begin_update())
+        await engine.generate([1, 2], SamplingParams())
+        return measured
+
+    first, second, third = asyncio.run(updates())
+    assert first == third == []
+    ((tokens, seconds),) = second
+    assert tokens == 7
+    assert seconds > 0
+    assert llm.asked[0] == {"mode": "keep", "clear_cache": True}
+    assert "cache_salt" not in llm.asked[-1]
+
+
+def test_a_kv_cache_that_is_kept_is_nobody_elses_than_its_versions() -> None:
+    llm = RecordingLLM({"a": 5})
+    engine = engine_of(llm, keep_kv=True)
+
+    async def update() -> None:
+        await engine.generate([1, 2], SamplingParams())
+        await engine.begin_update()
+        await engine.end_update(4)
+        await engine.generate([1, 2], SamplingParams())
+
+    asyncio.run(update())
+    assert llm.asked[1] == {"mode": "keep", "clear_cache": False}
+    assert [llm.asked[i]["cache_salt"] for i in (0, -1)] == ["3", "4"]
+    assert engine._recomputing is None

@@ -28,6 +28,7 @@ class Publishing:
     def __init__(self, error: Exception | None) -> None:
         self.args = SimpleNamespace(vllm=SimpleNamespace(enable_sleep=False))
         self._weights = asyncio.Lock()
+        self._recomputed: list[tuple[int, float]] = []
         self.engines = [Engine(0), Engine(1)]
         self.failed: list[str] = []
         self.updated: list[tuple[str, int]] = []
@@ -39,6 +40,7 @@ class Publishing:
             living=[],
             engine_failed=lambda engine, error: self.failed.append(engine.name),
             ask=self._ask,
+            answers=self._answers,
             scheduler=SimpleNamespace(on_engine_updated=lambda *args: self.updated.append(args)),
             wake=lambda: None,
         )
@@ -54,6 +56,10 @@ class Publishing:
     async def _ask(self, engines: list[Engine], method: str, *args, **kwargs) -> list[Engine]:
         self.asked.append(method)
         return engines
+
+    async def _answers(self, engines: list[Engine], method: str) -> dict[Engine, list]:
+        self.asked.append(method)
+        return {engine: [(10, 0.5)] for engine in engines}
 
     async def _check_weights(self, engines: list[Engine], version: int) -> list[Engine]:
         return engines
@@ -73,6 +79,7 @@ def test_engines_have_a_version_when_it_has_reached_them_all() -> None:
     assert trainer.updated == [("engine-0", 4), ("engine-1", 4)]
     assert trainer.evaluated == 1
     assert not trainer.failed
+    assert trainer._recomputed == [(10, 0.5), (10, 0.5)]
 
 
 def test_all_that_took_part_in_a_broken_update_are_started_again() -> None:

@@ -23,6 +23,7 @@ FLAGS = {
     "lag.on_stale": "wait",
     "lag.sync_every": None,
     "lag.target_ess": None,
+    "lag.kv": "recompute",
 }
 SYNCHRONOUS = {"train.async_enable": False}
 TAKES_TURNS = SYNCHRONOUS | {"train.colocate_all": True, "vllm.enable_sleep": True}

@@ -380,6 +380,7 @@ SYNCHRONOUS = {"train.async_enable": False}
         (SYNCHRONOUS | {"lag.on_stale": "drop"}, r"--lag\.on_stale drop has no effect without"),
         (SYNCHRONOUS | {"lag.target_ess": 0.5}, r"--lag\.target_ess 0\.5 has no effect without"),
         (SYNCHRONOUS | {"train.partial_rollout_enable": True}, r"requires --train\.async_enable"),
+        ({"lag.kv": "keep"}, r"--lag\.kv keep has no effect without --train\.partial_rollout"),
         (OWN_PPO | {"lag.target_ess": 0.5}, r"--actor\.policy_loss_type ppo reports none"),
         (
             OWN_PPO | {"algo.advantage.is_correction_level": "off"},

@@ -63,13 +63,34 @@ def test_the_trainers_memory_is_its_terms(flags: dict[str, Any]) -> None:
     model = shape("Qwen3-30B-A3B-Base")
     taken = memory.trainer_memory(model, flags, 79 * GIB, reads_old_log_probs=False)
     assert taken.terms["optimizer"] == model.parameters * 12 / 16
-    assert taken.terms["logits and their gradient"] == 10 * 16384 * 151936
+    head = 12 * 2**27 + 12 * 16384 * 2048 + 2 * 151936 * 2048  # with the entropy
+    assert taken.terms["log-prob head"] == head
     assert taken.total == sum(taken.terms.values())
-    assert taken.largest(1).startswith("logits and their gradient 23.2")
+    assert taken.largest(1).startswith("optimizer 21.3")
     longer = flags | {"train.max_tokens_per_gpu": 32768}
     assert memory.trainer_memory(model, longer, 79 * GIB, reads_old_log_probs=False).total > (
         taken.total
     )
+
+
+def test_whole_logits_are_counted_where_they_are_made(flags: dict[str, Any]) -> None:
+    model = shape("Qwen3-30B-A3B-Base")
+
+    def taken(**options: Any) -> memory.Memory:
+        changed = flags | {name.replace("__", "."): value for name, value in options.items()}
+        return memory.trainer_memory(model, changed, 79 * GIB, reads_old_log_probs=False)
+
+    logits = "logits and their gradient"
+    for full in ({"actor__log_prob_head": "full"}, {"ds__ring_attn_size": 2}):
+        tokens = 16384
+        assert taken(actor__entropy_coef=None, **full).terms[logits] == 10 * tokens * 151936
+        assert taken(actor__entropy_coef=0.0, **full).terms[logits] == 18 * tokens * 151936
+        assert taken(actor__entropy_coef=0.0, **full).largest(1).startswith(logits)
+    head = "log-prob head"
+    more = taken(actor__entropy_coef=0.0).terms[head] - taken(actor__entropy_coef=None).terms[head]
+    assert more == 4 * 2**27
+    full = taken(actor__log_prob_head="full", actor__entropy_coef=None).terms[logits]
+    assert taken(actor__entropy_coef=None).terms[head] < 0.1 * full
 
 
 def test_sleep_makes_room_on_a_shared_gpu(flags: dict[str, Any]) -> None:

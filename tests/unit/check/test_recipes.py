@@ -77,7 +77,7 @@ def test_the_papers_numbers_are_in_the_flags() -> None:
         assert (flags["--rollout.temperature"], flags["--rollout.top_p"]) == ("1.0", "1.0")
         assert flags["--algo.kl.init_coef"] == "0"
         synchronous = "--train.async_enable" not in flags
-        assert flags.get("--actor.entropy_coef") == ("0" if synchronous else None)
+        assert flags["--actor.entropy_coef"] == "0"
         assert flags.get("--vespo.anchor") == ("old" if synchronous else None)
         updates = int(flags["--data.max_samples"]) * int(flags["--train.num_episodes"]) / 256
         assert updates == pytest.approx(1500, rel=0.03)

@@ -3,12 +3,21 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from vespo_openrlhf import simulate as command
-from vespo_openrlhf.scheduling import LagOptions, PromptLedger, Scheduler, SchedulerConfig, bench
-from vespo_openrlhf.scheduling.cluster import Cluster
+from vespo_openrlhf.scheduling import (
+    LagOptions,
+    Prompt,
+    PromptLedger,
+    Request,
+    Scheduler,
+    SchedulerConfig,
+    bench,
+)
+from vespo_openrlhf.scheduling.cluster import Cluster, SimulatedEngine
 from vespo_openrlhf.scheduling.simulate import PRESETS, Baselines, RunLength, simulate
 from vespo_openrlhf.scheduling.workload import ClusterConfig, Faults, Lengths
 
@@ -107,6 +116,46 @@ def test_more_lag_is_more_throughput():
         speeds.append(result.samples_per_second)
     assert speeds == sorted(speeds)
     assert speeds[-1] > 2 * Baselines.of(SMALL).synchronous.samples_per_second
+
+
+def test_a_kv_cache_that_is_computed_again_costs_what_it_takes():
+    setup = replace(SMALL, cluster=replace(SMALL.cluster, prefill_tokens_per_second=2000.0))
+    speeds = {}
+    for name, of, kv in (
+        ("free", SMALL, "recompute"),
+        ("keep", setup, "keep"),
+        ("recompute", setup, "recompute"),
+    ):
+        lag = LagOptions(max=16, kv=kv)
+        result = simulate(of, lag, RunLength(10, 20, 4), partial_rollout=True)
+        assert (result.lost, result.duplicated) == (0, 0)
+        speeds[name] = result.samples_per_second
+    assert speeds["free"] == speeds["keep"] > speeds["recompute"]
+
+
+def test_an_engine_stands_still_while_it_computes_again():
+    """Four sequences of 20 tokens at a token a second; after ten, new weights, and 40 tokens to
+    compute again at 8 a second."""
+    config = ClusterConfig(
+        1, 4, 1.0, 0.0, Lengths(20, 0.0, 20), publish_seconds=3.0, prefill_tokens_per_second=8.0
+    )
+    cluster = Cluster(config, group_size=4)
+    cluster.scheduler = SimpleNamespace(config=SchedulerConfig(1, 4, 1, 4))
+    engine = SimulatedEngine(cluster, "engine-0", 0, 1.0)
+    ended = []
+    cluster.sample_done = lambda engine, ticket, sample, spans: ended.append(
+        (cluster.calendar.now, spans)
+    )
+    engine.generate(Request(0, Prompt(0, 0, "p"), 4, 0))
+    calendar = cluster.calendar
+    calendar.at(10.0, engine.pause)
+    calendar.at(13.0, engine.resume, 1)
+    engine.replan()
+    while calendar.step():
+        for touched in cluster.dirty:
+            touched.replan()
+        cluster.dirty.clear()
+    assert ended == [(28.0, ((0, 10), (1, 10)))] * 4
 
 
 def test_target_ess_is_met():
