@@ -7,6 +7,8 @@ later a pause of 0.1 s and more at any allocation.
 
 import gc
 
+_THRESHOLDS = gc.get_threshold()
+
 
 def relax() -> None:
     """Look less often; before the imports."""
@@ -14,6 +16,7 @@ def relax() -> None:
 
 
 def settle() -> None:
-    """Never look at what is there by now; once a process is up."""
+    """Look as often as ever, and never at what is there by now; once a process is up."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*_THRESHOLDS)

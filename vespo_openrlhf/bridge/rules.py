@@ -279,7 +279,7 @@ def check_own_loss(flags: Flags) -> None:
     if uses_our_loss(flags):
         return
     clip = flags["actor.dual_clip"]
-    if clip is not None and clip <= 1:
+    if clip is not None and not clip > 1:
         raise ValueError(f"--actor.dual_clip is {clip:g}: set it above 1")
     if flags["actor.loss_agg_mode"] == "seq-mean-token-sum":
         raise ValueError(

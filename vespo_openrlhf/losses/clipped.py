@@ -93,7 +93,7 @@ def ppo_loss(
             contains old/rollout; the anchor's log-probs are missing.
     """
     _check_clip("ppo", clip_low, clip_high)
-    if dual_clip is not None and dual_clip <= 1:
+    if dual_clip is not None and not dual_clip > 1:
         raise ValueError(f"ppo: dual_clip must be above 1, got {dual_clip}")
     if tis not in ("off", "clip", "mask"):
         raise ValueError(f"ppo: tis must be off, clip or mask, got {tis!r}")
