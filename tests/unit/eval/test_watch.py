@@ -112,8 +112,8 @@ def test_an_evaluation_ends_with_its_watch(signum: int, deaf: str, tmp_path: Pat
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"DEAF": deaf},
-        # A shell lets its background jobs ignore interrupts, and this test's process may be one.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # A background job may ignore interrupts, and one of nohup's the hang-up; what it starts, too.
+        preexec_fn=lambda: signal.signal(signum, signal.SIG_DFL),
     )
     assert running.stdout is not None
     assert running.stdout.readline().startswith("== step 1")
