@@ -112,6 +112,7 @@ def check_batches(run: Run, loss: str) -> None:
         assert "failed" not in line  # of samples that were not trained
         assert line.get("unscored/failed", 1.0) == 1.0
         assert math.isfinite(line["policy_loss"])
+        assert abs(line["rollout_kl"]) < 1  # of OpenRLHF's own loss, too
         assert 0 < line[f"{loss}/grad_norm_mean"] <= line[f"{loss}/grad_norm_max"]
         assert line[f"{loss}/num_skipped_updates"] == 0
         assert line["response_length"] > 0

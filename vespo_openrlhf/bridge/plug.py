@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -30,6 +29,9 @@ from vespo_openrlhf.reward import options as reward_options
 # At a time per engine. Each group in flight is one, and Ray's 1,000 would leave none for an update
 # of the weights, which is what lets groups end.
 _CALLS = 2**16
+
+
+_LOG_PROBS = {"logprobs_mode": "processed_logprobs", "max_logprobs": 1}
 
 
 class RayStart:
@@ -76,7 +78,9 @@ class Engines:
     """The engines' class, as OpenRLHF makes actors of it, with what its flags cannot say.
 
     OpenRLHF sets no `max_num_seqs`, and vLLM then decodes as many sequences at a time as its table
-    of devices has for it, 128 as a rule; the rest of those in flight waits within the engine.
+    of devices has for it, 128 as a rule; the rest of those in flight waits within the engine. And
+    only with its own correction does it ask for log-probs of the policy that really samples, which
+    every run's metrics need.
 
     Args:
         remote_class: a Ray actor class.
@@ -89,11 +93,15 @@ class Engines:
     def options(self, **options: Any) -> Any:
         """As the class's own."""
         made = self._remote_class.options(**options)
-        sizes = {"max_num_seqs": self.max_num_seqs}
+        arguments: dict[str, Any] = {"max_num_seqs": self.max_num_seqs} | _LOG_PROBS
         if (self.max_num_seqs or 0) > SchedulerConfig.DEFAULT_MAX_NUM_BATCHED_TOKENS:
             # Or vLLM does not start: a step must have a token for each.
-            sizes["max_num_batched_tokens"] = self.max_num_seqs
-        return SimpleNamespace(remote=functools.partial(made.remote, **sizes))
+            arguments["max_num_batched_tokens"] = self.max_num_seqs
+
+        def remote(**of_openrlhf: Any) -> Any:
+            return made.remote(**of_openrlhf | arguments)
+
+        return SimpleNamespace(remote=remote)
 
 
 @dataclass(frozen=True)

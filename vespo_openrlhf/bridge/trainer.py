@@ -347,7 +347,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             max_tokens=options["max_new_tokens"],
             min_tokens=options["min_new_tokens"],
             skip_special_tokens=False,
-            logprobs=0 if self.args.algo.advantage.is_correction_level != "off" else None,
+            logprobs=0,  # of the sampled token alone
         )
 
     def _accept(self, group: Group) -> bool:

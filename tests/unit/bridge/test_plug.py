@@ -22,6 +22,7 @@ class RemoteClass:
 def test_vllm_takes_as_many_sequences_as_are_in_flight(in_flight: int) -> None:
     engines = Engines(RemoteClass())
     engines.max_num_seqs = in_flight
-    made = engines.options(num_gpus=1).remote(model="m")
+    made = engines.options(num_gpus=1).remote(model="m", max_logprobs=5)
     assert made.pop("model") == "m"
+    assert (made.pop("logprobs_mode"), made.pop("max_logprobs")) == ("processed_logprobs", 1)
     assert SchedulerConfig.default_factory(**made).max_num_seqs == in_flight
