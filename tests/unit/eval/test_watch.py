@@ -112,7 +112,7 @@ def test_an_evaluation_ends_with_its_watch(signum: int, deaf: str, tmp_path: Pat
         stdout=subprocess.PIPE,
         text=True,
         env=os.environ | {"DEAF": deaf},
-        # A background job may ignore interrupts, one of nohup's the hang-up, and so do its children.
+        # A background job may ignore interrupts, one of nohup's the hang-up; so do their children.
         preexec_fn=lambda: signal.signal(signum, signal.SIG_DFL),
     )
     assert running.stdout is not None
