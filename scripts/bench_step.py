@@ -27,9 +27,15 @@ WARM_UP_BATCHES = 2
 BATCHES = 12
 # Our command line with nothing of ours in place but how Ray starts: OpenRLHF does the rest.
 STOCK = """
-import sys
+import contextlib, sys
 from vespo_openrlhf.bridge import cli, plug
-plug.in_place = plug.ray_in_place
+
+@contextlib.contextmanager
+def stock():
+    with plug.ray_in_place() as start_ray:
+        yield plug.Plugs(start_ray, plug.Engines(None))
+
+plug.in_place = stock
 sys.exit(cli.main())
 """
 COMMANDS = {

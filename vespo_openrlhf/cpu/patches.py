@@ -90,6 +90,21 @@ def _openrlhf_engine(module: Any) -> None:
     module.RolloutRayActor = float32_engine(module.RolloutRayActor)
 
 
+def _openrlhf_worker(module: Any) -> None:
+    """OpenRLHF's worker makes the tensor for a weight on "cuda". Ours has a receiver of its own;
+    this is for stock OpenRLHF, to measure beside (scripts/bench_step.py)."""
+    import torch
+
+    def update_weight(
+        self: Any, name: str, dtype: torch.dtype, shape: torch.Size, empty_cache: bool = False
+    ) -> None:
+        weight = torch.empty(shape, dtype=dtype)
+        self._model_update_group.broadcast(weight, src=0)
+        self.model_runner.model.load_weights(weights=[(name, weight)])
+
+    module.WorkerWrap.update_weight = update_weight
+
+
 def _deepspeed_engine(module: Any) -> None:
     """In float32 without ZeRO, DeepSpeed clips the gradient but forgets its norm (reports 0)."""
     from torch.nn.utils import clip_grad_norm_, get_total_norm
@@ -130,6 +145,7 @@ PATCHES: dict[str, Callable[[Any], None]] = {
     "openrlhf.utils.deepspeed.deepspeed": _openrlhf_deepspeed,
     "openrlhf.trainer.ppo_utils.replay_buffer": _openrlhf_replay_buffer,
     "openrlhf.trainer.ray.vllm_engine": _openrlhf_engine,
+    "openrlhf.trainer.ray.vllm_worker_wrap": _openrlhf_worker,
     "deepspeed.runtime.engine": _deepspeed_engine,
     "vllm.model_executor.layers.utils": _vllm_linear,
 }
