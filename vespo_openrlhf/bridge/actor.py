@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 from openrlhf.models import PolicyLoss
@@ -26,6 +25,7 @@ from vespo_openrlhf.bridge.seams import SeamError, plain_class
 from vespo_openrlhf.bridge.settings import flatten
 from vespo_openrlhf.bridge.update_metrics import UPDATES, UpdateMetrics, finite_means
 from vespo_openrlhf.bridge.weights import WeightPublisher
+from vespo_openrlhf.replaced import replaced
 
 
 class PolicyTrainer(ppo_actor.ActorPPOTrainer):
@@ -73,7 +73,7 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
             RuntimeError: OpenRLHF took its steps without calling our loss.
             NonFiniteError: an update was stopped.
         """
-        with mock.patch.object(ppo_actor, "DataLoader", _in_order):
+        with replaced(ppo_actor, DataLoader=_in_order):
             status: dict[str, Any] = super().ppo_train(kl_ctl)
         status |= self._sample_metrics.drain(self._data_ranks)
         updates = self._updates.drain()
@@ -141,8 +141,8 @@ class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc
     def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         model_checkpoints.install(strategy)
         with (
-            mock.patch.object(ppo_actor, "ActorPPOTrainer", PolicyTrainer),
-            mock.patch.object(ppo_actor, "Actor", head.actor_class(strategy)),
+            replaced(ppo_actor, ActorPPOTrainer=PolicyTrainer),
+            replaced(ppo_actor, Actor=head.actor_class(strategy)),
         ):
             super().init_model_from_pretrained(strategy, *args, **kwargs)
         if not isinstance(self.trainer, PolicyTrainer):

@@ -18,7 +18,6 @@ import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
-from unittest import mock
 
 from vespo_openrlhf import config, versions
 from vespo_openrlhf.bridge import resume, rules, seams, settings
@@ -28,6 +27,7 @@ from vespo_openrlhf.bridge.run_folder import RunFolder
 from vespo_openrlhf.losses.inputs import LOSS_AGG_MODES
 from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES
 from vespo_openrlhf.redact import hide
+from vespo_openrlhf.replaced import replaced
 
 if TYPE_CHECKING:
     from vespo_openrlhf.bridge.plug import Plugs
@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             contextlib.ExitStack() as held,
             plug.in_place() as plugs,
             _extended_parser(held, plugs) as started,
-            mock.patch.object(sys, "argv", [_UPSTREAM, *arguments]),
+            replaced(sys, argv=[_UPSTREAM, *arguments]),
         ):
             runpy.run_module(_UPSTREAM, run_name="__main__")
             for run, episodes in started:
@@ -129,7 +129,7 @@ def _extended_parser(
             started.append((run, flags["train.num_episodes"]))
         return namespace
 
-    with mock.patch.object(argparse.ArgumentParser, "parse_args", parse_args):
+    with replaced(argparse.ArgumentParser, parse_args=parse_args):
         yield started
 
 

@@ -11,9 +11,10 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
+
+from vespo_openrlhf.replaced import replaced
 
 _SHOWN = 3
 
@@ -166,5 +167,5 @@ def _leaving_out_the_step(engine: Any) -> Iterator[None]:
         changes["check_overflow"] = lambda *args, **kwargs: None
     else:
         changes["step"] = lambda *args, **kwargs: None
-    with mock.patch.multiple(engine.optimizer, create=True, **changes):
+    with replaced(engine.optimizer, **changes):
         yield

@@ -14,7 +14,6 @@ import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
 import torch
 from openrlhf.models import Actor
@@ -26,6 +25,7 @@ from vespo_openrlhf import config
 from vespo_openrlhf.bridge.seams import plain_class
 from vespo_openrlhf.bridge.settings import flatten
 from vespo_openrlhf.head import token_log_probs
+from vespo_openrlhf.replaced import replaced
 
 # Tokens of the trial, and how far its log-probs may be from those by way of the logits, as a mean
 # in nats: a product of another shape may round the last digit of a logit otherwise.
@@ -231,5 +231,5 @@ class ReferenceActor(plain_class(launcher.ReferenceModelActor)):  # type: ignore
     """`ReferenceModelActor` around our actor."""
 
     def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        with mock.patch.object(launcher, "Actor", actor_class(strategy)):
+        with replaced(launcher, Actor=actor_class(strategy)):
             super().init_model_from_pretrained(strategy, *args, **kwargs)

@@ -12,11 +12,12 @@ import functools
 import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
-from unittest import mock
 
 import ray
 from openrlhf.trainer.ray import launcher, vllm_engine
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from vespo_openrlhf.replaced import replaced
 
 _WAIT_SECONDS = 30
 
@@ -63,9 +64,9 @@ def in_place() -> Iterator[None]:
             super().__init__(num_nodes, num_gpus_per_node, model, pg=group, **kwargs)
 
     with (
-        mock.patch.object(module, "placement_group", trainer),  # models and engines on the same
-        mock.patch.object(launcher, "RayActorGroup", ModelGroup),
-        mock.patch.object(vllm_engine, "placement_group", rollout),
+        replaced(module, placement_group=trainer),  # models and engines on the same
+        replaced(launcher, RayActorGroup=ModelGroup),
+        replaced(vllm_engine, placement_group=rollout),
     ):
         yield
 

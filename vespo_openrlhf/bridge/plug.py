@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 import ray
 from openrlhf.trainer import ppo_trainer, ppo_trainer_async
@@ -24,6 +23,7 @@ from vespo_openrlhf.bridge.model_checkpoints import CriticActor
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
 from vespo_openrlhf.cpu import build_locks
 from vespo_openrlhf.cpu import settings as cpu_settings
+from vespo_openrlhf.replaced import replaced
 from vespo_openrlhf.reward import options as reward_options
 
 # At a time per engine. Each group in flight is one, and Ray's 1,000 would leave none for an update
@@ -131,7 +131,7 @@ def _logical_resources(flags: dict[str, Any]) -> dict[str, Any]:
 def ray_in_place() -> Iterator[RayStart]:
     """`ray.init`, which OpenRLHF calls unless Ray runs, is what this yields."""
     start_ray = RayStart(ray.init)
-    with mock.patch.object(ray, "init", start_ray):
+    with replaced(ray, init=start_ray):
         yield start_ray
 
 
@@ -145,12 +145,12 @@ def in_place() -> Iterator[Plugs]:
     trainer = placement.OnThisNode(ray.remote(num_cpus=0)(ScheduledTrainer))
     engines = Engines(ray.remote(max_restarts=-1, max_concurrency=_CALLS)(VersionedRollout))
     with (
-        mock.patch.object(ppo_actor, "PolicyModelActor", ray.remote(num_gpus=1)(PolicyActor)),
-        mock.patch.object(launcher, "ReferenceModelActor", ray.remote(num_gpus=1)(ReferenceActor)),
-        mock.patch.object(ppo_critic, "CriticModelActor", ray.remote(num_gpus=1)(CriticActor)),
-        mock.patch.object(ppo_trainer, "PPOTrainer", trainer),
-        mock.patch.object(ppo_trainer_async, "PPOTrainerAsync", trainer),
-        mock.patch.object(vllm_engine, "RolloutRayActor", engines),
+        replaced(ppo_actor, PolicyModelActor=ray.remote(num_gpus=1)(PolicyActor)),
+        replaced(launcher, ReferenceModelActor=ray.remote(num_gpus=1)(ReferenceActor)),
+        replaced(ppo_critic, CriticModelActor=ray.remote(num_gpus=1)(CriticActor)),
+        replaced(ppo_trainer, PPOTrainer=trainer),
+        replaced(ppo_trainer_async, PPOTrainerAsync=trainer),
+        replaced(vllm_engine, RolloutRayActor=engines),
         placement.in_place(),
         ray_in_place() as start_ray,
     ):

@@ -21,10 +21,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
-from unittest import mock
 
 from vespo_openrlhf.bridge import cli, settings
 from vespo_openrlhf.check.losses import check_options
+from vespo_openrlhf.replaced import replaced
 
 _HEAVY = ("openrlhf", "ray")
 
@@ -73,7 +73,7 @@ def resolve(arguments: Sequence[str]) -> Resolved:
     }
     printed = io.StringIO()
     with (
-        mock.patch.object(sys, "argv", [str(source), *arguments]),
+        replaced(sys, argv=[str(source), *arguments]),
         _our_parser(given, parsed),
         contextlib.redirect_stdout(printed),
     ):
@@ -109,7 +109,7 @@ def _our_parser(given: list[str], flags: dict[str, Any]) -> Iterator[None]:
         settings.complete(parsed)
         return namespace
 
-    with mock.patch.object(argparse.ArgumentParser, "parse_args", parse_args):
+    with replaced(argparse.ArgumentParser, parse_args=parse_args):
         yield
 
 
