@@ -171,20 +171,29 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         try:
             await self._driver.run()
             self._check_given_up(scheduler.ledger.account())
-        except StoppedError:
-            if scheduler.batches:  # there may be no checkpoint of what was trained
-                await self._save_models()
+        except BaseException as reason:
+            try:
+                if isinstance(reason, StoppedError) and scheduler.batches:
+                    await self._save_models()  # there may be no checkpoint of what was trained
+            finally:
+                for error in self._end_records(scheduler):  # which must not hide the reason
+                    logger.error("a record of the run could not be ended", exc_info=error)
             raise
-        finally:
-            self._progress.close()
-            for end in (
-                functools.partial(self._write_prompts, scheduler.ledger.account()),
-                *(log.close for log in (self.wandb_logger, self.tensorboard_logger) if log),
-            ):
-                try:
-                    end()
-                except Exception:  # such as a full disk: it must not hide why the run ended
-                    logger.exception("a record of the run could not be ended")
+        for error in self._end_records(scheduler):
+            raise error
+
+    def _end_records(self, scheduler: Scheduler) -> list[Exception]:
+        """What went wrong with any, such as a full disk; each is ended whatever befell another."""
+        self._progress.close()
+        write = functools.partial(self._write_prompts, scheduler.ledger.account())
+        logs = [log.close for log in (self.wandb_logger, self.tensorboard_logger) if log]
+        errors = []
+        for end in (write, *logs):
+            try:
+                end()
+            except Exception as error:
+                errors.append(error)
+        return errors
 
     async def _save_models(self) -> None:
         """The models that OpenRLHF writes where a run ends well."""

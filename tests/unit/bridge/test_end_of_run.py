@@ -38,9 +38,13 @@ class Ending:
     """A trainer at the end of its run: the driver fails as told, and each record notes its end."""
 
     _save_models = ScheduledTrainer._save_models
+    _end_records = ScheduledTrainer._end_records
     _check_given_up = ScheduledTrainer._check_given_up
 
-    def __init__(self, error: Exception | None, batches: int, critic: bool = True) -> None:
+    def __init__(
+        self, error: Exception | None, batches: int, critic: bool = True, full: bool = True
+    ) -> None:
+        self._full = full
         self.done: list[str] = []
         self._driver = SimpleNamespace(run=self._run)
         self._error = error
@@ -65,7 +69,8 @@ class Ending:
 
     def _write_prompts(self, account: list) -> None:
         self.done.append("prompts")
-        raise OSError("the disk is full")
+        if self._full:
+            raise OSError("the disk is full")
 
     def end(self) -> None:
         asyncio.run(ScheduledTrainer._run_to_the_end(self, self.scheduler))
@@ -96,6 +101,13 @@ def test_a_record_that_cannot_be_written_does_not_hide_why_the_run_ended() -> No
 
 
 def test_a_run_that_ends_well_leaves_its_models_to_openrlhf() -> None:
-    ending = Ending(None, batches=1, critic=False)
+    ending = Ending(None, batches=1, critic=False, full=False)
     ending.end()
+    assert ending.done == LOGS
+
+
+def test_a_run_that_cannot_write_its_records_has_not_ended_well() -> None:
+    ending = Ending(None, batches=1)
+    with pytest.raises(OSError, match="the disk is full"):
+        ending.end()
     assert ending.done == LOGS
