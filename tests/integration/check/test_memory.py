@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 
 import pytest
 
@@ -15,36 +11,12 @@ from vespo_openrlhf.check.memory import training_states
 from vespo_openrlhf.check.model import ModelShape
 
 RANKS = 2
-SCRIPT = Path(__file__).parent / "deepspeed_states.py"
 
 
 @pytest.fixture(scope="module")
-def measured() -> list[dict]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT)],
-            env={
-                **os.environ,
-                "RANK": str(rank),
-                "LOCAL_RANK": str(rank),
-                "WORLD_SIZE": str(RANKS),
-                "MASTER_ADDR": "127.0.0.1",
-                "MASTER_PORT": str(port),
-                "VESPO_CPU": "1",
-                "OMP_NUM_THREADS": "1",
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(RANKS)
-    ]
-    outputs = [rank.communicate(timeout=600)[0] for rank in ranks]
-    assert all(rank.returncode == 0 for rank in ranks), outputs[0][-3000:]
-    (line,) = (line for line in outputs[0].splitlines() if line.startswith("MEASURED "))
+def measured(run_on_deepspeed: Callable[..., str]) -> list[dict]:
+    output = run_on_deepspeed("check/deepspeed_states.py", ranks=RANKS)
+    (line,) = (line for line in output.splitlines() if line.startswith("MEASURED "))
     return json.loads(line.removeprefix("MEASURED "))
 
 
