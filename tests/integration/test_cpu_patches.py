@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -110,6 +111,23 @@ def test_the_gradient_norm_is_the_true_one_before_clipping(
     reported, true = map(float, line.split()[1:])
     assert reported == pytest.approx(true, rel=1e-5)
     assert reported > 0.1
+
+
+def test_stock_openrlhfs_worker_receives_a_weight() -> None:
+    """bench_step.py runs stock OpenRLHF beside ours, whose engines have a receiver of their own."""
+    cpu.install()
+    from openrlhf.trainer.ray.vllm_worker_wrap import WorkerWrap
+
+    loaded: list = []
+    model = SimpleNamespace(load_weights=lambda weights: loaded.extend(weights))
+    worker = SimpleNamespace(
+        _model_update_group=SimpleNamespace(broadcast=lambda tensor, src: tensor.fill_(2.0)),
+        model_runner=SimpleNamespace(model=model),
+    )
+    WorkerWrap.update_weight(worker, "w", torch.float32, torch.Size([2, 3]))
+    ((name, weight),) = loaded
+    assert (name, weight.device.type) == ("w", "cpu")
+    assert torch.equal(weight, torch.full((2, 3), 2.0))
 
 
 def receiver(port: int, *arguments: str) -> subprocess.Popen[str]:

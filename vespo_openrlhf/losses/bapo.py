@@ -25,13 +25,13 @@ def _size(start: float, end: float, step: float) -> int:
 def bapo_statistics(
     inputs: LossInputs,
     *,
-    low_start: float = 0.6,
-    low_max: float = 0.9,
-    low_step: float = 0.02,
-    high_start: float = 1.2,
-    high_max: float = 3.0,
-    high_step: float = 0.05,
-    anchor: str = "rollout",
+    low_start: float,
+    low_max: float,
+    low_step: float,
+    high_start: float,
+    high_max: float,
+    high_step: float,
+    anchor: str,
 ) -> Tensor:
     """(4 (K + 1),) float64: sums of mu |A| and mu |A| r between the K bounds that are tried, for
     A < 0 and A > 0; from which the shares of eq. 8 follow for every bound."""

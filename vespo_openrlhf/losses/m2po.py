@@ -18,7 +18,7 @@ _SMALLEST = -10
 _NUM_BINS = _BINS_PER_OCTAVE * 15
 
 
-def m2po_statistics(inputs: LossInputs, *, anchor: str = "rollout") -> Tensor:
+def m2po_statistics(inputs: LossInputs, *, anchor: str) -> Tensor:
     """(2 K,) float64: tokens that PPO may clip, and the sum of their log^2 r, by bins of |log r|.
 
     The mask depends on all of an update's tokens; a histogram can be summed over its parts, and

@@ -25,9 +25,9 @@ def minpro_loss(
     the smallest ratio of an earlier token stands for the product of all of them. The first action
     token has no prefix, and the weight r_1.
 
-    Lei et al., arXiv 2601.22718. The paper's own equation could not be opened: this is its
-    objective as two public summaries give it. Its clip bounds are not in them; the defaults here
-    are those of `cispo`, which has the same form.
+    Lei et al., arXiv 2601.22718. The paper's own equation was not at hand: this is its objective as
+    one public summary gives it whole and a second in part. Its clip bounds are in neither; the
+    defaults here are those of `cispo`, which has the same form.
 
     Raises:
         ValueError: not 0 <= weight_low <= 1 <= weight_high, or see `anchor_log_probs`.
