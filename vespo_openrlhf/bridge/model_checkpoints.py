@@ -13,17 +13,22 @@ from typing import Any
 
 from openrlhf.trainer.ray import ppo_critic
 
+from vespo_openrlhf.bridge import model_folder
 from vespo_openrlhf.bridge.seams import plain_class
 
 
 def install(strategy: Any) -> None:
-    """Make a strategy save what it is told to and load the checkpoint that the driver chose.
+    """Make a strategy save what it is told to, load the checkpoint that the driver chose, and write
+    models without their adapters' wrappers.
 
     Args:
         strategy: OpenRLHF's, of this process.
     """
     strategy.save_ckpt = save
     strategy.load_ckpt = functools.partial(_load_chosen, strategy.args)
+    strategy.save_model = functools.partial(
+        model_folder.save, strategy.save_model, strategy.args.ds
+    )
 
 
 def save(

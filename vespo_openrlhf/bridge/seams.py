@@ -150,6 +150,9 @@ def _checkpoints() -> None:
         _has_parameters(actor.init_model_from_pretrained, "strategy", "pretrain", "max_steps")
     save = _attribute("openrlhf.utils.deepspeed:DeepspeedStrategy").save_ckpt
     _has_parameters(save, "tag", "client_state", "metric_value", "metric_key")
+    for name, cls in (("ppo_actor", "PolicyModelActor"), ("ppo_critic", "CriticModelActor")):
+        actor = plain_class(_attribute(f"openrlhf.trainer.ray.{name}:{cls}"))
+        _mentions(actor.save_model, "self.strategy.save_model(")
     base = _attribute("openrlhf.trainer.ppo_trainer:BasePPOTrainer")
     _mentions(base.save_logs_and_checkpoints, 'f"global_step{global_step}"', "ray.get(refs)")
     _mentions(base.save_best_checkpoint, 'f"best_global_step{global_step}"', "ray.get(refs)")
@@ -206,7 +209,7 @@ def _weight_broadcast() -> None:
     trainer = _attribute("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer")
     _has_parameters(trainer.__init__, "vllm_engines")
     _mentions(trainer.__init__, "self.use_cuda_ipc = ", "self.vllm_engines is not None")
-    _mentions(trainer.broadcast_to_vllm, "self.vllm_engines", "self.use_cuda_ipc")
+    _attribute("openrlhf.trainer.ray.utils:get_physical_gpu_id")
     worker = _attribute("openrlhf.trainer.ray.vllm_worker_wrap:WorkerWrap")
     _mentions(worker.init_process_group, "self._model_update_group", "stateless_init_process_group")
     engine = plain_class(_attribute("openrlhf.trainer.ray.vllm_engine:RolloutRayActor"))
@@ -215,6 +218,7 @@ def _weight_broadcast() -> None:
         *("master_address", "master_port", "rank_offset", "world_size", "group_name"),
         *("backend", "use_ray"),
     )
+    _has_parameters(engine.update_weight_cuda_ipc, "name", "dtype", "shape", "ipc_handles")
     utils = "openrlhf.utils.distributed_util"
     _attribute(f"{utils}:torch_dist_barrier_and_cuda_sync")
     _has_parameters(

@@ -1,6 +1,6 @@
 """The weights on their way from the trainer to the engines, any of which may die or hang meanwhile.
 
-The parameters go in buckets: one message to each engine, one broadcast, one answer from each, which
+They go in buckets of pieces: one message to each engine, one broadcast, one answer from each, which
 an engine gives when the bucket has arrived and is loaded. A broadcast on a GPU is over for its
 caller before it has begun, and waits for a dead receiver forever; so our part is done in a thread
 of its own, and where an engine fails or nothing moves, the process group is destroyed, which ends
@@ -9,26 +9,23 @@ the broadcast on this side. Nobody who took part can then be taken to be whole.
 
 from __future__ import annotations
 
-import contextlib
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent import futures
 from concurrent.futures import Future
 from typing import Any
 
-import deepspeed
 import ray
 import torch
+from openrlhf.trainer.ray.utils import get_physical_gpu_id
 from openrlhf.utils import distributed_util
+from torch.multiprocessing.reductions import reduce_tensor
 
 from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError
+from vespo_openrlhf.bridge.pieces import BUCKET_BYTES, Piece, buckets, gathered, pieces
 
-Named = tuple[str, torch.nn.Parameter]
-
-#: Of one bucket; a parameter that is larger goes alone. Both sides hold as much besides the model.
-BUCKET_BYTES = 512 << 20
 #: Without an answer to a bucket, or to the making of a group, the update is given up.
 STALL_SECONDS = 120.0
 _LOOK_SECONDS = 0.1
@@ -41,6 +38,9 @@ class WeightPublisher:
         trainer: OpenRLHF's trainer; it need not have made a process group.
         stall_seconds: given to the engines for each bucket.
         bucket_bytes: of one bucket.
+
+    Raises:
+        ValueError: as `pieces`.
     """
 
     def __init__(
@@ -52,6 +52,10 @@ class WeightPublisher:
         self._trainer = trainer
         self._stall_seconds = stall_seconds
         self._bucket_bytes = bucket_bytes
+        actor = trainer.actor
+        # Of a model that sees, only those that are trained: its eyes stay as they are.
+        sees = getattr(actor, "is_vlm", False)
+        self._pieces = [p for p in pieces(actor.model.module) if p.trained or not sees]
         self._group: Any = None
         self._receivers: list[str] = []
 
@@ -61,54 +65,52 @@ class WeightPublisher:
         The process group is made anew where they are not the ones it was made for: a restarted
         engine has left it, and one that only joins must not be waited for by the others.
 
-        Where the engines share the trainer's GPUs, OpenRLHF's own loop hands over memory instead.
-        An error leaves its ranks in different places, so nothing may follow it.
+        Where the engines share the trainer's GPUs they are handed its memory instead. There an
+        error leaves the ranks in different places, so nothing may follow it.
 
         Raises:
             LostEnginesError: an engine has failed or does not answer. None of them may be taken to
                 have the weights, or to be able to take any.
             RefusedWeightsError: an engine has the weights and cannot load them.
         """
-        trainer = self._trainer
-        if trainer.use_cuda_ipc:
-            trainer.vllm_engines = list(engines)
-            trainer.broadcast_to_vllm()
-            return
         error: Exception | None = None
-        sends = torch.distributed.get_rank() == 0
+        sends, shares = torch.distributed.get_rank() == 0, self._trainer.use_cuda_ipc
         torch.cuda.empty_cache()
-        if sends:
+        if sends and not shares:
             error = _error_of(self._meet, names, engines)
         # To the end also after an error: other ranks wait in every gathering for this one.
-        for bucket in buckets(self._parameters(), self._bucket_bytes):
-            with self._gathered(bucket):
-                if sends and error is None:
+        for bucket in buckets(self._pieces, self._bucket_bytes):
+            with gathered(bucket, self._trainer.args.ds, self._trainer.actor.model.module):
+                if shares:
+                    self._hand_over(bucket, engines)
+                elif sends and error is None:
                     error = _error_of(self._send, bucket, engines)
         torch.cuda.empty_cache()
         distributed_util.torch_dist_barrier_and_cuda_sync()
         if error is not None:
             raise error
 
-    def _parameters(self) -> Iterator[Named]:
-        """Of a model that sees, only those that are trained: its eyes stay as they are."""
-        actor = self._trainer.actor
-        sees = getattr(actor, "is_vlm", False)
-        for name, parameter in actor.model.module.named_parameters():
-            if parameter.requires_grad or not sees:
-                yield name, parameter
-
-    @contextlib.contextmanager
-    def _gathered(self, bucket: Sequence[Named]) -> Iterator[None]:
-        """The parameters of a bucket are whole in here, on every rank."""
-        ds, parameters = self._trainer.args.ds, [parameter for _, parameter in bucket]
-        with contextlib.ExitStack() as stack:
-            if ds.tensor_parallel_size > 1:
-                gather = deepspeed.module_inject.layers.GatherReplacedLayerParams
-                for parameter in parameters:  # each knows how it was cut
-                    stack.enter_context(gather([parameter], self._trainer.actor.model.module))
-            elif ds.zero_stage == 3:
-                stack.enter_context(deepspeed.zero.GatheredParameters(parameters))
-            yield
+    def _hand_over(self, bucket: Sequence[Piece], engines: Sequence[Any]) -> None:
+        """Let each engine's workers read a bucket where it lies: in the memory of the rank on the
+        same GPU. All ranks take part; OpenRLHF's workers take one weight a call."""
+        for piece in bucket:
+            # A copy: what DeepSpeed gathers lies in memory that is not one tensor's alone.
+            tensor = piece.tensor().clone()
+            handles: list[Any] = [None] * torch.distributed.get_world_size()
+            own = {get_physical_gpu_id(): reduce_tensor(tensor)}
+            torch.distributed.all_gather_object(handles, own)
+            if torch.distributed.get_rank() == 0:
+                by_gpu = {gpu: handle for each in handles for gpu, handle in each.items()}
+                ray.get(
+                    [
+                        engine.update_weight_cuda_ipc.remote(
+                            piece.name, dtype=tensor.dtype, shape=tensor.shape, ipc_handles=by_gpu
+                        )
+                        for engine in engines
+                    ]
+                )
+            # The memory is let go of when every engine has read it.
+            distributed_util.torch_dist_barrier_and_cuda_sync()
 
     def _meet(self, names: Sequence[str], engines: Sequence[Any]) -> None:
         """Be in a process group with just these engines: rank 0, and theirs in their order."""
@@ -132,14 +134,16 @@ class WeightPublisher:
         )
         self._receivers = list(names)
 
-    def _send(self, bucket: Sequence[Named], engines: Sequence[Any]) -> None:
-        tensors = [parameter.data for _, parameter in bucket]
-        flat = tensors[0].reshape(-1)
-        if len(tensors) > 1:
-            flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
-        shapes = [
-            (name, tuple(tensor.shape)) for (name, _), tensor in zip(bucket, tensors, strict=True)
-        ]
+    def _send(self, bucket: Sequence[Piece], engines: Sequence[Any]) -> None:
+        shapes = [(piece.name, tuple(piece.weight.shape)) for piece in bucket]
+        if len(bucket) == 1:
+            flat = bucket[0].tensor().reshape(-1)
+        else:
+            weight = bucket[0].weight
+            sizes = [piece.weight.numel() for piece in bucket]
+            flat = torch.empty(sum(sizes), dtype=weight.dtype, device=weight.device)
+            for piece, part in zip(bucket, flat.split(sizes), strict=True):
+                part.copy_(piece.tensor().reshape(-1))
         calls = [engine.receive_weights.remote(flat.dtype, shapes) for engine in engines]
         group, stream = self._group, torch.cuda.current_stream()
         self._together(calls, lambda: group.broadcast(flat, src=0, stream=stream))
@@ -178,25 +182,6 @@ class WeightPublisher:
         group, self._group, self._receivers = self._group, None, []
         if group is not None:
             group.destroy()
-
-
-def buckets(parameters: Iterable[Named], limit: int) -> Iterator[list[Named]]:
-    """Runs of parameters of one type, of at most `limit` bytes, or of one parameter.
-
-    The same on all ranks: what is counted is the whole parameter, gathered or not.
-    """
-    bucket: list[Named] = []
-    size = 0
-    for name, parameter in parameters:
-        elements = getattr(parameter, "ds_numel", parameter.numel())
-        more = elements * parameter.element_size()
-        if bucket and (size + more > limit or parameter.dtype != bucket[0][1].dtype):
-            yield bucket
-            bucket, size = [], 0
-        bucket.append((name, parameter))
-        size += more
-    if bucket:
-        yield bucket
 
 
 def _error_of(work: Callable[..., None], *args: Any) -> Exception | None:

@@ -17,7 +17,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from vespo_openrlhf.bridge import weights
+from vespo_openrlhf.bridge import pieces, weights
 from vespo_openrlhf.bridge.driver import engine_name
 from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError
 
@@ -169,7 +169,7 @@ def gathered(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         sizes.extend(parameter.numel() for parameter in parameters)
         return nullcontext()
 
-    monkeypatch.setattr(weights.deepspeed.zero, "GatheredParameters", gather)
+    monkeypatch.setattr(pieces.deepspeed.zero, "GatheredParameters", gather)
     return sizes
 
 
@@ -206,21 +206,6 @@ def test_every_engine_gets_every_parameter_and_the_group_stays(groups) -> None:
     assert [engine.joined for engine in engines] == [[(1, 3)], [(2, 3)]]
     assert len(groups) == 1
     assert not groups[0].destroyed.is_set()
-
-
-def test_parameters_travel_in_buckets_of_one_type_within_the_limit() -> None:
-    def parameter(count: int, dtype: torch.dtype = torch.float32) -> torch.nn.Parameter:
-        return torch.nn.Parameter(torch.zeros(count, dtype=dtype))
-
-    whole = parameter(0)  # as ZeRO 3 leaves it on each rank
-    whole.ds_numel = 4
-    named = {
-        **{"a": parameter(2), "b": parameter(2), "c": parameter(1), "large": parameter(9)},
-        **{"d": whole, "half": parameter(2, torch.bfloat16), "e": parameter(1)},
-    }
-    runs = [[name for name, _ in run] for run in weights.buckets(named.items(), 16)]
-    assert runs == [["a", "b"], ["c"], ["large"], ["d"], ["half"], ["e"]]
-    assert list(weights.buckets([], 16)) == []
 
 
 @pytest.mark.parametrize(
@@ -319,9 +304,24 @@ def test_the_other_ranks_only_take_part(groups, gathered, monkeypatch) -> None:
     assert groups == []
 
 
-def test_engines_on_the_trainers_gpus_are_left_to_openrlhf(groups) -> None:
-    calls = []
-    trainer = SimpleNamespace(use_cuda_ipc=True, broadcast_to_vllm=lambda: calls.append("all"))
-    weights.WeightPublisher(trainer).publish(names(0), ["engine"])
-    assert calls == ["all"]
-    assert trainer.vllm_engines == ["engine"]
+def test_engines_on_the_trainers_gpus_read_every_weight_where_it_lies(monkeypatch) -> None:
+    """On a GPU the handle is CUDA's; here it is that of a CPU tensor, opened in the same way."""
+    monkeypatch.setattr(weights, "get_physical_gpu_id", lambda: "gpu-0")
+    monkeypatch.setattr(weights, "ray", Ray)
+    received: dict[str, torch.Tensor] = {}
+
+    def read(name, dtype, shape, ipc_handles) -> Future:
+        rebuild, arguments = ipc_handles["gpu-0"]
+        received[name] = rebuild(*arguments).clone()
+        assert (received[name].dtype, received[name].shape) == (dtype, shape)
+        answer: Future = Future()
+        answer.set_result(None)
+        return answer
+
+    trainer = Trainer()
+    trainer.use_cuda_ipc = True
+    engine = SimpleNamespace(update_weight_cuda_ipc=SimpleNamespace(remote=read))
+    weights.WeightPublisher(trainer).publish(names(0), [engine])
+    assert list(received) == NAMES
+    for name, parameter in trainer.module.named_parameters():
+        assert torch.equal(received[name], parameter)
