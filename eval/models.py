@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.data.checks import hub_config
+from vespo_openrlhf.data.checks import hub_config, refuse_adapter
 
 _WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
 _PROBES = 16
@@ -30,6 +30,7 @@ def revision_of(model: str, revision: str | None) -> str:
 
 
 def _fingerprint(folder: Path) -> str:
+    refuse_adapter(folder, "--model")
     if not (folder / "config.json").is_file():
         raise ValueError(f"--model {folder} holds no config.json")
     weights = sorted(path for pattern in _WEIGHTS for path in folder.glob(pattern))

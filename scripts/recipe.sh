@@ -8,10 +8,13 @@
 #              the validation split that was prepared with DATA; with a DATA of your own none)
 #   RUN_DIR    run folder, on storage that every node sees; started again with the same one, a run
 #              goes on from its last checkpoint, so runs that differ in flags need folders that
-#              differ (default: runs/RECIPE-LOSS-nN, and RECIPE-MODEL-LOSS-nN with a MODEL given)
+#              differ (default: runs/RECIPE-LOSS-nN; a MODEL or LORA_RANK that is given comes after
+#              RECIPE)
 #   LOSS       vespo, or a rival with the settings of the paper: grpo, gspo, sapo, topr (W^(1/T) in
 #              place of W; --vespo.length_normalisation none for the canonical one); or any other
 #              name that --actor.policy_loss_type knows
+#   LORA_RANK  train adapters of this rank (32, say) in the place of all weights, at ten times the
+#              learning rate
 #   MINI_BATCH, SAMPLES, N   prompts per update, responses per prompt, updates per rollout batch
 #              (of Table 1: 256, 8, 8)
 #   WITHOUT    names of flags to leave out, without dashes: "ds.packing_samples vllm.enable_sleep"
@@ -46,6 +49,7 @@ setup() {
   : "${MODEL:=$1}" "${LOSS:=vespo}"
   : "${MINI_BATCH:=256}" "${SAMPLES:=8}" "${N=4}"
   [[ $MODEL == "$1" ]] || recipe+=-$(basename "$MODEL")
+  recipe+=${LORA_RANK:+-lora$LORA_RANK}
   case $N in '' | *[!0-9]* | 0*) echo "$recipe: N is a number of updates, got '$N'" >&2; exit 2 ;; esac
 
   # Prompts as chat, with rule-based rewards.
@@ -96,10 +100,16 @@ lengths() {
   )
 }
 
-# The published optimizer, ZeRO with recomputed activations, sequences packed up to $1 tokens.
+# The published optimizer, ZeRO with recomputed activations, sequences packed up to $1 tokens. With
+# LORA_RANK ten times its learning rate; alpha stays, which makes that do for any rank.
 trainer() {
+  local lr=1e-6
+  if [[ -n ${LORA_RANK:-} ]]; then
+    lr=1e-5
+    flags+=(--ds.lora.rank "$LORA_RANK" --ds.lora.alpha 32)
+  fi
   flags+=(
-    --actor.adam.lr 1e-6 --actor.lr_scheduler constant --actor.lr_warmup_ratio 0
+    --actor.adam.lr "$lr" --actor.lr_scheduler constant --actor.lr_warmup_ratio 0
     --actor.adam.betas 0.9 0.999 --actor.adam.weight_decay 0.01
     --actor.gradient_checkpointing_enable
     --ds.packing_samples --train.dynamic_batch_enable --train.max_tokens_per_gpu "$1"

@@ -26,7 +26,7 @@ from peft import PeftModel  # noqa: E402
 from vespo_openrlhf.bridge import model_checkpoints  # noqa: E402
 from vespo_openrlhf.bridge.guard import _gradient_is_finite  # noqa: E402
 from vespo_openrlhf.bridge.head import HeadActor  # noqa: E402
-from vespo_openrlhf.bridge.pieces import buckets, gathered, pieces  # noqa: E402
+from vespo_openrlhf.bridge.pieces import gathered, pieces  # noqa: E402
 
 UPDATES = 3
 RANK = int(os.environ["RANK"])
@@ -40,8 +40,14 @@ class Policy:
         settings = get_train_ds_config(
             offload=False, adam_offload=False, stage=stage, param_dtype=dtype, zpg=1
         )
-        # Or nothing of so small a model is divided.
-        settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+        settings["zero_optimization"] |= {
+            # Or nothing of so small a model is divided.
+            "stage3_param_persistence_threshold": 0,
+            # Of several parameters that it gathers at once DeepSpeed waits for the last alone. On
+            # NCCL's one stream all have arrived by then; on gloo's threads transformers would load
+            # a weight before its old values come.
+            "stage3_allgather_sequential": True,
+        }
         settings |= {
             "train_micro_batch_size_per_gpu": 1,
             "zero_allow_untested_optimizer": True,
@@ -93,24 +99,27 @@ class Policy:
         return log_probs
 
     def published(self) -> dict[str, torch.Tensor]:
-        weights = {}
-        for bucket in buckets(pieces(self.engine.module), 4096):
-            with gathered(bucket, self.ds, self.engine.module):
-                weights |= {piece.name: piece.tensor().clone() for piece in bucket}
-        return weights
+        found = pieces(self.engine.module)
+        return {
+            piece.name: piece.tensor().clone()
+            for bucket in gathered(self.engine, self.ds, found, limit=4096)
+            for piece in bucket
+        }
 
     def frozen(self) -> dict[str, torch.Tensor]:
-        weights = {}
-        for piece in pieces(self.engine.module):
-            with gathered([piece], self.ds, self.engine.module):
-                weights[piece.name] = piece.weight.detach().clone()
-        return weights
+        found = pieces(self.engine.module)
+        return {
+            piece.name: piece.weight.detach().clone()
+            for bucket in gathered(self.engine, self.ds, found)
+            for piece in bucket
+        }
 
 
 def apart(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     """The largest difference of any number."""
     assert one.keys() == other.keys(), one.keys() ^ other.keys()
-    return max(float((one[name].float() - other[name].float()).abs().max()) for name in one)
+    gaps = [(one[name].float() - other[name].float()).abs().max() for name in one]
+    return float(torch.stack(gaps).max())  # NaN, if there is one
 
 
 def load(folder: Path, dtype: str) -> Any:

@@ -17,7 +17,7 @@ from openrlhf.models import Actor
 from openrlhf.utils import distributed_util
 from peft import PeftModel
 
-from vespo_openrlhf.bridge.pieces import BUCKET_BYTES, buckets, gathered, pieces
+from vespo_openrlhf.bridge.pieces import gathered, pieces
 
 ADAPTER = "adapter"
 
@@ -33,7 +33,8 @@ def save(
         model: OpenRLHF's `Actor`, or DeepSpeed's engine.
         options: of transformers' `save_pretrained`.
     """
-    policy = (model.model if isinstance(model, Actor) else model).module
+    engine = model.model if isinstance(model, Actor) else model
+    policy = engine.module
     if not isinstance(policy, PeftModel):
         upstream(model, tokenizer, folder, **options)
         return
@@ -43,12 +44,11 @@ def save(
     adapter = {}
     names = {id(parameter): name for name, parameter in policy.named_parameters()}
     writes = torch.distributed.get_rank() == 0  # and holds it all in the host's memory
-    for bucket in buckets(pieces(policy), BUCKET_BYTES):
-        with gathered(bucket, ds, policy):
-            for piece in bucket if writes else ():
-                merged[piece.name] = piece.tensor().to("cpu", copy=True)
-                for parameter in piece.parameters[1:]:
-                    adapter[names[id(parameter)]] = parameter.data.to("cpu", copy=True)
+    for bucket in gathered(engine, ds, pieces(policy)):
+        for piece in bucket if writes else ():
+            merged[piece.name] = piece.tensor().to("cpu", copy=True)
+            for parameter in piece.parameters[1:]:
+                adapter[names[id(parameter)]] = parameter.data.to("cpu", copy=True)
     if writes:
         base.save_pretrained(folder, state_dict=merged, **options)
         tokenizer.save_pretrained(folder)

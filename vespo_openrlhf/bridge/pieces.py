@@ -10,7 +10,7 @@ the base weights, a little more at every sync.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,7 +57,7 @@ class Piece:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """All that must be whole for `tensor`."""
+        """What it is made of: the weight, and with an adapter what is trained of it."""
         adapter = self.adapter
         return [self.weight, *((adapter.down, adapter.up) if adapter else ())]
 
@@ -75,7 +75,7 @@ class Piece:
     @torch.no_grad()
     def tensor(self) -> Tensor:
         """The weight as it is now, in its own type: the parameter's memory, or a new tensor with
-        the adapter merged in, in float32. Within `gathered` only."""
+        the adapter merged in, in float32. All of `parameters` must be whole."""
         adapter, weight = self.adapter, self.weight.data
         if adapter is None:
             return weight
@@ -119,11 +119,12 @@ def _pieces(module: nn.Module, prefix: str) -> Iterator[Piece]:
 def _adapted(layer: Any, prefix: str) -> Iterator[Piece]:
     name = getattr(layer, "active_adapters", ["default"])[0]
     # DoRA and its like are variants of the plain layer.
-    if type(layer) is not lora.Linear or layer.lora_variant or layer.lora_bias[name]:
+    kind = type(layer)
+    if kind is not lora.Linear or layer.lora_variant or layer.lora_bias[name]:
         raise ValueError(
-            f"the adapter on {prefix.removesuffix('.')}, peft's {type(layer).__name__}, is not plain"
-            " LoRA on a linear layer, and cannot be merged into what the engines are given: leave "
-            "that layer out of --ds.lora.target_modules"
+            f"the adapter on {prefix.removesuffix('.')}, peft's {kind.__name__}, is not plain LoRA "
+            "on a linear layer, and cannot be merged into what the engines are given: leave that "
+            "layer out of --ds.lora.target_modules"
         )
     adapter = Adapter(
         layer.lora_A[name].weight,
@@ -140,9 +141,7 @@ def buckets(found: Iterable[Piece], limit: int) -> Iterator[list[Piece]]:
     bucket: list[Piece] = []
     size = 0
     for piece in found:
-        if bucket and (
-            size + piece.bytes > limit or piece.weight.dtype != bucket[0].weight.dtype
-        ):
+        if bucket and (size + piece.bytes > limit or piece.weight.dtype != bucket[0].weight.dtype):
             yield bucket
             bucket, size = [], 0
         bucket.append(piece)
@@ -151,20 +150,32 @@ def buckets(found: Iterable[Piece], limit: int) -> Iterator[list[Piece]]:
         yield bucket
 
 
-@contextlib.contextmanager
-def gathered(bucket: Sequence[Piece], ds: Any, model: nn.Module) -> Iterator[None]:
-    """The parameters of a bucket are whole in here, on every rank. All ranks take part.
+def gathered(
+    engine: Any, ds: Any, found: Iterable[Piece], limit: int = BUCKET_BYTES
+) -> Iterator[list[Piece]]:
+    """Bucket by bucket; its parameters are whole, on every rank, until the next is asked for.
+
+    All ranks take part, and come to the end.
 
     Args:
+        engine: DeepSpeed's, of the model that the pieces are of.
         ds: OpenRLHF's flags of that name.
-        model: that the pieces are of.
+        limit: as in `buckets`.
     """
-    parameters = [parameter for piece in bucket for parameter in piece.parameters]
-    with contextlib.ExitStack() as stack:
-        if ds.tensor_parallel_size > 1:
-            gather = deepspeed.module_inject.layers.GatherReplacedLayerParams
-            for parameter in parameters:  # each knows how it was cut
-                stack.enter_context(gather([parameter], model))
-        elif ds.zero_stage == 3:
-            stack.enter_context(deepspeed.zero.GatheredParameters(parameters))
-        yield
+    divided = ds.zero_stage == 3
+    if divided:
+        # After a forward pass alone parameters are still on their way to a backward pass that does
+        # not come, and would be taken to be here.
+        engine.optimizer.checkpoint_event_prologue()
+    for bucket in buckets(found, limit):
+        parameters = [parameter for piece in bucket for parameter in piece.parameters]
+        with contextlib.ExitStack() as stack:
+            if ds.tensor_parallel_size > 1:
+                gather = deepspeed.module_inject.layers.GatherReplacedLayerParams
+                for parameter in parameters:  # each knows how it was cut
+                    stack.enter_context(gather([parameter], engine.module))
+            elif divided:
+                stack.enter_context(deepspeed.zero.GatheredParameters(parameters))
+            yield bucket
+    if divided:
+        engine.optimizer.checkpoint_event_epilogue()

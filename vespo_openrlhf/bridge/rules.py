@@ -37,15 +37,11 @@ _SIZES = (
 
 # flag -> (value that means "off", why it cannot be had and what to do).
 _UNSUPPORTED: dict[str, tuple[Any, str]] = {
-    "ds.lora.rank": (
-        0,
-        "the engines take whole weights and no adapter: leave the flag out, all weights are "
-        "trained (--ds.adam_offload and --ds.zero_stage 3 save memory)",
-    ),
     "ds.load_in_4bit": (
         False,
-        "the engines take whole weights, not packed ones: leave the flag out "
-        "(--ds.adam_offload and --ds.zero_stage 3 save memory)",
+        "the engines take whole weights, and those that are packed in 4 bits would have to be "
+        "unpacked and rounded for them at every sync: leave the flag out (--ds.lora.rank, "
+        "--ds.adam_offload and --ds.zero_stage 3 save memory)",
     ),
     "vllm.sync_with_ray": (
         False,
@@ -104,6 +100,61 @@ def check_ema(flags: Flags) -> None:
             "--train.enable_ema with --ckpt.load_enable: the moving average is in no checkpoint, "
             "and a resumed run would average from the first weights on again; leave one of them out"
         )
+
+
+def check_adapters(flags: Flags) -> None:
+    """LoRA: an adapter is merged into a weight of the engines' own, and trained as it samples."""
+    rank, targets = flags["ds.lora.rank"], flags["ds.lora.target_modules"]
+    if rank < 0:
+        raise ValueError(f"--ds.lora.rank is {rank}: set it to at least 1, or to 0 for no LoRA")
+    if not rank:
+        for option, default in (("alpha", 16), ("target_modules", "all-linear"), ("dropout", 0)):
+            if flags[f"ds.lora.{option}"] != default:
+                raise ValueError(
+                    f"--ds.lora.{option} {flags[f'ds.lora.{option}']} has no effect without "
+                    "--ds.lora.rank: set it, as a rule to 32, or leave this flag out"
+                )
+        return
+    named = [] if isinstance(targets, str) else [name.rpartition(".")[2] for name in targets]
+    tied = [name for name in named if name in ("lm_head", "embed_tokens")]
+    head = flags["ds.value_head_prefix"]
+    critic = flags["algo.advantage.estimator"] == "gae"
+    refused = {
+        "ds.lora.target_modules": (
+            not isinstance(targets, str) and not targets,
+            "it names no module; leave the flag out, all linear layers are adapted",
+        ),
+        f"ds.lora.target_modules {' '.join(tied)}": (
+            bool(tied),
+            "embedding and output layer may be one weight, and are not adapted; leave them out",
+        ),
+        "ds.lora.target_modules without " + head: (
+            critic and bool(named) and head not in named,
+            f"the critic's new value head would stay as it was drawn; add {head}, or leave the "
+            "flag out",
+        ),
+        "ds.lora.dropout": (
+            flags["ds.lora.dropout"] != 0,
+            "the policy that is trained would not be the one that samples, and the importance "
+            "weight would measure the dropout; leave it out",
+        ),
+        "ds.tensor_parallel_size": (
+            flags["ds.tensor_parallel_size"] > 1,
+            "DeepSpeed would cut adapters as it cuts layers; leave it out, --ds.zero_stage 3 "
+            "divides the weights",
+        ),
+        "train.enable_ema": (
+            flags["train.enable_ema"],
+            "OpenRLHF averages weights of a model that has no adapters; leave it out",
+        ),
+        "actor.freeze_visual_encoder": (
+            flags["actor.freeze_visual_encoder"],
+            "OpenRLHF would adapt its layers all the same; leave it out",
+        ),
+    }
+    for flag, (given, reason) in refused.items():
+        if given:
+            raise ValueError(f"--{flag} does not go with --ds.lora.rank: {reason}")
 
 
 def check_groups(flags: Flags) -> None:

@@ -67,6 +67,9 @@ def complete(flags: dict[str, Any]) -> list[str]:
     if flags["actor.policy_loss_type"].rpartition(":")[0].endswith(".py"):
         # Workers have other working directories.
         flags["actor.policy_loss_type"] = os.path.abspath(flags["actor.policy_loss_type"])
+    if flags["ds.lora.target_modules"] == ["all-linear"]:
+        # Their name for all of them, which peft knows as a word and not in a list.
+        flags["ds.lora.target_modules"] = "all-linear"
     if flags["run.dir"] is not None:
         _run_folder(flags)
     notes.extend(_reward(flags))
@@ -335,6 +338,7 @@ FLAG_RULES: tuple[Callable[[dict[str, Any]], object], ...] = (
     rules.check_unsupported,
     rules.check_accumulation,
     rules.check_ema,
+    rules.check_adapters,
     check_reward_options,
     rules.check_reward_given,
     rules.check_effect,

@@ -24,7 +24,7 @@ from openrlhf.utils import distributed_util
 from torch.multiprocessing.reductions import reduce_tensor
 
 from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError
-from vespo_openrlhf.bridge.pieces import BUCKET_BYTES, Piece, buckets, gathered, pieces
+from vespo_openrlhf.bridge.pieces import BUCKET_BYTES, Piece, gathered, pieces
 
 #: Without an answer to a bucket, or to the making of a group, the update is given up.
 STALL_SECONDS = 120.0
@@ -79,12 +79,12 @@ class WeightPublisher:
         if sends and not shares:
             error = _error_of(self._meet, names, engines)
         # To the end also after an error: other ranks wait in every gathering for this one.
-        for bucket in buckets(self._pieces, self._bucket_bytes):
-            with gathered(bucket, self._trainer.args.ds, self._trainer.actor.model.module):
-                if shares:
-                    self._hand_over(bucket, engines)
-                elif sends and error is None:
-                    error = _error_of(self._send, bucket, engines)
+        ds, engine = self._trainer.args.ds, self._trainer.actor.model
+        for bucket in gathered(engine, ds, self._pieces, self._bucket_bytes):
+            if shares:
+                self._hand_over(bucket, engines)
+            elif sends and error is None:
+                error = _error_of(self._send, bucket, engines)
         torch.cuda.empty_cache()
         distributed_util.torch_dist_barrier_and_cuda_sync()
         if error is not None:

@@ -49,6 +49,7 @@ class States:
 def training_states(
     parameters: int,
     *,
+    trained: int | None = None,
     zero_stage: int,
     shards: int,
     dtype: str,
@@ -60,7 +61,8 @@ def training_states(
     16-bit training keeps a float32 copy of the weights for Adam; it counts as optimizer.
 
     Args:
-        parameters: P.
+        parameters: P, all of them.
+        trained: those of them that have gradients; None is all.
         zero_stage: 0 to 3.
         shards: S.
         dtype: bf16, fp16 or fp32.
@@ -68,6 +70,7 @@ def training_states(
             `dtype`.
         offload: `--ds.adam_offload`: the optimizer and the gradients it reads are on the host.
     """
+    trained = parameters if trained is None else trained
     width = _width(dtype)
     adam = 8 + (0 if width == 4 else 4)
     gradient = width
@@ -78,8 +81,8 @@ def training_states(
     sharded_optimizer = zero_stage > 0 or width == 2
     return States(
         parameters=parameters * width / (shards if zero_stage == 3 else 1),
-        gradients=0 if offload else parameters * gradient / (shards if zero_stage >= 2 else 1),
-        optimizer=0 if offload else parameters * adam / (shards if sharded_optimizer else 1),
+        gradients=0 if offload else trained * gradient / (shards if zero_stage >= 2 else 1),
+        optimizer=0 if offload else trained * adam / (shards if sharded_optimizer else 1),
     )
 
 
@@ -150,11 +153,22 @@ def micro_batch_tokens(flags: Mapping[str, Any], phase: str) -> int:
     return tokens
 
 
+def trained_parameters(shape: ModelShape, flags: Mapping[str, Any]) -> int:
+    """All of the model's, or with LoRA those of its adapters."""
+    rank = flags["ds.lora.rank"]
+    return shape.adapter_parameters(rank) if rank else shape.parameters
+
+
+def _all_parameters(shape: ModelShape, flags: Mapping[str, Any]) -> int:
+    return shape.parameters + shape.adapter_parameters(flags["ds.lora.rank"])
+
+
 def actor_states(shape: ModelShape, flags: Mapping[str, Any]) -> States:
     """The policy's states on one GPU of the trainer."""
     tensor_parallel = flags["ds.tensor_parallel_size"]
     return training_states(
-        shape.parameters // tensor_parallel,
+        _all_parameters(shape, flags) // tensor_parallel,
+        trained=trained_parameters(shape, flags) // tensor_parallel,
         zero_stage=flags["ds.zero_stage"],
         shards=world(flags) // tensor_parallel,
         dtype=flags["ds.param_dtype"],
@@ -198,7 +212,7 @@ def trainer_memory(
     # Adam reads a copy of its gradients in float32, made when the activations are gone: DeepSpeed
     # flattens them, whatever they were added up in.
     shards = world(flags) // flags["ds.tensor_parallel_size"]
-    shard = shape.parameters // shards
+    shard = trained_parameters(shape, flags) // shards
     step = {"float32 gradients": 4.0 * min(shard, _SUB_GROUP if stage == 3 else shard)}
     phases: list[dict[str, float]] = [working, forward, step]
     largest = max(phases, key=lambda phase: sum(phase.values()))
@@ -253,7 +267,8 @@ def host_memory(shape: ModelShape, flags: Mapping[str, Any]) -> dict[str, float]
     resting = 0.0
     if flags["ds.adam_offload"] or (flags["ds.enable_sleep"] and colocated(flags)):
         states = training_states(
-            shape.parameters,
+            _all_parameters(shape, flags),
+            trained=trained_parameters(shape, flags),
             zero_stage=max(flags["ds.zero_stage"], 1),
             shards=world(flags),
             dtype=flags["ds.param_dtype"],
@@ -299,11 +314,11 @@ def _log_prob_training(
         # in 16 bits. The entropy needs two more of them.
         return {"logits and their gradient": (18.0 if entropy else 10.0) * tokens * shape.vocab}
     # A block in 16 bits and float32 with its gradient; rows of the last hidden states with their
-    # gradient, in float32 with the product that is added to it; the output layer's gradient.
+    # gradient, in float32 with the product that is added to it; the output layer's gradient, which
+    # there is none of with LoRA.
     block = (12.0 if entropy else 8.0) * min(BLOCK, tokens * shape.vocab)
-    return {
-        "log-prob head": block + 12.0 * tokens * shape.hidden + 2.0 * shape.vocab * shape.hidden
-    }
+    gradient = 0.0 if flags["ds.lora.rank"] else 2.0 * shape.vocab * shape.hidden
+    return {"log-prob head": block + 12.0 * tokens * shape.hidden + gradient}
 
 
 def _forward_activations(shape: ModelShape, flags: Mapping[str, Any]) -> dict[str, float]:

@@ -107,6 +107,12 @@ class ModelShape:
         mlp = self.experts * (expert + self.hidden) if self.sparse_layers else expert
         return self._attention + mlp
 
+    def adapter_parameters(self, rank: int) -> int:
+        """Of LoRA on every linear layer: experts, which are no layers of their own, have none."""
+        attention = 4 * self.hidden + 2 * (self.query + self.key_value)
+        mlp = 3 * (self.hidden + self.dense_intermediate)
+        return rank * (self.layers * attention + (self.layers - self.sparse_layers) * mlp)
+
     @property
     def _attention(self) -> int:
         return 2 * self.hidden * (self.query + self.key_value) + self.biases

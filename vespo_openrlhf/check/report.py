@@ -69,6 +69,9 @@ def _facts(flags: dict[str, Any], verdict: Verdict) -> list[str]:
     shape, sizes, speed = verdict.shape, verdict.batches, verdict.speed
     if shape is not None:
         kind = f"{shape.active_parameters / 1e9:.1f} B of them active" if shape.experts else "dense"
+        if rank := flags["ds.lora.rank"]:
+            trained = shape.adapter_parameters(rank)
+            kind += f"; LoRA of rank {rank} trains {trained / 1e6:.1f} M beside them"
         facts.append(("model", f"{shape.parameters / 1e9:.2f} B parameters, {kind}"))
     if verdict.cluster is not None:
         facts.append(("cluster", str(verdict.cluster)))

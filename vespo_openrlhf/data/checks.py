@@ -39,6 +39,7 @@ def check_model(path: str | None) -> dict[str, Any]:
         raise ValueError("--actor.model_name_or_path is missing: a model folder or a hub id")
     folder = Path(path)
     if folder.is_dir():
+        refuse_adapter(folder, "--actor.model_name_or_path")
         if not (folder / "config.json").is_file():
             raise ValueError(f"--actor.model_name_or_path {path} holds no config.json")
         if not any(folder.glob("tokenizer*")) and not any(folder.glob("vocab*")):
@@ -50,6 +51,27 @@ def check_model(path: str | None) -> dict[str, Any]:
                 f"--actor.model_name_or_path {path}: its config.json cannot be read: {error}"
             ) from error
     return dict(hub_config(path, "--actor.model_name_or_path").to_dict())
+
+
+def refuse_adapter(folder: Path, flag: str) -> None:
+    """A folder of peft's is no model: vLLM and transformers would look for weights in it.
+
+    Raises:
+        ValueError: it is one; with the command to make a model of it.
+    """
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text())
+    except FileNotFoundError:
+        return
+    except ValueError:
+        config = {}
+    base = config.get("base_model_name_or_path") or "BASE_MODEL"
+    raise ValueError(
+        f"{flag} {folder} holds an adapter (adapter_config.json), not a model: where a run of ours "
+        f"has written it, give the folder above, {folder.parent}, in which it is merged; otherwise "
+        f"merge it: python -m openrlhf.cli.lora_combiner --model_path {base} --lora_path {folder} "
+        "--output_path MERGED"
+    )
 
 
 def text_config(model: Mapping[str, Any]) -> Mapping[str, Any]:

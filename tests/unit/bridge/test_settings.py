@@ -43,6 +43,11 @@ DEFAULTS = our_defaults() | {
     "data.prompt_dataset": "some/data",
     "data.prompt_probs": None,
     "ds.lora.rank": 0,
+    "ds.lora.alpha": 16,
+    "ds.lora.target_modules": "all-linear",
+    "ds.lora.dropout": 0,
+    "ds.value_head_prefix": "score",
+    "actor.freeze_visual_encoder": False,
     "eval.dataset": None,
     "eval.split": "train",
     "eval.steps": -1,
@@ -325,6 +330,7 @@ OWN_PPO = {
     "algo.advantage.is_correction_level": "token",
 }
 SYNCHRONOUS = {"train.async_enable": False}
+LORA = {"ds.lora.rank": 4}
 
 
 @pytest.mark.parametrize(
@@ -339,14 +345,29 @@ SYNCHRONOUS = {"train.async_enable": False}
         ({"ds.grad_accum_dtype": "tf32"}, r"tf32: set it to one of fp32, bf16, fp16"),
         ({"eval.steps": 0}, r"--eval\.steps is 0: .* or to -1 for never"),
         # what this trainer or its engines cannot do
-        ({"ds.lora.rank": 4}, r"--ds\.lora\.rank does not work here: .* leave the flag out"),
-        ({"ds.load_in_4bit": True}, r"--ds\.load_in_4bit does not work here"),
+        ({"ds.load_in_4bit": True}, r"--ds\.load_in_4bit does not work here: .*--ds\.lora\.rank"),
         ({"vllm.sync_with_ray": True}, r"--vllm\.sync_with_ray does not work here"),
         ({"train.full_determinism_enable": True}, r"full_determinism_enable does not work here"),
         (
             {"train.enable_ema": True, "ckpt.load_enable": True},
             r"--train\.enable_ema with --ckpt\.load_enable",
         ),
+        # adapters
+        ({"ds.lora.rank": -1}, r"--ds\.lora\.rank is -1: set it to at least 1"),
+        ({"ds.lora.alpha": 32}, r"--ds\.lora\.alpha 32 has no effect without --ds\.lora\.rank"),
+        (LORA | {"ds.lora.target_modules": []}, r"target_modules does not .* names no module"),
+        (
+            LORA | {"ds.lora.target_modules": ["q_proj", "lm_head"]},
+            r"target_modules lm_head does not go with .* leave them out",
+        ),
+        (
+            LORA | {"ds.lora.target_modules": ["q_proj"], "algo.advantage.estimator": "gae"},
+            r"value head would stay as it was drawn; add score",
+        ),
+        (LORA | {"ds.lora.dropout": 0.1}, r"--ds\.lora\.dropout does not go with .* leave it out"),
+        (LORA | {"ds.tensor_parallel_size": 2}, r"tensor_parallel_size does not go with"),
+        (LORA | {"train.enable_ema": True}, r"--train\.enable_ema does not go with"),
+        (LORA | {"actor.freeze_visual_encoder": True}, r"freeze_visual_encoder does not go with"),
         # sizes that do not divide
         ({"train.micro_batch_size": 6}, r"1 data-parallel ranks of the actor x 6 .* of 6"),
         (EVERY_RANK | {"train.micro_batch_size": 64}, r"4 data-parallel ranks .* of 256"),

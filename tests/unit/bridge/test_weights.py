@@ -120,7 +120,10 @@ class Trainer:
         ds = SimpleNamespace(zero_stage=zero_stage, tensor_parallel_size=1)
         self.args = SimpleNamespace(vllm=vllm, ds=ds)
         self.module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 2))
-        self.actor = SimpleNamespace(model=SimpleNamespace(module=self.module))
+        events = ("checkpoint_event_prologue", "checkpoint_event_epilogue")
+        optimizer = SimpleNamespace(**dict.fromkeys(events, lambda: None))
+        engine = SimpleNamespace(module=self.module, optimizer=optimizer)
+        self.actor = SimpleNamespace(model=engine)
 
 
 class Ray(SimpleNamespace):
