@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file
 
 HERE = Path(__file__).parent
 score = runpy.run_path(str(HERE / "uneven_reward.py"))["score"]
@@ -70,9 +71,11 @@ def with_reference(train: Callable[..., Run], reward_server: str) -> Run:
 
 @pytest.fixture(scope="module")
 def with_critic(train: Callable[..., Run]) -> Run:
-    """OpenRLHF's own loss, which wants recomputed log-probs."""
+    """OpenRLHF's own loss, which wants recomputed log-probs; policy and critic with adapters."""
     return train(
         **RANKS,
+        ds__lora__rank=4,
+        critic__save_value_network=True,
         reward__remote_url=HERE / "uneven_reward.py",
         actor__policy_loss_type="ppo",
         vespo__anchor="old",
@@ -147,3 +150,7 @@ def test_two_ranks_with_a_critic_and_dynamic_filtering(with_critic: Run) -> None
     for line in run.metrics:
         assert math.isfinite(line["critic_loss"])
         assert line["critic_grad_norm"] > 0
+    critic = load_file(run.folder / "model_critic" / "model.safetensors")
+    assert "score.weight" in critic
+    assert not [name for name in critic if "lora" in name or "base" in name]
+    assert (run.folder / "model_critic" / "adapter" / "adapter_config.json").is_file()

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import AutoModelForCausalLM
 
 HERE = Path(__file__).parent
 BATCHES = 4
@@ -19,16 +21,30 @@ Run = Any  # conftest's
 
 
 @pytest.fixture(scope="module")
-def captured(train: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
-    """Every loss call of a synchronous run, one per optimizer update."""
-    folder = tmp_path_factory.mktemp("captured")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where `with_adapters` leaves its loss calls."""
+    return tmp_path_factory.mktemp("calls")
+
+
+@pytest.fixture(scope="module")
+def with_adapters(train: Callable[..., Run], calls: Path) -> Run:
+    """A synchronous run with LoRA."""
     run = train(
-        environment={"VESPO_TEST_CAPTURE": str(folder)},
+        environment={"VESPO_TEST_CAPTURE": str(calls)},
         actor__policy_loss_type=f"{HERE / 'capturing_loss.py'}:capture",
-        data__max_samples=16 * 2,
+        data__max_samples=16 * BATCHES,
+        ds__lora__rank=4,
+        ds__lora__alpha=8,
+        actor__adam__lr="1e-2",
     )
     assert "policy loss in place: capture" in run.output
-    return [torch.load(path) for path in sorted(folder.iterdir())]
+    return run
+
+
+@pytest.fixture(scope="module")
+def captured(with_adapters: Run, calls: Path) -> list[dict]:
+    """Every loss call of it, one per optimizer update."""
+    return [torch.load(path) for path in sorted(calls.iterdir())]
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +75,7 @@ def partial_rollout(train: Callable[..., Run]) -> Run:
 
 
 def test_the_loss_in_the_worker_is_the_formula_in_float64(captured: list[dict]) -> None:
-    assert len(captured) == 2 * UPDATES_PER_BATCH
+    assert len(captured) == BATCHES * UPDATES_PER_BATCH
     for call in captured:
         mask = call["action_mask"].bool()
 
@@ -79,10 +95,33 @@ def test_the_loss_in_the_worker_is_the_formula_in_float64(captured: list[dict]) 
 
 
 def test_engine_and_trainer_agree_on_a_sample_at_lag_0(captured: list[dict]) -> None:
-    first = captured[0]  # before the first update: both sides hold the same weights
-    mask = first["action_mask"].bool()
-    difference = (first["log_probs"] - first["rollout_log_probs"])[mask].abs()
-    assert difference.max() < 1e-5
+    """Before the first update both sides hold the same weights; after it the engine has them with
+    the adapters merged in, sent at the end of every batch."""
+    gaps = []
+    for call in captured:
+        mask = call["action_mask"].bool()
+        gaps.append(float((call["log_probs"] - call["rollout_log_probs"])[mask].abs().max()))
+    assert max(gaps[::UPDATES_PER_BATCH]) < 1e-5
+    assert (
+        min(
+            max(gaps[i + 1 : i + UPDATES_PER_BATCH]) for i in range(0, len(gaps), UPDATES_PER_BATCH)
+        )
+        > 1e-3
+    )
+
+
+def test_a_run_with_adapters_leaves_the_merged_model_and_the_adapter(
+    with_adapters: Run, untrained: Path
+) -> None:
+    base = AutoModelForCausalLM.from_pretrained(untrained / "model")
+    before = {name: value.clone() for name, value in base.state_dict().items()}
+    after = AutoModelForCausalLM.from_pretrained(with_adapters.folder / "model").state_dict()
+    adapter = with_adapters.folder / "model" / "adapter"
+    merged = PeftModel.from_pretrained(base, adapter).merge_and_unload().state_dict()
+    assert after.keys() == merged.keys() == before.keys()
+    for name, value in after.items():
+        torch.testing.assert_close(value, merged[name], rtol=0, atol=1e-6)
+        assert torch.equal(value, before[name]) is not name.endswith("_proj.weight")
 
 
 @pytest.mark.parametrize("mode", ["synchronous", "asynchronous", "partial_rollout"])

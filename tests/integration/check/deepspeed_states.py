@@ -15,6 +15,7 @@ cpu.install()
 
 import deepspeed  # noqa: E402
 from openrlhf.utils.deepspeed.deepspeed_utils import get_train_ds_config  # noqa: E402
+from peft import LoraConfig, get_peft_model  # noqa: E402
 from transformers import (  # noqa: E402
     LlamaConfig,
     LlamaForCausalLM,
@@ -24,12 +25,13 @@ from transformers import (  # noqa: E402
     Qwen3MoeForCausalLM,
 )
 
-# ZeRO stage, type of the weights, type that gradients are added up in.
+# ZeRO stage, type of the weights, type that gradients are added up in, rank of adapters.
 RUNS = (
-    (0, "fp32", None),
-    (2, "bf16", None),
-    (3, "bf16", None),
-    (3, "bf16", "fp32"),
+    (0, "fp32", None, 0),
+    (2, "bf16", None, 0),
+    (3, "bf16", None, 0),
+    (3, "bf16", "fp32", 0),
+    (2, "bf16", None, 8),
 )
 SIZES = {"vocab_size": 1000, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 32}
 MODELS = {
@@ -67,9 +69,12 @@ def size(tensors) -> int:
 
 
 def measure(
-    model_class, config, zero_stage: int, dtype: str, gradient_dtype: str | None
+    model_class, config, zero_stage: int, dtype: str, gradient_dtype: str | None, rank: int
 ) -> dict[str, float]:
     model = model_class(config).to(torch.bfloat16 if dtype == "bf16" else torch.float32)
+    if rank:
+        lora = LoraConfig(task_type="CAUSAL_LM", r=rank, target_modules="all-linear")
+        model = get_peft_model(model, lora)
     model.config.use_cache = False
     settings = get_train_ds_config(
         offload=False,
@@ -83,7 +88,9 @@ def measure(
     settings["train_micro_batch_size_per_gpu"] = 1
     settings["gradient_accumulation_steps"] = 1
     engine, optimizer, *_ = deepspeed.initialize(
-        model=model, model_parameters=list(model.parameters()), config=settings
+        model=model,
+        model_parameters=[p for p in model.parameters() if p.requires_grad],
+        config=settings,
     )
 
     def backward() -> None:
@@ -122,9 +129,10 @@ measured = [
         "zero_stage": zero_stage,
         "dtype": dtype,
         "gradient_dtype": gradient_dtype,
-        "bytes": measure(model_class, config, zero_stage, dtype, gradient_dtype),
+        "rank": rank,
+        "bytes": measure(model_class, config, zero_stage, dtype, gradient_dtype, rank),
     }
-    for zero_stage, dtype, gradient_dtype in RUNS
+    for zero_stage, dtype, gradient_dtype, rank in RUNS
     for name, (model_class, config) in MODELS.items()
 ]
 if os.environ["RANK"] == "0":

@@ -25,8 +25,10 @@ def test_states_are_estimated_within_15_percent(measured: list[dict]) -> None:
     assert {run["zero_stage"] for run in measured} == {0, 2, 3}
     for run in measured:
         shape = ModelShape.from_config(run["config"])
+        adapters = shape.adapter_parameters(run["rank"])
         estimate = training_states(
-            shape.parameters,
+            shape.parameters + adapters,
+            trained=adapters or None,
             zero_stage=run["zero_stage"],
             shards=RANKS,
             dtype=run["dtype"],

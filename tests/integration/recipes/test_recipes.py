@@ -53,7 +53,7 @@ RECIPES = {
     "qwen3-30b-a3b-async": ([], 4, {}),
     "qwen3-8b": ([], 2, {"N": "2"}),
     "llama-3.2-3b": ([], 2, {"N": "2", "LOSS": "gspo"}),
-    "one-gpu-gsm8k": ([], 2, {"N": "2", "LOSS": "grpo"}),
+    "one-gpu-gsm8k": ([], 2, {"N": "2", "LOSS": "grpo", "LORA_RANK": "4"}),
     "eight-gpu-dapo-math": ([], 2, {"N": "2", "LOSS": "sapo"}),
 }
 ALWAYS = ("qwen3-30b-a3b-async", "one-gpu-gsm8k")

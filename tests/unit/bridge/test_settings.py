@@ -322,6 +322,12 @@ def test_flags_of_the_loops_that_do_not_run_are_refused(changes: dict, message: 
         settings.check(DEFAULTS | changes)
 
 
+def test_all_linear_may_be_given_by_its_name() -> None:
+    flags = DEFAULTS | {"ds.lora.rank": 4, "ds.lora.target_modules": ["all-linear"]}
+    settings.complete(flags)
+    assert flags["ds.lora.target_modules"] == "all-linear"  # a list peft would look up as a module
+
+
 EVERY_RANK = {"actor.num_gpus_per_node": 4}
 KL = {"algo.kl.init_coef": 0.01}
 OWN_PPO = {

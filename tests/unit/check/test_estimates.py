@@ -50,6 +50,22 @@ def test_gradients_added_up_in_float32_take_4_bytes_a_parameter(flags: dict[str,
     assert terms["gradients"] == model.parameters * 4 / 16
 
 
+def test_with_adapters_only_they_have_gradients_and_an_optimizer(flags: dict[str, Any]) -> None:
+    states = memory.training_states(1000, trained=10, zero_stage=3, shards=1, dtype="bf16")
+    assert (states.parameters, states.gradients, states.optimizer) == (2000, 20, 120)
+    model = shape("Qwen3-0.6B")
+    # Rank times in + out: queries, keys, values, output; gate, up, down; in 28 layers.
+    attention = (1024 + 2048) + 2 * (1024 + 1024) + (2048 + 1024)
+    trained = 28 * 32 * (attention + 3 * (1024 + 3072))
+    assert model.adapter_parameters(32) == trained
+    changed = flags | {"ds.lora.rank": 32, "ds.grad_accum_dtype": None}
+    terms = memory.trainer_memory(model, changed, 79 * GIB, reads_old_log_probs=False).terms
+    assert terms["optimizer"] == 12 * trained / 16
+    assert terms["weights"] == 2 * (model.parameters + trained) / 16
+    experts = shape("Qwen3-30B-A3B-Base")  # attention alone has adapters there
+    assert experts.adapter_parameters(1) == 48 * (4 * 2048 + 2 * (4096 + 512))
+
+
 def test_the_cache_of_a_token() -> None:
     model = shape("Qwen3-30B-A3B-Base")
     # Key and value, 2 bytes, 48 layers, 4 heads of 128.

@@ -31,6 +31,7 @@ RUNS = [
     *((SYNC, [str(n)], {}) for n in (4, 8, 16, 32, 64)),
     *((path.stem, [], {}) for path in SUBMITTING if path.stem != SYNC),
     ("one-gpu-gsm8k", [], {"MODEL": "Qwen/Qwen3-1.7B"}),
+    ("one-gpu-gsm8k", [], {"MODEL": "Qwen/Qwen3-1.7B", "LORA_RANK": "32"}),
     *(("qwen3-8b", [], {"LOSS": loss}) for loss in ("grpo", "gspo", "sapo", "cispo", "topr")),
 ]
 NAMES = ["-".join([script, *words, *changes.values()]) for script, words, changes in RUNS]
@@ -112,6 +113,16 @@ def test_the_best_checkpoint_can_be_chosen(monkeypatch: pytest.MonkeyPatch) -> N
     assert _flags("qwen3-8b")["--eval.dataset"] == "problems.jsonl"
 
 
+def test_adapters_take_ten_times_the_learning_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    flags = _flags("one-gpu-gsm8k")
+    assert flags["--actor.adam.lr"] == "1e-6"
+    assert "--ds.lora.rank" not in flags
+    monkeypatch.setenv("LORA_RANK", "32")
+    flags = _flags("one-gpu-gsm8k")
+    assert flags["--actor.adam.lr"] == "1e-5"
+    assert flags["--ds.lora.rank"] == flags["--ds.lora.alpha"] == "32"
+
+
 def test_the_asynchronous_bound_follows_n(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("N", "8")
     flags = _flags("qwen3-30b-a3b-async")
@@ -122,7 +133,8 @@ def test_runs_that_differ_in_the_environment_have_folders_of_their_own(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     folders = {_flags("one-gpu-gsm8k")["--run.dir"]}
-    for name, value in {"MODEL": "Qwen/Qwen3-1.7B", "LOSS": "lib/my.py:loss", "N": "8"}.items():
+    given = {"MODEL": "Qwen/Qwen3-1.7B", "LORA_RANK": "32", "LOSS": "lib/my.py:loss", "N": "8"}
+    for name, value in given.items():
         with monkeypatch.context() as environment:
             environment.setenv(name, value)
             folders.add(_flags("one-gpu-gsm8k")["--run.dir"])
@@ -130,6 +142,7 @@ def test_runs_that_differ_in_the_environment_have_folders_of_their_own(
     assert {Path(folder).relative_to(runs).as_posix() for folder in folders} == {
         "one-gpu-gsm8k-vespo-n4",
         "one-gpu-gsm8k-Qwen3-1.7B-vespo-n4",
+        "one-gpu-gsm8k-lora32-vespo-n4",
         "one-gpu-gsm8k-my.py:loss-n4",
         "one-gpu-gsm8k-vespo-n8",
     }

@@ -75,6 +75,15 @@ def test_model_folders(tmp_path: Path) -> None:
     check_model(str(tmp_path))
 
 
+def test_an_adapter_is_no_model(tmp_path: Path) -> None:
+    adapter = tmp_path / "model" / "adapter"
+    adapter.mkdir(parents=True)
+    (adapter / "adapter_config.json").write_text('{"base_model_name_or_path": "Qwen/Qwen3-4B"}')
+    with pytest.raises(ValueError, match=r"not a model: .* give the folder above") as refused:
+        check_model(str(adapter))
+    assert f"--model_path Qwen/Qwen3-4B --lora_path {adapter} " in str(refused.value)
+
+
 def test_reward_files(tmp_path: Path) -> None:
     path = tmp_path / "reward.py"
     with pytest.raises(ValueError, match="there is no such file"):

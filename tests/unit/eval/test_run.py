@@ -408,7 +408,11 @@ def test_a_full_disk_stops_the_run_and_loses_nothing(
 
 @pytest.mark.parametrize(
     ("model", "message"),
-    [("/nowhere/model", "there is no such folder"), ("./empty", "holds no config.json")],
+    [
+        ("/nowhere/model", "there is no such folder"),
+        ("./empty", "holds no config.json"),
+        ("./adapter", "holds an adapter (adapter_config.json), not a model"),
+    ],
 )
 def test_a_model_that_is_not_there_is_named(
     model: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
@@ -416,6 +420,8 @@ def test_a_model_that_is_not_there_is_named(
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
     arguments = ["run", "--model", model, "--benchmarks", "embedded", "--out", str(tmp_path / "o")]
     assert main(arguments) == 2
     assert message in capsys.readouterr().err
