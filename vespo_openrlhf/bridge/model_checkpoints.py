@@ -19,7 +19,7 @@ from vespo_openrlhf.bridge.seams import plain_class
 
 def install(strategy: Any) -> None:
     """Make a strategy save what it is told to, load the checkpoint that the driver chose, and write
-    models without their adapters' wrappers.
+    model folders with adapters merged.
 
     Args:
         strategy: OpenRLHF's, of this process.

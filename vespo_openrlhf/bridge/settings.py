@@ -68,7 +68,7 @@ def complete(flags: dict[str, Any]) -> list[str]:
         # Workers have other working directories.
         flags["actor.policy_loss_type"] = os.path.abspath(flags["actor.policy_loss_type"])
     if flags["ds.lora.target_modules"] == ["all-linear"]:
-        # Their name for all of them, which peft knows as a word and not in a list.
+        # The flag makes a list, in which peft would take the word for a module's name.
         flags["ds.lora.target_modules"] = "all-linear"
     if flags["run.dir"] is not None:
         _run_folder(flags)

@@ -296,6 +296,7 @@ def test_policy_and_reference_are_built_around_the_chosen_actor(
         ),
         get_ds_train_config=dict,
         get_ds_eval_config=dict,
+        save_model=None,
     )
     for cls in (PolicyActor, ReferenceActor):
         monkeypatch.setattr(cls, "_setup_distributed", lambda *_: None)
