@@ -556,9 +556,23 @@ def check_aux_loss(flags: Flags, model: Mapping[str, Any]) -> None:
         )
 
 
+def check_adapted_experts(flags: Flags, model: Mapping[str, Any]) -> None:
+    """peft adapts the experts of a mixture, and their router, in a way of its own."""
+    targets = flags["ds.lora.target_modules"]
+    mlp = {"gate", "gate_proj", "up_proj", "down_proj", "experts"}
+    named = isinstance(targets, str) or mlp & {name.rpartition(".")[2] for name in targets}
+    if flags["ds.lora.rank"] and experts(model) and named:
+        raise ValueError(
+            "--ds.lora.rank adapts the experts of this model, and what adapts them is not merged "
+            "for the engines: adapt attention alone with --ds.lora.target_modules q_proj k_proj "
+            "v_proj o_proj"
+        )
+
+
 #: By the flags and the model's config.json, its text part where it has several.
 MODEL_RULES: tuple[Callable[[Flags, Mapping[str, Any]], None], ...] = (
     check_positions,
     check_heads,
     check_aux_loss,
+    check_adapted_experts,
 )

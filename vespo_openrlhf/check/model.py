@@ -108,7 +108,7 @@ class ModelShape:
         return self._attention + mlp
 
     def adapter_parameters(self, rank: int) -> int:
-        """Of LoRA on every linear layer: experts, which are no layers of their own, have none."""
+        """Of LoRA on every linear layer but experts, which cannot be adapted here."""
         attention = 4 * self.hidden + 2 * (self.query + self.key_value)
         mlp = 3 * (self.hidden + self.dense_intermediate)
         return rank * (self.layers * attention + (self.layers - self.sparse_layers) * mlp)

@@ -73,7 +73,9 @@ def measure(
 ) -> dict[str, float]:
     model = model_class(config).to(torch.bfloat16 if dtype == "bf16" else torch.float32)
     if rank:
-        lora = LoraConfig(task_type="CAUSAL_LM", r=rank, target_modules="all-linear")
+        attention = ["q_proj", "k_proj", "v_proj", "o_proj"]
+        targets = attention if hasattr(config, "num_experts") else "all-linear"
+        lora = LoraConfig(task_type="CAUSAL_LM", r=rank, target_modules=targets)
         model = get_peft_model(model, lora)
     model.config.use_cache = False
     settings = get_train_ds_config(

@@ -511,6 +511,12 @@ def test_any_users_loss_may_steer_the_lag(tmp_path: Path) -> None:
             "does not divide the model's 32 attention heads",
         ),
         ({"actor.aux_loss_coef": 0.01}, {"num_experts": 0}, "the model has none"),
+        ({"ds.lora.rank": 4}, {"num_experts": 8}, r"--ds\.lora\.target_modules q_proj k_proj"),
+        (
+            {"ds.lora.rank": 4, "ds.lora.target_modules": ["q_proj", "gate_proj"]},
+            {"num_experts": 8},
+            "adapts the experts",
+        ),
     ],
 )
 def test_what_a_model_cannot_do_is_refused(
