@@ -33,5 +33,5 @@ def test_lines_are_followed_to_the_end_of_the_job(tmp_path) -> None:
         "        file.write(f'{step}}}\\n')\n"
     )
     with subprocess.Popen([sys.executable, "-c", writes, str(path)]) as job:
-        assert [line["step"] for line in _follow(path, job)] == [0, 1, 2]
+        assert [line["step"] for line in _follow(path, job, tmp_path / "no")] == [0, 1, 2]
     assert json.loads(path.read_text().splitlines()[-1]) == {"step": 2}
