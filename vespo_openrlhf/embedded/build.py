@@ -157,6 +157,7 @@ def _write_products(work: Path, settings: Settings, progress: bool) -> Report:
         build_model,
         demonstrations,
         reproducible,
+        save,
         warm_start,
     )
     from vespo_openrlhf.embedded.tokenizer import build_tokenizer
@@ -178,6 +179,6 @@ def _write_products(work: Path, settings: Settings, progress: bool) -> Report:
         measured = heldout[:MEASURED_PROBLEMS]
         sampled = accuracy(model, tokenizer, measured, samples=MEASURED_SAMPLES)
         greedy = accuracy(model, tokenizer, measured, greedy=True)
-    model.save_pretrained(work / "model")
+    save(model, work / "model")
     tokenizer.save_pretrained(work / "model")
     return Report(True, sampled, greedy)

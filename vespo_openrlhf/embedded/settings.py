@@ -25,14 +25,14 @@ class WarmStart:
     Attributes:
         steps: optimizer steps.
         batch_size: demonstrations a step.
-        peak_lr: AdamW learning rate at its highest, reached after a tenth of the steps.
+        peak_lr: AdamW learning rate at its highest, reached after a fifth of the steps.
         forget_share: share of demonstrations written by the student who forgets to carry.
     """
 
-    steps: int = 500
+    steps: int = 700
     batch_size: int = 16
     peak_lr: float = 4e-3
-    forget_share: float = 0.58
+    forget_share: float = 0.6
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch_size < 1:

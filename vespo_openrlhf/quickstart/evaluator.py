@@ -88,13 +88,10 @@ class Evaluator:
 
 def serve() -> None:
     """Import, then fork a process for each line of standard input."""
-    # As the engine sets them, which reads them too late: vLLM looks when it is imported.
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
-    import vllm.v1.engine.llm_engine  # noqa: F401
-
     from vespo_openrlhf.eval.__main__ import main
+    from vespo_openrlhf.eval.engines.offline import import_vllm
 
+    import_vllm()
     for line in sys.stdin:
         log, *arguments = json.loads(line)
         if child := os.fork():
@@ -107,7 +104,7 @@ def serve() -> None:
         status = main(["run", *arguments])
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(status)  # there is nothing to take down that ends not by itself
+        os._exit(status)  # of what was imported nothing needs to be taken down
 
 
 if __name__ == "__main__":
