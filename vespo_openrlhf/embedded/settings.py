@@ -29,7 +29,7 @@ class WarmStart:
         forget_share: share of demonstrations written by the student who forgets to carry.
     """
 
-    steps: int = 700
+    steps: int = 600
     batch_size: int = 16
     peak_lr: float = 4e-3
     forget_share: float = 0.6
@@ -53,7 +53,7 @@ class Settings:
     """All that decides what is built.
 
     Attributes:
-        seed: of problems, weights and demonstrations.
+        seed: of problems and demonstrations.
         train_problems: rows of `train.jsonl`.
         heldout_problems: rows of `heldout.jsonl`.
         warm_start: how the model is warmed up.

@@ -2,8 +2,9 @@
 
 `python -m vespo_openrlhf.quickstart.reaper MARK FOLDER` waits for the end of its standard input,
 which comes when its parent closes the pipe, or dies in whatever way; then it ends the marked
-processes, gently first unless it has read `AT_ONCE`, and removes the folder. Ray cannot be left to do that itself: a second
-signal while it shuts down makes it hang, and its agents outlive it by a minute.
+processes, gently first unless it has read `AT_ONCE`, and removes the folder. Ray cannot be left to
+do that itself: a second signal while it shuts down makes it hang, and its agents outlive it by a
+minute.
 """
 
 from __future__ import annotations
