@@ -69,8 +69,6 @@ def environment() -> dict[str, str]:
         # at every start, and they spin while they wait for one another.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
         "TOKENIZERS_PARALLELISM": "false",
-        # To report its use, every engine would ask for the processor's name, a second of CPU time.
-        "VLLM_NO_USAGE_STATS": "1",
     }
     return {name: os.environ.get(name, value) for name, value in defaults.items()}
 

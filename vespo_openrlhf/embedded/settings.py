@@ -29,7 +29,7 @@ class WarmStart:
         forget_share: share of demonstrations written by the student who forgets to carry.
     """
 
-    steps: int = 600
+    steps: int = 660
     batch_size: int = 16
     peak_lr: float = 4e-3
     forget_share: float = 0.6

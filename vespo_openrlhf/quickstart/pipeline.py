@@ -220,7 +220,7 @@ def training_flags(plan: Plan) -> list[str]:
             "train.micro_batch_size": batch // UPDATES_PER_BATCH,
             "rollout.micro_batch_size": batch // UPDATES_PER_BATCH,
             # optimizer
-            "actor.adam.lr": "1e-4",
+            "actor.adam.lr": "2e-4",
             "actor.lr_scheduler": "cosine_with_min_lr",
             # where it runs, what it leaves
             "actor.num_gpus_per_node": 1,
