@@ -41,7 +41,7 @@ class Plan:
 
     out: Path
     seed: int = 0
-    batches: int = 24
+    batches: int = 16
 
     def __post_init__(self) -> None:
         if self.batches < 1:
@@ -220,7 +220,7 @@ def training_flags(plan: Plan) -> list[str]:
             "train.micro_batch_size": batch // UPDATES_PER_BATCH,
             "rollout.micro_batch_size": batch // UPDATES_PER_BATCH,
             # optimizer
-            "actor.adam.lr": "2e-4",
+            "actor.adam.lr": "4e-4",
             "actor.lr_scheduler": "cosine_with_min_lr",
             # where it runs, what it leaves
             "actor.num_gpus_per_node": 1,
