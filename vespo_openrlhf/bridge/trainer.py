@@ -30,7 +30,7 @@ from vllm import SamplingParams
 
 from vespo_openrlhf import config
 from vespo_openrlhf.bridge import collector, evaluation, mini_batches, records, weight_check
-from vespo_openrlhf.bridge.checkpoints import Checkpoints, write_atomically
+from vespo_openrlhf.bridge.checkpoints import Checkpoints
 from vespo_openrlhf.bridge.driver import Driver, PromptRow, RayEngine
 from vespo_openrlhf.bridge.events import LostEnginesError, RolloutSettings, StoppedError
 from vespo_openrlhf.bridge.experience import ExperienceMaker, ShortExperienceMaker
@@ -50,6 +50,7 @@ from vespo_openrlhf.bridge.update_log import UpdateLog
 from vespo_openrlhf.bridge.update_metrics import UPDATES
 from vespo_openrlhf.bridge.weights import Sent
 from vespo_openrlhf.bridge.wire import Share
+from vespo_openrlhf.files import write_text
 from vespo_openrlhf.scheduling import BatchReport, Group, Scheduler, TrainStep
 
 # The share of a run's prompts that may be abandoned.
@@ -528,4 +529,4 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             )
         if self._run:
             text = json.dumps(account, indent=2) + "\n"
-            write_atomically(self._run.path / PROMPTS_FILE, text)
+            write_text(self._run.path / PROMPTS_FILE, text)

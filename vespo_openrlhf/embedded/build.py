@@ -21,6 +21,7 @@ from typing import Any
 
 from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
 from vespo_openrlhf.embedded.settings import MAX_LENGTH, Settings
+from vespo_openrlhf.files import write_text
 
 MANIFEST = "manifest.json"
 PRODUCTS = ("model", "train.jsonl", "heldout.jsonl")
@@ -86,10 +87,7 @@ def _read_manifest(out: Path) -> dict[str, Any] | None:
 
 
 def _write_manifest(out: Path, manifest: dict[str, Any]) -> None:
-    # One rename: a reader sees the old manifest or the new one, never half of one.
-    part = out / f".{MANIFEST}.part"
-    part.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-    os.replace(part, out / MANIFEST)
+    write_text(out / MANIFEST, json.dumps(manifest, indent=2) + "\n")
 
 
 @contextmanager
