@@ -17,7 +17,7 @@ from typing import Any
 from vespo_openrlhf.peers import figures, stacks, trl_env
 from vespo_openrlhf.peers.task import TASKS, Task
 
-PEERS = ("ours", "openrlhf", "trl")
+PEERS = ("ours", "openrlhf", "trl", "trl_continuous")
 LEAST_BATCHES = figures.FIRST_LEFT_OUT + figures.LAST_LEFT_OUT + 1
 
 _DESCRIPTION = """\
@@ -38,13 +38,14 @@ advantages and no KL, and the reward of reward/math_reward.py:
   openrlhf  OpenRLHF's own asynchronous trainer with partial rollout, engines and correction, PPO
             (it has no VESPO), on our CPU stack, without which it does not run here
   trl       GRPOTrainer with loss_type vespo and transformers' generate, one generation of a
-            rollout batch and as many updates on it; the reward is called in its process. In an
+            rollout batch and 8 updates on it; the reward is called in its process. In an
             environment of its own, which is made where it is not there
+  trl_continuous  the same with transformers' continuous batching: faster where answers are uneven
 
-Ours and OpenRLHF give each process one thread, TRL all CPUs to its one process. Samples a second
-leave out the first two rollout batches and the last. The final accuracy is the mean reward of the
-last four, and 90 % of it is reached when the mean of three in a row is. Start-up lasts until the
-first rollout batch begins to be generated. Memory is the proportional set size, once a second.
+Ours and OpenRLHF give each process one thread, TRL its one process torch's default. Samples a
+second leave out the first two rollout batches and the last. The final accuracy is the mean reward
+of the last four, and 90 % of it is reached when the mean of three in a row is. Start-up lasts until
+the first rollout batch begins to be generated. Memory is the proportional set size, once a second.
 """
 
 
@@ -101,7 +102,10 @@ def _parser() -> argparse.ArgumentParser:
         "--sizes", type=some_of(list(TASKS)), default=list(TASKS), help="default: small,large"
     )
     parser.add_argument(
-        "--peers", type=some_of(PEERS), default=list(PEERS), help="default: ours,openrlhf,trl"
+        "--peers",
+        type=some_of(PEERS),
+        default=list(PEERS),
+        help=f"default: all of {','.join(PEERS)}",
     )
     parser.add_argument(
         "--batches", type=batches, metavar="N", help="rollout batches of each (default: 24 and 12)"
@@ -148,7 +152,7 @@ def _part(task: Task, peer: str, out: Path, venv: Path) -> dict[str, Any]:
         _say(f"{task.name}, {peer}: found in {folder}")
         return found
     model, data = _built(task, out)
-    if peer == "trl":
+    if peer.startswith("trl"):
         trl_env.python(venv.absolute())
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -158,7 +162,8 @@ def _part(task: Task, peer: str, out: Path, venv: Path) -> dict[str, Any]:
     run = {
         "ours": stacks.run_ours,
         "openrlhf": stacks.run_openrlhf,
-        "trl": lambda job: stacks.run_trl(job, venv.absolute()),
+        "trl": lambda job: stacks.run_trl(job, venv.absolute(), continuous=False),
+        "trl_continuous": lambda job: stacks.run_trl(job, venv.absolute(), continuous=True),
     }[peer](job)
     figure = figures.figures(run)
     (folder / "recorded.json").write_text(json.dumps(dataclasses.asdict(run)))

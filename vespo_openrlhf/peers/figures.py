@@ -151,7 +151,12 @@ _COLUMNS = {
     "peak_memory_gib": "peak GiB",
     "final_accuracy": "final accuracy",
 }
-_TITLES = {"ours": "this project", "openrlhf": "OpenRLHF, asynchronous", "trl": "TRL"}
+_TITLES = {
+    "ours": "this project",
+    "openrlhf": "OpenRLHF, asynchronous",
+    "trl": "TRL",
+    "trl_continuous": "TRL, continuous batching",
+}
 
 
 def table(by_size: Mapping[str, Mapping[str, Any]]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -82,10 +83,13 @@ def run_openrlhf(job: Job) -> Run:
     return Run(started, began, batches, watch.peak_bytes, watch.cpu)
 
 
-def run_trl(job: Job, venv: Path) -> Run:
+def run_trl(job: Job, venv: Path, *, continuous: bool) -> Run:
+    """With transformers' `generate`, or with its continuous batching."""
     interpreter = trl_env.python(venv)
     description = job.out / "job.json"
-    description.write_text(json.dumps(job.task.as_json(job.model, job.data, job.out, SEED)))
+    paths = {"model": str(job.model), "data": str(job.data), "out": str(job.out)}
+    numbers = {**dataclasses.asdict(job.task), "seed": SEED, "continuous": continuous}
+    description.write_text(json.dumps(paths | numbers))
     command = [str(interpreter), "-m", "vespo_openrlhf.peers.trl_run", str(description)]
     started, watch = _run(command, job.out)
     began, batches = _trl_batches(job.out / "batches.jsonl")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass
 
 LEARNING_RATE = 1e-4
 MIN_LEARNING_RATE_SHARE = 0.1
@@ -41,11 +39,6 @@ class Task:
     @property
     def samples_per_update(self) -> int:
         return self.samples // self.updates
-
-    def as_json(self, model: Path, data: Path, out: Path, seed: int) -> dict[str, Any]:
-        """All that a run in another environment has to know."""
-        paths = {"model": str(model), "data": str(data), "out": str(out)}
-        return {**asdict(self), **paths, "seed": seed}
 
 
 #: The quickstart's: 0.34 M parameters, answers of about 30 tokens.

@@ -8,7 +8,6 @@ batch, `{"time", "reward", "samples"}`; times are seconds since the epoch.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -27,7 +26,6 @@ def main(path: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    torch.set_num_threads(os.cpu_count() or 1)
     transformers.logging.set_verbosity_error()
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
     rows = [json.loads(line) for line in Path(job["data"]).read_text().splitlines()]
@@ -121,6 +119,7 @@ def options(job: dict[str, Any]) -> dict[str, Any]:
         "bf16": False,
         "gradient_checkpointing": False,
         "use_vllm": False,
+        "use_transformers_continuous_batching": job["continuous"],
         # Nothing on the side.
         "logging_steps": job["updates"],
         "report_to": "none",
