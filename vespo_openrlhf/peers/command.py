@@ -45,7 +45,7 @@ advantages and no KL, and the reward of reward/math_reward.py:
 Ours and OpenRLHF give each process one thread, TRL its one process torch's default. Samples a
 second leave out the first two rollout batches and the last. The final accuracy is the mean reward
 of the last four, and 90 % of it is reached when the mean of three in a row is. Start-up lasts until
-the first rollout batch begins to be generated. Memory is the proportional set size, once a second.
+the first rollout batch begins to be generated. Memory is the proportional set size, every 5 s.
 """
 
 

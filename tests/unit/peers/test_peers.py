@@ -130,7 +130,7 @@ def test_memory_and_time_of_a_process_and_its_child() -> None:
         deadline = time.monotonic() + 30
         while watch.peak_bytes < 200_000_000 and time.monotonic() < deadline:
             time.sleep(0.1)
-            watch._look()
+            watch._look(memory=True)
         stacks._end(process)
     assert watch.peak_bytes >= 200_000_000
     assert watch.cpu[-1][1] > 0
