@@ -40,7 +40,8 @@ advantages and no KL, and the reward of reward/math_reward.py:
   trl       GRPOTrainer with loss_type vespo and transformers' generate, one generation of a
             rollout batch and 8 updates on it; the reward is called in its process. In an
             environment of its own, which is made where it is not there
-  trl_continuous  the same with transformers' continuous batching: faster where answers are uneven
+  trl_continuous  the same with transformers' continuous batching: faster where answers are uneven.
+            Of the two the faster one counts in ours_over_trl
 
 Ours and OpenRLHF give each process one thread, TRL its one process torch's default. Samples a
 second leave out the first two rollout batches and the last. The final accuracy is the mean reward

@@ -135,12 +135,14 @@ def figures(run: Run) -> dict[str, Any]:
 
 
 def compared(by_peer: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The peers' figures, and how many times as many samples ours trains as each other one."""
+    """The peers' figures, and how many times as many samples ours trains as each: as the faster of
+    a peer's ways, where it has two (`trl` and `trl_continuous`)."""
     result: dict[str, Any] = dict(by_peer)
-    for other in by_peer:
-        if other != "ours" and "ours" in by_peer:
-            ratio = by_peer["ours"]["samples_per_second"] / by_peer[other]["samples_per_second"]
-            result[f"ours_over_{other}"] = round(ratio, 3)
+    speed = {peer: figures["samples_per_second"] for peer, figures in by_peer.items()}
+    for other in ("openrlhf", "trl"):
+        ways = [value for peer, value in speed.items() if peer.startswith(other)]
+        if ways and "ours" in speed:
+            result[f"ours_over_{other}"] = round(speed["ours"] / max(ways), 3)
     return result
 
 

@@ -99,6 +99,11 @@ def test_ours_over_each_other_peer() -> None:
     assert compared({"trl": one(400)}) == {"trl": one(400)}
 
 
+def test_the_faster_way_of_a_peer_counts() -> None:
+    result = compared({"ours": one(300), "trl": one(100), "trl_continuous": one(150)})
+    assert result["ours_over_trl"] == 2
+
+
 def test_the_table() -> None:
     sizes = {
         "small": compared({"ours": one(312.31), "trl": one(400)}),
