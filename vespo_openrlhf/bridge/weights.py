@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent import futures
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 import deepspeed
@@ -32,6 +33,19 @@ BUCKET_BYTES = 512 << 20
 #: Without an answer to a bucket, or to the making of a group, the update is given up.
 STALL_SECONDS = 120.0
 _LOOK_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What one update of the weights took.
+
+    Attributes:
+        messages: to each engine.
+        seconds: from gathering the first parameter to the last engine's last answer.
+    """
+
+    messages: int
+    seconds: float
 
 
 class WeightPublisher:
@@ -55,7 +69,7 @@ class WeightPublisher:
         self._group: Any = None
         self._receivers: list[str] = []
 
-    def publish(self, names: Sequence[str], engines: Sequence[Any]) -> None:
+    def publish(self, names: Sequence[str], engines: Sequence[Any]) -> Sent:
         """Send the weights to just these engines, named by `engine_name`. All ranks take part.
 
         The process group is made anew where they are not the ones it was made for: a restarted
@@ -69,25 +83,28 @@ class WeightPublisher:
                 have the weights, or to be able to take any.
             RefusedWeightsError: an engine has the weights and cannot load them.
         """
-        trainer = self._trainer
+        trainer, started = self._trainer, time.monotonic()
         if trainer.use_cuda_ipc:
             trainer.vllm_engines = list(engines)
             trainer.broadcast_to_vllm()
-            return
+            return Sent(sum(1 for _ in self._parameters()), time.monotonic() - started)
         error: Exception | None = None
         sends = torch.distributed.get_rank() == 0
         torch.cuda.empty_cache()
         if sends:
             error = _error_of(self._meet, names, engines)
+        messages = 0
         # To the end also after an error: other ranks wait in every gathering for this one.
         for bucket in buckets(self._parameters(), self._bucket_bytes):
             with self._gathered(bucket):
                 if sends and error is None:
                     error = _error_of(self._send, bucket, engines)
+            messages += 1
         torch.cuda.empty_cache()
         distributed_util.torch_dist_barrier_and_cuda_sync()
         if error is not None:
             raise error
+        return Sent(messages, time.monotonic() - started)
 
     def _parameters(self) -> Iterator[Named]:
         """Of a model that sees, only those that are trained: its eyes stay as they are."""

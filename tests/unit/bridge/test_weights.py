@@ -321,7 +321,10 @@ def test_the_other_ranks_only_take_part(groups, gathered, monkeypatch) -> None:
 
 def test_engines_on_the_trainers_gpus_are_left_to_openrlhf(groups) -> None:
     calls = []
-    trainer = SimpleNamespace(use_cuda_ipc=True, broadcast_to_vllm=lambda: calls.append("all"))
-    weights.WeightPublisher(trainer).publish(names(0), ["engine"])
+    trainer = Trainer()
+    trainer.use_cuda_ipc = True
+    trainer.broadcast_to_vllm = lambda: calls.append("all")
+    sent = weights.WeightPublisher(trainer).publish(names(0), ["engine"])
     assert calls == ["all"]
+    assert sent.messages == 4  # OpenRLHF's loop sends one per parameter
     assert trainer.vllm_engines == ["engine"]
