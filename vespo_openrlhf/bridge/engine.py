@@ -338,8 +338,8 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
 
 
 class _Remembering:
-    """A tokenizer that knows what it last made of a text, because OpenRLHF's executor has the prompt
-    of a group tokenised for each of its samples. What it returns is shared, and not to be changed.
+    """A tokenizer that knows what it last made of a text: OpenRLHF's executor has the prompt of a
+    group tokenised for each of its samples. What it returns is shared, and not to be changed.
     """
 
     def __init__(self, tokenizer: Any) -> None:
