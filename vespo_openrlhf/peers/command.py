@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
         type=Path,
         default=Path(f"runs/trl-{trl_env.TRL}"),
         metavar="DIR",
-        help="TRL's environment, 2 GB (default: %(default)s)",
+        help="TRL's environment, 1.5 GB (default: %(default)s)",
     )
     return parser
 
