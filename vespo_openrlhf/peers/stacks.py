@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vespo_openrlhf.cpu import FORCE_VARIABLE
 from vespo_openrlhf.peers import trl_env
 from vespo_openrlhf.peers.figures import Batch, Run
 from vespo_openrlhf.peers.task import LEARNING_RATE, Task
@@ -175,7 +176,8 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Of this process, without its own number of threads: each peer has its own defaults."""
+    """Of this process, on the CPU whatever there is, and without its own number of threads: each
+    peer has its own defaults."""
     inherited = {k: v for k, v in os.environ.items() if k != "OMP_NUM_THREADS"}
     path = os.pathsep.join(filter(None, [str(_REPOSITORY), os.environ.get("PYTHONPATH", "")]))
-    return {**inherited, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
+    return {**inherited, FORCE_VARIABLE: "1", "PYTHONPATH": path, "HF_HUB_OFFLINE": "1"}
