@@ -23,30 +23,15 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from vespo_openrlhf.peers.stacks import STOCK_FLAGS
 from vespo_openrlhf.quickstart.pipeline import Plan, training_flags
 
 STAGES = ("make_experience", "ppo_train")
 ASYNCHRONOUS = ("--train.async_enable", "--train.partial_rollout_enable")
 WARM_UP_BATCHES = 2
 BATCHES = 12
-# Our command line with nothing of ours in place but how Ray starts: OpenRLHF does the rest.
-STOCK = """
-import contextlib, sys
-from vespo_openrlhf.bridge import cli, plug
-
-@contextlib.contextmanager
-def stock():
-    with plug.ray_in_place() as start_ray:
-        yield plug.Plugs(start_ray, plug.Engines(None))
-
-plug.in_place = stock
-sys.exit(cli.main())
-"""
 COMMANDS = {
-    "stock": [
-        *("-c", STOCK, "--actor.policy_loss_type", "ppo", "--vespo.anchor", "old"),
-        *("--algo.advantage.is_correction_level", "token"),
-    ],
+    "stock": ["-m", "vespo_openrlhf.peers.stock", *STOCK_FLAGS],
     "vespo": ["-m", "vespo_openrlhf.train"],
 }
 
