@@ -21,10 +21,10 @@ from vespo_openrlhf import reward
 from vespo_openrlhf.eval.engines import FAILED
 from vespo_openrlhf.eval.errors import EvaluationError
 from vespo_openrlhf.eval.tolerance import within
-from vespo_openrlhf.reward.extract import final_text
 from vespo_openrlhf.reward.labels import parse_label
 from vespo_openrlhf.reward.options import RewardOptions
-from vespo_openrlhf.reward.query import split_query
+from vespo_openrlhf.reward.reading.extract import final_text
+from vespo_openrlhf.reward.reading.query import split_query
 from vespo_openrlhf.reward.scoring import judge_label
 
 THREADS = 8

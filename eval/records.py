@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from vespo_openrlhf.eval.errors import EvaluationError
+from vespo_openrlhf.files import write_text
 from vespo_openrlhf.redact import redact
 
 MANIFEST = "manifest.json"
@@ -158,17 +159,10 @@ def write_json(path: Path, content: Any) -> None:
     Raises:
         EvaluationError: the disk does not take it; what stood there stays.
     """
-    draft = path.with_name(f".{path.name}.tmp")
+    text = json.dumps(content, indent=2, ensure_ascii=False)
     try:
-        with open(draft, "w", encoding="utf-8") as file:
-            json.dump(content, file, indent=2, ensure_ascii=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
+        write_text(path, text + "\n")
     except OSError as error:
-        with contextlib.suppress(OSError):
-            draft.unlink(missing_ok=True)
         raise EvaluationError(f"{path} cannot be written: {error.strerror}") from error
 
 

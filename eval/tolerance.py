@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from fractions import Fraction
 
-from vespo_openrlhf.reward.normalize import normalize
-from vespo_openrlhf.reward.quantity import Quantity, parse_quantity
+from vespo_openrlhf.reward.reading.normalize import normalize
+from vespo_openrlhf.reward.reading.quantity import Quantity, parse_quantity
 
 _NEAR_ZERO = Fraction(1, 10**8)
 _SHARE_NEAR_ZERO = Fraction(1, 100)

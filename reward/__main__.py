@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 
 from vespo_openrlhf.reward.api import label_problem, verify
-from vespo_openrlhf.reward.extract import extract
-from vespo_openrlhf.reward.judge import MAX_CHARS
-from vespo_openrlhf.reward.node import TooComplexError
-from vespo_openrlhf.reward.normalize import normalize
-from vespo_openrlhf.reward.structure import parse
+from vespo_openrlhf.reward.comparing.expression import TooComplexError
+from vespo_openrlhf.reward.comparing.judge import MAX_CHARS
+from vespo_openrlhf.reward.comparing.structure import parse
+from vespo_openrlhf.reward.reading.extract import extract
+from vespo_openrlhf.reward.reading.normalize import normalize
 from vespo_openrlhf.reward.verdict import REASONS
 
 
@@ -83,15 +83,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.command == "check":
             return _check(args)
         if args.command == "audit":
-            from vespo_openrlhf.reward.audit import main as audit_main
+            from vespo_openrlhf.reward.tools.audit import main as audit_main
 
             return audit_main(args.path, args.label_key, args.prompt_key, args.show)
         if args.command == "bench":
-            from vespo_openrlhf.reward.bench import main as bench_main
+            from vespo_openrlhf.reward.tools.bench import main as bench_main
 
             bench_main(args.golds, args.timeout)
             return 0
-        from vespo_openrlhf.reward.http_server import main as serve_main
+        from vespo_openrlhf.reward.tools.http_server import main as serve_main
 
         serve_main(args.host, args.port, args.max_body, args.max_requests, args.token)
     except (ValueError, OSError) as error:

@@ -8,14 +8,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from vespo_openrlhf.reward import client, turns
-from vespo_openrlhf.reward.extract import extract, is_placeholder
-from vespo_openrlhf.reward.golds import is_empty, unbox, usable_golds
-from vespo_openrlhf.reward.judge import MAX_CHARS, UndecidedError, judge, undecided
+from vespo_openrlhf.reward.comparing.judge import MAX_CHARS, UndecidedError, judge, undecided
+from vespo_openrlhf.reward.comparing.words import choice
 from vespo_openrlhf.reward.labels import parse_label
-from vespo_openrlhf.reward.normalize import normalize
+from vespo_openrlhf.reward.pool import client, own_thread
+from vespo_openrlhf.reward.reading.extract import extract, is_placeholder
+from vespo_openrlhf.reward.reading.golds import is_empty, unbox, usable_golds
+from vespo_openrlhf.reward.reading.normalize import normalize
 from vespo_openrlhf.reward.verdict import Verdict, note_unjudged
-from vespo_openrlhf.reward.words import choice
 
 logger = logging.getLogger(__name__)
 
@@ -66,11 +66,11 @@ def _verify(
     given = (gold,) if isinstance(gold, str) else tuple(gold)
     extracted = None
     try:
-        if sum(map(len, given)) > turns.MAX_READ or not turns.is_short(response):
+        if sum(map(len, given)) > own_thread.MAX_READ or not own_thread.is_short(response):
             work = (given, response, prompt, require_box)
             reason, extracted = client.call("verify", *work, timeout_s=timeout_s)
             return Verdict(reason == "correct", extracted, reason)
-        with turns.turn:
+        with own_thread.turn:
             golds = usable_golds(given)
             if not golds:
                 return Verdict(False, None, "empty_gold")
@@ -88,7 +88,7 @@ def _verify(
 
 def _in_caller(golds: tuple[str, ...], answers: tuple[str, ...]) -> str | None:
     """The reason, where strings and exact numbers decide; None where a worker must."""
-    if sum(map(len, answers)) + sum(map(len, golds)) <= turns.MAX_COMPARED:
+    if sum(map(len, answers)) + sum(map(len, golds)) <= own_thread.MAX_COMPARED:
         with contextlib.suppress(UndecidedError):
             return judge(golds, answers, undecided)
     return None

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
-from vespo_openrlhf.reward import turns
 from vespo_openrlhf.reward.options import RewardOptions
-from vespo_openrlhf.reward.query import split_query
+from vespo_openrlhf.reward.pool import own_thread
+from vespo_openrlhf.reward.reading.query import split_query
 from vespo_openrlhf.reward.shaping import shape, shaping_terms, terms_on
 from vespo_openrlhf.reward.verdict import REASONS, noting_unjudged
 
@@ -61,7 +61,7 @@ def batched(
         logs = dict.fromkeys(fixed, 0.0)
         with noting_unjudged() as unjudged:
             try:
-                with turns.turn:
+                with own_thread.turn:
                     response = split_query(query, prompt)
                 logs["length"] = float(len(response))
                 started = time.perf_counter()
@@ -72,7 +72,7 @@ def batched(
                 if not unjudged:
                     if not math.isfinite(result.value):
                         raise ValueError(f"the score is {result.value}")
-                    with turns.turn:
+                    with own_thread.turn:
                         terms = shaping_terms(response, options)
                     shaping = {f"shaping_{name}": value for name, value in terms.items()}
                     reward = shape(result.value, terms, options)

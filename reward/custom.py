@@ -17,9 +17,9 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from vespo_openrlhf.reward import client
 from vespo_openrlhf.reward.batch import RewardFunc, Score, batched
 from vespo_openrlhf.reward.options import RewardOptions
+from vespo_openrlhf.reward.pool import client
 from vespo_openrlhf.reward.verdict import UNJUDGED, note_unjudged
 
 _COUNTS = ("timeout", *UNJUDGED)

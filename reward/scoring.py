@@ -6,16 +6,16 @@ import os
 import re
 from typing import Any
 
-from vespo_openrlhf.reward import turns
 from vespo_openrlhf.reward.api import verify
 from vespo_openrlhf.reward.batch import Score, ScoreSample
+from vespo_openrlhf.reward.comparing.words import choice, same_choice, text_key
 from vespo_openrlhf.reward.custom import isolated_score
-from vespo_openrlhf.reward.extract import extract
 from vespo_openrlhf.reward.labels import Label, parse_label
-from vespo_openrlhf.reward.normalize import normalize
 from vespo_openrlhf.reward.options import RewardOptions
+from vespo_openrlhf.reward.pool import own_thread
+from vespo_openrlhf.reward.reading.extract import extract
+from vespo_openrlhf.reward.reading.normalize import normalize
 from vespo_openrlhf.reward.verdict import Verdict
-from vespo_openrlhf.reward.words import choice, same_choice, text_key
 
 
 def judge_label(response: str, label: Label, prompt: str, options: RewardOptions) -> Verdict:
@@ -28,7 +28,7 @@ def judge_label(response: str, label: Label, prompt: str, options: RewardOptions
             prompt=prompt,
             require_box=options.require_box,
         )
-    with turns.turn:
+    with own_thread.turn:
         return _judge_words(response, label, prompt, options)
 
 

@@ -12,9 +12,9 @@ import unicodedata
 from functools import lru_cache
 from typing import Any
 
-from vespo_openrlhf.reward.extract import final_text
 from vespo_openrlhf.reward.options import RewardOptions
-from vespo_openrlhf.reward.query import ended
+from vespo_openrlhf.reward.reading.extract import final_text
+from vespo_openrlhf.reward.reading.query import ended
 
 _SCRIPTS = {
     "en": ("LATIN",), "zh": ("CJK",), "ja": ("HIRAGANA", "KATAKANA", "CJK"), "ko": ("HANGUL",),

@@ -2,10 +2,13 @@
 
     .venv/bin/python scripts/bench_step.py [--json]
 
-Trains the embedded model twice, asynchronously, with the same data: with OpenRLHF's own trainer,
-engines, PPO and token-level correction, and with VESPO under our scheduler, which reads no
-recomputed log-probs and so spares a forward pass. Prints the median seconds of making experience
-and of training, and the ratio of their sums.
+Trains the embedded model twice with the same data: with OpenRLHF's own trainer, engines, PPO and
+token-level correction, and with VESPO under our scheduler, which reads no recomputed log-probs and
+so spares a forward pass. Both synchronously: asynchronously the engines generate meanwhile on the
+same cores, and the better a trainer keeps them busy, the slower its own step looks.
+
+Prints the median seconds of making experience and of training, their ratios, and that of the sums.
+Nearly all of training is the model's own forward and backward pass, the same for both.
 """
 
 from __future__ import annotations
@@ -20,40 +23,30 @@ from pathlib import Path
 
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from vespo_openrlhf.peers.stacks import STOCK_FLAGS
 from vespo_openrlhf.quickstart.pipeline import Plan, training_flags
 
 STAGES = ("make_experience", "ppo_train")
+ASYNCHRONOUS = ("--train.async_enable", "--train.partial_rollout_enable")
 WARM_UP_BATCHES = 2
 BATCHES = 12
-# Our command line with nothing of ours in place but how Ray starts: OpenRLHF does the rest.
-STOCK = """
-import contextlib, sys
-from vespo_openrlhf.bridge import cli, plug
-
-@contextlib.contextmanager
-def stock():
-    with plug.ray_in_place() as start_ray:
-        yield plug.Plugs(start_ray, plug.Engines(None))
-
-plug.in_place = stock
-sys.exit(cli.main())
-"""
 COMMANDS = {
-    "stock": [
-        *("-c", STOCK, "--actor.policy_loss_type", "ppo", "--vespo.anchor", "old"),
-        *("--algo.advantage.is_correction_level", "token"),
-    ],
+    "stock": ["-m", "vespo_openrlhf.peers.stock", *STOCK_FLAGS],
     "vespo": ["-m", "vespo_openrlhf.train"],
 }
 
 
 def measure(plan: Plan, command: list[str]) -> dict[str, float]:
     """Median seconds of each stage of a run, its first batches left out."""
+    flags = [flag for flag in training_flags(plan) if flag not in ASYNCHRONOUS]
     # The last of a repeated flag counts, so those of the command come after the plan's.
     program, extra = command[:2], command[2:]
-    arguments = [sys.executable, *program, *training_flags(plan), *extra]
-    with open(plan.out / "log", "wb") as log:
-        subprocess.run(arguments, stdout=log, stderr=log, check=True)
+    log = plan.out / "log"
+    with open(log, "wb") as output:
+        arguments = [sys.executable, *program, *flags, *extra]
+        done = subprocess.run(arguments, stdout=output, stderr=output)
+    if done.returncode:
+        sys.exit(f"the run has failed; its last lines:\n{log.read_text()[-2000:]}")
     (events,) = (plan.run_dir / "tensorboard").rglob("events*")
     scalars = EventAccumulator(str(events)).Reload().Scalars
     return {
@@ -77,13 +70,16 @@ def main() -> None:
             (out / name).mkdir()
             (out / name / "embedded").symlink_to(out / "embedded")
             results[name] = measure(Plan(out / name, batches=BATCHES), command)
-    ratio = sum(results["vespo"].values()) / sum(results["stock"].values())
+    ours, stock = results["vespo"], results["stock"]
+    ratios = {stage: ours[stage] / stock[stage] for stage in STAGES}
+    ratio = sum(ours.values()) / sum(stock.values())
     if as_json:
-        print(json.dumps({**results, "ratio": ratio}))
+        print(json.dumps({**results, "ratios": ratios, "ratio": ratio}))
         return
     for name, stages in results.items():
         print(f"{name:>6}: " + ", ".join(f"{stage} {s:.2f} s" for stage, s in stages.items()))
-    print(f" ratio: {ratio:.2f}")
+    print("ratios: " + ", ".join(f"{stage} {r:.2f}" for stage, r in ratios.items()))
+    print(f" whole: {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@
 #
 #   --cpu        the CPU stack even where there is a GPU
 #   --seed N     of model, data and training (default: 0)
-#   --batches N  rollout batches to train for (default: 24)
+#   --batches N  rollout batches to train for (default: 16)
 #   --out DIR    folder for everything (default: runs/quickstart-seedN)
 set -euo pipefail
 cd "$(dirname "$0")/.."

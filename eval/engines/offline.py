@@ -11,6 +11,13 @@ from vespo_openrlhf.eval.errors import EvaluationError
 from vespo_openrlhf.eval.settings import Settings
 
 
+def import_vllm() -> None:
+    """What an engine imports, which takes some seconds; it keeps standard output clean."""
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+    import vllm.v1.engine.llm_engine  # noqa: F401
+
+
 class OfflineEngine:
     """A vLLM engine on one model, in float32 where there is no GPU.
 
@@ -26,8 +33,7 @@ class OfflineEngine:
     def __init__(self, model: str, revision: str | None, settings: Settings) -> None:
         options = {"model": model, "revision": revision, "seed": 0, **_platform_options()}
         options |= settings.engine_options
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-        os.environ.setdefault("VLLM_LOGGING_STREAM", "ext://sys.stderr")
+        import_vllm()
         import vllm
 
         try:

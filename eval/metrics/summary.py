@@ -64,8 +64,8 @@ def answers_to_count(samples: Sequence[Mapping[str, Any]]) -> list[str | None]:
     take time that grows with the square of its length. A letter counts as the choice that it stood
     for in that sample, whose order is its own (`choice_order`).
     """
-    from vespo_openrlhf.reward.normalize import normalize
-    from vespo_openrlhf.reward.words import choice
+    from vespo_openrlhf.reward.comparing.words import choice
+    from vespo_openrlhf.reward.reading.normalize import normalize
 
     def spelled(sample: Mapping[str, Any]) -> str | None:
         answer, order = sample.get("extracted"), sample.get("choice_order")

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vespo_openrlhf.pages import report_parser, write_text
+from vespo_openrlhf.files import write_text
+from vespo_openrlhf.pages import report_parser
 
 DESCRIPTION = """\
 Write one self-contained HTML page about evaluations: accuracy with intervals, pass@k and maj@k,
@@ -66,6 +67,6 @@ def main(argv: Sequence[str]) -> int:
 
         text = build_page(evaluations, options.samples).render()
     out = options.out or options.folders[0] / "report.html"
-    write_text(text, out)
+    write_text(out, text, errors="replace")
     print(out)
     return 0

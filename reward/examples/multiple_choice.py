@@ -6,7 +6,7 @@
 import re
 
 from vespo_openrlhf.reward import make_reward_func
-from vespo_openrlhf.reward.extract import extract
+from vespo_openrlhf.reward.reading.extract import extract
 
 _LETTER = re.compile(r"(?:\\text(?:bf)?\s*\{)?\s*\(?\s*([A-Z])\s*\)?\s*[.:]?\s*\}?")
 

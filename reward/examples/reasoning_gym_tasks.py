@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 
 from vespo_openrlhf.reward import make_reward_func
-from vespo_openrlhf.reward.extract import extract
+from vespo_openrlhf.reward.reading.extract import extract
 
 INSTRUCTION = "\n\nPut your final answer in \\boxed{}."
 

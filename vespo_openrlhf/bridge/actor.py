@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from vespo_openrlhf.bridge.sample_metrics import SampleMetrics
 from vespo_openrlhf.bridge.seams import SeamError, plain_class
 from vespo_openrlhf.bridge.settings import flatten
 from vespo_openrlhf.bridge.update_metrics import UPDATES, UpdateMetrics, finite_means
-from vespo_openrlhf.bridge.weights import WeightPublisher
+from vespo_openrlhf.bridge.weights import Sent, WeightPublisher
 from vespo_openrlhf.replaced import replaced
 
 
@@ -73,7 +73,11 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
             RuntimeError: OpenRLHF took its steps without calling our loss.
             NonFiniteError: an update was stopped.
         """
-        with replaced(ppo_actor, DataLoader=_in_order):
+        all_reduce = functools.partial(_all_reduce, self.strategy.all_reduce)
+        with (
+            replaced(ppo_actor, DataLoader=_in_order),
+            replaced(self.strategy, all_reduce=all_reduce),
+        ):
             status: dict[str, Any] = super().ppo_train(kl_ctl)
         status |= self._sample_metrics.drain(self._data_ranks)
         updates = self._updates.drain()
@@ -156,9 +160,9 @@ class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc
         """Take the items of a `Share`, which upstream would have padded into one batch first."""
         self.trainer.replay_buffer.items += experience
 
-    def publish(self, names: Sequence[str], engines: list[Any]) -> None:
+    def publish(self, names: Sequence[str], engines: list[Any]) -> Sent:
         """Give the weights to these engines."""
-        self.trainer.publisher.publish(names, engines)
+        return self.trainer.publisher.publish(names, engines)
 
     def score(self, sequences: list[list[int]]) -> list[list[float]]:
         """The log-probs of every token but the first, at temperature 1. Every rank takes part."""
@@ -182,3 +186,12 @@ class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc
 def _in_order(buffer: Any, **options: Any) -> Any:
     """OpenRLHF's loader of its replay buffer, without the shuffle and with the last batch."""
     return DataLoader(buffer, **options | {"shuffle": False, "drop_last": False})
+
+
+def _all_reduce(upstream: Callable[..., Any], data: Any, op: str = "mean") -> Any:
+    """OpenRLHF's `strategy.all_reduce`, with the numbers of a mapping in one message: upstream
+    sends each alone, some twenty and as many waits for the device after every micro-batch."""
+    if not isinstance(data, dict):
+        return upstream(data, op)
+    numbers = upstream(torch.tensor(list(data.values()), dtype=torch.float64), op)
+    return dict(zip(data, numbers.tolist(), strict=True))

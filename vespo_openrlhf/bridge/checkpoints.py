@@ -21,6 +21,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from vespo_openrlhf.files import write_text
+
 PARTS = ("_actor", "_critic")
 _COMPLETE = "complete"
 _GIB = 1024**3
@@ -141,14 +143,14 @@ class Checkpoints:
         files = [path for part in parts for path in part.rglob("*") if path.is_file()]
         sizes = {str(path.relative_to(self._folder)): path.stat().st_size for path in files}
         content = json.dumps({"time": round(time.time(), 3), "files": sizes}, indent=1)
-        write_atomically(self._record(tag), content + "\n")
+        write_text(self._record(tag), content + "\n")
         if not tag.startswith("best"):
             self._point_at(tag)
 
     def _point_at(self, tag: str) -> None:
         """DeepSpeed's own pointer, for its tools."""
         for part in self._parts(tag):
-            write_atomically(part.with_name("latest"), tag)
+            write_text(part.with_name("latest"), tag)
 
     def _fault(self, tag: str) -> str | None:
         """What is wrong with a checkpoint, if anything is."""
@@ -217,17 +219,6 @@ def step_of(tag: str) -> int:
     """The step of `global_step16`; -1 of any other name."""
     match = re.fullmatch(r"global_step(\d+)", tag)
     return int(match[1]) if match else -1
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """The whole text or the old file, whatever happens in between; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
-    try:
-        new.write_text(text, encoding="utf-8")
-        os.replace(new, path)
-    finally:
-        new.unlink(missing_ok=True)
 
 
 def _free(path: Path) -> Path:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import math
 import os
@@ -78,6 +79,8 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
             self.abort_group(ticket)
         if type(self.executor) is SingleTurnAgentExecutor:  # it makes its text from the tokens
             settings.sampling.detokenize = False
+            if not hasattr(settings.tokenizer, "image_processor"):
+                settings = dataclasses.replace(settings, tokenizer=_Remembering(settings.tokenizer))
         self._settings = settings
 
     def is_alive(self) -> None:
@@ -332,6 +335,25 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
     def _progress(self) -> tuple[int, int, int]:
         counts = self._token_counts()
         return self._generating, len(counts), sum(counts.values())
+
+
+class _Remembering:
+    """A tokenizer that knows what it last made of a text: OpenRLHF's executor has the prompt of a
+    group tokenised for each of its samples. What it returns is shared, and not to be changed.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        self._asked: dict[str, Any] | None = None
+        self._answer: Any = None
+
+    def __call__(self, **asked: Any) -> Any:
+        if asked != self._asked:
+            self._asked, self._answer = asked, self._tokenizer(**asked)
+        return self._answer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
 
 
 class _SampleEngine:

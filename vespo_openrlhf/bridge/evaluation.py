@@ -141,7 +141,7 @@ def _judge(
     if all(Path(file).exists() and ours.samefile(file) for file in files):
         plain = [{name: r[name] for name in r if name != "score"} for r in records]
         return list(judge_all(plain, {}))
-    from vespo_openrlhf.reward.extract import extract
+    from vespo_openrlhf.reward.reading.extract import extract
 
     judged = []
     for record in records:

@@ -32,6 +32,8 @@ _CALLS = 2**16
 
 
 _LOG_PROBS = {"logprobs_mode": "processed_logprobs", "max_logprobs": 1}
+# Per token and request, for loggers that OpenRLHF's engines do not have.
+_NO_STATISTICS = {"disable_log_stats": True}
 
 
 class RayStart:
@@ -93,7 +95,8 @@ class Engines:
     def options(self, **options: Any) -> Any:
         """As the class's own."""
         made = self._remote_class.options(**options)
-        arguments: dict[str, Any] = {"max_num_seqs": self.max_num_seqs} | _LOG_PROBS
+        arguments: dict[str, Any] = {"max_num_seqs": self.max_num_seqs}
+        arguments |= _LOG_PROBS | _NO_STATISTICS
         if (self.max_num_seqs or 0) > SchedulerConfig.DEFAULT_MAX_NUM_BATCHED_TOKENS:
             # Or vLLM does not start: a step must have a token for each.
             arguments["max_num_batched_tokens"] = self.max_num_seqs

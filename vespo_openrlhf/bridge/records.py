@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import torch
 
+from vespo_openrlhf.files import written_whole
 from vespo_openrlhf.scheduling import Group, TrainStep
 
 logger = logging.getLogger(__name__)
@@ -66,10 +66,8 @@ class BufferedRollouts:
 
     def save(self, tag: str, rollouts: Mapping[int, list[Any]]) -> None:
         """Write those of the checkpoint `tag`; done before the checkpoint itself is."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        target = self._folder / f"{tag}.pt"
-        torch.save(dict(rollouts), target.with_suffix(".new"))
-        os.replace(target.with_suffix(".new"), target)
+        with written_whole(self._folder / f"{tag}.pt") as draft:
+            torch.save(dict(rollouts), draft)
 
     def load(self, tag: str) -> dict[int, list[Any]]:
         """Those of the checkpoint `tag`; none where the file is gone, and they are made anew."""

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.bridge.checkpoints import Checkpoints, write_atomically
+from vespo_openrlhf.bridge.checkpoints import Checkpoints
 from vespo_openrlhf.bridge.run_folder import RunFolder
+from vespo_openrlhf.files import write_text
 from vespo_openrlhf.redact import redact
 
 FLAGS_FILE = "flags.json"
@@ -192,7 +193,7 @@ def read_flags(checkpoints: Path) -> dict[str, Any]:
 
 def write_flags(checkpoints: Path, flags: Mapping[str, Any]) -> None:
     """Keep the flags that the checkpoints of this start are written with."""
-    write_atomically(checkpoints / FLAGS_FILE, json.dumps(_plain(flags), indent=1) + "\n")
+    write_text(checkpoints / FLAGS_FILE, json.dumps(_plain(flags), indent=1) + "\n")
 
 
 def _plain(flags: Mapping[str, Any]) -> dict[str, Any]:

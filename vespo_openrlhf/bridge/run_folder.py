@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.bridge.checkpoints import write_atomically
+from vespo_openrlhf.files import write_text
 from vespo_openrlhf.redact import redact
 
 CONFIG_FILE = "config.json"
@@ -90,10 +90,10 @@ class RunFolder:
         """Write down a start, beside those before it. The folder is no longer a finished run's."""
         config = self.path / CONFIG_FILE
         if config.exists():
-            write_atomically(self._numbered("config-{}.json"), config.read_text("utf-8"))
+            write_text(self._numbered("config-{}.json"), config.read_text("utf-8"))
         for path, content in ((config, redact(flags)), (self.path / _VERSIONS_FILE, versions)):
             text = json.dumps(content, indent=2, sort_keys=True, default=str)
-            write_atomically(path, text + "\n")
+            write_text(path, text + "\n")
         (self.path / _FINISHED_FILE).unlink(missing_ok=True)
 
     def last_flags(self) -> dict[str, Any]:
@@ -103,7 +103,7 @@ class RunFolder:
     def finish(self, episodes: int) -> None:
         """Mark the run as trained to the end of its data, so many times over."""
         content = {"train.num_episodes": episodes, "time": round(time.time(), 3)}
-        write_atomically(self.path / _FINISHED_FILE, json.dumps(content) + "\n")
+        write_text(self.path / _FINISHED_FILE, json.dumps(content) + "\n")
 
     def finished_episodes(self) -> int:
         """Passes over the data of a finished run; 0 of one that is not."""
@@ -156,8 +156,8 @@ def split_lines(path: Path, aside: Path, keep: Callable[[dict[str, Any]], bool])
         (kept if stays else moved).append(f"{line}\n")
     if moved:
         # There before it is gone here.
-        write_atomically(aside / path.name, "".join(moved))
-        write_atomically(path, "".join(kept))
+        write_text(aside / path.name, "".join(moved))
+        write_text(path, "".join(kept))
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,7 +30,7 @@ from vllm import SamplingParams
 
 from vespo_openrlhf import config
 from vespo_openrlhf.bridge import collector, evaluation, mini_batches, records, weight_check
-from vespo_openrlhf.bridge.checkpoints import Checkpoints, write_atomically
+from vespo_openrlhf.bridge.checkpoints import Checkpoints
 from vespo_openrlhf.bridge.driver import Driver, PromptRow, RayEngine
 from vespo_openrlhf.bridge.events import LostEnginesError, RolloutSettings, StoppedError
 from vespo_openrlhf.bridge.experience import ExperienceMaker, ShortExperienceMaker
@@ -47,7 +48,9 @@ from vespo_openrlhf.bridge.settings import flatten, scheduler_config
 from vespo_openrlhf.bridge.status import Statuses
 from vespo_openrlhf.bridge.update_log import UpdateLog
 from vespo_openrlhf.bridge.update_metrics import UPDATES
+from vespo_openrlhf.bridge.weights import Sent
 from vespo_openrlhf.bridge.wire import Share
+from vespo_openrlhf.files import write_text
 from vespo_openrlhf.scheduling import BatchReport, Group, Scheduler, TrainStep
 
 # The share of a run's prompts that may be abandoned.
@@ -124,6 +127,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         self._updates: list[list[Any]] = []
         self._statuses = Statuses()
         self._recomputed: list[tuple[int, float]] = []  # since the last batch; see begin_update
+        self._sent: list[Sent] = []  # since the last batch
         self._step_started = time.monotonic()
 
     def get_max_steps(self) -> int:
@@ -303,7 +307,8 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
                     "publish", [e.name for e in engines], [e.actor for e in engines]
                 )
                 try:
-                    await asyncio.gather(*group)
+                    sent, *_ = await asyncio.gather(*group)  # all ranks took part in the same
+                    self._sent.append(sent)
                 except LostEnginesError as lost:
                     for engine in engines:
                         self._driver.engine_failed(engine, getattr(lost, "cause", lost))
@@ -380,6 +385,12 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             tokens, seconds = zip(*self._recomputed, strict=True)
             status |= {"recompute/tokens": sum(tokens), "recompute/seconds": sum(seconds)}
             self._recomputed = []
+        if self._sent:
+            status |= {
+                "weights/messages": fmean(sent.messages for sent in self._sent),
+                "weights/seconds": fmean(sent.seconds for sent in self._sent),
+            }
+            self._sent = []
         now = time.monotonic()
         status["timing/step_total"] = now - self._step_started
         self._step_started = now
@@ -518,4 +529,4 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             )
         if self._run:
             text = json.dumps(account, indent=2) + "\n"
-            write_atomically(self._run.path / PROMPTS_FILE, text)
+            write_text(self._run.path / PROMPTS_FILE, text)

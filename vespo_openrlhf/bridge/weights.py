@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent import futures
 from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -29,6 +30,19 @@ from vespo_openrlhf.bridge.pieces import BUCKET_BYTES, Piece, gathered, pieces
 #: Without an answer to a bucket, or to the making of a group, the update is given up.
 STALL_SECONDS = 120.0
 _LOOK_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What one update of the weights took.
+
+    Attributes:
+        messages: to each engine.
+        seconds: from gathering the first parameter to the last engine's last answer.
+    """
+
+    messages: int
+    seconds: float
 
 
 class WeightPublisher:
@@ -59,7 +73,7 @@ class WeightPublisher:
         self._group: Any = None
         self._receivers: list[str] = []
 
-    def publish(self, names: Sequence[str], engines: Sequence[Any]) -> None:
+    def publish(self, names: Sequence[str], engines: Sequence[Any]) -> Sent:
         """Send the weights to just these engines, named by `engine_name`. All ranks take part.
 
         The process group is made anew where they are not the ones it was made for: a restarted
@@ -73,14 +87,17 @@ class WeightPublisher:
                 have the weights, or to be able to take any.
             RefusedWeightsError: an engine has the weights and cannot load them.
         """
+        started = time.monotonic()
         error: Exception | None = None
         sends, shares = torch.distributed.get_rank() == 0, self._trainer.use_cuda_ipc
         torch.cuda.empty_cache()
         if sends and not shares:
             error = _error_of(self._meet, names, engines)
+        messages = 0
         # To the end also after an error: other ranks wait in every gathering for this one.
         ds, engine = self._trainer.args.ds, self._trainer.actor.model
         for bucket in gathered(engine, ds, self._pieces, self._bucket_bytes):
+            messages += len(bucket) if shares else 1
             if shares:
                 self._hand_over(bucket, engines)
             elif sends and error is None:
@@ -89,6 +106,7 @@ class WeightPublisher:
         distributed_util.torch_dist_barrier_and_cuda_sync()
         if error is not None:
             raise error
+        return Sent(messages, time.monotonic() - started)
 
     def _hand_over(self, bucket: Sequence[Piece], engines: Sequence[Any]) -> None:
         """Let each engine's workers read a bucket where it lies: in the memory of the rank on the

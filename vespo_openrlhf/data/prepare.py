@@ -358,7 +358,7 @@ def _sound(problems: Sequence[_Problem], dropped: _Dropped) -> Iterator[_Problem
     """Those whose gold the verifier can read and takes as right."""
     from tqdm import tqdm
 
-    from vespo_openrlhf.reward.audit import audit
+    from vespo_openrlhf.reward.tools.audit import audit
 
     with tqdm(total=len(problems), desc="auditing golds", unit=" rows") as bar:
         for start in range(0, len(problems), _AUDIT_BLOCK):

@@ -229,7 +229,7 @@ def _gold(value: Any, source: Source) -> str:
         # Without the marker this is no answer but all of a solution.
         return text.rpartition(source.answer_marker)[2].strip() * (source.answer_marker in text)
     if source.boxed:
-        from vespo_openrlhf.reward.extract import extract
+        from vespo_openrlhf.reward.reading.extract import extract
 
         return ", ".join(extract(text).answers)
     return text

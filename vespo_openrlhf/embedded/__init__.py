@@ -1,4 +1,4 @@
-"""The embedded default: a tiny model and an arithmetic data set, built here in about a minute.
+"""The embedded default: a tiny model and an arithmetic data set, built here in half a minute.
 
 What a newcomer without a GPU trains in the quickstart. `arithmetic` makes the problems and
 their worked solutions, `tokenizer` a character-level tokenizer with a chat template, `model` a

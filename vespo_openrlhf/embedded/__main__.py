@@ -12,8 +12,8 @@ from vespo_openrlhf.embedded.build import build
 from vespo_openrlhf.embedded.settings import Settings, WarmStart
 
 DESCRIPTION = """\
-Build what the quickstart trains: a tiny Qwen3 and an addition data set. About a minute on two
-CPU cores; no GPU, no download. Writes
+Build what the quickstart trains: a tiny Qwen3 and an addition data set. Half a minute on two
+hyperthreads; no GPU, no download. Writes
 
   DIR/model          Hugging Face folder: float32 weights, tokenizer with chat template
   DIR/train.jsonl    one problem a line: prompt, label, datasource, solution
@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
 
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to build in")
-    option("--seed", Settings, "seed", "of problems, weights and demonstrations")
+    option("--seed", Settings, "seed", "of problems and demonstrations")
     option("--train-problems", Settings, "train_problems", "rows of train.jsonl")
     option("--heldout-problems", Settings, "heldout_problems", "rows of heldout.jsonl")
     option("--steps", WarmStart, "steps", "supervised steps of the warm start")

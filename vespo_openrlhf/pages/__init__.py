@@ -21,7 +21,7 @@ from .browser import Problem, Sample, mark_answer, sample_browser
 from .command import report_parser
 from .figures import SERIES, figure, line_style, plotting
 from .names import distinct_names
-from .page import Page, write_text
+from .page import Page
 
 __all__ = [
     "SERIES",
@@ -44,5 +44,4 @@ __all__ = [
     "settings_table",
     "table",
     "tiles",
-    "write_text",
 ]

@@ -10,6 +10,8 @@ from importlib import resources
 from itertools import groupby
 from pathlib import Path
 
+from vespo_openrlhf.files import write_text
+
 from .blocks import Block, escape, inline
 
 
@@ -88,16 +90,7 @@ class Page:
 
     def write(self, path: str | Path) -> None:
         """Write the file; its folder is made. What was there before is replaced at once."""
-        write_text(self.render(), Path(path))
-
-
-def write_text(text: str, path: Path) -> None:
-    """Write a file whole or not at all; its folder is made."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    # A model can emit half a surrogate pair, which is not a character.
-    part.write_text(text, encoding="utf-8", errors="replace")
-    part.replace(path)
+        write_text(Path(path), self.render(), errors="replace")
 
 
 def _arrange(blocks: Sequence[Block]) -> str:

@@ -22,6 +22,9 @@ from vespo_openrlhf.quickstart import reaper
 
 _START_TIMEOUT_S = 90.0
 _KILL_S = 5.0
+# Ray starts workers ahead, one a core. A job's runtime environment wants workers of its own, and
+# these would import and wait for nothing.
+_NO_WORKERS_AHEAD = {"RAY_enable_worker_prestart": "0", "RAY_prestart_worker_first_driver": "0"}
 # A port that was free may be taken by the time Ray gets there, and on a busy machine Ray's own
 # processes give each other up after a fixed half minute.
 _ATTEMPTS = 3
@@ -55,7 +58,8 @@ class LocalCluster:
         self._num_gpus = num_gpus
         self._num_cpus = num_cpus or max(8, os.cpu_count() or 1)
         self._mark = uuid.uuid4().hex
-        added = {**_cpu_environment(), **(environment or {}), reaper.VARIABLE: self._mark}
+        added = {**_NO_WORKERS_AHEAD, **_cpu_environment(), **(environment or {})}
+        added[reaper.VARIABLE] = self._mark
         self._environment = {**os.environ, **added}
         self._labels = labels
         self._log = log
@@ -110,6 +114,9 @@ class LocalCluster:
             raise
 
     def __exit__(self, *exception: Any) -> None:
+        if exception[0] is None:  # what ran on it has ended, and nobody needs what Ray would write
+            assert self._reaper.stdin is not None
+            self._reaper.stdin.write(reaper.AT_ONCE)
         self.stop()
 
     @property

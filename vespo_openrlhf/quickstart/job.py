@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ def run_job(
     log: Path,
     metrics: Path,
     total_steps: int,
+    submitted: Callable[[], None] = lambda: None,
+    trained: Callable[[], None] = lambda: None,
 ) -> None:
     """`ray job submit -- python -m vespo_openrlhf.train ...`, followed to its end.
 
@@ -44,6 +46,8 @@ def run_job(
         log: file that takes the job's output.
         metrics: the run's `metrics.jsonl`, which is read along for the progress bar.
         total_steps: rollout batches the run will take.
+        submitted: called while the job starts.
+        trained: called while the job ends, once the run is finished and its model is written.
 
     Raises:
         RuntimeError: the job failed; the message holds the end of its log.
@@ -58,7 +62,12 @@ def run_job(
             stderr=subprocess.STDOUT,
         )
         try:
-            _show_progress(job, metrics, total_steps)
+            submitted()
+            finished = metrics.with_name("finished.json")
+            _show_progress(job, metrics, finished, total_steps)
+            if finished.exists():
+                trained()
+            job.wait()
         finally:
             if job.poll() is None:  # interrupted: the cluster ends the job itself when it stops
                 job.kill()
@@ -68,10 +77,12 @@ def run_job(
         raise RuntimeError(f"the training job failed; the end of {log}:\n{tail}")
 
 
-def _show_progress(job: subprocess.Popen[bytes], metrics: Path, total_steps: int) -> None:
+def _show_progress(
+    job: subprocess.Popen[bytes], metrics: Path, finished: Path, total_steps: int
+) -> None:
     with tqdm(total=total_steps, desc="training", unit="batch", dynamic_ncols=True) as bar:
         bar.set_postfix_str("starting Ray workers, vLLM and DeepSpeed")
-        lines = _follow(metrics, job)
+        lines = _follow(metrics, job, finished)
         for line in lines:
             if line["kind"] != "train":
                 continue
@@ -91,11 +102,12 @@ def _shown(line: Mapping[str, Any]) -> Iterator[str]:
         yield from (text.format(value) for value in values[:1])
 
 
-def _follow(path: Path, job: subprocess.Popen[bytes]) -> Iterator[dict[str, Any]]:
-    """Every line of `path` as it is written, until the job has ended and all was read."""
+def _follow(path: Path, job: subprocess.Popen[bytes], finished: Path) -> Iterator[dict[str, Any]]:
+    """Every line of `path` as it is written, until the run is `finished` or the job has ended, and
+    all was read."""
     position = 0
     while True:
-        ended = job.poll() is not None
+        ended = job.poll() is not None or finished.exists()
         if path.exists():
             with open(path, encoding="utf-8") as file:
                 file.seek(position)

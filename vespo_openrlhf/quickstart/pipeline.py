@@ -1,4 +1,4 @@
-"""The quickstart's steps: build, evaluate, train, evaluate, report. Done ones are skipped."""
+"""The quickstart's steps: build, train, report, with evaluations beside. Done ones are skipped."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 
 from vespo_openrlhf import cpu
 from vespo_openrlhf.quickstart.cluster import LocalCluster
+from vespo_openrlhf.quickstart.evaluator import Evaluator
 from vespo_openrlhf.quickstart.job import run_job, to_arguments
 from vespo_openrlhf.quickstart.plot import plot_run
 from vespo_openrlhf.report import write_report
@@ -40,7 +41,7 @@ class Plan:
 
     out: Path
     seed: int = 0
-    batches: int = 24
+    batches: int = 16
 
     def __post_init__(self) -> None:
         if self.batches < 1:
@@ -76,18 +77,32 @@ def execute(plan: Plan) -> int:
     _check_gpus()
     started = time.monotonic()
     plan.out.mkdir(parents=True, exist_ok=True)
-    with _step("1/4 build the tiny model and its data"):
-        _build(plan)
-    with _step("2/4 evaluate the model before training"):
-        before = _evaluate(plan, plan.built / "model", plan.out / "before")
-    with _step("3/4 train with VESPO: asynchronous, partial rollout, through ray job submit"):
-        _train(plan)
-    with _step("4/4 evaluate the trained model"):
-        after = _evaluate(plan, plan.run_dir / "model", plan.out / "after")
-    plot_run(read_run(plan.run_dir, "run").train, plan.picture)
-    write_report([plan.run_dir], plan.report)
-    _print_table(plan, before, after, time.monotonic() - started)
-    return _verdict(before, after)
+    with Evaluator(plan.out / "evaluator.log") as evaluator:
+        before = _Evaluation(evaluator, plan, "before", plan.built / "model")
+        after = _Evaluation(evaluator, plan, "after", plan.run_dir / "model")
+        if not (before.done and after.done):
+            evaluator.prepare()
+        # Where Ray starts and stops there is a core to spare; GPU memory to spare there is none.
+        beside = cpu.is_active()
+
+        def trained() -> None:
+            if beside:
+                after.start()
+            plot_run(read_run(plan.run_dir, "run").train, plan.picture)
+            write_report([plan.run_dir], plan.report)
+
+        with _step("1/3 build the tiny model and its data"):
+            _build(plan)
+        with _step("2/3 train with VESPO: asynchronous, partial rollout, through ray job submit"):
+            before.start()
+            if not beside:
+                before.show()
+            _train(plan, submitted=before.show if beside else lambda: None, trained=trained)
+        with _step("3/3 evaluate the trained model"):
+            after.show()
+    result = before.result(), after.result()
+    _print_table(plan, *result, time.monotonic() - started)
+    return _verdict(*result)
 
 
 def _check_gpus() -> None:
@@ -116,36 +131,65 @@ def _build(plan: Plan) -> None:
         raise RuntimeError("the model could not be built; the reason stands above")
 
 
-def _evaluate(plan: Plan, model: Path, out: Path) -> dict[str, Any]:
-    """Sampled and greedy accuracy on the held-out problems: summaries of `vespo eval run`."""
-    summary = out / "summary.json"
-    if not summary.is_file():
+class _Evaluation:
+    """Sampled and greedy accuracy of a model on the held-out problems, by `vespo eval run`.
+
+    Args:
+        evaluator: runs it.
+        plan: says where the problems are.
+        name: of its folder.
+        model: the model's folder.
+    """
+
+    def __init__(self, evaluator: Evaluator, plan: Plan, name: str, model: Path) -> None:
+        self._evaluator = evaluator
+        self._plan = plan
+        self._name = name
+        self._model = model
+        self._summary = plan.out / name / "summary.json"
+        self._wait: Callable[[], None] | None = None
+
+    @property
+    def done(self) -> bool:
+        """Whether its result is there."""
+        return self._summary.is_file()
+
+    def start(self) -> None:
+        """Begin, unless it has been done."""
+        if self._wait is not None or self.done:
+            return
         options: dict[str, Any] = {
-            "model": model,
-            "benchmarks": f"{plan.built / 'heldout.jsonl'}:{EVAL_REPEATS}",
-            "out": out,
+            "model": self._model,
+            "benchmarks": f"{self._plan.built / 'heldout.jsonl'}:{EVAL_REPEATS}",
+            "out": self._summary.parent,
             "max-tokens": MAX_RESPONSE_TOKENS,
-            "seed": plan.seed,
+            "seed": self._plan.seed,
         }
         flags = [f"--{name}={value}" for name, value in options.items()]
-        _run_logged(
-            ["-m", "vespo_openrlhf.eval", "run", "--also-greedy", *flags],
-            log=plan.out / f"{out.name}.log",
-        )
-    benchmarks = json.loads(summary.read_text())["benchmarks"]
-    result = {"sampled": benchmarks["heldout"], "greedy": benchmarks["heldout-greedy"]}
-    print(f"   sampled {_percent(result['sampled'])}, greedy {_percent(result['greedy'])}")
-    return result
+        log = self._plan.out / f"{self._name}.log"
+        self._wait = self._evaluator.start(["--also-greedy", *flags], log)
 
+    def result(self) -> dict[str, Any]:
+        """Its summaries, `sampled` and `greedy`, as soon as it is done.
 
-def _run_logged(arguments: list[str], log: Path) -> None:
-    with open(log, "wb") as output:
-        process = subprocess.run(
-            [sys.executable, *arguments], cwd=_REPOSITORY, stdout=output, stderr=subprocess.STDOUT
+        Raises:
+            RuntimeError: it failed; the message holds the end of its log.
+        """
+        self.start()
+        if self._wait is not None:
+            self._wait()
+            self._wait = None
+        benchmarks = json.loads(self._summary.read_text())["benchmarks"]
+        return {"sampled": benchmarks["heldout"], "greedy": benchmarks["heldout-greedy"]}
+
+    def show(self) -> None:
+        """Print the result."""
+        result = self.result()
+        print(
+            f"   {self._name} training: sampled {_percent(result['sampled'])}, "
+            f"greedy {_percent(result['greedy'])}",
+            flush=True,
         )
-    if process.returncode != 0:
-        tail = log.read_text(errors="replace")[-3000:]
-        raise RuntimeError(f"{' '.join(arguments[:3])} failed; the end of {log}:\n{tail}")
 
 
 def training_flags(plan: Plan) -> list[str]:
@@ -176,7 +220,7 @@ def training_flags(plan: Plan) -> list[str]:
             "train.micro_batch_size": batch // UPDATES_PER_BATCH,
             "rollout.micro_batch_size": batch // UPDATES_PER_BATCH,
             # optimizer
-            "actor.adam.lr": "1e-4",
+            "actor.adam.lr": "4e-4",
             "actor.lr_scheduler": "cosine_with_min_lr",
             # where it runs, what it leaves
             "actor.num_gpus_per_node": 1,
@@ -187,7 +231,8 @@ def training_flags(plan: Plan) -> list[str]:
     )
 
 
-def _train(plan: Plan) -> None:
+def _train(plan: Plan, submitted: Callable[[], None], trained: Callable[[], None]) -> None:
+    """Train, unless it has been done; for the two calls see `run_job`."""
     finished = plan.run_dir / "finished"
     if finished.exists():
         if (batches := len(read_run(plan.run_dir, "run").train)) != plan.batches:
@@ -196,6 +241,7 @@ def _train(plan: Plan) -> None:
                 f"{plan.batches} name another folder with --out, or remove this one"
             )
         print("   found, nothing to do")
+        trained()
         return
     for stale in (plan.run_dir, plan.out / "after"):
         shutil.rmtree(stale, ignore_errors=True)
@@ -210,6 +256,8 @@ def _train(plan: Plan) -> None:
             log=log,
             metrics=plan.run_dir / "metrics.jsonl",
             total_steps=plan.batches,
+            submitted=submitted,
+            trained=trained,
         )
     finished.touch()
 

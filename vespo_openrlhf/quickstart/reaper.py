@@ -2,8 +2,9 @@
 
 `python -m vespo_openrlhf.quickstart.reaper MARK FOLDER` waits for the end of its standard input,
 which comes when its parent closes the pipe, or dies in whatever way; then it ends the marked
-processes, gently first, and removes the folder. Ray cannot be left to do that itself: a second
-signal while it shuts down makes it hang, and its agents outlive it by a minute.
+processes, gently first unless it has read `AT_ONCE`, and removes the folder. Ray cannot be left to
+do that itself: a second signal while it shuts down makes it hang, and its agents outlive it by a
+minute.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import psutil
 
 #: Every process of a cluster inherits this variable, so ours are told from anybody else's.
 VARIABLE = "VESPO_LOCAL_CLUSTER"
+AT_ONCE = b"at once"
 _GRACE_S = 10.0
 
 
@@ -40,10 +42,10 @@ def marked(mark: str, variable: str = VARIABLE) -> list[psutil.Process]:
     return marked + [process for process, session in others if session in leaders]
 
 
-def end(mark: str) -> None:
-    """Terminate every marked process, and kill what is left after a grace."""
+def end(mark: str, *, gently: bool = True) -> None:
+    """Terminate every marked process, and kill what is left after a grace; or kill at once."""
     left = marked(mark)
-    for how in (psutil.Process.terminate, psutil.Process.kill):
+    for how in (psutil.Process.terminate if gently else psutil.Process.kill, psutil.Process.kill):
         for process in left:
             with contextlib.suppress(psutil.Error):
                 how(process)
@@ -70,6 +72,6 @@ def _lives(process: psutil.Process) -> bool:
 
 
 if __name__ == "__main__":
-    sys.stdin.read()
-    end(sys.argv[1])
+    word = sys.stdin.buffer.read()
+    end(sys.argv[1], gently=word != AT_ONCE)
     shutil.rmtree(sys.argv[2], ignore_errors=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from vespo_openrlhf.files import write_text
 from vespo_openrlhf.study.cells import Cell, Recipe
 
 
@@ -30,12 +30,8 @@ class Store:
         return [cell for cell in cells if not self._path(cell).exists()]
 
     def save(self, cell: Cell, result: dict[str, Any]) -> None:
-        """Keep a result. One rename: a killed process leaves no half of one."""
-        path = self._path(cell)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps(result), encoding="utf-8")
-        os.replace(part, path)
+        """Keep a result."""
+        write_text(self._path(cell), json.dumps(result))
 
     def load(self, cell: Cell) -> dict[str, Any]:
         """The result of a cell that was run."""

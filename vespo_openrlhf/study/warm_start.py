@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vespo_openrlhf.embedded.arithmetic import Problem, split_problems
+from vespo_openrlhf.files import written_whole
 from vespo_openrlhf.study.cells import VERSION, Recipe
 from vespo_openrlhf.study.model import Decoder
 from vespo_openrlhf.study.task import PROMPT_TOKENS, demonstrations, response_mask
@@ -53,11 +53,8 @@ def warm_start(seed: int, recipe: Recipe, cache: Path) -> Start:
     if path.exists():
         return Start(torch.load(path, weights_only=True), training, held_out)
     model = _train(seed, recipe, demonstrations(shown, recipe.slip, seed))
-    cache.mkdir(parents=True, exist_ok=True)
-    # One rename: another process sees the whole file or none, and both would write the same.
-    part = path.with_suffix(f".{os.getpid()}.part")
-    torch.save(model.state_dict(), part)
-    os.replace(part, path)
+    with written_whole(path) as draft:  # another process may make the same at the same time
+        torch.save(model.state_dict(), draft)
     return Start(model.state_dict(), training, held_out)
 
 

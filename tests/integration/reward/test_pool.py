@@ -20,9 +20,10 @@ import psutil
 import pytest
 
 from vespo_openrlhf import reward
-from vespo_openrlhf.reward import client, verify
-from vespo_openrlhf.reward.adversarial import adversarial_answers
+from vespo_openrlhf.reward import verify
 from vespo_openrlhf.reward.custom import isolated_score
+from vespo_openrlhf.reward.pool import client
+from vespo_openrlhf.reward.tools.adversarial import adversarial_answers
 
 ROOT = Path(reward.__file__).parent.parent
 GOLDS = ("7", r"\frac{\sqrt{2}x}{3}")

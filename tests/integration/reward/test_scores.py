@@ -18,9 +18,10 @@ from typing import Any
 import psutil
 import pytest
 
-from vespo_openrlhf.reward import client, make_reward_func, verify
-from vespo_openrlhf.reward.adversarial import adversarial_answers
+from vespo_openrlhf.reward import make_reward_func, verify
 from vespo_openrlhf.reward.custom import isolated_score
+from vespo_openrlhf.reward.pool import client
+from vespo_openrlhf.reward.tools.adversarial import adversarial_answers
 
 SPAWNING = """
 import os, subprocess, sys, time
@@ -219,7 +220,7 @@ def test_hostile_answers_hold_up_no_others(own_server: Path) -> None:
     """
     towers = [adversarial_answers()[name] for name in ("carets", "logarithm of a tower")]
     code = (
-        "import sys; from vespo_openrlhf.reward import server\n"
+        "import sys; from vespo_openrlhf.reward.pool import server\n"
         "server.QUEUE_S = 600.0; server.main(sys.argv[1])"
     )
     path = client.socket_path()

@@ -16,6 +16,7 @@ from vllm.logprobs import Logprob
 
 from vespo_openrlhf.bridge.engine import (
     VersionedRollout,
+    _Remembering,
     _reward,
     _SampleEngine,
     join_spans,
@@ -253,6 +254,24 @@ def stream(engine: VersionedRollout, samples: int) -> tuple[list[list], str]:
     except RuntimeError as error:
         return told, str(error)
     return told, ""
+
+
+def test_a_prompt_is_tokenised_once_for_its_group() -> None:
+    asked = []
+
+    class Tokenizer:
+        eos_token_id = 3
+
+        def __call__(self, text: str, return_tensors: str | None = None) -> list[str]:
+            asked.append(text)
+            return [text, str(return_tensors)]
+
+    tokenizer = _Remembering(Tokenizer())
+    assert [tokenizer(text="a", return_tensors="pt") for _ in range(3)] == [["a", "pt"]] * 3
+    assert asked == ["a"]
+    assert tokenizer(text="a") == ["a", "None"]  # another question
+    assert tokenizer(text="b") == ["b", "None"]
+    assert tokenizer.eos_token_id == 3
 
 
 def test_what_happens_at_once_is_told_at_once() -> None:

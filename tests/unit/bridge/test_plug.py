@@ -25,4 +25,5 @@ def test_vllm_takes_as_many_sequences_as_are_in_flight(in_flight: int) -> None:
     made = engines.options(num_gpus=1).remote(model="m", max_logprobs=5)
     assert made.pop("model") == "m"
     assert (made.pop("logprobs_mode"), made.pop("max_logprobs")) == ("processed_logprobs", 1)
+    assert made.pop("disable_log_stats") is True
     assert SchedulerConfig.default_factory(**made).max_num_seqs == in_flight

@@ -104,7 +104,7 @@ def trainer(tmp_path: Path, experiences: list[Experience]) -> PolicyTrainer:
         ring_attn_group=None,
         accumulated_gradient=MICRO_BATCHES,
         is_rank_0=lambda: True,
-        all_reduce=lambda values: values,
+        all_reduce=lambda values, op: values,
         # As DeepSpeed, which divides by the micro-batches of an update.
         backward=lambda loss, *rest: (loss / MICRO_BATCHES).backward(),
         optimizer_step=made._optimizer_step,
@@ -171,3 +171,21 @@ def test_only_rank_0_sends_its_updates(tmp_path: Path) -> None:
     made = trainer(tmp_path, [experience(2, 1), experience(2, 1)])
     made.strategy.is_rank_0 = lambda: False
     assert UPDATES not in made.ppo_train(0.0)
+
+
+def test_a_micro_batchs_metrics_are_one_message(tmp_path: Path) -> None:
+    """OpenRLHF's `all_reduce` sends every entry of a mapping by itself."""
+    made = trainer(tmp_path, [experience(2, 1), experience(6, 3)])
+    sent: list[int] = []
+
+    def all_reduce(values: torch.Tensor, op: str) -> torch.Tensor:
+        assert op == "mean"
+        sent.append(len(values))
+        return values * 3
+
+    made.strategy.all_reduce = all_reduce
+    status = made.ppo_train(0.0)
+    first, second = sent  # and none but one for each micro-batch
+    assert first == second > 5
+    assert status["policy_loss"] == pytest.approx(1.0)  # of our own, which is not sent there
+    assert made.strategy.all_reduce is all_reduce

@@ -13,6 +13,7 @@ import ray
 from vespo_openrlhf.bridge.checkpoints import Checkpoints
 from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError, StoppedError
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
+from vespo_openrlhf.bridge.weights import Sent
 
 
 class Engine:
@@ -29,6 +30,7 @@ class Publishing:
         self.args = SimpleNamespace(vllm=SimpleNamespace(enable_sleep=False))
         self._weights = asyncio.Lock()
         self._recomputed: list[tuple[int, float]] = []
+        self._sent: list[Sent] = []
         self.engines = [Engine(0), Engine(1)]
         self.failed: list[str] = []
         self.updated: list[tuple[str, int]] = []
@@ -47,9 +49,10 @@ class Publishing:
         self._error = error
 
     def _run(self, method: str, names: list[str], actors: list[Engine]) -> list:
-        async def rank(error: Exception | None) -> None:
+        async def rank(error: Exception | None) -> Sent:
             if error is not None:
                 raise error
+            return Sent(messages=3, seconds=0.5)
 
         return [rank(self._error), rank(None)]
 
@@ -80,6 +83,7 @@ def test_engines_have_a_version_when_it_has_reached_them_all() -> None:
     assert trainer.evaluated == 1
     assert not trainer.failed
     assert trainer._recomputed == [(10, 0.5), (10, 0.5)]
+    assert trainer._sent == [Sent(messages=3, seconds=0.5)]
 
 
 def test_all_that_took_part_in_a_broken_update_are_started_again() -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 
-from vespo_openrlhf.bridge.checkpoints import write_atomically
 from vespo_openrlhf.bridge.run_folder import RunFolder
 
 HOLDER = """
@@ -170,14 +169,3 @@ def test_a_file_system_without_locks_is_named(
     monkeypatch.setattr("fcntl.flock", no_locks)
     with RunFolder(tmp_path).locked():
         assert "cannot be locked (Operation not supported)" in capsys.readouterr().out
-
-
-def test_a_text_is_whole_or_not_there(tmp_path: Path) -> None:
-    path = tmp_path / "new" / "prompts.json"
-    for text in ("old", "new"):
-        write_atomically(path, text)
-        assert path.read_text() == text
-    with pytest.raises(UnicodeEncodeError):
-        write_atomically(path, "half \ud800")
-    assert path.read_text() == "new"
-    assert list(path.parent.iterdir()) == [path]

@@ -33,5 +33,18 @@ def test_lines_are_followed_to_the_end_of_the_job(tmp_path) -> None:
         "        file.write(f'{step}}}\\n')\n"
     )
     with subprocess.Popen([sys.executable, "-c", writes, str(path)]) as job:
-        assert [line["step"] for line in _follow(path, job)] == [0, 1, 2]
+        assert [line["step"] for line in _follow(path, job, tmp_path / "finished.json")] == [
+            0,
+            1,
+            2,
+        ]
     assert json.loads(path.read_text().splitlines()[-1]) == {"step": 2}
+
+
+def test_lines_are_followed_to_the_end_of_the_run(tmp_path) -> None:
+    path, finished = tmp_path / "metrics.jsonl", tmp_path / "finished.json"
+    path.write_text('{"step": 1}\n')
+    finished.touch()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as job:
+        assert [line["step"] for line in _follow(path, job, finished)] == [1]
+        assert job.poll() is None

@@ -39,16 +39,17 @@ def start(child: str) -> tuple[str, subprocess.Popen, psutil.Process]:
     return mark, parent, psutil.Process(int(parent.stdout.readline()))
 
 
+@pytest.mark.parametrize("gently", [True, False])
 @pytest.mark.parametrize("child", [PATIENT, STUBBORN])
 def test_a_process_that_hides_its_environment_is_ended_with_its_session(
-    child: str, monkeypatch: pytest.MonkeyPatch
+    child: str, gently: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(reaper, "_GRACE_S", 0.5)
     mark, parent, hidden = start(child)
     _, other, others = start(PATIENT)
     try:
         assert {process.pid for process in reaper.marked(mark)} == {parent.pid, hidden.pid}
-        reaper.end(mark)
+        reaper.end(mark, gently=gently)
         assert not hidden.is_running() or hidden.status() == psutil.STATUS_ZOMBIE
         assert others.is_running()
         assert other.poll() is None

@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from vespo_openrlhf.reward import client, label_problem, label_problems
+from vespo_openrlhf.reward import label_problem, label_problems
 from vespo_openrlhf.reward.labels import parse_label
-from vespo_openrlhf.reward.query import ended, split_query
+from vespo_openrlhf.reward.pool import client
+from vespo_openrlhf.reward.reading.query import ended, split_query
 
 PROMPT = "<|im_start|>user\nWhat is 2+2? Use \\boxed{}.<|im_end|>\n<|im_start|>assistant\n"
 

@@ -7,10 +7,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from vespo_openrlhf.reward import REASONS, verify
-from vespo_openrlhf.reward.extract import extract
-from vespo_openrlhf.reward.judge import UndecidedError, judge, undecided
-from vespo_openrlhf.reward.normalize import normalize
-from vespo_openrlhf.reward.symbolic import algebra
+from vespo_openrlhf.reward.comparing.judge import UndecidedError, judge, undecided
+from vespo_openrlhf.reward.comparing.symbolic import algebra
+from vespo_openrlhf.reward.reading.extract import extract
+from vespo_openrlhf.reward.reading.normalize import normalize
 
 _PIECES = [
     "\\boxed{",

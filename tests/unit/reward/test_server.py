@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from vespo_openrlhf.reward import worker
-from vespo_openrlhf.reward.server import Pool, Server, _Turns
+from vespo_openrlhf.reward.pool import worker
+from vespo_openrlhf.reward.pool.server import Pool, Server, _Turns
 
 
 def test_a_first_try_goes_ahead_of_a_second() -> None:
@@ -106,7 +106,7 @@ def test_the_same_comparison_is_made_once(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_a_request_that_no_worker_takes_is_overloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vespo_openrlhf.reward.server.QUEUE_S", 0.0)
+    monkeypatch.setattr("vespo_openrlhf.reward.pool.server.QUEUE_S", 0.0)
     server = Server(0)
     request = {"op": "compare", "args": [["4"], ["x"]], "timeout": 0.01}
     assert asyncio.run(server._answer(json.dumps(request).encode())) == {"failure": "overloaded"}

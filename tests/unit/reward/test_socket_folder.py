@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from vespo_openrlhf.reward import client
+from vespo_openrlhf.reward.pool import client
 
 
 @pytest.fixture

@@ -16,13 +16,14 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 
 from vespo_openrlhf import reward
-from vespo_openrlhf.reward import client, http_server
 from vespo_openrlhf.reward.__main__ import main
-from vespo_openrlhf.reward.audit import audit, read_rows
 from vespo_openrlhf.reward.batch import batched
-from vespo_openrlhf.reward.http_server import application
 from vespo_openrlhf.reward.options import RewardOptions
+from vespo_openrlhf.reward.pool import client
 from vespo_openrlhf.reward.scoring import scorer
+from vespo_openrlhf.reward.tools import http_server
+from vespo_openrlhf.reward.tools.audit import audit, read_rows
+from vespo_openrlhf.reward.tools.http_server import application
 
 
 def test_check_says_what_and_why(capsys: pytest.CaptureFixture[str]) -> None:

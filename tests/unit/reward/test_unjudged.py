@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from vespo_openrlhf.reward import client, make_reward_func, probe, verify
+from vespo_openrlhf.reward import make_reward_func, probe, verify
 from vespo_openrlhf.reward.batch import batched
 from vespo_openrlhf.reward.options import RewardOptions
+from vespo_openrlhf.reward.pool import client
 from vespo_openrlhf.reward.scoring import scorer
 from vespo_openrlhf.reward.verdict import REASONS, UNJUDGED
 

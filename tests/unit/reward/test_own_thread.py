@@ -4,8 +4,15 @@ import itertools
 
 import pytest
 
-from vespo_openrlhf.reward import turns, verify, worker
-from vespo_openrlhf.reward.extract import _SYMBOLS, _TURN_END, TURN_MARKS, _turn_end, extract
+from vespo_openrlhf.reward import verify
+from vespo_openrlhf.reward.pool import own_thread, worker
+from vespo_openrlhf.reward.reading.extract import (
+    _SYMBOLS,
+    _TURN_END,
+    TURN_MARKS,
+    _turn_end,
+    extract,
+)
 
 PROSE = "We add the two sides, and simplify what is left over. " * 4_000
 TURN_ENDS = [
@@ -27,7 +34,7 @@ TURN_ENDS = [
     ],
 )
 def test_what_is_short(response: str, short: bool) -> None:
-    assert turns.is_short(response) is short
+    assert own_thread.is_short(response) is short
 
 
 @pytest.mark.parametrize("mark", TURN_ENDS)

@@ -19,9 +19,9 @@ import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from math_verify import verify as math_verify
 
-from vespo_openrlhf.reward.judge import UnreadableError, check_size
-from vespo_openrlhf.reward.quantity import FULL_DIGITS, parse_quantity, rounding_error
-from vespo_openrlhf.reward.words import choice, split_unit, text_key
+from vespo_openrlhf.reward.comparing.judge import UnreadableError, check_size
+from vespo_openrlhf.reward.comparing.words import choice, split_unit, text_key
+from vespo_openrlhf.reward.reading.quantity import FULL_DIGITS, parse_quantity, rounding_error
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
@@ -253,7 +253,7 @@ def _ratio(gold: tuple[str, str], answer: tuple[str, str]) -> Any:
 
 
 def algebra(operation: str, *texts: str) -> bool:
-    """What :class:`reward.judge.Judge` asks for.
+    """What :class:`.judge.Judge` asks for.
 
     Raises:
         UnreadableError: a side does not parse.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vespo_openrlhf.reward.extract import END_TOKEN
+from vespo_openrlhf.reward.reading.extract import END_TOKEN
 
 _END = re.compile(
     rf"(?:{END_TOKEN})\s*(?:<pad>|<\|(?:endoftext|pad|finetune_right_pad_id)\|>|\s)*\Z"

@@ -17,8 +17,8 @@ import re
 from dataclasses import dataclass
 from itertools import takewhile
 
-from vespo_openrlhf.reward.normalize import INVISIBLE
-from vespo_openrlhf.reward.quantity import UNITS
+from vespo_openrlhf.reward.reading.normalize import INVISIBLE
+from vespo_openrlhf.reward.reading.quantity import UNITS
 
 MAX_BOXES = 32
 MAX_ANSWER_CHARS = 20_000

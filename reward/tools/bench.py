@@ -19,9 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.reward.adversarial import adversarial_answers
 from vespo_openrlhf.reward.api import verify
-from vespo_openrlhf.reward.audit import read_rows
+from vespo_openrlhf.reward.tools.adversarial import adversarial_answers
+from vespo_openrlhf.reward.tools.audit import read_rows
 
 _FILLER = "We add the two sides, and simplify what is left over by the step before. "
 _THREADS = 16

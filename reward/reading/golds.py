@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from vespo_openrlhf.reward.extract import extract
+from vespo_openrlhf.reward.reading.extract import extract
 
 
 def usable_golds(given: Sequence[str]) -> tuple[str, ...]:

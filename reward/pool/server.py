@@ -1,7 +1,7 @@
 """The node's verifier: a pebble pool of warm workers behind a unix socket.
 
-``python -m vespo_openrlhf.reward.server SOCKET`` is started, under :mod:`.guardian`, by the first
-client that finds no server, serves every process of the node that connects, and exits a few
+``python -m vespo_openrlhf.reward.pool.server SOCKET`` is started, under :mod:`.guardian`, by the
+first client that finds no server, serves every process of the node that connects, and exits a few
 seconds after the last connection closes, so that it goes when the training job goes, however that
 ends.
 
@@ -31,7 +31,7 @@ from typing import Any
 import pebble
 from pebble import ProcessPool
 
-from vespo_openrlhf.reward import worker
+from vespo_openrlhf.reward.pool import worker
 
 MEMORY_BYTES = 2 * 2**30
 LINGER_S = 5.0

@@ -15,13 +15,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.reward import client, symbolic
-from vespo_openrlhf.reward.extract import extract
-from vespo_openrlhf.reward.golds import usable_golds
-from vespo_openrlhf.reward.judge import MAX_CHARS, judge
-from vespo_openrlhf.reward.node import Node, TooComplexError
-from vespo_openrlhf.reward.normalize import normalize
-from vespo_openrlhf.reward.structure import parse
+from vespo_openrlhf.reward.comparing import symbolic
+from vespo_openrlhf.reward.comparing.expression import Expression, TooComplexError
+from vespo_openrlhf.reward.comparing.judge import MAX_CHARS, judge
+from vespo_openrlhf.reward.comparing.structure import parse
+from vespo_openrlhf.reward.pool import client
+from vespo_openrlhf.reward.reading.extract import extract
+from vespo_openrlhf.reward.reading.golds import usable_golds
+from vespo_openrlhf.reward.reading.normalize import normalize
 from vespo_openrlhf.reward.verdict import noting_unjudged
 
 QUICK_CPU_S = 0.15
@@ -134,7 +135,7 @@ def verify(
 def unreadable(label: str) -> bool:
     """Whether a gold has a part that does not parse, so that only the same text matches it."""
 
-    def scalars(node: Node) -> list[str]:
+    def scalars(node: Expression) -> list[str]:
         inner = [text for item in node.items for text in scalars(item)]
         return inner or ([node.text] if node.kind == "scalar" else [])
 

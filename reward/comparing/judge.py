@@ -12,11 +12,16 @@ from collections.abc import Callable
 from dataclasses import replace
 from string import ascii_lowercase
 
-from vespo_openrlhf.reward.node import MAX_DEPTH, Node, TooComplexError
-from vespo_openrlhf.reward.normalize import compact, normalize
-from vespo_openrlhf.reward.quantity import Quantity, parse_quantity, read_unit, same_quantity
-from vespo_openrlhf.reward.structure import is_name, parse
-from vespo_openrlhf.reward.words import choice, same_words, split_unit, without_label
+from vespo_openrlhf.reward.comparing.expression import MAX_DEPTH, Expression, TooComplexError
+from vespo_openrlhf.reward.comparing.structure import is_name, parse
+from vespo_openrlhf.reward.comparing.words import choice, same_words, split_unit, without_label
+from vespo_openrlhf.reward.reading.normalize import compact, normalize
+from vespo_openrlhf.reward.reading.quantity import (
+    Quantity,
+    parse_quantity,
+    read_unit,
+    same_quantity,
+)
 
 MAX_CHARS = 20_000
 MAX_SCALAR_CHARS = 1_500
@@ -129,7 +134,7 @@ class Judge:
         check_size(answer_head)
         return self.algebra("equal", gold_head, answer_head)
 
-    def same(self, gold: Node, answer: Node) -> bool:
+    def same(self, gold: Expression, answer: Expression) -> bool:
         """Whether two parsed answers are the same."""
         if gold.kind == "scalar" and answer.kind == "scalar":
             return self.scalar(gold.text, answer.text)
@@ -155,7 +160,7 @@ class Judge:
                 return self.same(*((member, other) if one_member is gold else (other, member)))
         if "scalar" in kinds:
             if gold.kind == "list" and (letters := _LETTERS.fullmatch(answer.text)):
-                chosen = tuple(Node("scalar", letter) for letter in letters.group())
+                chosen = tuple(Expression("scalar", letter) for letter in letters.group())
                 return self._unordered(gold.items, chosen)
             many, one = (gold, answer) if answer.kind == "scalar" else (answer, gold)
             if many.detail == "spaced":
@@ -171,17 +176,17 @@ class Judge:
             return self._ordered(_by_name(gold), _by_name(answer))
         return self._unordered(gold.items, answer.items)
 
-    def _ordered(self, gold: Node, answer: Node) -> bool:
+    def _ordered(self, gold: Expression, answer: Expression) -> bool:
         return len(gold.items) == len(answer.items) and all(
             self.same(g, a) for g, a in zip(gold.items, answer.items, strict=True)
         )
 
-    def _rows(self, gold: Node, answer: Node) -> bool:
+    def _rows(self, gold: Expression, answer: Expression) -> bool:
         if [len(row.items) for row in gold.items] != [len(row.items) for row in answer.items]:
             return False
         return all(self._ordered(g, a) for g, a in zip(gold.items, answer.items, strict=True))
 
-    def _unordered(self, gold: tuple[Node, ...], answer: tuple[Node, ...]) -> bool:
+    def _unordered(self, gold: tuple[Expression, ...], answer: tuple[Expression, ...]) -> bool:
         """Whether two collections hold the same things, each once or more."""
         gold_keys = {compact(item.text) for item in gold}
         answer_keys = {compact(item.text) for item in answer}
@@ -193,7 +198,7 @@ class Judge:
             any(self.same(g, a) for g in gold) for a in answer
         )
 
-    def _interval(self, gold: Node, answer: Node) -> bool:
+    def _interval(self, gold: Expression, answer: Expression) -> bool:
         if gold.kind == "set" or answer.kind == "set" or "scalar" in (gold.kind, answer.kind):
             return False
         if "list" in (gold.kind, answer.kind) or len(gold.items) != 2 or len(answer.items) != 2:
@@ -204,17 +209,21 @@ class Judge:
             return False
         return self._ordered(gold, answer)
 
-    def _sets_of_reals(self, gold: Node, answer: Node) -> bool:
+    def _sets_of_reals(self, gold: Expression, answer: Expression) -> bool:
         if gold.kind == answer.kind == "except":
             return self._unordered(gold.items, answer.items)
-        parts: list[tuple[Node, ...]] = []
+        parts: list[tuple[Expression, ...]] = []
         for node in (gold, answer):
             if node.kind == "except":
                 if len(node.items) != 1:
                     return False
                 point = node.items[0]
-                low = Node("interval", "", (Node("scalar", "-\\infty"), point), detail="()")
-                high = Node("interval", "", (point, Node("scalar", "\\infty")), detail="()")
+                low = Expression(
+                    "interval", "", (Expression("scalar", "-\\infty"), point), detail="()"
+                )
+                high = Expression(
+                    "interval", "", (point, Expression("scalar", "\\infty")), detail="()"
+                )
                 parts.append((low, high))
             elif node.kind in ("union", "list"):
                 parts.append(node.items)
@@ -226,7 +235,7 @@ class Judge:
             any(self.same(g, a) for g in parts[0]) for a in parts[1]
         )
 
-    def _approx(self, gold: Node, answer: Node) -> bool:
+    def _approx(self, gold: Expression, answer: Expression) -> bool:
         if gold.kind == "approx":
             return any(self.same(item, answer) for item in gold.items)
         exact, decimal = answer.items
@@ -239,7 +248,7 @@ class Judge:
             and self.algebra("rounds", value.text, decimal.text)
         )
 
-    def _named_value(self, node: Node) -> Node | None:
+    def _named_value(self, node: Expression) -> Expression | None:
         """The value of ``x = a = b``: b, if the steps agree; None if they do not."""
         value = node.items[-1]
         for step in node.items[:-1]:
@@ -247,10 +256,10 @@ class Judge:
                 return None
         return value
 
-    def _agrees(self, step: Node, value: Node) -> bool:
+    def _agrees(self, step: Expression, value: Expression) -> bool:
         return self.same(value, step) or self._step(step, value)
 
-    def _step(self, step: Node, value: Node) -> bool:
+    def _step(self, step: Expression, value: Expression) -> bool:
         """Whether a step on the way, like the 3 + 4 of ``x = 3 + 4 = 7``, has the value."""
         if step.kind != "scalar" or value.kind != "scalar":
             return False
@@ -260,9 +269,9 @@ class Judge:
         check_size(value.text)
         return self.algebra("equal", step.text, value.text)
 
-    def _relations(self, gold: Node, answer: Node) -> bool:
+    def _relations(self, gold: Expression, answer: Expression) -> bool:
         if gold.detail == "compound":  # m + n = 7 gives 7 in an answer; as a gold it is a line
-            gold = Node("equation", gold.text, (Node("scalar", gold.name), *gold.items))
+            gold = Expression("equation", gold.text, (Expression("scalar", gold.name), *gold.items))
         if gold.kind == "named" and answer.kind == "named":
             gold_value, answer_value = self._named_value(gold), self._named_value(answer)
             if gold_value is None or answer_value is None:
@@ -301,7 +310,7 @@ class Judge:
             return self._equation(gold, answer, "relation")
         return False
 
-    def _equation(self, gold: Node, answer: Node, operation: str) -> bool:
+    def _equation(self, gold: Expression, answer: Expression, operation: str) -> bool:
         sides: list[str] = []
         for node in (gold, answer):
             texts = [item.text for item in node.items]
@@ -317,14 +326,16 @@ class Judge:
         return self.algebra(operation, *sides)
 
 
-def _as_column(node: Node) -> Node:
+def _as_column(node: Expression) -> Expression:
     """A tuple as the column vector that it may stand for."""
     if node.kind != "tuple":
         return node
-    return Node("matrix", "", tuple(Node("row", item.text, (item,)) for item in node.items))
+    return Expression(
+        "matrix", "", tuple(Expression("row", item.text, (item,)) for item in node.items)
+    )
 
 
-def _by_name(node: Node) -> Node:
+def _by_name(node: Expression) -> Expression:
     """``y = 2, x = 1`` in the order of its names, where these follow one another."""
     names = [item.name for item in node.items]
     if node.kind != "list" or len(names) < 2 or "".join(sorted(names)) not in ascii_lowercase:
@@ -344,7 +355,7 @@ def _unevaluated(answer: str) -> bool:
     return _UNEVALUATED.search(head.lstrip("+- ")) is not None
 
 
-def _read(text: str) -> Node:
+def _read(text: str) -> Expression:
     if len(text) > MAX_CHARS or depth(text) > 2 * MAX_DEPTH:
         raise TooComplexError("longer or deeper than what is read")
     return parse(normalize(text))
@@ -374,7 +385,7 @@ def judge(golds: tuple[str, ...], answers: tuple[str, ...], algebra: Algebra) ->
     node = nodes[0]
     if len(nodes) > 1:
         flat = [i for n in nodes for i in (n.items if n.kind == "list" else (n,))]
-        node = Node("list", ",".join(n.text for n in nodes), tuple(flat))
+        node = Expression("list", ",".join(n.text for n in nodes), tuple(flat))
     unreadable, waiting = False, False
     for gold in golds:
         try:

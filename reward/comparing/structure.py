@@ -9,14 +9,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from vespo_openrlhf.reward.node import (
+from vespo_openrlhf.reward.comparing.expression import (
     LIST_SEPARATOR,
     RELATION,
-    Node,
+    Expression,
     enclosed,
     split_top,
 )
-from vespo_openrlhf.reward.quantity import Quantity, parse_quantity
+from vespo_openrlhf.reward.reading.quantity import Quantity, parse_quantity
 
 _VARIABLE = re.compile(r"[a-zA-Z](?:_\{?\w+\}?)?|\\(?!pi|infty)[a-z]+(?:_\{?\w+\}?)?")
 # What a name is made of. It is taken to pieces, not matched as a whole: an expression for that
@@ -82,24 +82,24 @@ def _pieces(text: str, separator: str) -> list[str]:
     return [piece for piece, _ in split_top(text, separator) if piece]
 
 
-def _infinite(sign: str) -> Node:
-    return Node("scalar", sign + "\\infty")
+def _infinite(sign: str) -> Expression:
+    return Expression("scalar", sign + "\\infty")
 
 
-def _interval(left: Node, right: Node, brackets: str, name: str = "") -> Node:
-    return Node("interval", f"{brackets[0]}{left.text},{right.text}{brackets[1]}", (left, right),
-                name, brackets)  # fmt: skip
+def _interval(left: Expression, right: Expression, brackets: str, name: str = "") -> Expression:
+    text = f"{brackets[0]}{left.text},{right.text}{brackets[1]}"
+    return Expression("interval", text, (left, right), name, brackets)
 
 
-def _except(excluded: Iterable[Node], name: str = "") -> Node:
+def _except(excluded: Iterable[Expression], name: str = "") -> Expression:
     items = tuple(i for node in excluded for i in (node.items if node.kind == "list" else (node,)))
-    return Node("except", "except " + ",".join(i.text for i in items), items, name)
+    return Expression("except", "except " + ",".join(i.text for i in items), items, name)
 
 
 _FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 
 
-def _inequality(text: str, parts: list[str], operators: list[str]) -> Node:
+def _inequality(text: str, parts: list[str], operators: list[str]) -> Expression:
     """``x > 2``, ``1 < x \\le 2`` as intervals; anything else stays a relation."""
     variables = [bool(_VARIABLE.fullmatch(part)) for part in parts]
     if len(parts) == 2 and operators[0] == "\\ne" and any(variables):
@@ -120,21 +120,21 @@ def _inequality(text: str, parts: list[str], operators: list[str]) -> Node:
         if all(o in (">", "\\ge") for o in operators):
             brackets = ("(" if operators[1] == ">" else "[") + (")" if operators[0] == ">" else "]")
             return _interval(parse(parts[2]), parse(parts[0]), brackets, parts[1])
-    items = tuple(Node("scalar", part) for part in parts)
-    return Node("relation", text, items, detail=" ".join(operators))
+    items = tuple(Expression("scalar", part) for part in parts)
+    return Expression("relation", text, items, detail=" ".join(operators))
 
 
-def _relation(text: str, split: list[tuple[str, str]]) -> Node:
+def _relation(text: str, split: list[tuple[str, str]]) -> Expression:
     parts = [part for part, _ in split]
     operators = [operator for _, operator in split[1:]]
     if _DENIED.search(parts[0]):  # not x = 7
-        return Node("relation", text)
+        return Expression("relation", text)
     if not parts[0] and parts[-1] and (leading := _LEADING.match(text)):
         return parse(text[leading.end() :])
     if operators == ["\\approx"] and is_name(parts[0]):
-        return Node("named", text, (parse(parts[1]),), name=parts[0])
+        return Expression("named", text, (parse(parts[1]),), name=parts[0])
     if any(not part for part in parts):
-        return Node("relation", text, detail=" ".join(operators))
+        return Expression("relation", text, detail=" ".join(operators))
     if all(operator in ("=", ":=") for operator in operators):
         names = [is_name(part) for part in parts]
         if not names[0] and names[-1] and len(parts) == 2:
@@ -143,20 +143,20 @@ def _relation(text: str, split: list[tuple[str, str]]) -> Node:
         compound = len(parts) > 1 and _COMPOUND.fullmatch(parts[0]) is not None
         if compound and all(not re.search(r"[a-zA-Z]", p) for p in parts[1:]):
             values = tuple(parse(part) for part in parts[1:])
-            return Node("named", text, values, name=parts[0], detail="compound")
+            return Expression("named", text, values, name=parts[0], detail="compound")
         if names[0]:
             values = tuple(parse(part) for part in parts[1:])
-            return Node("named", text, values, name=parts[0])
-        return Node("equation", text, tuple(Node("scalar", part) for part in parts))
+            return Expression("named", text, values, name=parts[0])
+        return Expression("equation", text, tuple(Expression("scalar", part) for part in parts))
     if operators[-1] == "\\in" and len(parts) == 2 and re.search("[a-zA-Z]", parts[0]):
         return parse(parts[1])
     if "\\approx" in operators and all(o in ("=", "\\approx") for o in operators):
         cut = text.index("\\approx")
         exact, approximate = parse(text[:cut].strip()), parse(parts[-1])
-        return Node("approx", text, (exact, approximate))
+        return Expression("approx", text, (exact, approximate))
     if "\\equiv" in operators:
         residue = len(parts) == 2 and is_name(parts[0]) and "mod" in parts[1]
-        return Node("scalar", parts[1]) if residue else Node("relation", text)
+        return Expression("scalar", parts[1]) if residue else Expression("relation", text)
     if operators[0] in ("=", "\\in") and len(parts) >= 3 and is_name(parts[0]):
         rest = text[text.index(operators[0]) + len(operators[0]) :].strip()
         return parse(rest)
@@ -170,29 +170,29 @@ def is_name(text: str) -> bool:
     return not _NAME_PIECE.sub("", text) or _FUNCTION_VALUE.fullmatch(text) is not None
 
 
-def _bracketed(text: str, opening: str, inside: str, closing: str) -> Node | None:
+def _bracketed(text: str, opening: str, inside: str, closing: str) -> Expression | None:
     if opening == "\\{" and closing == "\\}":
         halves = split_top(inside, r"[|:]")
         if len(halves) == 2 and re.search(r"<|>|\\(?:le|ge|ne|in)(?![a-z])|=", halves[1][0]):
             return parse(halves[1][0])
         nodes = [parse(piece) for piece in _pieces(inside, LIST_SEPARATOR)]
         items = tuple(i for n in nodes for i in (n.items if n.kind == "list" else (n,)))
-        return Node("set", text, items) if items else Node("scalar", "\\emptyset")
+        return Expression("set", text, items) if items else Expression("scalar", "\\emptyset")
     if opening == "{":
         return parse(inside)
     items_text = _pieces(inside, ",|;")
     if opening == "\\langle" or len(items_text) > 2:
-        return Node("tuple", text, tuple(parse(piece) for piece in items_text), detail="()")
+        return Expression("tuple", text, tuple(parse(piece) for piece in items_text), detail="()")
     if len(items_text) == 2 and opening in ("(", "[") and closing in (")", "]"):
         left, right = (parse(piece) for piece in items_text)
         kind = "tuple" if opening + closing == "()" else "interval"
-        return Node(kind, text, (left, right), detail=opening + closing)
+        return Expression(kind, text, (left, right), detail=opening + closing)
     if len(items_text) == 1 and opening == "(" and closing == ")" and len(inside) > 1:
         return parse(inside)
     return None
 
 
-def _matrix(match: re.Match[str]) -> Node | None:
+def _matrix(match: re.Match[str]) -> Expression | None:
     """A matrix, also behind its name or a number it is multiplied by; None if it is neither."""
     name, inside = (match.group("lead") or "").rstrip("= "), match.group("cells")
     if "\\begin" in inside or (match.group("lead") and not is_name(name)):
@@ -205,8 +205,8 @@ def _matrix(match: re.Match[str]) -> Node | None:
     for row, _ in split_top(inside, r"\\\\"):
         if row:
             cells = [parse(_times(scale, cell)) for cell, _ in split_top(row, "&")]
-            rows.append(Node("row", row, tuple(cells)))
-    return Node("matrix", f"{scale.value}" * (scale.value != 1) + inside, tuple(rows))
+            rows.append(Expression("row", row, tuple(cells)))
+    return Expression("matrix", f"{scale.value}" * (scale.value != 1) + inside, tuple(rows))
 
 
 def _times(scale: Quantity, cell: str) -> str:
@@ -220,12 +220,12 @@ def _times(scale: Quantity, cell: str) -> str:
     return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
-def _union(parts: Iterable[Node]) -> Node:
+def _union(parts: Iterable[Expression]) -> Expression:
     items = tuple(parts)
-    return Node("union", "\\cup".join(item.text for item in items), items)
+    return Expression("union", "\\cup".join(item.text for item in items), items)
 
 
-def _without(whole: str, excluded: Node) -> Node | None:
+def _without(whole: str, excluded: Expression) -> Expression | None:
     """The reals, or an interval, without points or an interval; None if it is neither."""
     points = excluded.items if excluded.kind in ("set", "list") else (excluded,)
     if whole in ("\\mathbb{R}", "\\mathbb R"):
@@ -255,8 +255,8 @@ def _without(whole: str, excluded: Node) -> Node | None:
     )
 
 
-def _list(text: str, split: list[tuple[str, str]]) -> Node:
-    items: list[Node] = []
+def _list(text: str, split: list[tuple[str, str]]) -> Expression:
+    items: list[Expression] = []
     for piece, _ in split:
         if piece:
             node = parse(piece)
@@ -276,10 +276,10 @@ def _list(text: str, split: list[tuple[str, str]]) -> Node:
     ):  # x \\ne 0, 1
         items = [item if item.kind == "except" else _except([item]) for item in items]
         return _except((i for item in items for i in item.items), items[0].name)
-    return Node("list", text, tuple(items))
+    return Expression("list", text, tuple(items))
 
 
-def _inequalities(text: str, items: list[Node], joints: set[str]) -> Node:
+def _inequalities(text: str, items: list[Expression], joints: set[str]) -> Expression:
     """Inequalities in a row: one interval where both hold, a union where either does."""
     low = next((item for item in items if item.items[1].text == "\\infty"), None)
     high = next((item for item in items if item.items[0].text == "-\\infty"), None)
@@ -288,10 +288,10 @@ def _inequalities(text: str, items: list[Node], joints: set[str]) -> Node:
         if left is None or right is None or left.value < right.value:
             brackets = low.detail[0] + high.detail[1]
             return _interval(low.items[0], high.items[1], brackets, low.name)
-    return Node("union", text, tuple(items))
+    return Expression("union", text, tuple(items))
 
 
-def _plus_minus(text: str) -> Node | None:
+def _plus_minus(text: str) -> Expression | None:
     if not re.search(r"\\(?:pm|mp)(?![a-z])", text):  # not \\pmod
         return None
     signs = (("+", "-"), ("-", "+"))
@@ -301,7 +301,7 @@ def _plus_minus(text: str) -> Node | None:
         .strip()
         for plus, minus in signs
     ]
-    return Node("list", text, tuple(parse(one) for one in both))
+    return Expression("list", text, tuple(parse(one) for one in both))
 
 
 def _after(text: str, phrase: re.Match[str]) -> str:
@@ -311,7 +311,7 @@ def _after(text: str, phrase: re.Match[str]) -> str:
     return rest.removesuffix("}") if opened else rest
 
 
-def parse(text: str) -> Node:
+def parse(text: str) -> Expression:
     """The shape of a normalised answer.
 
     Raises:
@@ -322,7 +322,7 @@ def parse(text: str) -> Node:
     if matrix and (node := _matrix(matrix)) is not None:
         return node
     if "matrix" in text:
-        return Node("scalar", text)
+        return Expression("scalar", text)
     for phrase in (_ABOUT, _INTRO, _LABEL):
         match = phrase.match(text)
         if match and match.end() < len(text):
@@ -362,7 +362,7 @@ def parse(text: str) -> Node:
         return _relation(text, relation)
     union = _pieces(text, r"\\cup(?![a-z])")
     if len(union) > 1:
-        return Node("union", text, tuple(parse(piece) for piece in union))
+        return Expression("union", text, tuple(parse(piece) for piece in union))
     minus = _pieces(text, r"\\setminus|\\text\{except\}")
     if len(minus) == 2 and (node := _without(minus[0], parse(minus[1]))) is not None:
         return node
@@ -373,6 +373,6 @@ def parse(text: str) -> Node:
             return node
     numbers = re.fullmatch(r"[-+]?[\d.]+(?: +[-+]?[\d.]+(?![\d/]| ?\\))+", text)
     if numbers:
-        pieces = tuple(Node("scalar", piece) for piece in text.split())
-        return Node("list", text, pieces, detail="spaced")
-    return _plus_minus(text) or Node("scalar", text)
+        pieces = tuple(Expression("scalar", piece) for piece in text.split())
+        return Expression("list", text, pieces, detail="spaced")
+    return _plus_minus(text) or Expression("scalar", text)

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from vespo_openrlhf.reward.normalize import CURRENCY
+from vespo_openrlhf.reward.reading.normalize import CURRENCY
 
 MAX_DIGITS = 2_000
 FULL_DIGITS = 15  # a decimal of so many digits, rightly rounded, is the number

@@ -1,4 +1,4 @@
-r"""A piece of an answer, and how text is split into pieces: at separators outside brackets."""
+r"""What a parsed answer is made of, and how text is split: at separators outside brackets."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _OPEN = frozenset(["(", "[", "{", "\\{", "\\langle"])
 
 
 @dataclass(frozen=True)
-class Node:
-    """One piece of an answer.
+class Expression:
+    """A node of the tree that an answer is parsed into.
 
     Attributes:
         kind: scalar, list, set, tuple, interval, union, except, matrix, named, equation,
             relation or approx.
-        text: the normalised text of the piece.
+        text: its normalised text.
         items: what it is made of.
         name: the left side of ``x = 5``, the variable of an inequality.
         detail: the brackets of an interval or the operator of a relation.
@@ -36,7 +36,7 @@ class Node:
 
     kind: str
     text: str
-    items: tuple[Node, ...] = ()
+    items: tuple[Expression, ...] = ()
     name: str = ""
     detail: str = ""
 

@@ -33,7 +33,8 @@ _START_S = 60.0
 _ATTEMPTS = 4
 _GRACE_S = 35.0  # the server's queue limit and then some: the server answers first
 _LONGEST_BASE = 75  # the address of a unix socket holds 107 bytes
-_PACKAGE = Path(__file__).resolve().parent
+_HERE = Path(__file__).resolve().parent
+_PACKAGE = _HERE.parent  # whatever a worker may run of ours
 
 _free: list[socket.socket] = []
 _free_lock = threading.Lock()
@@ -136,7 +137,7 @@ def _start(path: Path) -> None:
     environment.update(OMP_NUM_THREADS="1", CUDA_VISIBLE_DEVICES="", PYTHONHASHSEED="0")
     with _open(Path(f"{path}.log"), os.O_APPEND) as log:
         process = subprocess.Popen(
-            [sys.executable, "-I", str(_PACKAGE / "guardian.py"), str(path)],
+            [sys.executable, "-I", str(_HERE / "guardian.py"), str(path)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
@@ -189,7 +190,7 @@ def _exchange(connection: socket.socket, request: bytes, limit: float) -> dict[s
 
 
 def call(operation: str, *args: Any, timeout_s: float) -> Any:
-    """Run an operation of :mod:`vespo_openrlhf.reward.worker` on the node's pool.
+    """Run an operation of :mod:`vespo_openrlhf.reward.pool.worker` on the node's pool.
 
     A connection or a server that is lost on the way is replaced, and the call made again.
 

@@ -40,7 +40,7 @@ def main(path: str) -> int:
     """Serve until the server ends; its exit status."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    command = [sys.executable, "-m", "vespo_openrlhf.reward.server", path]
+    command = [sys.executable, "-m", "vespo_openrlhf.reward.pool.server", path]
     server = subprocess.Popen(command)
     signal.signal(signal.SIGTERM, lambda *_: server.terminate())
     while server.poll() is None:
