@@ -13,6 +13,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import nullcontext
 from types import SimpleNamespace
 
+import peft
 import pytest
 import torch
 import torch.distributed as dist
@@ -307,7 +308,18 @@ def test_the_other_ranks_only_take_part(groups, gathered, monkeypatch) -> None:
     assert groups == []
 
 
-def test_engines_on_the_trainers_gpus_read_every_weight_where_it_lies(monkeypatch) -> None:
+def test_engines_on_the_trainers_gpus_are_left_to_openrlhf(groups) -> None:
+    calls = []
+    trainer = Trainer()
+    trainer.use_cuda_ipc = True
+    trainer.broadcast_to_vllm = lambda: calls.append("all")
+    sent = weights.WeightPublisher(trainer).publish(names(0), ["engine"])
+    assert calls == ["all"]
+    assert trainer.vllm_engines == ["engine"]
+    assert sent.messages == 4  # one per parameter
+
+
+def test_with_adapters_they_read_every_weight_where_it_lies(monkeypatch) -> None:
     """On a GPU the handle is CUDA's; here it is that of a CPU tensor, opened in the same way."""
     monkeypatch.setattr(weights, "get_physical_gpu_id", lambda: "gpu-0")
     monkeypatch.setattr(weights, "ray", Ray)
@@ -322,10 +334,14 @@ def test_engines_on_the_trainers_gpus_read_every_weight_where_it_lies(monkeypatc
         return answer
 
     trainer = Trainer()
+    whole = {name: weight.clone() for name, weight in trainer.module.state_dict().items()}
+    lora = peft.LoraConfig(r=1, lora_alpha=1, target_modules=["0"], init_lora_weights=False)
+    adapter = peft.inject_adapter_in_model(lora, trainer.module)[0]
+    whole["0.weight"] += adapter.get_delta_weight("default")
     trainer.use_cuda_ipc = True
     engine = SimpleNamespace(update_weight_cuda_ipc=SimpleNamespace(remote=read))
     sent = weights.WeightPublisher(trainer).publish(names(0), [engine])
     assert sent.messages == 4  # OpenRLHF's workers take one weight a call
     assert list(received) == NAMES
-    for name, parameter in trainer.module.named_parameters():
-        assert torch.equal(received[name], parameter)
+    for name, weight in whole.items():
+        torch.testing.assert_close(received[name], weight)
