@@ -115,9 +115,9 @@ def demonstrations(
     )
     ids_NT = batch["input_ids"]
     labels_NT = ids_NT.masked_fill(batch["attention_mask"] == 0, IGNORED)
-    for row, prompt in zip(labels_NT, prompt_ids, strict=True):
-        row[: len(prompt)] = IGNORED
-    return ids_NT, labels_NT
+    lengths_N = torch.tensor([len(prompt) for prompt in prompt_ids])
+    in_prompt_NT = torch.arange(ids_NT.shape[1]) < lengths_N[:, None]
+    return ids_NT, labels_NT.masked_fill(in_prompt_NT, IGNORED)
 
 
 def warm_start(

@@ -216,6 +216,7 @@ def training_flags(plan: Plan) -> list[str]:
             "train.partial_rollout_enable": True,
             "rollout.batch_size": PROMPTS_PER_BATCH,
             "rollout.n_samples_per_prompt": SAMPLES_PER_PROMPT,
+            "rollout.in_flight_per_engine": batch,  # a step of the engine costs more than a token
             "train.batch_size": batch // UPDATES_PER_BATCH,
             "train.micro_batch_size": batch // UPDATES_PER_BATCH,
             "rollout.micro_batch_size": batch // UPDATES_PER_BATCH,
