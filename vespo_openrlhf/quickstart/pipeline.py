@@ -241,6 +241,7 @@ def _train(plan: Plan, submitted: Callable[[], None], trained: Callable[[], None
                 f"{plan.batches} name another folder with --out, or remove this one"
             )
         print("   found, nothing to do")
+        submitted()  # first: evaluations answer in turn
         trained()
         return
     for stale in (plan.run_dir, plan.out / "after"):
