@@ -233,8 +233,8 @@ def training_flags(plan: Plan) -> list[str]:
 
 def _train(plan: Plan, submitted: Callable[[], None], trained: Callable[[], None]) -> None:
     """Train, unless it has been done; for the two calls see `run_job`."""
-    finished = plan.run_dir / "finished"
-    if finished.exists():
+    # There before the job has ended: what fails or is interrupted after it costs no training.
+    if (plan.run_dir / "finished.json").exists():
         if (batches := len(read_run(plan.run_dir, "run").train)) != plan.batches:
             raise ValueError(
                 f"{plan.run_dir} holds a finished run of {batches} rollout batches: for "
@@ -260,7 +260,6 @@ def _train(plan: Plan, submitted: Callable[[], None], trained: Callable[[], None
             submitted=submitted,
             trained=trained,
         )
-    finished.touch()
 
 
 def _percent(mean: dict[str, float]) -> str:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,8 +54,7 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Plan:
     """A plan whose run is there, with nothing evaluated."""
     plan = Plan(tmp_path, batches=1)
     plan.run_dir.mkdir()
-    for name in ("finished", "finished.json"):
-        (plan.run_dir / name).write_text("{}")
+    (plan.run_dir / "finished.json").write_text("{}")
     monkeypatch.setattr(pipeline, "Evaluator", Evaluator)
     monkeypatch.setattr(pipeline, "read_run", lambda folder, name: SimpleNamespace(train=[1]))
     for name in ("_build", "_check_gpus", "plot_run", "write_report"):
@@ -78,3 +78,27 @@ def test_a_finished_run_is_evaluated_where_it_was_not(
     shown = capsys.readouterr().out
     for name, accuracy in (("before", "25.0"), ("after", "75.0")):
         assert f"{name} training: sampled {accuracy}" in shown
+
+
+def test_a_report_that_fails_costs_no_training(
+    finished: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor does an interruption, while the job of a run that is finished comes to its end."""
+    (finished.run_dir / "finished.json").unlink()
+    trainings = []
+
+    def run_job(*_: Any, trained: Callable[[], None], **__: Any) -> None:
+        trainings.append(1)
+        (finished.run_dir / "finished.json").write_text("{}")
+        trained()
+
+    monkeypatch.setattr(pipeline, "run_job", run_job)
+    monkeypatch.setattr(
+        pipeline, "LocalCluster", lambda log: nullcontext(SimpleNamespace(dashboard=""))
+    )
+    with monkeypatch.context() as broken:
+        broken.setattr(pipeline, "write_report", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            pipeline.execute(finished)
+    assert pipeline.execute(finished) == 0
+    assert len(trainings) == 1
