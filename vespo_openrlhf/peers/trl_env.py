@@ -25,13 +25,20 @@ def python(venv: Path) -> Path:
 
     Raises:
         RuntimeError: pip failed; the message holds the end of its output.
+        ValueError: the folder holds something that was not made here.
     """
     made, interpreter = venv / _MADE, venv / "bin" / "python"
     wanted = "\n".join(name for step in requirements() for name in step)
     if made.exists() and made.read_text() == wanted:
         return interpreter
+    if venv.exists() and not made.exists() and any(venv.iterdir()):
+        raise ValueError(
+            f"{venv} holds something that is not TRL's environment, and making that would delete "
+            "it: name another folder with --venv, or remove this one"
+        )
     print(f"making TRL's environment in {venv}: a few minutes", file=sys.stderr, flush=True)
     _run([sys.executable, "-m", "venv", "--clear", str(venv)])
+    made.write_text("")  # ours to delete, and not whole yet
     for step in requirements():
         print(f"  pip install {' '.join(step)}", file=sys.stderr, flush=True)
         _run([str(interpreter), "-m", "pip", "install", "--quiet", *step])
