@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -39,9 +40,13 @@ def python(venv: Path) -> Path:
     print(f"making TRL's environment in {venv}: a few minutes", file=sys.stderr, flush=True)
     _run([sys.executable, "-m", "venv", "--clear", str(venv)])
     made.write_text("")  # ours to delete, and not whole yet
+    # Of the first step alone, as scripts/install.sh has it.
+    index = os.environ.get("TORCH_INDEX_URL", "")
+    options = ["--index-url", index] if index else []
     for step in requirements():
         print(f"  pip install {' '.join(step)}", file=sys.stderr, flush=True)
-        _run([str(interpreter), "-m", "pip", "install", "--quiet", *step])
+        _run([str(interpreter), "-m", "pip", "install", "--quiet", *options, *step])
+        options = []
     made.write_text(wanted)
     return interpreter
 
