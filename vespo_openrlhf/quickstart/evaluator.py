@@ -21,6 +21,7 @@ from typing import Any
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
 _LOOK_MS = 100
+_GRACE_S = 10.0
 
 
 class Evaluator:
@@ -55,9 +56,13 @@ class Evaluator:
     def __exit__(self, *exception: Any) -> None:
         if self._process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGTERM)
-        self._process.communicate()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                # To the end of its output, which the evaluation holds open as well.
+                self._process.communicate(timeout=_GRACE_S)
+                return
 
     def start(self, arguments: Sequence[str], log: Path) -> Callable[[], None]:
         """Begin `vespo eval run` with these arguments; one at a time.
@@ -101,7 +106,6 @@ def serve() -> None:
         if child := os.fork():
             print(_status(child), file=answers, flush=True)
             continue
-        answers.close()
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
         os.dup2(output, 1)
