@@ -113,6 +113,13 @@ def test_the_gradient_norm_is_the_true_one_before_clipping(
     assert reported > 0.1
 
 
+def test_parameters_that_zero_3_gathers_at_once_are_whole(
+    run_on_deepspeed: Callable[..., str],
+) -> None:
+    output = run_on_deepspeed("deepspeed_gathering.py", ranks=2)
+    assert "torn 0" in output.splitlines()
+
+
 def test_stock_openrlhfs_worker_receives_a_weight() -> None:
     """bench_step.py runs stock OpenRLHF beside ours, whose engines have a receiver of their own."""
     cpu.install()

@@ -113,8 +113,8 @@ class Checkpoints:
         while old and (len(old) >= max(1, max_num) or self._size() > max_gib * _GIB):
             self.discard(old.pop(0))
         kept = {*old, newest}
-        for path in self._rollouts().glob("*.pt"):
-            if path.stem not in kept:
+        for path in self._rollouts().glob("*"):
+            if path.suffix != ".pt" or path.stem not in kept:  # a draft that a kill left, too
                 path.unlink()
         for trash in self._folder.glob("_*/.deleted-*"):
             shutil.rmtree(trash, ignore_errors=True)

@@ -128,6 +128,18 @@ def _deepspeed_engine(module: Any) -> None:
     engine._take_model_step = _take_model_step
 
 
+def _deepspeed_partition(module: Any) -> None:
+    """Of several parameters that ZeRO-3 gathers at once, DeepSpeed waits for the last alone. On
+    NCCL's one stream all have arrived by then; gloo's threads may still be writing the others."""
+
+    def one_after_another(
+        self: Any, param_list: list[Any], hierarchy: int = 0, quantize: bool = False
+    ) -> None:
+        self._allgather_params_sequential(param_list, hierarchy=hierarchy)
+
+    module.Init._allgather_params_coalesced = one_after_another
+
+
 def _vllm_linear(module: Any) -> None:
     """vLLM repacks linear weights for oneDNN and drops the originals, which updates need."""
     import torch
@@ -147,6 +159,7 @@ PATCHES: dict[str, Callable[[Any], None]] = {
     "openrlhf.trainer.ray.vllm_engine": _openrlhf_engine,
     "openrlhf.trainer.ray.vllm_worker_wrap": _openrlhf_worker,
     "deepspeed.runtime.engine": _deepspeed_engine,
+    "deepspeed.runtime.zero.partition_parameters": _deepspeed_partition,
     "vllm.model_executor.layers.utils": _vllm_linear,
 }
 

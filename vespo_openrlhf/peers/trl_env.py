@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -25,16 +26,27 @@ def python(venv: Path) -> Path:
 
     Raises:
         RuntimeError: pip failed; the message holds the end of its output.
+        ValueError: the folder holds something that was not made here.
     """
     made, interpreter = venv / _MADE, venv / "bin" / "python"
     wanted = "\n".join(name for step in requirements() for name in step)
     if made.exists() and made.read_text() == wanted:
         return interpreter
+    if venv.exists() and not made.exists() and any(venv.iterdir()):
+        raise ValueError(
+            f"{venv} holds something that is not TRL's environment, and making that would delete "
+            "it: name another folder with --venv, or remove this one"
+        )
     print(f"making TRL's environment in {venv}: a few minutes", file=sys.stderr, flush=True)
     _run([sys.executable, "-m", "venv", "--clear", str(venv)])
+    made.write_text("")  # ours to delete, and not whole yet
+    # Of the first step alone, as scripts/install.sh has it.
+    index = os.environ.get("TORCH_INDEX_URL", "")
+    options = ["--index-url", index] if index else []
     for step in requirements():
         print(f"  pip install {' '.join(step)}", file=sys.stderr, flush=True)
-        _run([str(interpreter), "-m", "pip", "install", "--quiet", *step])
+        _run([str(interpreter), "-m", "pip", "install", "--quiet", *options, *step])
+        options = []
     made.write_text(wanted)
     return interpreter
 

@@ -3,7 +3,7 @@
 The import takes longer than the evaluations do. `python -m vespo_openrlhf.quickstart.evaluator`
 reads the arguments of an evaluation as one line of JSON, and forks a process for it that is ready
 to go; its answer is a line with the exit status. It ends with its standard input, which the end of
-its parent closes.
+its parent closes, and so does the evaluation.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -19,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
+_LOOK_MS = 100
+_GRACE_S = 10.0
 
 
 class Evaluator:
@@ -53,9 +56,13 @@ class Evaluator:
     def __exit__(self, *exception: Any) -> None:
         if self._process is None:
             return
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGTERM)
-        self._process.communicate()
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                # To the end of its output, which the evaluation holds open as well.
+                self._process.communicate(timeout=_GRACE_S)
+                return
 
     def start(self, arguments: Sequence[str], log: Path) -> Callable[[], None]:
         """Begin `vespo eval run` with these arguments; one at a time.
@@ -91,11 +98,13 @@ def serve() -> None:
     from vespo_openrlhf.eval.__main__ import main
     from vespo_openrlhf.eval.engines.offline import import_vllm
 
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a package says on being imported is no answer
     import_vllm()
     for line in sys.stdin:
         log, *arguments = json.loads(line)
         if child := os.fork():
-            print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+            print(_status(child), file=answers, flush=True)
             continue
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -105,6 +114,17 @@ def serve() -> None:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)  # of what was imported nothing needs to be taken down
+
+
+def _status(child: int) -> int:
+    """The exit status of a process of ours, once it has one. Where standard input ends first there
+    is nobody to tell, and all of our session ends."""
+    asker = select.poll()
+    asker.register(0, 0)  # that it hangs up is always told
+    while not (ended := os.waitpid(child, os.WNOHANG))[0]:
+        if asker.poll(_LOOK_MS):
+            os.killpg(0, signal.SIGTERM)
+    return os.waitstatus_to_exitcode(ended[1])
 
 
 if __name__ == "__main__":

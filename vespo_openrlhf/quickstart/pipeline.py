@@ -234,14 +234,15 @@ def training_flags(plan: Plan) -> list[str]:
 
 def _train(plan: Plan, submitted: Callable[[], None], trained: Callable[[], None]) -> None:
     """Train, unless it has been done; for the two calls see `run_job`."""
-    finished = plan.run_dir / "finished"
-    if finished.exists():
+    # There before the job has ended: what fails or is interrupted after it costs no training.
+    if (plan.run_dir / "finished.json").exists():
         if (batches := len(read_run(plan.run_dir, "run").train)) != plan.batches:
             raise ValueError(
                 f"{plan.run_dir} holds a finished run of {batches} rollout batches: for "
                 f"{plan.batches} name another folder with --out, or remove this one"
             )
         print("   found, nothing to do")
+        submitted()  # first: evaluations answer in turn
         trained()
         return
     for stale in (plan.run_dir, plan.out / "after"):
@@ -260,7 +261,6 @@ def _train(plan: Plan, submitted: Callable[[], None], trained: Callable[[], None
             submitted=submitted,
             trained=trained,
         )
-    finished.touch()
 
 
 def _percent(mean: dict[str, float]) -> str:

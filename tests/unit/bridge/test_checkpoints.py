@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -96,6 +98,22 @@ def test_rotation_is_by_age_and_spares_the_newest_and_the_best(tmp_path: Path, s
         checkpoints.rotate(*limits)
         assert checkpoints.newest() == "global_step104"
         assert tags(tmp_path, "_critic") == ["global_step104"]
+
+
+def test_rotation_deletes_the_drafts_of_killed_saves(tmp_path: Path, save: Save) -> None:
+    save(8)
+    rollouts = tmp_path / "rollouts"
+    code = (
+        "import os, pathlib, sys\n"
+        "from vespo_openrlhf.files import written_whole\n"
+        "with written_whole(pathlib.Path(sys.argv[1])) as draft:\n"
+        "    draft.write_bytes(b'half')\n"
+        "    os._exit(9)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(rollouts / "global_step16.pt")], check=False)
+    assert len(list(rollouts.iterdir())) == 2
+    Checkpoints(tmp_path).rotate(2, float("inf"))
+    assert [path.name for path in rollouts.iterdir()] == ["global_step8.pt"]
 
 
 def test_more_than_max_mem_is_deleted_the_oldest_first(tmp_path: Path, save: Save) -> None:

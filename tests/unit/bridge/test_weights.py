@@ -17,8 +17,9 @@ import peft
 import pytest
 import torch
 import torch.distributed as dist
+from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
 
-from vespo_openrlhf.bridge import pieces, weights
+from vespo_openrlhf.bridge import pieces, seams, weights
 from vespo_openrlhf.bridge.driver import engine_name
 from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError
 
@@ -317,6 +318,14 @@ def test_engines_on_the_trainers_gpus_are_left_to_openrlhf(groups) -> None:
     assert calls == ["all"]
     assert trainer.vllm_engines == ["engine"]
     assert sent.messages == 4  # one per parameter
+
+
+def test_the_seam_of_what_is_left_to_openrlhf(monkeypatch) -> None:
+    seams._weight_broadcast()
+    # As if it sent to engines that it is given.
+    monkeypatch.setattr(ActorPPOTrainer, "broadcast_to_vllm", lambda self, engines: None)
+    with pytest.raises(AttributeError, match="no longer holds"):
+        seams._weight_broadcast()
 
 
 def test_with_adapters_they_read_every_weight_where_it_lies(monkeypatch) -> None:

@@ -91,6 +91,46 @@ def test_an_environment_that_is_whole_is_left_alone(tmp_path: Path) -> None:
     assert trl_env.python(tmp_path) == tmp_path / "bin" / "python"
 
 
+def test_a_folder_that_is_not_trls_environment_is_not_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(trl_env, "_run", asked.append)
+    (tmp_path / "thesis").write_text("done")
+    with pytest.raises(ValueError, match="holds something that is not TRL's environment"):
+        trl_env.python(tmp_path)
+    assert not asked
+
+
+def test_an_environment_that_is_not_whole_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pip_fails(command: list[str]) -> None:
+        asked.append(command)
+        if "pip" in command:
+            raise RuntimeError("no network")
+
+    asked: list[list[str]] = []
+    monkeypatch.setattr(trl_env, "_run", pip_fails)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="no network"):
+            trl_env.python(tmp_path)
+    assert [command[2] for command in asked] == ["venv", "pip"] * 2
+
+
+def test_torch_comes_from_the_index_that_ours_came_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+    monkeypatch.setattr(trl_env, "_run", asked.append)
+    monkeypatch.setenv("TORCH_INDEX_URL", "https://cpu.example/simple")
+    trl_env.python(tmp_path)
+    _, torch_alone, rest = asked
+    assert torch_alone[-3:-1] == ["--index-url", "https://cpu.example/simple"]
+    assert "--index-url" not in rest
+    assert "cpu.example" not in (tmp_path / "vespo-made").read_text()
+
+
 def test_ours_is_read(tmp_path: Path) -> None:
     lines = [
         {"step": 1, "kind": "train", "time": 10.5, "rollout/reward_mean": 0.25}
