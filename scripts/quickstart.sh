@@ -6,7 +6,7 @@
 #   scripts/quickstart.sh [--cpu] [--seed N] [--batches N] [--out DIR]
 #
 #   --cpu        the CPU stack even where there is a GPU
-#   --seed N     of model, data and training (default: 0)
+#   --seed N     of data, demonstrations and training (default: 0)
 #   --batches N  rollout batches to train for (default: 16)
 #   --out DIR    folder for everything (default: runs/quickstart-seedN)
 set -euo pipefail

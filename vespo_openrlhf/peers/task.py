@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+#: A quarter of the quickstart's, which has fewer batches to get there.
 LEARNING_RATE = 1e-4
 MIN_LEARNING_RATE_SHARE = 0.1
 WARM_UP_SHARE = 0.03

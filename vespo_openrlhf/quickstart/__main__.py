@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--cpu", action="store_true", help="the CPU stack even if there is a GPU")
-    parser.add_argument("--seed", type=int, default=0, help="of model, data and training")
+    parser.add_argument("--seed", type=int, default=0, help="of data, demonstrations and training")
     parser.add_argument(
         "--batches", type=int, default=Plan.batches, help="rollout batches to train for"
     )

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from vespo_openrlhf import cpu
+from vespo_openrlhf.embedded.build import read_finished
+from vespo_openrlhf.embedded.settings import Settings
 from vespo_openrlhf.quickstart.cluster import LocalCluster
 from vespo_openrlhf.quickstart.evaluator import Evaluator
 from vespo_openrlhf.quickstart.job import run_job, to_arguments
@@ -126,6 +128,13 @@ def _step(title: str) -> Iterator[None]:
 
 
 def _build(plan: Plan) -> None:
+    begun = [name for name in ("before", "run") if (plan.out / name).exists()]
+    built = read_finished(plan.built, Settings(seed=plan.seed))
+    if begun and built is None:
+        raise ValueError(
+            f"{plan.out} holds a run of another model than this version builds: name another "
+            "folder with --out, or remove this one"
+        )
     arguments = ["--out", str(plan.built), "--seed", str(plan.seed)]
     if subprocess.run([sys.executable, "-m", "vespo_openrlhf.embedded", *arguments]).returncode:
         raise RuntimeError("the model could not be built; the reason stands above")

@@ -102,3 +102,12 @@ def test_a_report_that_fails_costs_no_training(
             pipeline.execute(finished)
     assert pipeline.execute(finished) == 0
     assert len(trainings) == 1
+
+
+def test_a_run_of_a_model_that_is_built_otherwise_now_is_left_alone(tmp_path: Path) -> None:
+    plan = Plan(tmp_path, batches=1)
+    (tmp_path / "before").mkdir()
+    plan.built.mkdir()
+    (plan.built / "manifest.json").write_text(json.dumps({"settings": {"recipe": 1}}))
+    with pytest.raises(ValueError, match=r"another model .* --out"):
+        pipeline._build(plan)
