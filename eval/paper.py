@@ -122,6 +122,10 @@ def main(argv: Sequence[str]) -> int:
         for row in PUBLISHED
         if options.model in (None, row.model) and options.n in (None, row.n)
     ]
+    if not rows:
+        published = sorted({row.n for row in PUBLISHED if row.model == options.model})
+        numbers = ", ".join(map(str, published))
+        parser.error(f"of {options.model} the paper has N = {numbers} alone, not {options.n}")
     print(text(rows, evaluations))
     return 0
 

@@ -60,7 +60,7 @@ def reinforce_loss(
     The control of every comparison: what staleness does when nothing is done about it. It reads
     no behaviour log-probs; where the batch carries the engine's, log W is reported.
     """
-    weight = torch.ones_like(inputs.log_probs[:, 0], dtype=torch.float64)
+    weight = torch.ones_like(inputs.num_tokens, dtype=torch.float64)
     return weighted_log_prob_loss(inputs, weight, loss_agg_mode), {"phi": weight}
 
 

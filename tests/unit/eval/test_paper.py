@@ -123,3 +123,9 @@ def test_what_the_published_evaluation_has_not_set_is_named(
 def test_without_a_folder_it_is_the_papers_table_alone(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["paper"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 1 + len(PUBLISHED) + 1
+
+
+def test_rows_that_the_paper_does_not_have_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["paper", "--model", "Qwen3-8B-Base", "--n", "64"])
+    assert "of Qwen3-8B-Base the paper has N = 8 alone, not 64" in capsys.readouterr().err

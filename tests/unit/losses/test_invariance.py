@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from vespo_openrlhf.losses import POLICY_LOSS_NAMES, get_policy_loss, option_defaults
+from vespo_openrlhf.losses import (
+    POLICY_LOSS_NAMES,
+    LossInputs,
+    get_policy_loss,
+    option_defaults,
+)
 from vespo_openrlhf.losses.inputs import LOSS_AGG_MODES
 
 TENSORS = ("log_probs", "old_log_probs", "advantages", "action_mask", "rollout_log_probs")
@@ -275,3 +280,20 @@ def test_two_gloo_ranks(step, tmp_path):
         policy_loss = get_policy_loss(name)
         whole = policy_loss.with_own_statistics(step)
         assert_same(ours, gradient(policy_loss, whole, step.log_probs))
+
+
+@pytest.mark.parametrize("name", POLICY_LOSS_NAMES)
+def test_a_batch_without_a_column_is_a_loss_of_0(name):
+    none = torch.zeros(2, 0)
+    inputs = LossInputs(
+        log_probs=none.clone().requires_grad_(),
+        advantages=none,
+        action_mask=none,
+        rollout_log_probs=none,
+        old_log_probs=none,
+    )
+    policy_loss = get_policy_loss(name)
+    loss, metrics = policy_loss(policy_loss.with_own_statistics(inputs))
+    loss.backward()
+    assert loss == 0
+    assert metrics["num_tokens"].tolist() == [0, 0]
