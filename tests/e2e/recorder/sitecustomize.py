@@ -64,7 +64,7 @@ def record_broadcasts(module):
 
     def publish(self, *args):
         write("trainer", broadcast=True)
-        upstream(self, *args)
+        return upstream(self, *args)
 
     module.WeightPublisher.publish = publish
 
