@@ -6,7 +6,8 @@
 #   MODEL=Qwen/Qwen3-4B LORA_RANK=32 scripts/one-gpu-gsm8k.sh
 #
 # One GPU of 24 GB for 0.6B, of 48 GB for 1.7B; with LORA_RANK of 24 GB for 1.7B, of 48 GB for 4B.
-# Trainer and engine take turns on it, because asynchronous training takes two. An update takes 32 prompts x 8 responses, N = 4 unless set.
+# Trainer and engine take turns on it, because asynchronous training takes two. An update takes 32
+# prompts x 8 responses, N = 4 unless set.
 #
 # Not as in the paper: a smaller model, batch and response (2,048 tokens). ZeRO shards nothing on
 # one GPU; stage 2 is here for its sleep, which moves the optimizer to the host and back. It adds up

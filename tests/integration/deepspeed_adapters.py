@@ -43,10 +43,6 @@ class Policy:
         settings["zero_optimization"] |= {
             # Or nothing of so small a model is divided.
             "stage3_param_persistence_threshold": 0,
-            # Of several parameters that it gathers at once DeepSpeed waits for the last alone. On
-            # NCCL's one stream all have arrived by then; on gloo's threads transformers would load
-            # a weight before its old values come.
-            "stage3_allgather_sequential": True,
         }
         settings |= {
             "train_micro_batch_size_per_gpu": 1,

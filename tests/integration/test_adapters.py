@@ -11,7 +11,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 
-SETUPS = ("0-fp32-tied", "1-bf16-untied", "2-fp32-untied", "3-fp32-tied")
+SETUPS = ("0-fp32-tied", "1-bf16-untied", "2-fp32-untied", "3-fp32-tied", "3-bf16-untied")
 ADAPTED = 14  # linear layers of two layers
 
 

@@ -61,3 +61,13 @@ def test_a_node_that_does_not_start_is_told_from_one_that_is_up(
     refused = LocalCluster(tmp_path / "ray.log", environment={"CUDA_VISIBLE_DEVICES": ""})
     with pytest.raises(RuntimeError, match="Attempting to start raylet with 2 GPU"), refused:
         pass
+
+
+def test_a_cluster_whose_reaper_was_killed_is_ended_all_the_same(tmp_path: Path) -> None:
+    with LocalCluster(tmp_path / "ray.log") as started:
+        started._reaper.kill()
+        started._reaper.wait()
+        mark, folder = started.environment[reaper.VARIABLE], Path(started._folder)
+        assert reaper.marked(mark)
+    assert reaper.marked(mark) == []
+    assert not folder.exists()

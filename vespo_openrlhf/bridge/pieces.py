@@ -68,7 +68,8 @@ class Piece:
 
     @property
     def bytes(self) -> int:
-        """Of the whole weight, gathered or not: the same on all ranks."""
+        """Of the whole weight, also where ZeRO-3 has divided it; of this rank's part where tensor
+        parallelism has."""
         elements: int = getattr(self.weight, "ds_numel", self.weight.numel())
         return elements * self.weight.element_size()
 
@@ -163,6 +164,8 @@ def gathered(
         limit: as in `buckets`.
     """
     divided = ds.zero_stage == 3
+    if ds.tensor_parallel_size > 1:
+        limit = 0  # ranks whose parts differ in size would come to different buckets, and wait
     if divided:
         # After a forward pass alone parameters are still on their way to a backward pass that does
         # not come, and would be taken to be here.

@@ -29,11 +29,13 @@ from vespo_openrlhf.reward import options as reward_options
 # At a time per engine. Each group in flight is one, and Ray's 1,000 would leave none for an update
 # of the weights, which is what lets groups end.
 _CALLS = 2**16
-
-
-_LOG_PROBS = {"logprobs_mode": "processed_logprobs", "max_logprobs": 1}
-# Per token and request, for loggers that OpenRLHF's engines do not have.
-_NO_STATISTICS = {"disable_log_stats": True}
+# What OpenRLHF's flags cannot say to vLLM. Statistics are kept per token and request, for loggers
+# that OpenRLHF's engines do not have.
+_ARGUMENTS = {
+    "logprobs_mode": "processed_logprobs",
+    "max_logprobs": 1,
+    "disable_log_stats": True,
+}
 
 
 class RayStart:
@@ -95,8 +97,7 @@ class Engines:
     def options(self, **options: Any) -> Any:
         """As the class's own."""
         made = self._remote_class.options(**options)
-        arguments: dict[str, Any] = {"max_num_seqs": self.max_num_seqs}
-        arguments |= _LOG_PROBS | _NO_STATISTICS
+        arguments: dict[str, Any] = {"max_num_seqs": self.max_num_seqs} | _ARGUMENTS
         if (self.max_num_seqs or 0) > SchedulerConfig.DEFAULT_MAX_NUM_BATCHED_TOKENS:
             # Or vLLM does not start: a step must have a token for each.
             arguments["max_num_batched_tokens"] = self.max_num_seqs

@@ -30,8 +30,9 @@ PRODUCTS = ("model", "train.jsonl", "heldout.jsonl")
 MEASURED_PROBLEMS, MEASURED_SAMPLES = 256, 4
 
 
-# The seed of the initial weights, one for all builds: from some draws the model takes half as many
-# demonstrations to find the columns as from others, and this is one of them.
+# The seed of the initial weights, one for all builds, whatever their demonstrations: of four draws
+# that were tried one had not found the columns by the end (17 % right, sampled), and this one had,
+# with the demonstrations of four seeds (38 to 42 %).
 INITIAL_WEIGHTS = 0
 
 
@@ -160,7 +161,6 @@ def _write_products(work: Path, settings: Settings, progress: bool) -> Report:
         build_model,
         demonstrations,
         reproducible,
-        save,
         warm_start,
     )
     from vespo_openrlhf.embedded.tokenizer import build_tokenizer
@@ -183,6 +183,6 @@ def _write_products(work: Path, settings: Settings, progress: bool) -> Report:
         measured = heldout[:MEASURED_PROBLEMS]
         sampled = accuracy(model, tokenizer, measured, samples=MEASURED_SAMPLES)
         greedy = accuracy(model, tokenizer, measured, greedy=True)
-    save(model, work / "model")
+    model.save_pretrained(work / "model")
     tokenizer.save_pretrained(work / "model")
     return Report(True, sampled, greedy)

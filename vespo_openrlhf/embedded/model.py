@@ -15,10 +15,8 @@ import random
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
@@ -65,8 +63,8 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
         num_key_value_heads=4,
         head_dim=32,
         max_position_embeddings=MAX_LENGTH,
-        # Made for dozens of positions and a width of 128. With Qwen3's own values, made for 32,768
-        # and thousands, it takes three times as many demonstrations to find the columns.
+        # For dozens of positions and a width of 128. Qwen3's own are for 32,768 and for thousands,
+        # and with them the columns take more demonstrations to find.
         rope_parameters={"rope_type": "default", "rope_theta": 100.0},
         initializer_range=0.06,
         tie_word_embeddings=True,
@@ -102,12 +100,20 @@ def demonstrations(
         input ids and labels, both (N, T) int64; labels are `IGNORED` on prompt and padding.
     """
     rng = random.Random(f"demonstrations-{seed}")
+    solutions = [
+        worked_solution(problem, forget_carry=rng.random() < forget_share) for problem in problems
+    ]
+    return labelled(tokenizer, problems, solutions)
+
+
+def labelled(
+    tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem], solutions: Sequence[str]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and labels of N solved problems, as `demonstrations` returns them."""
     prompts = [chat_text(tokenizer, problem.prompt) for problem in problems]
     texts = [
-        prompt
-        + worked_solution(problem, forget_carry=rng.random() < forget_share)
-        + str(tokenizer.eos_token)
-        for prompt, problem in zip(prompts, problems, strict=True)
+        f"{prompt}{solution}{tokenizer.eos_token}"
+        for prompt, solution in zip(prompts, solutions, strict=True)
     ]
     prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
     batch = tokenizer(
@@ -182,17 +188,6 @@ def warm_start(
         if step % 10 == 0:
             bar.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
     model.eval()
-
-
-def save(model: Qwen3ForCausalLM, folder: Path) -> None:
-    """The files that `save_pretrained` writes, byte for byte, without what it imports for that:
-    accelerate and DeepSpeed take longer than all the rest of it."""
-    model.config.architectures = [type(model).__name__]
-    model.config.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
-    tied = set(model._tied_weights_keys)
-    weights = {name: value for name, value in model.state_dict().items() if name not in tied}
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 @torch.no_grad()

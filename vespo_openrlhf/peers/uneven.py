@@ -22,8 +22,7 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from vespo_openrlhf.embedded.arithmetic import Problem, split_problems, worked_solution
-from vespo_openrlhf.embedded.model import IGNORED, reproducible
-from vespo_openrlhf.embedded.tokenizer import chat_text
+from vespo_openrlhf.embedded.model import labelled, reproducible
 from vespo_openrlhf.peers.task import LARGE
 
 #: The chance of working a sum out once more, and the most times.
@@ -80,19 +79,9 @@ def teach(
     model.train()
     for step in range(STEPS):
         rows = problems[step * ROWS : (step + 1) * ROWS]
-        prompts = [chat_text(tokenizer, problem.prompt) for problem in rows]
-        texts = [
-            prompt + solution(problem, rng) + str(tokenizer.eos_token)
-            for prompt, problem in zip(prompts, rows, strict=True)
-        ]
-        batch = tokenizer(
-            texts, add_special_tokens=False, padding=True, padding_side="right", return_tensors="pt"
-        )
-        labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, IGNORED)
-        for row, prompt in zip(labels, prompts, strict=True):
-            row[: len(tokenizer(prompt, add_special_tokens=False)["input_ids"])] = IGNORED
+        ids, labels = labelled(tokenizer, rows, [solution(problem, rng) for problem in rows])
         optimizer.zero_grad()
-        model(input_ids=batch["input_ids"], labels=labels).loss.backward()
+        model(input_ids=ids, labels=labels).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

@@ -114,10 +114,8 @@ class LocalCluster:
             raise
 
     def __exit__(self, *exception: Any) -> None:
-        if exception[0] is None:  # what ran on it has ended, and nobody needs what Ray would write
-            assert self._reaper.stdin is not None
-            self._reaper.stdin.write(reaper.AT_ONCE)
-        self.stop()
+        # Where all went well nobody needs what Ray would write as it ends.
+        self.stop(gently=exception[0] is not None)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -145,14 +143,15 @@ class LocalCluster:
         log = self._log.with_name(f"{self._log.stem}-node-{self._nodes}{self._log.suffix}")
         return LocalNode(command, self._environment, log)
 
-    def stop(self) -> None:
-        """End every process of the cluster, gently first, and remove its temporary files.
+    def stop(self, *, gently: bool = True) -> None:
+        """End every process of the cluster, gently first or at once, and remove its files.
 
-        The reaper does it, as it does when this process is killed.
+        The reaper does it, as it does when this process is killed. If it was itself killed, it is
+        done here.
         """
-        assert self._reaper.stdin is not None
-        self._reaper.stdin.close()
-        self._reaper.wait()
+        self._reaper.communicate(b"" if gently else reaper.AT_ONCE)
+        if self._reaper.returncode:
+            reaper.clean_up(self._mark, self._folder, gently=gently)
 
     def _wait_until_up(self) -> None:
         """Until a node is alive: the dashboard answers before, and also where none will be."""

@@ -71,7 +71,12 @@ def _lives(process: psutil.Process) -> bool:
     return False
 
 
+def clean_up(mark: str, folder: str, *, gently: bool) -> None:
+    """All that the reaper is there for."""
+    end(mark, gently=gently)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 if __name__ == "__main__":
     word = sys.stdin.buffer.read()
-    end(sys.argv[1], gently=word != AT_ONCE)
-    shutil.rmtree(sys.argv[2], ignore_errors=True)
+    clean_up(*sys.argv[1:], gently=word != AT_ONCE)

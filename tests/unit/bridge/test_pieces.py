@@ -4,6 +4,8 @@ Under DeepSpeed: tests/integration/test_adapters.py.
 """
 
 import copy
+from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import peft
@@ -12,7 +14,7 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
 
-from vespo_openrlhf.bridge.pieces import Piece, buckets, pieces
+from vespo_openrlhf.bridge.pieces import Piece, buckets, gathered, pieces
 
 SIZES = {"vocab_size": 61, "bos_token_id": None, "eos_token_id": None}
 
@@ -115,3 +117,21 @@ def test_pieces_travel_in_buckets_of_one_type_within_the_limit() -> None:
     runs = [[piece.name for piece in run] for run in buckets(found, 16)]
     assert runs == [["a", "b"], ["c"], ["large"], ["d"], ["half"], ["e"]]
     assert list(buckets([], 16)) == []
+
+
+def test_ranks_that_cut_a_layer_unevenly_come_to_the_same_buckets(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As tensor parallelism does, where a bucket of two pieces on one rank would not be on another:
+    each goes alone."""
+    monkeypatch.setattr(
+        "deepspeed.module_inject.layers.GatherReplacedLayerParams", lambda *_: nullcontext()
+    )
+    ds = SimpleNamespace(zero_stage=0, tensor_parallel_size=2)
+    names = []
+    for cut in (2, 3):
+        model = nn.Sequential(nn.Linear(4, cut), nn.Linear(4, 5 - cut))
+        engine = SimpleNamespace(module=model)
+        found = gathered(engine, ds, pieces(model), limit=48)
+        names.append([[piece.name for piece in bucket] for bucket in found])
+    assert names[0] == names[1] == [["0.weight"], ["0.bias"], ["1.weight"], ["1.bias"]]

@@ -22,7 +22,6 @@ from vespo_openrlhf.embedded.model import (
     build_model,
     demonstrations,
     reproducible,
-    save,
     warm_start,
 )
 from vespo_openrlhf.embedded.settings import Settings, WarmStart
@@ -218,18 +217,6 @@ def test_accuracy_of_an_untrained_model_is_zero() -> None:
 def test_bad_warm_starts_are_refused(options: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"warm start|share|learning rate"):
         WarmStart(**options)  # type: ignore[arg-type]
-
-
-def test_model_is_written_as_transformers_writes_it(tmp_path: Path) -> None:
-    tokenizer = build_tokenizer()
-    model = build_model(tokenizer)
-    save(model, tmp_path / "ours")
-    model.save_pretrained(tmp_path / "theirs")
-    ours, theirs = (
-        {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
-        for name in ("ours", "theirs")
-    )
-    assert ours == theirs
 
 
 def test_too_few_demonstrations_are_refused() -> None:
