@@ -14,7 +14,9 @@ from vespo_openrlhf import config
 from vespo_openrlhf.bridge.loss import uses_our_loss
 from vespo_openrlhf.cpu.settings import roles
 from vespo_openrlhf.data.checks import experts
+from vespo_openrlhf.losses.kernel import KernelCoefficients
 from vespo_openrlhf.losses.registry import option_defaults
+from vespo_openrlhf.scheduling import LagOptions
 
 Flags = Mapping[str, Any]
 
@@ -286,7 +288,7 @@ def check_synchronous(flags: Flags) -> None:
             "--train.partial_rollout_enable requires --train.async_enable: add it, or leave this "
             "flag out"
         )
-    lag = config.lag_options(flags)
+    lag = config.read(LagOptions, flags)
     samples = flags["rollout.batch_size"] * flags["rollout.n_samples_per_prompt"]
     least = lag.synchronous(max(samples // flags["train.batch_size"], 1)).max
     assert least is not None
@@ -390,7 +392,7 @@ def check_loss_flags(flags: Flags) -> None:
         "actor.loss_agg_mode": ("loss_agg_mode", _differs(flags, "actor.loss_agg_mode")),
         "vespo.anchor": ("anchor", flags["vespo.anchor"] != "rollout"),
     }
-    kernel = {} if name == "vespo" else config.kernel_options(flags)
+    kernel = {} if name == "vespo" else vars(config.read(KernelCoefficients, flags))
     for coefficient, default in option_defaults("vespo").items():
         if coefficient in kernel:
             given[f"vespo.{coefficient}"] = (coefficient, kernel[coefficient] != default)

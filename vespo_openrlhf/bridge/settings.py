@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,7 +18,8 @@ from vespo_openrlhf.cpu import settings as cpu_settings
 from vespo_openrlhf.data import checks
 from vespo_openrlhf.losses.registry import option_defaults
 from vespo_openrlhf.reward import options as reward_options
-from vespo_openrlhf.scheduling import SchedulerConfig
+from vespo_openrlhf.scheduling import LagOptions, SchedulerConfig
+from vespo_openrlhf.scheduling.config import RolloutOptions
 
 
 def flatten(args: SimpleNamespace, prefix: str = "") -> dict[str, Any]:
@@ -45,7 +47,7 @@ def resolve(flags: dict[str, Any]) -> list[str]:
     """
     notes = complete(flags)
     # For this process, and every Ray process started from it.
-    os.environ[reward_options.VARIABLE] = config.reward_options(flags).to_env()
+    os.environ[reward_options.VARIABLE] = config.read(reward_options.RewardOptions, flags).to_env()
     if cpu.is_active():
         notes.append("no GPU: the CPU stack is in place")
         notes.extend(cpu_settings.adapt(flags))
@@ -216,8 +218,8 @@ def scheduler_config(flags: Mapping[str, Any]) -> SchedulerConfig:
         )
     if not flags["vllm.num_engines"]:
         raise ValueError("samples come from vLLM: set --vllm.num_engines to 1 or more")
-    rollout = config.rollout_options(flags)
-    lag, updates = config.lag_options(flags), groups * n // size
+    rollout = config.read(RolloutOptions, flags)
+    lag, updates = config.read(LagOptions, flags), groups * n // size
     takes_turns = flags["vllm.enable_sleep"] and flags["train.colocate_all"]
     if takes_turns and lag.sync_every not in (None, updates):
         raise ValueError(
@@ -258,7 +260,7 @@ _SAME_TERM = {
 
 def check_reward_options(flags: dict[str, Any]) -> None:
     """Options must reach a reward, name files that are there, and count no term twice."""
-    options = config.reward_options(flags)
+    options = config.read(reward_options.RewardOptions, flags)
     for ours, upstream in _SAME_TERM.items():
         if getattr(options, ours) and flags[f"reward.{upstream}"] is not None:
             raise ValueError(
@@ -331,10 +333,7 @@ def _has_weight(flags: dict[str, Any]) -> bool:
 #: take what the first has seen.
 FLAG_RULES: tuple[Callable[[dict[str, Any]], object], ...] = (
     rules.check_sizes,
-    config.kernel_options,
-    config.lag_options,
-    config.rollout_options,
-    config.engine_options,
+    *(functools.partial(config.read, group.options) for group in config.GROUPS),
     rules.check_unsupported,
     rules.check_accumulation,
     rules.check_ema,

@@ -52,6 +52,7 @@ from vespo_openrlhf.bridge.weights import Sent
 from vespo_openrlhf.bridge.wire import Share
 from vespo_openrlhf.files import write_text
 from vespo_openrlhf.scheduling import BatchReport, Group, Scheduler, TrainStep
+from vespo_openrlhf.scheduling.config import RolloutOptions
 
 # The share of a run's prompts that may be abandoned.
 MOST_GIVEN_UP = 0.1
@@ -101,7 +102,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             tokenizer,
         )
         self._config = scheduler_config(flags)
-        self._options = config.rollout_options(flags)
+        self._options = config.read(RolloutOptions, flags)
         # OpenRLHF asks vLLM for at least one token, and vLLM then takes the end of sequence out
         # of the first token's distribution: log W would be off by log(1 - p(end)) on every
         # sample. A response that ends at once still holds its end token.

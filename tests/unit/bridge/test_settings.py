@@ -272,8 +272,8 @@ def test_logical_gpus_are_those_the_placement_groups_ask_for(changes: dict, gpus
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vespo.c1_pos": -0.5}, r"--vespo\.c1_pos must be 0 or more"),
-        ({"vespo.c2_neg": 0.0}, r"--vespo\.c2_neg must be positive"),
+        ({"vespo.c1_pos": -0.5}, r"--vespo\.c1_pos must be at least 0"),
+        ({"vespo.c2_neg": 0.0}, r"--vespo\.c2_neg must be above 0"),
         ({"rollout.top_p": 0.9}, r"set --rollout\.top_p 1\.0"),
         ({"rollout.temperature": 0.0}, r"--rollout\.temperature is 0"),
         ({"algo.advantage.is_correction_level": "seq"}, "it would count twice"),
@@ -625,7 +625,7 @@ def test_the_rewards_options_go_to_the_environment_with_absolute_paths(
     }
     notes = "\n".join(resolve(flags))
     options = RewardOptions.from_env(os.environ)
-    assert options == config.reward_options(flags)
+    assert options == config.read(RewardOptions, flags)
     assert not options.require_box
     assert options.sources == {"gsm8k": f"{tmp_path}/my.py:score"}
     assert options.tokenizer == str(tmp_path / "model")
@@ -635,10 +635,10 @@ def test_the_rewards_options_go_to_the_environment_with_absolute_paths(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lag.max": -1}, r"--lag\.max is a number of updates"),
-        ({"vllm.weight_tolerance": -0.1}, r"--vllm\.weight_tolerance must be 0 or more"),
-        ({"vllm.weight_tolerance": float("nan")}, r"--vllm\.weight_tolerance must be 0 or more"),
-        ({"reward.timeout_s": 0.0}, r"--reward\.timeout_s must be between"),
+        ({"lag.max": -1}, r"--lag\.max must be at least 0"),
+        ({"vllm.weight_tolerance": -0.1}, r"--vllm\.weight_tolerance must be at least 0"),
+        ({"vllm.weight_tolerance": float("nan")}, r"--vllm\.weight_tolerance must be at least 0"),
+        ({"reward.timeout_s": 0.0}, r"--reward\.timeout_s must be above 0 and at most 600"),
         (
             {"reward.sources": ["a=/no/where.py:f"]},
             r"--reward\.sources a=/no/where\.py:f: there is",

@@ -309,7 +309,7 @@ def test_a_sum_over_tokens_is_equation_20_to_the_letter():
 
 
 def test_options_out_of_range_stop_before_the_run():
-    with pytest.raises(ValueError, match=r"^c1_pos must be 0 or more"):
+    with pytest.raises(ValueError, match=r"^c1_pos must be at least 0"):
         get_policy_loss("vespo", c1_pos=-0.5)
     with pytest.raises(ValueError, match="length_normalisation"):
         get_policy_loss("vespo", length_normalisation="half")
