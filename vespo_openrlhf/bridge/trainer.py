@@ -34,6 +34,7 @@ from vespo_openrlhf.bridge.checkpoints import Checkpoints
 from vespo_openrlhf.bridge.driver import Driver, PromptRow, RayEngine
 from vespo_openrlhf.bridge.events import LostEnginesError, RolloutSettings, StoppedError
 from vespo_openrlhf.bridge.experience import ExperienceMaker, ShortExperienceMaker
+from vespo_openrlhf.bridge.flags import flatten
 from vespo_openrlhf.bridge.loss import skips_old_log_probs
 from vespo_openrlhf.bridge.metrics_file import MetricsFile
 from vespo_openrlhf.bridge.prompts import prompt_ledger, settle_lengths
@@ -44,7 +45,7 @@ from vespo_openrlhf.bridge.run_folder import (
     UPDATES_FILE,
     RunFolder,
 )
-from vespo_openrlhf.bridge.settings import flatten, scheduler_config
+from vespo_openrlhf.bridge.scheduler_config import scheduler_config
 from vespo_openrlhf.bridge.status import Statuses
 from vespo_openrlhf.bridge.update_log import UpdateLog
 from vespo_openrlhf.bridge.update_metrics import UPDATES

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vespo_openrlhf.bridge.settings import scheduler_config
+from vespo_openrlhf.bridge.scheduler_config import scheduler_config
 from vespo_openrlhf.scheduling import LagOptions
 
 # 16 prompts x 4 samples in 4 updates.
