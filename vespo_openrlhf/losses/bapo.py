@@ -54,14 +54,8 @@ def bapo_statistics(
     return sums.double().flatten()
 
 
-def _check_grids(
-    low_start: float,
-    low_max: float,
-    low_step: float,
-    high_start: float,
-    high_max: float,
-    high_step: float,
-) -> None:
+def _check_grids(*grids: float) -> None:
+    low_start, low_max, low_step, high_start, high_max, high_step = grids
     if not 0 <= low_start <= low_max <= 1 <= high_start <= high_max:
         raise ValueError(
             "bapo: 0 <= low_start <= low_max <= 1 <= high_start <= high_max is needed, got "

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from .declare import Statistics, StepScale
-from .diagnostics import Metrics, completed
+from .diagnostics import Metrics, sequence_metrics
 from .inputs import LossInputs
 from .ratios import ANCHORS
 
@@ -100,7 +100,7 @@ class PolicyLoss:
         """
         loss, metrics = self.function(inputs, **self.options)
         anchor = self.options.get("anchor")
-        return loss, completed(inputs, metrics, anchor if anchor in ANCHORS else "rollout")
+        return loss, sequence_metrics(inputs, metrics, anchor if anchor in ANCHORS else "rollout")
 
 
 def get_policy_loss(name: str, **options: Any) -> PolicyLoss:
