@@ -7,7 +7,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from .declare import declares
 from .diagnostics import Metrics
 from .inputs import LossInputs
 from .weighted import tis_loss
@@ -75,7 +74,6 @@ def minimum_variance_baseline(
     return (weighted / total)[index]
 
 
-@declares(step_scale=vcpo_step_scale)
 def vcpo_loss(
     inputs: LossInputs,
     *,
@@ -98,3 +96,6 @@ def vcpo_loss(
     if not cap > 0:
         raise ValueError(f"vcpo: cap must be positive, got {cap}")
     return tis_loss(inputs, level="sequence", cap=cap, anchor=anchor, loss_agg_mode=loss_agg_mode)
+
+
+vcpo_loss.step_scale = vcpo_step_scale  # type: ignore[attr-defined]

@@ -198,17 +198,6 @@ def test_declares_what_it_reads(user_file):
     assert not policy_loss.reads_old_log_probs
 
 
-def test_declares_what_it_reads_by_the_decorator(user_file):
-    head = "from vespo_openrlhf.losses.declare import declares"
-    path = user_file(GOOD)
-    text = path.read_text().replace("def loss", "@declares(reads_old_log_probs=False)\ndef loss")
-    path.write_text(f"{head}\n{text}")
-    policy_loss = get_policy_loss(f"{path}:loss")
-    assert policy_loss.needs_rollout_log_probs
-    assert not policy_loss.reads_old_log_probs
-    assert policy_loss.statistics is None
-
-
 def test_declares_batch_statistics(user_file, random_inputs):
     body = """
     def tokens(inputs, *, unit=1.0):
