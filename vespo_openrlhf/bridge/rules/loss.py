@@ -90,17 +90,11 @@ def check_own_loss(flags: Flags) -> None:
                 "which knows nothing of the lag, and nothing corrects for it: add "
                 f"--{prefix}_level token, or leave --vespo.anchor out"
             )
-        given = {
-            "mode": mode != "mask",
-            "gating": gating != "ratio",
-            "threshold": list(threshold) != [0.5, 5.0],
-        }
-        for option, asked in given.items():
-            if asked:
-                raise ValueError(
-                    f"--{prefix}_{option} has no effect with --{prefix}_level off: set the level, "
-                    "or leave it out"
-                )
+        if given := _given_of_correction(flags):
+            raise ValueError(
+                f"--{given[0]} has no effect with --{prefix}_level off: set the level, or leave it "
+                "out"
+            )
     elif mode == "clip" and (level == "seq" or gating != "ratio"):
         raise ValueError(
             f"--{prefix}_mode clip clamps the ratio of a token: it takes --{prefix}_level token "
@@ -117,22 +111,29 @@ def check_correction(flags: Flags) -> None:
     """OpenRLHF's correction of the engine-to-trainer mismatch is a part of its own loss."""
     if not uses_our_loss(flags):
         return
-    asked_for = {
-        "level": flags["algo.advantage.is_correction_level"] == "seq",
-        "mode": flags["algo.advantage.is_correction_mode"] != "mask",
-        "gating": flags["algo.advantage.is_correction_gating"] != "ratio",
-        "threshold": list(flags["algo.advantage.is_correction_threshold"]) != [0.5, 5.0],
-    }
-    for option, asked in asked_for.items():
-        if asked:
-            raise ValueError(
-                f"--algo.advantage.is_correction_{option} asks for OpenRLHF's correction of the "
-                "engine-to-trainer mismatch, which is a part of OpenRLHF's own loss; an importance "
-                "weight anchored on the rollout log-probs contains it already, and it would count "
-                "twice: leave the flag out, or take OpenRLHF's loss with --actor.policy_loss_type "
-                "ppo --vespo.anchor old. VESPO with that anchor has a truncated correction inside "
-                "W: --vespo.loss_options tis_cap=2"
-            )
+    level = "algo.advantage.is_correction_level"
+    given = _given_of_correction(flags)
+    if flags[level] == "seq":
+        given.insert(0, level)
+    if given:
+        raise ValueError(
+            f"--{given[0]} asks for OpenRLHF's correction of the engine-to-trainer mismatch, which "
+            "is a part of OpenRLHF's own loss; an importance weight anchored on the rollout "
+            "log-probs contains it already, and it would count twice: leave the flag out, or take "
+            "OpenRLHF's loss with --actor.policy_loss_type ppo --vespo.anchor old. VESPO with that "
+            "anchor has a truncated correction inside W: --vespo.loss_options tis_cap=2"
+        )
+
+
+def _given_of_correction(flags: Flags) -> list[str]:
+    """Its flags that are not as OpenRLHF has them by default, but for the level."""
+    defaults = {"mode": "mask", "gating": "ratio", "threshold": [0.5, 5.0]}
+    names = {f"algo.advantage.is_correction_{option}": d for option, d in defaults.items()}
+    return [
+        name
+        for name, default in names.items()
+        if (list(flags[name]) if isinstance(default, list) else flags[name]) != default
+    ]
 
 
 def check_rollout_distribution(flags: Flags) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from vespo_openrlhf.bridge.roles import Flags, roles
+from vespo_openrlhf.bridge.roles import Flags, gpus, roles
 
 
 def check_places(flags: Flags) -> None:
     """Models that share GPUs are as many as these."""
     everything = flags["train.colocate_all"]
     if everything and not flags["train.async_enable"] and flags["vllm.num_engines"]:
-        trainer = flags["actor.num_nodes"] * flags["actor.num_gpus_per_node"]
+        trainer = gpus(flags)
         parallel, engines = flags["vllm.tensor_parallel_size"], flags["vllm.num_engines"]
         if engines * parallel != trainer:
             raise ValueError(
