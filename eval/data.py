@@ -197,11 +197,11 @@ def _name(parts: Sequence[str], benchmark: Benchmark) -> str:
 def _embedded() -> list[dict[str, Any]]:
     """The held-out problems that ``python -m vespo_openrlhf.embedded`` builds by default."""
     from vespo_openrlhf.embedded.arithmetic import split_problems, to_row
-    from vespo_openrlhf.embedded.settings import Settings
+    from vespo_openrlhf.embedded.options import BuildOptions
 
-    settings = Settings()
-    sizes = [settings.train_problems, settings.heldout_problems]
-    return [dict(to_row(problem)) for problem in split_problems(settings.seed, sizes)[1]]
+    built = BuildOptions()
+    sizes = [built.train_problems, built.heldout_problems]
+    return [dict(to_row(problem)) for problem in split_problems(built.seed, sizes)[1]]
 
 
 def _column(

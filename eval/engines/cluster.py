@@ -61,9 +61,7 @@ class ClusterEngine:
         environment = {"VLLM_LOGGING_LEVEL": os.environ.get("VLLM_LOGGING_LEVEL", "WARNING")}
         gpus = 0
         if cpu.is_active():
-            from vespo_openrlhf.cpu import settings as cpu_settings
-
-            environment |= cpu_settings.environment()
+            environment |= cpu.environment()
         else:
             gpus = int(settings.engine_options.get("tensor_parallel_size", 1))
         self._started = not ray.is_initialized()

@@ -149,12 +149,10 @@ def _platform_options() -> dict[str, Any]:
         return {}
     import torch
 
-    from vespo_openrlhf.cpu import settings
-
     # One core is left to those who judge and write: an engine whose threads wait for one another
     # at every operation stands still when any of them has to give way.
     threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, len(os.sched_getaffinity(0)) - 1))
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
-    os.environ.update(settings.environment())
+    os.environ.update(cpu.environment())
     return {"dtype": "float32", "enforce_eager": True}

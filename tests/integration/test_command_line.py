@@ -79,7 +79,7 @@ def test_an_unknown_flag_is_refused_with_the_nearest(good: dict, capsys) -> None
     [
         ({"actor.model_name_or_path": "/nowhere/model"}, "there is no such folder"),
         ({"data.input_key": "question"}, "has no such column; it has prompt, label"),
-        ({"vespo.c1_neg": "-0.5"}, "--vespo.c1_neg must be 0 or more"),
+        ({"vespo.c1_neg": "-0.5"}, "--vespo.c1_neg must be at least 0"),
         ({"vespo.c2_pos": "0"}, "--vespo.c2_pos must be positive"),
         ({"rollout.top_p": "0.9"}, "set --rollout.top_p 1.0"),
         ({"actor.policy_loss_type": "vespa"}, "unknown policy loss 'vespa'"),

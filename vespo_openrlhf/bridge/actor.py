@@ -18,11 +18,11 @@ from openrlhf.trainer.ray import ppo_actor
 from torch.utils.data import DataLoader
 
 from vespo_openrlhf.bridge import collector, head, learning_rate, model_checkpoints
+from vespo_openrlhf.bridge.flags import flatten
 from vespo_openrlhf.bridge.guard import NonFiniteGuard
 from vespo_openrlhf.bridge.loss import PolicyLossAdapter, build_loss, uses_our_loss
 from vespo_openrlhf.bridge.sample_metrics import SampleMetrics
 from vespo_openrlhf.bridge.seams import SeamError, plain_class
-from vespo_openrlhf.bridge.settings import flatten
 from vespo_openrlhf.bridge.update_metrics import UPDATES, UpdateMetrics, finite_means
 from vespo_openrlhf.bridge.weights import Sent, WeightPublisher
 from vespo_openrlhf.replaced import replaced

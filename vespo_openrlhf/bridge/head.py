@@ -1,4 +1,4 @@
-"""OpenRLHF's `Actor` with log-probs by `vespo_openrlhf.head`: for the policy and its reference.
+"""OpenRLHF's `Actor` with log-probs by `vespo_openrlhf.log_prob_head`: policy and reference.
 
 The output layer is called as before, once in each forward pass and as the module it is, and only
 answers with the log-probs of its tokens where it used to give logits. So DeepSpeed's hooks gather
@@ -22,9 +22,9 @@ from openrlhf.trainer.ray import launcher
 from torch import Tensor, nn
 
 from vespo_openrlhf import config
+from vespo_openrlhf.bridge.flags import flatten
 from vespo_openrlhf.bridge.seams import plain_class
-from vespo_openrlhf.bridge.settings import flatten
-from vespo_openrlhf.head import token_log_probs
+from vespo_openrlhf.log_prob_head import token_log_probs
 from vespo_openrlhf.replaced import replaced
 
 # Tokens of the trial, and how far its log-probs may be from those by way of the logits, as a mean

@@ -15,6 +15,7 @@ from vespo_openrlhf.bridge.sample_metrics import gather
 from vespo_openrlhf.bridge.seams import LOSS_RESULTS
 from vespo_openrlhf.losses.diagnostics import summarise, summarise_by_lag
 from vespo_openrlhf.losses.inputs import LossInputs, masked_mean
+from vespo_openrlhf.losses.kernel import KernelCoefficients
 from vespo_openrlhf.losses.registry import PolicyLoss, get_policy_loss, option_defaults
 
 #: Losses that OpenRLHF brings itself.
@@ -319,7 +320,7 @@ def build_loss(flags: Mapping[str, Any]) -> PolicyLoss:
     if ":" in name:
         return get_policy_loss(name, **options)
     if name == "vespo":
-        options |= config.kernel_options(flags)
+        options |= vars(config.read(KernelCoefficients, flags))
     elif flags["vespo.length_normalisation"] != "none" and "length_normalisation" not in known:
         raise ValueError(
             f"--vespo.length_normalisation {flags['vespo.length_normalisation']} is for vespo and "

@@ -34,6 +34,7 @@ from vespo_openrlhf.bridge.checkpoints import Checkpoints
 from vespo_openrlhf.bridge.driver import Driver, PromptRow, RayEngine
 from vespo_openrlhf.bridge.events import LostEnginesError, RolloutSettings, StoppedError
 from vespo_openrlhf.bridge.experience import ExperienceMaker, ShortExperienceMaker
+from vespo_openrlhf.bridge.flags import flatten
 from vespo_openrlhf.bridge.loss import skips_old_log_probs
 from vespo_openrlhf.bridge.metrics_file import MetricsFile
 from vespo_openrlhf.bridge.prompts import prompt_ledger, settle_lengths
@@ -44,7 +45,7 @@ from vespo_openrlhf.bridge.run_folder import (
     UPDATES_FILE,
     RunFolder,
 )
-from vespo_openrlhf.bridge.settings import flatten, scheduler_config
+from vespo_openrlhf.bridge.scheduler_config import scheduler_config
 from vespo_openrlhf.bridge.status import Statuses
 from vespo_openrlhf.bridge.update_log import UpdateLog
 from vespo_openrlhf.bridge.update_metrics import UPDATES
@@ -52,6 +53,7 @@ from vespo_openrlhf.bridge.weights import Sent
 from vespo_openrlhf.bridge.wire import Share
 from vespo_openrlhf.files import write_text
 from vespo_openrlhf.scheduling import BatchReport, Group, Scheduler, TrainStep
+from vespo_openrlhf.scheduling.config import RolloutOptions
 
 # The share of a run's prompts that may be abandoned.
 MOST_GIVEN_UP = 0.1
@@ -101,7 +103,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             tokenizer,
         )
         self._config = scheduler_config(flags)
-        self._options = config.rollout_options(flags)
+        self._options = config.read(RolloutOptions, flags)
         # OpenRLHF asks vLLM for at least one token, and vLLM then takes the end of sequence out
         # of the first token's distribution: log W would be off by log(1 - p(end)) on every
         # sample. A response that ends at once still holds its end token.

@@ -162,11 +162,11 @@ def read(source: Source, files: Sequence[Path] = ()) -> tuple[Iterator[Row], int
 def _arithmetic() -> list[Row]:
     """The embedded task's training problems, which share no sum with its benchmark."""
     from vespo_openrlhf.embedded.arithmetic import split_problems
-    from vespo_openrlhf.embedded.settings import Settings
+    from vespo_openrlhf.embedded.options import BuildOptions
 
-    settings = Settings()
-    sizes = [settings.train_problems, settings.heldout_problems]
-    train = split_problems(settings.seed, sizes)[0]
+    built = BuildOptions()
+    sizes = [built.train_problems, built.heldout_problems]
+    train = split_problems(built.seed, sizes)[0]
     return [Row(problem.prompt, problem.label) for problem in train]
 
 

@@ -21,12 +21,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .declare import Statistics, StepScale
-from .diagnostics import Metrics, completed
+from .diagnostics import Metrics, sequence_metrics
 from .inputs import LossInputs
 from .ratios import ANCHORS
 
 LossFunction = Callable[..., tuple[Tensor, Metrics]]
+Statistics = Callable[..., Tensor]
+StepScale = Callable[[Mapping[str, Tensor]], Tensor]
 
 # Modules beside this one that use it, and would import themselves through it.
 _USERS = ("bench", "registry")
@@ -100,7 +101,7 @@ class PolicyLoss:
         """
         loss, metrics = self.function(inputs, **self.options)
         anchor = self.options.get("anchor")
-        return loss, completed(inputs, metrics, anchor if anchor in ANCHORS else "rollout")
+        return loss, sequence_metrics(inputs, metrics, anchor if anchor in ANCHORS else "rollout")
 
 
 def get_policy_loss(name: str, **options: Any) -> PolicyLoss:
@@ -109,8 +110,10 @@ def get_policy_loss(name: str, **options: Any) -> PolicyLoss:
     Args:
         name: one of POLICY_LOSS_NAMES, or "package.module:function" or "path/to/file.py:function"
             for a user's own `function(inputs: LossInputs, **options) -> (loss, metrics)`. Such a
-            function may carry the attributes of `declare.declares`; without them it is given all
-            log-probs, so that nothing it may read is left out.
+            function may carry the attributes needs_rollout_log_probs, reads_old_log_probs,
+            statistics (it is also given those options of the loss that it names) and step_scale,
+            see `PolicyLoss`; without them it is given all log-probs, so that nothing it may read is
+            left out. Ours carry the last two; what they read is found out.
         options: the loss's keyword options, see `option_defaults`.
 
     Raises:
@@ -206,7 +209,7 @@ def _refuses(policy_loss: PolicyLoss, whole: LossInputs, field: str) -> bool:
 def _policy_loss(
     name: str, options: Mapping[str, Any], declared: LossFunction, function: LossFunction
 ) -> PolicyLoss:
-    """The loss `function`, with what `declared` says of itself; see `declare.declares`."""
+    """The loss `function`, with what `declared` says of itself by its attributes."""
     defaults = {
         option: default
         for option, default in _keyword_options(declared).items()

@@ -18,7 +18,7 @@ from vespo_openrlhf.cpu import FORCE_VARIABLE
 from vespo_openrlhf.peers import trl_env
 from vespo_openrlhf.peers.figures import Batch, Run
 from vespo_openrlhf.peers.task import LEARNING_RATE, Task
-from vespo_openrlhf.peers.watch import Watch
+from vespo_openrlhf.peers.usage import Watch
 from vespo_openrlhf.quickstart.job import to_arguments
 from vespo_openrlhf.quickstart.pipeline import Plan, training_flags
 

@@ -2,74 +2,67 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
+from ..options import Options, option
 from .lag import LagBudget, LagOptions
 
 
 @dataclass(frozen=True)
-class RolloutOptions:
-    """How rollouts are streamed. Flags: `--rollout.{field}`.
+class RolloutOptions(Options):
+    """How rollouts are streamed."""
 
-    Args:
-        in_flight_per_engine: sequences kept in flight on each engine, at most. Fewer make each
-            faster, so that long responses fit into a tighter lag.
-        reward_timeout: seconds after which a sample without a verdict counts as unscored.
-        engine_timeout: seconds without a new token, or an answer, after which an engine that has
-            work counts as dead.
-
-    Raises:
-        ValueError: the message names the option.
-    """
-
-    in_flight_per_engine: int = 256
-    reward_timeout: float = 600.0
-    engine_timeout: float = 300.0
-
-    def __post_init__(self) -> None:
-        for name in ("reward_timeout", "engine_timeout"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name} is above 0 seconds, got {getattr(self, name)}")
+    in_flight_per_engine: int = option(
+        256,
+        "sequences kept in flight on each engine, at most; fewer make each faster, so that long "
+        "responses fit into a tighter --lag.max",
+    )
+    reward_timeout: float = option(
+        600.0,
+        "seconds after which a sample without a verdict is given up: it is left out of its group",
+        above=0,
+    )
+    engine_timeout: float = option(
+        300.0,
+        "seconds without a new token, or without an answer, after which an engine that has work is "
+        "taken for hung: it is killed, started again with the present weights, and its prompts are "
+        "sent again",
+        above=0,
+    )
 
 
 @dataclass(frozen=True)
-class SchedulerConfig:
+class SchedulerConfig(Options):
     """A run, as far as the scheduler is concerned.
 
     The synchronous loop is the same scheduler with lag.max = N - 1 and no partial rollout: then
     a batch is admitted only when the engines have the weights of the one before.
 
-    Args:
-        prompts_per_batch: groups in a rollout batch.
-        samples_per_prompt: n, responses per group.
-        updates_per_batch: N, mini-batches and so optimizer updates per rollout batch.
-        in_flight_per_engine: sequences kept in flight on each engine, at most. Fewer make each
-            faster, so that long responses fit into a tighter lag.
-        lag: the bound and what goes with it.
-        partial_rollout: engines take new weights in mid-response. Otherwise they finish what they
-            have first, and every response is of one version.
-        reward_timeout: seconds after which a sample without a verdict counts as unscored; None
-            where the reward side keeps time itself.
-        max_updates: the run ends after this many optimizer updates; None at the end of the data.
-
     Raises:
         ValueError: values that do not fit each other; the message says which and why.
     """
 
-    prompts_per_batch: int
-    samples_per_prompt: int
-    updates_per_batch: int
-    in_flight_per_engine: int
-    lag: LagOptions = field(default_factory=LagOptions)
-    partial_rollout: bool = False
-    reward_timeout: float | None = None
-    max_updates: int | None = None
+    prompts_per_batch: int = option(help="groups in a rollout batch", at_least=1)
+    samples_per_prompt: int = option(help="n, responses per group", at_least=1)
+    updates_per_batch: int = option(
+        help="N, mini-batches and so optimizer updates per rollout batch", at_least=1
+    )
+    in_flight_per_engine: int = option(help="see `RolloutOptions`")
+    lag: LagOptions = option(factory=LagOptions, help="the bound and what goes with it")
+    partial_rollout: bool = option(
+        False,
+        "engines take new weights in mid-response. Otherwise they finish what they have first, and "
+        "every response is of one version",
+    )
+    reward_timeout: float | None = option(
+        None, "see `RolloutOptions`; None where the reward side keeps time itself", above=0
+    )
+    max_updates: int | None = option(
+        None, "the run ends after so many optimizer updates; None: at the end of the data"
+    )
 
     def __post_init__(self) -> None:
-        sizes = ("prompts_per_batch", "samples_per_prompt", "updates_per_batch")
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        super().__post_init__()
         if self.prompts_per_batch % self.updates_per_batch:
             raise ValueError(
                 f"a mini-batch holds whole groups: {self.prompts_per_batch} prompts per rollout "
@@ -80,8 +73,6 @@ class SchedulerConfig:
                 f"in_flight_per_engine {self.in_flight_per_engine} is less than one group of "
                 f"{self.samples_per_prompt} samples, which stays on one engine"
             )
-        if self.reward_timeout is not None and self.reward_timeout <= 0:
-            raise ValueError(f"reward_timeout is above 0 seconds, got {self.reward_timeout}")
         if self.max_updates is not None and self.max_updates % self.updates_per_batch:
             raise ValueError(
                 f"max_updates {self.max_updates} is not a whole number of rollout batches of "

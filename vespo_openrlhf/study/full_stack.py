@@ -16,8 +16,8 @@ from typing import Any
 
 from vespo_openrlhf.config import LOSS_OPTION_FLAGS
 from vespo_openrlhf.embedded.arithmetic import DATASOURCE, write_jsonl
-from vespo_openrlhf.quickstart.cluster import LocalCluster
 from vespo_openrlhf.quickstart.job import run_job, to_arguments
+from vespo_openrlhf.quickstart.local_ray import LocalCluster
 from vespo_openrlhf.study.cells import Cell, LossSetting, Recipe
 from vespo_openrlhf.study.store import Store
 

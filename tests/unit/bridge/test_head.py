@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from vespo_openrlhf import head as pure_head
+from vespo_openrlhf import log_prob_head
 from vespo_openrlhf.bridge.head import HeadActor, OutputHead, ReferenceActor
 from vespo_openrlhf.bridge.seams import _log_probs
 
@@ -320,4 +320,4 @@ def test_openrlhfs_command_line_finds_our_reference() -> None:
 
 def test_the_seam_holds() -> None:
     _log_probs()
-    assert pure_head.BLOCK % 64 == 0
+    assert log_prob_head.BLOCK % 64 == 0

@@ -108,7 +108,7 @@ def test_report(World):
         ({"prompts_per_batch": 3}, "3 prompts per rollout batch do not split into 2 updates"),
         ({"in_flight_per_engine": 1}, "less than one group of 2"),
         ({"samples_per_prompt": 0}, "samples_per_prompt must be at least 1"),
-        ({"reward_timeout": 0.0}, "above 0 seconds"),
+        ({"reward_timeout": 0.0}, "reward_timeout must be above 0"),
         ({"max_updates": 3}, "not a whole number of rollout batches"),
         ({"lag": {"max": 0}}, r"1 \+ 0 = 1 > 0"),
     ],

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
-from vespo_openrlhf.cpu import FORCE_VARIABLE, NO_DEVICES
 from vespo_openrlhf.data.checks import experts
 
 # flag -> (value on the CPU, why). Where the user's value differs, the change is announced.
@@ -52,27 +50,6 @@ def adapt(flags: dict[str, Any]) -> list[str]:
     return changes
 
 
-def environment() -> dict[str, str]:
-    """Variables for every Ray worker of a CPU run; a value the user has set stays."""
-    defaults = {
-        FORCE_VARIABLE: "1",
-        "CUDA_VISIBLE_DEVICES": NO_DEVICES,
-        "DS_ACCELERATOR": "cpu",
-        # One thread a process: engines and trainer share few cores, and more threads than cores
-        # make both slower.
-        "OMP_NUM_THREADS": "1",
-        "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
-        # By default vLLM pins each engine to cores of its own choice, where the trainer may run.
-        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        # An engine's one worker in its core's process, and a `vllm.LLM`'s core in the caller's.
-        # In processes of their own, vLLM's default on a CPU, each costs ten CPU seconds of imports
-        # at every start, and they spin while they wait for one another.
-        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-        "TOKENIZERS_PARALLELISM": "false",
-    }
-    return {name: os.environ.get(name, value) for name, value in defaults.items()}
-
-
 def refuse_experts(model: Mapping[str, Any]) -> None:
     """Mixtures of experts are not for the CPU stack.
 
@@ -91,34 +68,3 @@ def refuse_experts(model: Mapping[str, Any]) -> None:
             "cannot train: the engines do not take new weights of experts there. Take a dense "
             "model, or a machine with a GPU"
         )
-
-
-def roles(flags: Mapping[str, Any]) -> list[str]:
-    """The models that OpenRLHF places on GPUs in a run, by the group of their flags."""
-    critic = flags["algo.advantage.estimator"] == "gae"
-    scored = flags["reward.remote_url"] or flags["train.agent_func_path"]
-    there = {
-        "actor": True,
-        "ref": flags["algo.kl.init_coef"] > 0,
-        "critic": critic,
-        "reward": not scored,
-    }
-    return [role for role, needed in there.items() if needed]
-
-
-def logical_gpus(flags: Mapping[str, Any]) -> int:
-    """How many of Ray's logical GPUs a run asks for; on the CPU stack one is just a place."""
-    there = roles(flags)
-    gpus = {role: flags[f"{role}.num_nodes"] * flags[f"{role}.num_gpus_per_node"] for role in there}
-    shared = flags["train.colocate_all"]  # by all models, and if synchronous by the engines
-    total: int = gpus["actor"]
-    if not shared or flags["train.async_enable"]:
-        total += (flags["vllm.num_engines"] or 0) * flags["vllm.tensor_parallel_size"]
-    if shared:
-        return total
-    if "ref" in there and not flags["train.colocate_actor_ref"]:
-        total += gpus["ref"]
-    total += gpus.get("critic", 0)
-    if "reward" in there and not ("critic" in there and flags["train.colocate_critic_reward"]):
-        total += gpus["reward"]
-    return total

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from vespo_openrlhf import cpu
-from vespo_openrlhf.check.cluster import Cluster
+from vespo_openrlhf.check.gpus import Cluster
 from vespo_openrlhf.quickstart import reaper
 
 _START_TIMEOUT_S = 90.0
@@ -41,7 +41,7 @@ class LocalCluster:
             wait for cores: at least 8 if nothing else is said.
         labels: of the node, for a run that chooses nodes by them.
         environment: added to the environment of every process of the cluster, as are the CPU
-            stack's settings where it is active.
+            stack's environment where it is active.
 
     Raises:
         RuntimeError: Ray did not come up, several times; the message holds the end of its output.
@@ -214,9 +214,7 @@ def _offers(num_gpus: int, num_cpus: int, labels: Mapping[str, str] | None) -> l
 def _cpu_environment() -> dict[str, str]:
     if not cpu.is_active():
         return {}
-    from vespo_openrlhf.cpu import settings
-
-    return settings.environment()
+    return cpu.environment()
 
 
 def ray_command() -> list[str]:

@@ -8,12 +8,15 @@ from pathlib import Path
 import pytest
 
 from vespo_openrlhf import config, cpu
-from vespo_openrlhf.bridge import rules, settings
+from vespo_openrlhf.bridge import flags as flags_module
+from vespo_openrlhf.bridge import rules
 from vespo_openrlhf.bridge.checkpoints import Checkpoints
+from vespo_openrlhf.bridge.flags import check, complete, resolve
 from vespo_openrlhf.bridge.loss import build_loss
+from vespo_openrlhf.bridge.roles import logical_gpus
+from vespo_openrlhf.bridge.rules.loss import UPSTREAM_DEFAULTS
 from vespo_openrlhf.bridge.run_folder import RunFolder
-from vespo_openrlhf.bridge.settings import resolve
-from vespo_openrlhf.cpu import settings as cpu_settings
+from vespo_openrlhf.cpu import flags as cpu_flags
 from vespo_openrlhf.reward.options import RewardOptions
 
 
@@ -23,7 +26,7 @@ def our_defaults() -> dict[str, object]:
     return vars(parser.parse_args([]))
 
 
-# Our defaults, and OpenRLHF 0.11.2's as far as these settings read them.
+# Our defaults, and OpenRLHF 0.11.2's as far as these rules read them.
 DEFAULTS = our_defaults() | {
     "actor.aux_loss_coef": 0,
     "algo.advantage.gamma": 1,
@@ -66,7 +69,7 @@ DEFAULTS = our_defaults() | {
     "reward.stop_properly_penalty_coef": None,
     "train.agent_func_path": None,
     "actor.policy_loss_type": "vespo",
-    **dict.fromkeys(rules.UPSTREAM_DEFAULTS),
+    **dict.fromkeys(UPSTREAM_DEFAULTS),
     "actor.eps_clip_low_high": None,
     "algo.advantage.is_correction_level": "off",
     "algo.advantage.is_correction_mode": "mask",
@@ -184,7 +187,7 @@ def test_a_run_folder_takes_what_openrlhf_writes(tmp_path) -> None:
 def test_the_clip_that_a_worker_gets_is_the_methods_own(
     name: str, changes: dict, clip: list, anchor: str
 ) -> None:
-    """OpenRLHF fills the flag with its --actor.eps_clip between our settings and the workers.
+    """OpenRLHF fills the flag with its --actor.eps_clip between our rules and the workers.
 
     With the anchor "old" the loss is OpenRLHF's own, and the paper's is still the paper's.
     """
@@ -220,7 +223,7 @@ def test_what_is_not_given_is_what_the_loss_was_published_with(
     notes = "".join(resolve(flags))
     option = flag.removeprefix("actor.")
     assert flags[flag] == build_loss(flags).options[option] == own
-    assert (f"--{flag} -> {own}" in notes) == (own != rules.UPSTREAM_DEFAULTS[flag])
+    assert (f"--{flag} -> {own}" in notes) == (own != UPSTREAM_DEFAULTS[flag])
     flags = DEFAULTS | {"actor.policy_loss_type": name, "vespo.anchor": anchor, flag: given}
     assert f"--{flag}" not in "".join(resolve(flags))
     assert flags[flag] == build_loss(flags).options[option] == given
@@ -242,7 +245,7 @@ def test_every_change_for_the_cpu_is_announced() -> None:
 )
 def test_what_a_cpu_cannot_do_is_refused(flag: str, value: object) -> None:
     with pytest.raises(ValueError, match=f"--{flag} is not available on a CPU"):
-        cpu_settings.adapt(DEFAULTS | {flag: value})
+        cpu_flags.adapt(DEFAULTS | {flag: value})
 
 
 @pytest.mark.parametrize(
@@ -266,14 +269,14 @@ def test_what_a_cpu_cannot_do_is_refused(flag: str, value: object) -> None:
     ],
 )
 def test_logical_gpus_are_those_the_placement_groups_ask_for(changes: dict, gpus: int) -> None:
-    assert cpu_settings.logical_gpus(DEFAULTS | changes) == gpus
+    assert logical_gpus(DEFAULTS | changes) == gpus
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"vespo.c1_pos": -0.5}, r"--vespo\.c1_pos must be 0 or more"),
-        ({"vespo.c2_neg": 0.0}, r"--vespo\.c2_neg must be positive"),
+        ({"vespo.c1_pos": -0.5}, r"--vespo\.c1_pos must be at least 0"),
+        ({"vespo.c2_neg": 0.0}, r"--vespo\.c2_neg must be above 0"),
         ({"rollout.top_p": 0.9}, r"set --rollout\.top_p 1\.0"),
         ({"rollout.temperature": 0.0}, r"--rollout\.temperature is 0"),
         ({"algo.advantage.is_correction_level": "seq"}, "it would count twice"),
@@ -298,7 +301,7 @@ def test_logical_gpus_are_those_the_placement_groups_ask_for(changes: dict, gpus
 )
 def test_what_would_bias_the_weight_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        settings.check(DEFAULTS | changes)
+        check(DEFAULTS | changes)
 
 
 @pytest.mark.parametrize(
@@ -319,12 +322,12 @@ def test_what_would_bias_the_weight_is_refused(changes: dict, message: str) -> N
 )
 def test_flags_of_the_loops_that_do_not_run_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        settings.check(DEFAULTS | changes)
+        check(DEFAULTS | changes)
 
 
 def test_all_linear_may_be_given_by_its_name() -> None:
     flags = DEFAULTS | {"ds.lora.rank": 4, "ds.lora.target_modules": ["all-linear"]}
-    settings.complete(flags)
+    complete(flags)
     assert flags["ds.lora.target_modules"] == "all-linear"  # a list peft would look up as a module
 
 
@@ -476,14 +479,14 @@ LORA = {"ds.lora.rank": 4}
 )
 def test_what_would_fail_late_or_have_no_effect_is_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        settings.check(DEFAULTS | changes)
+        check(DEFAULTS | changes)
 
 
 def test_the_defaults_are_refused_by_no_rule() -> None:
-    for rule in settings.FLAG_RULES:
+    for rule in rules.FLAG_RULES:
         rule(dict(DEFAULTS))
     synchronous = DEFAULTS | SYNCHRONOUS | {"lag.max": 63, "lag.sync_every": 64}  # as it is anyway
-    for rule in settings.FLAG_RULES:
+    for rule in rules.FLAG_RULES:
         rule(dict(synchronous))
 
 
@@ -493,7 +496,7 @@ def test_any_users_loss_may_steer_the_lag(tmp_path: Path) -> None:
         "def plain(inputs):\n    return -inputs.log_probs.mean(), {}\n"
     )
     own = {"actor.policy_loss_type": f"{tmp_path}/own.py:plain"}
-    rules.check_target_ess(DEFAULTS | {"lag.target_ess": 0.5} | own)
+    rules.lag.check_target_ess(DEFAULTS | {"lag.target_ess": 0.5} | own)
 
 
 @pytest.mark.parametrize(
@@ -522,9 +525,9 @@ def test_any_users_loss_may_steer_the_lag(tmp_path: Path) -> None:
 def test_what_a_model_cannot_do_is_refused(
     changes: dict, model: dict, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(settings.checks, "check_model", lambda path: model)
+    monkeypatch.setattr(flags_module.checks, "check_model", lambda path: model)
     with pytest.raises(ValueError, match=message):
-        settings.check(DEFAULTS | changes)
+        check(DEFAULTS | changes)
 
 
 def test_what_a_model_can_do_passes() -> None:
@@ -549,9 +552,9 @@ def test_what_a_model_can_do_passes() -> None:
 )
 def test_a_mixture_of_experts_is_refused_on_the_cpu_stack(model: dict) -> None:
     with pytest.raises(ValueError, match=r"a mixture of \d+ experts, which the CPU stack cannot"):
-        cpu_settings.refuse_experts(model)
-    cpu_settings.refuse_experts({"num_experts_per_tok": 8, "num_experts": None})
-    cpu_settings.refuse_experts({"n_shared_experts": 1, "num_attention_heads": 32})
+        cpu_flags.refuse_experts(model)
+    cpu_flags.refuse_experts({"num_experts_per_tok": 8, "num_experts": None})
+    cpu_flags.refuse_experts({"n_shared_experts": 1, "num_attention_heads": 32})
 
 
 @pytest.mark.usefixtures("on_gpu")
@@ -575,8 +578,8 @@ def test_an_ablation_of_vespo_is_refused_for_a_loss_that_ignores_it() -> None:
 
 
 def test_a_run_does_not_mix_with_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(settings.checks, "check_model", lambda path: {})
-    monkeypatch.setattr(settings.checks, "check_prompts", lambda *args, **kwargs: None)
+    monkeypatch.setattr(flags_module.checks, "check_model", lambda path: {})
+    monkeypatch.setattr(flags_module.checks, "check_prompts", lambda *args, **kwargs: None)
     flags = DEFAULTS | {
         "run.dir": str(tmp_path),
         "actor.model_name_or_path": "m",
@@ -588,27 +591,27 @@ def test_a_run_does_not_mix_with_another(tmp_path: Path, monkeypatch: pytest.Mon
     }
     flags["ckpt.path"] = str(tmp_path / "checkpoints")
     again = {"ckpt.load_enable": True}
-    settings.check(dict(flags))
+    check(dict(flags))
     (tmp_path / "metrics.jsonl").touch()
     # There is nothing to go on from: that must not be the advice.
     with pytest.raises(ValueError, match=r"without a checkpoint .*choose another folder") as none:
-        settings.check(dict(flags))
+        check(dict(flags))
     assert "starts anew here, and the old records go to superseded/" in str(none.value)
-    settings.check(flags | again)
+    check(flags | again)
     with Checkpoints(tmp_path / "checkpoints").saving("global_step8"):
         (tmp_path / "checkpoints" / "_actor" / "global_step8").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"add --ckpt\.load_enable to go on .* from global_step8"):
-        settings.check(dict(flags))
-    settings.check(flags | again)
+        check(dict(flags))
+    check(flags | again)
     RunFolder(tmp_path).finish(1)
     with pytest.raises(ValueError, match="a run already: finished; choose another folder"):
-        settings.check(dict(flags))
-    settings.check(flags | again)
+        check(dict(flags))
+    check(flags | again)
     # Without the run folder, the checkpoints are still another's.
     alone = flags | {"run.dir": None}
-    settings.check(dict(alone))
+    check(dict(alone))
     with pytest.raises(ValueError, match=r"--ckpt\.path .* the newest global_step8: add"):
-        settings.check(alone | {"ckpt.save_steps": 4})
+        check(alone | {"ckpt.save_steps": 4})
 
 
 @pytest.mark.usefixtures("on_gpu")
@@ -625,7 +628,7 @@ def test_the_rewards_options_go_to_the_environment_with_absolute_paths(
     }
     notes = "\n".join(resolve(flags))
     options = RewardOptions.from_env(os.environ)
-    assert options == config.reward_options(flags)
+    assert options == config.read(RewardOptions, flags)
     assert not options.require_box
     assert options.sources == {"gsm8k": f"{tmp_path}/my.py:score"}
     assert options.tokenizer == str(tmp_path / "model")
@@ -635,10 +638,10 @@ def test_the_rewards_options_go_to_the_environment_with_absolute_paths(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"lag.max": -1}, r"--lag\.max is a number of updates"),
-        ({"vllm.weight_tolerance": -0.1}, r"--vllm\.weight_tolerance must be 0 or more"),
-        ({"vllm.weight_tolerance": float("nan")}, r"--vllm\.weight_tolerance must be 0 or more"),
-        ({"reward.timeout_s": 0.0}, r"--reward\.timeout_s must be between"),
+        ({"lag.max": -1}, r"--lag\.max must be at least 0"),
+        ({"vllm.weight_tolerance": -0.1}, r"--vllm\.weight_tolerance must be at least 0"),
+        ({"vllm.weight_tolerance": float("nan")}, r"--vllm\.weight_tolerance must be at least 0"),
+        ({"reward.timeout_s": 0.0}, r"--reward\.timeout_s must be above 0 and at most 600"),
         (
             {"reward.sources": ["a=/no/where.py:f"]},
             r"--reward\.sources a=/no/where\.py:f: there is",
@@ -655,4 +658,4 @@ def test_the_rewards_options_go_to_the_environment_with_absolute_paths(
 )
 def test_reward_and_lag_options_that_cannot_hold_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        settings.check(DEFAULTS | changes)
+        check(DEFAULTS | changes)

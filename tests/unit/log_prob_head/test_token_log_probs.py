@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vespo_openrlhf import head
-from vespo_openrlhf.head import token_log_probs
+from vespo_openrlhf import log_prob_head
+from vespo_openrlhf.log_prob_head import token_log_probs
 
 N, D, V = 37, 16, 211
 
@@ -229,13 +229,13 @@ def test_where_the_compiler_fails_the_plain_function_does(monkeypatch: pytest.Mo
     def plain(logits: object, more: int) -> int:
         return more + 1
 
-    monkeypatch.setattr(head, "_compiled", refuse)
+    monkeypatch.setattr(log_prob_head, "_compiled", refuse)
     on_cuda = SimpleNamespace(is_cuda=True)
     with pytest.warns(UserWarning, match="plain is not compiled, and slower: no compiler here"):
-        assert head._fused(plain, on_cuda, 1) == 2
-    assert head._fused(plain, on_cuda, 2) == 3
+        assert log_prob_head._fused(plain, on_cuda, 1) == 2
+    assert log_prob_head._fused(plain, on_cuda, 2) == 3
     assert calls == [plain]  # not tried again
-    head._left_alone.discard(plain)
+    log_prob_head._left_alone.discard(plain)
 
 
 def test_running_out_of_memory_is_not_taken_for_a_failed_compiler(
@@ -244,7 +244,7 @@ def test_running_out_of_memory_is_not_taken_for_a_failed_compiler(
     def exhausted(*args: object) -> None:
         raise torch.OutOfMemoryError("no room")
 
-    monkeypatch.setattr(head, "_compiled", lambda function: exhausted)
+    monkeypatch.setattr(log_prob_head, "_compiled", lambda function: exhausted)
     with pytest.raises(torch.OutOfMemoryError):
-        head._fused(exhausted, SimpleNamespace(is_cuda=True))
-    assert exhausted not in head._left_alone
+        log_prob_head._fused(exhausted, SimpleNamespace(is_cuda=True))
+    assert exhausted not in log_prob_head._left_alone

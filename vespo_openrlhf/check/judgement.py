@@ -8,18 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.bridge import rules
-from vespo_openrlhf.check import batches, cluster, files, losses, memory, speed
-from vespo_openrlhf.check.cluster import Cluster, Machines
+from vespo_openrlhf.bridge import roles
+from vespo_openrlhf.bridge.rules.sizes import check_sizes
+from vespo_openrlhf.check import batches, gpus, memory, paths, speed
+from vespo_openrlhf.check.activations import micro_batch_tokens
 from vespo_openrlhf.check.findings import Finding, error, note
+from vespo_openrlhf.check.flags import check_model, check_options, reads_old_log_probs
+from vespo_openrlhf.check.gpus import Cluster, Machines
 from vespo_openrlhf.check.memory import GIB, Engine, Memory
-from vespo_openrlhf.check.model import ModelShape, find_config
 from vespo_openrlhf.check.resolve import Resolved
+from vespo_openrlhf.check.shape import ModelShape, find_config
 from vespo_openrlhf.check.speed import Rates, Speed
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Judgement:
     """What is known of a recipe before it starts. Parts that could not be had are None."""
 
     findings: tuple[Finding, ...]
@@ -38,7 +41,7 @@ class Verdict:
 
 def judge(
     resolved: Resolved, machines: Machines, rates: Rates, model_config: Path | None
-) -> Verdict:
+) -> Judgement:
     """Apply every rule; a fault in one does not hide the next.
 
     Args:
@@ -49,22 +52,22 @@ def judge(
     """
     flags = resolved.flags
     found = [Finding("warning", f"OpenRLHF: {line}") for line in resolved.warnings]
-    found += losses.check_options(resolved.parsed)
+    found += check_options(resolved.parsed)
     try:
-        rules.check_sizes(flags)
+        check_sizes(flags)
     except ValueError:
-        return Verdict(tuple(found))
-    found += files.check_model_files(flags)
-    found += files.check_reward_file(flags)
-    found += files.check_run_folder(flags)
-    prompts, prompt_findings = files.load_prompts(flags)
+        return Judgement(tuple(found))
+    found += paths.check_model_files(flags)
+    found += paths.check_reward_file(flags)
+    found += paths.check_run_folder(flags)
+    prompts, prompt_findings = paths.load_prompts(flags)
     found += prompt_findings
-    found += files.check_evaluation(flags)
-    found += files.check_tokenizer(flags, prompts)
+    found += paths.check_evaluation(flags)
+    found += paths.check_tokenizer(flags, prompts)
     config, shape, shape_findings = _shape(flags, model_config)
     found += shape_findings
     if config is not None:
-        found += losses.check_model(flags, config)
+        found += check_model(flags, config)
     found += batches.check_prompts(flags, prompts.rows)
     where, cluster_findings = _cluster(flags, machines)
     found += cluster_findings
@@ -75,7 +78,7 @@ def judge(
     if batches.add_up(flags):
         sizes = batches.Batches.of(flags, prompts.rows)
     if shape is not None and flags["vllm.num_engines"]:
-        gpu, reads_old = machines.gpu_memory * GIB, losses.reads_old_log_probs(flags)
+        gpu, reads_old = machines.gpu_memory * GIB, reads_old_log_probs(flags)
         engine = memory.engine_memory(shape, flags, gpu)
         memories = (
             memory.trainer_memory(shape, flags, gpu, reads_old_log_probs=reads_old),
@@ -85,7 +88,7 @@ def judge(
         found += _check_memory(flags, memories, engine)
         if sizes is not None:
             speeds = speed.estimate(shape, flags, sizes, rates, gpu, reads_old_log_probs=reads_old)
-    return Verdict(tuple(found), shape, where, sizes, memories, host, engine, speeds)
+    return Judgement(tuple(found), shape, where, sizes, memories, host, engine, speeds)
 
 
 def _shape(
@@ -119,7 +122,7 @@ def _cluster(flags: dict[str, Any], machines: Machines) -> tuple[Cluster | None,
         where = machines.cluster(flags)
     except ValueError as refused:
         return None, [error(str(refused))]
-    return where, list(cluster.check_cluster(flags, where))
+    return where, list(gpus.check_cluster(flags, where))
 
 
 def _check_memory(
@@ -168,14 +171,14 @@ def _less_memory(flags: dict[str, Any], trainer: Memory) -> str:
             advice.append("add --actor.gradient_checkpointing_enable")
         ring = flags["ds.ring_attn_size"]
         longest = flags["data.max_len"] // ring
-        if memory.micro_batch_tokens(flags, "train") <= longest:
+        if micro_batch_tokens(flags, "train") <= longest:
             advice.append(f"split sequences over GPUs with --ds.ring_attn_size {2 * ring}")
         elif flags["train.dynamic_batch_enable"]:
             advice.append(f"set --train.max_tokens_per_gpu {longest}")
         else:
             advice.append("set --train.micro_batch_size 1")
     if states > trainer.gpu / 3:
-        if flags["ds.zero_stage"] < 3 and memory.world(flags) > 1:
+        if flags["ds.zero_stage"] < 3 and roles.gpus(flags) > 1:
             advice.append("set --ds.zero_stage 3")
         if not flags["ds.adam_offload"]:
             advice.append("move the optimizer to the host with --ds.adam_offload")

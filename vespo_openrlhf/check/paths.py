@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vespo_openrlhf.check.findings import Finding, error, note
-from vespo_openrlhf.check.model import model_file
+from vespo_openrlhf.check.shape import model_file
 from vespo_openrlhf.data import checks, lengths
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from vespo_openrlhf.bridge import rules, settings
+from vespo_openrlhf.bridge import rules
+from vespo_openrlhf.bridge.flags import complete
 from vespo_openrlhf.bridge.loss import skips_old_log_probs
 from vespo_openrlhf.check.findings import Finding, error
 from vespo_openrlhf.data import checks
@@ -18,12 +19,12 @@ def check_options(flags: dict[str, Any]) -> Iterator[Finding]:
         flags: as they were parsed, before OpenRLHF's own validation; edited in place.
     """
     found: dict[str, None] = {}
-    for rule in (settings.complete, *settings.FLAG_RULES):
+    for rule in (complete, *rules.FLAG_RULES):
         try:
             rule(flags)
         except ValueError as refused:
             found[str(refused)] = None
-            if rule is rules.check_sizes:
+            if rule is rules.sizes.check_sizes:
                 break
     yield from map(error, found)
 

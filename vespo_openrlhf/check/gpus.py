@@ -9,9 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from vespo_openrlhf.bridge.roles import colocated, gpus, logical_gpus
 from vespo_openrlhf.check.findings import Finding, error, warning
-from vespo_openrlhf.check.memory import colocated, world
-from vespo_openrlhf.cpu.settings import logical_gpus
 
 _TIMEOUT_S = 10
 _MOST_NODES = 10_000  # Ray's own maximum; it lists 100 unless asked, the dead ones too
@@ -99,16 +98,16 @@ class Machines:
 def needed_nodes(flags: dict[str, Any]) -> tuple[int, int]:
     """The (nodes, GPUs per node) a recipe is written for, where nothing else is stated."""
     per_node = flags["actor.num_gpus_per_node"]
-    gpus = logical_gpus(flags)
-    if flags["actor.num_nodes"] == 1 and gpus > per_node:
-        per_node = min(gpus, 8)
-    return -(-gpus // per_node), per_node
+    needed = logical_gpus(flags)
+    if flags["actor.num_nodes"] == 1 and needed > per_node:
+        per_node = min(needed, 8)
+    return -(-needed // per_node), per_node
 
 
 def check_cluster(flags: dict[str, Any], cluster: Cluster) -> Iterator[Finding]:
     """GPUs in number and in shape."""
     yield from _check_engines(flags, cluster)
-    needed, trainer = logical_gpus(flags), world(flags)
+    needed, trainer = logical_gpus(flags), gpus(flags)
     if needed > cluster.total:
         engines = needed - trainer
         parts = f"{trainer} of the trainer"

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from vespo_openrlhf.quickstart import cluster, reaper
-from vespo_openrlhf.quickstart.cluster import LocalCluster
+from vespo_openrlhf.quickstart import local_ray, reaper
+from vespo_openrlhf.quickstart.local_ray import LocalCluster
 
 # What an actor on a logical GPU sees of the devices, asked in a cluster of its own.
 ON_A_LOGICAL_GPU = """
@@ -27,7 +27,7 @@ print("DEVICES", ray.get([actor.devices.remote() for actor in [Actor.remote(), A
 START_AND_STOP = """
 import subprocess, sys
 from pathlib import Path
-from vespo_openrlhf.quickstart.cluster import LocalCluster
+from vespo_openrlhf.quickstart.local_ray import LocalCluster
 
 with LocalCluster(Path(sys.argv[1])) as cluster:
     subprocess.run([sys.executable, "-c", sys.argv[2]], env=cluster.environment, check=True)
@@ -57,7 +57,7 @@ def test_a_node_that_does_not_start_is_told_from_one_that_is_up(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ray's dashboard is there and answers for a while, when its node has failed already."""
-    monkeypatch.setattr(cluster, "_ATTEMPTS", 1)
+    monkeypatch.setattr(local_ray, "_ATTEMPTS", 1)
     refused = LocalCluster(tmp_path / "ray.log", environment={"CUDA_VISIBLE_DEVICES": ""})
     with pytest.raises(RuntimeError, match="Attempting to start raylet with 2 GPU"), refused:
         pass
