@@ -173,6 +173,10 @@ GROUPS = (
             "--train.partial_rollout_enable: recompute it, so that a token depends on the weights "
             "of its version alone; or keep it, which costs nothing, and later tokens attend to "
             "what older weights made of the earlier ones",
+            "policy": "what decides when a prompt is sent and where, which groups train next, and "
+            "when the engines take new weights: bounded keeps to --lag.max; fifo has no bound, and "
+            "the lag is what comes of it; or a class of yours, as package.module:Class or "
+            "path/to/file.py:Class",
         },
     ),
     FlagGroup(

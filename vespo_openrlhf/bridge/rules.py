@@ -15,6 +15,7 @@ from vespo_openrlhf.bridge.loss import uses_our_loss
 from vespo_openrlhf.cpu.settings import roles
 from vespo_openrlhf.data.checks import experts
 from vespo_openrlhf.losses.registry import option_defaults
+from vespo_openrlhf.scheduling import LagOptions
 
 Flags = Mapping[str, Any]
 
@@ -294,6 +295,7 @@ def check_synchronous(flags: Flags) -> None:
         "max": lag.max is not None and lag.max > least,
         "on_stale": lag.on_stale != "wait",
         "target_ess": lag.target_ess is not None,
+        "policy": lag.policy != LagOptions.policy,
     }
     for option, asked in given.items():
         if asked:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from .lag import LagBudget, LagOptions
+from .lag import LagOptions
+from .policies import make_policy
+from .policy import Policy
 
 
 @dataclass(frozen=True)
@@ -36,8 +38,8 @@ class RolloutOptions:
 class SchedulerConfig:
     """A run, as far as the scheduler is concerned.
 
-    The synchronous loop is the same scheduler with lag.max = N - 1 and no partial rollout: then
-    a batch is admitted only when the engines have the weights of the one before.
+    The synchronous loop is the same scheduler with the least lag.max there is and no partial
+    rollout: then a batch is begun only when the engines have the weights of the one before.
 
     Args:
         prompts_per_batch: groups in a rollout batch.
@@ -50,7 +52,6 @@ class SchedulerConfig:
             have first, and every response is of one version.
         reward_timeout: seconds after which a sample without a verdict counts as unscored; None
             where the reward side keeps time itself.
-        max_updates: the run ends after this many optimizer updates; None at the end of the data.
 
     Raises:
         ValueError: values that do not fit each other; the message says which and why.
@@ -63,7 +64,6 @@ class SchedulerConfig:
     lag: LagOptions = field(default_factory=LagOptions)
     partial_rollout: bool = False
     reward_timeout: float | None = None
-    max_updates: int | None = None
 
     def __post_init__(self) -> None:
         sizes = ("prompts_per_batch", "samples_per_prompt", "updates_per_batch")
@@ -82,18 +82,13 @@ class SchedulerConfig:
             )
         if self.reward_timeout is not None and self.reward_timeout <= 0:
             raise ValueError(f"reward_timeout is above 0 seconds, got {self.reward_timeout}")
-        if self.max_updates is not None and self.max_updates % self.updates_per_batch:
-            raise ValueError(
-                f"max_updates {self.max_updates} is not a whole number of rollout batches of "
-                f"{self.updates_per_batch} updates"
-            )
-        self.budget()
+        self.make_policy()
 
     @property
     def groups_per_update(self) -> int:
         """Groups in a mini-batch."""
         return self.prompts_per_batch // self.updates_per_batch
 
-    def budget(self) -> LagBudget:
-        """The lag budget. Raises ValueError where the bound cannot be kept."""
-        return LagBudget.from_options(self.lag, self.updates_per_batch, self.groups_per_update)
+    def make_policy(self) -> Policy:
+        """A new one. Raises ValueError where there is none, or it cannot keep to the options."""
+        return make_policy(self)

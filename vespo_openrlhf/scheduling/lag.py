@@ -108,6 +108,8 @@ class LagOptions:
     """How old a trained token may be, and what is done about it. Flags: `--lag.{field}`.
 
     Args:
+        policy: what decides, see `policies`: a name, or package.module:Class or
+            path/to/file.py:Class. It says which of the others it uses.
         max: L, the bound on the lag of the oldest token of any trained sample, in updates. None:
             the least that lets the next batch be generated while one trains.
         on_stale: what to do about a group that would become too old. "wait": the trainer waits
@@ -131,6 +133,7 @@ class LagOptions:
     sync_every: int | None = None
     target_ess: float | None = None
     kv: KV = "recompute"
+    policy: str = "bounded"
 
     def __post_init__(self) -> None:
         if self.max is not None and self.max < 0:
@@ -146,10 +149,12 @@ class LagOptions:
             raise ValueError(f"lag.target_ess lies between 0 and 1, got {self.target_ess}")
 
     def synchronous(self, updates_per_batch: int) -> LagOptions:
-        """The same for the synchronous loop: the least bound that N and k allow. Then no batch is
-        begun before the engines have the weights of the one before."""
+        """The same for the synchronous loop: the policy with a bound, and the least bound that N
+        and k allow. Then no batch is begun before the engines have the weights of the one
+        before."""
         least = minimum_lag(updates_per_batch, self.sync_every or updates_per_batch)
-        return replace(self, max=least if self.max is None else min(self.max, least))
+        limit = least if self.max is None else min(self.max, least)
+        return replace(self, max=limit, policy=LagOptions.policy)
 
 
 @dataclass(frozen=True)

@@ -122,7 +122,7 @@ class RunResult:
     max_lag: int
     mean_lag: float
     lag_tokens: Mapping[int, int]
-    final_working_lag: int
+    final_working_lag: int | None
     ess: float | None
     trainer_idle: float
     engine_idle: float
@@ -205,7 +205,7 @@ def _result(
         max_lag=cluster.trainer.max_lag,
         mean_lag=weighted_mean(lag_tokens),
         lag_tokens=dict(sorted(lag_tokens.items())),
-        final_working_lag=scheduler.working_lag,
+        final_working_lag=scheduler.policy.working_lag,
         ess=measured[-1].ess,
         trainer_idle=share("trainer_idle"),
         engine_idle=share("engine_idle"),

@@ -49,7 +49,6 @@ class RandomRun:
             ),
             partial_rollout=dice.random() < 0.6,
             reward_timeout=20.0,
-            max_updates=dice.choice([None, None, None, updates * dice.randint(1, 6)]),
         )
         self.cluster_config = ClusterConfig(
             engines=dice.randint(1, 4),
@@ -108,11 +107,8 @@ class RandomRun:
                 accounts += [(epoch, name) for name in ledger.names_with(outcome, epoch)]
         accounts += [(p.epoch, p.name) for p in ledger.outstanding()]
         assert len(accounts) == len(set(accounts)) == ledger.drawn
-        if self.config.max_updates is None:
-            assert ledger.drawn == len(self.names) * self.epochs
-            assert not ledger.outstanding()
-        else:
-            assert scheduler.version <= self.config.max_updates
+        assert ledger.drawn == len(self.names) * self.epochs
+        assert not ledger.outstanding()
         assert trainer.version == scheduler.version == sum(r.updates for r in self.reports)
         assert [r.index for r in self.reports] == list(range(len(self.reports)))
 
