@@ -11,8 +11,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+from vespo_openrlhf.scheduling import PolicyError
 from vespo_openrlhf.scheduling.calibrate import MeasuredRun, read_run
 from vespo_openrlhf.scheduling.lag import KV, LagOptions, OnStale
+from vespo_openrlhf.scheduling.policies import policy_names, unused_options
 from vespo_openrlhf.scheduling.simulate import (
     PRESETS,
     STREAMING,
@@ -49,6 +51,8 @@ examples:
   # what a run of yours would have come to with less lag, next to what it came to
   python -m vespo_openrlhf.simulate --from-run runs/mine
   python -m vespo_openrlhf.simulate --from-run runs/mine --lag-batches 1
+  # a policy of your own, before a run has it
+  python -m vespo_openrlhf.simulate --preset one-node --policy my_policy.py:Mine
   # as much lag as an effective sample size of one half allows, if 6 updates halve it
   python -m vespo_openrlhf.simulate --lag-batches 16 --target-ess 0.5 --ess-half-lag 6
 """
@@ -110,13 +114,19 @@ def build_parser() -> argparse.ArgumentParser:
         "--lag-batches",
         type=float,
         help="L: no trained token is older than this many rollout batches (default 4, or the "
-        "run's)",
+        "run's; a --policy without a bound has none)",
     )
     lag.add_argument(
         "--on-stale",
         choices=get_args(OnStale),
         help="wait for a group that would become too old, drop it, or keep it (default wait, or "
         "the run's)",
+    )
+    lag.add_argument(
+        "--policy",
+        metavar="NAME",
+        help=f"what decides: {', '.join(policy_names())}, or a class of yours as "
+        "path/to/file.py:Class (default bounded, or the run's)",
     )
     lag.add_argument("--sync-every", type=int, help="updates between weight syncs (default N)")
     lag.add_argument(
@@ -173,8 +183,12 @@ def build_setup(options: argparse.Namespace, setup: Setup) -> Setup:
 def build_lag(
     options: argparse.Namespace, setup: Setup, measured: MeasuredRun | None
 ) -> LagOptions:
-    """The lag options that were given, and for the others the run's or the defaults."""
+    """The lag options that were given, and for the others the run's or the defaults, as far as
+    the policy uses them."""
     lag = measured.lag if measured else LagOptions(max=4 * setup.updates_per_batch)
+    if options.policy is not None:
+        lag = replace(lag, policy=options.policy)
+        lag = replace(lag, **{name: getattr(LagOptions, name) for name in unused_options(lag)})
     names = ("on_stale", "sync_every", "target_ess", "kv")
     changes = {name: getattr(options, name) for name in names}
     if options.lag_batches is not None:
@@ -250,7 +264,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line; those of the process if None.
 
     Returns:
-        0, or 2 for options that do not fit, with the reason on standard error.
+        0, or 2 for options that do not fit or a policy that fails, with the reason on standard
+        error.
     """
     parser = build_parser()
     options = parser.parse_args(arguments)
@@ -280,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 speed = measured.samples_per_second
                 report["measured_samples_per_second"] = speed
                 report["predicted_to_measured"] = report["samples_per_second"] / speed
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, PolicyError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2
     if options.json:

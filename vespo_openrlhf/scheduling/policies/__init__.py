@@ -1,4 +1,4 @@
-"""The scheduling policies: NAME is the one class of the file NAME.py, or a user's own.
+"""The scheduling policies: NAME is the class in the file NAME.py here, or one is a user's own.
 
 So a new policy is one file, and no edit elsewhere.
 """
@@ -21,7 +21,10 @@ from ..policy import Policy
 if TYPE_CHECKING:
     from ..config import SchedulerConfig
 
-POLICY_NAMES = tuple(sorted(found.name for found in pkgutil.iter_modules(__path__)))
+
+def policy_names() -> list[str]:
+    """The policies of this folder."""
+    return sorted(found.name for found in pkgutil.iter_modules(__path__))
 
 
 @cache
@@ -29,24 +32,24 @@ def policy_class(name: str) -> type[Policy]:
     """The policy of that name.
 
     Args:
-        name: one of POLICY_NAMES, or "package.module:Class" or "path/to/file.py:Class".
+        name: one of `policy_names()`, or "package.module:Class" or "path/to/file.py:Class".
 
     Raises:
         ValueError: unknown name, or a user's class that cannot be found or is no `Policy`.
     """
     if ":" in name:
-        found = user_code.load(name, "a scheduling policy")
+        found = user_code.load(name, "lag.policy")
         if not (inspect.isclass(found) and issubclass(found, Policy)):
             raise ValueError(f"lag.policy {name} is no subclass of scheduling.Policy")
         if missing := sorted(found.__abstractmethods__):
             raise ValueError(f"lag.policy {name} does not define {', '.join(missing)}")
         return found
-    if name not in POLICY_NAMES:
-        near = difflib.get_close_matches(name, POLICY_NAMES, n=1)
+    if name not in policy_names():
+        near = difflib.get_close_matches(name, policy_names(), n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
         raise ValueError(
-            f"unknown lag.policy {name!r}{hint}. Known: {', '.join(POLICY_NAMES)}; or your own as "
-            "package.module:Class or path/to/file.py:Class"
+            f"unknown lag.policy {name!r}{hint}. Known: {', '.join(policy_names())}; or your own "
+            "as package.module:Class or path/to/file.py:Class"
         )
     module = importlib.import_module(f"{__name__}.{name}")
     (own,) = (
@@ -59,6 +62,17 @@ def policy_class(name: str) -> type[Policy]:
     return own
 
 
+def unused_options(lag: LagOptions) -> list[str]:
+    """The options that are set, and that the policy does not use."""
+    # `policy` names it, and `kv` is the engines'.
+    used = policy_class(lag.policy).uses | {"policy", "kv"}
+    return [
+        option.name
+        for option in fields(LagOptions)
+        if option.name not in used and getattr(lag, option.name) != option.default
+    ]
+
+
 def make_policy(config: SchedulerConfig) -> Policy:
     """The policy of a run.
 
@@ -66,12 +80,9 @@ def make_policy(config: SchedulerConfig) -> Policy:
         ValueError: no such policy, an option that it does not use, or one that it cannot keep to.
     """
     lag = config.lag
-    policy = policy_class(lag.policy)
-    for option in fields(LagOptions):
-        value = getattr(lag, option.name)
-        # `policy` names it, and `kv` is the engines'.
-        if option.name not in policy.uses | {"policy", "kv"} and value != option.default:
-            raise ValueError(
-                f"lag.{option.name} {value} is not used by lag.policy {lag.policy}: leave it out"
-            )
-    return policy(config)
+    for option in unused_options(lag):
+        raise ValueError(
+            f"lag.{option} {getattr(lag, option)} is not used by lag.policy {lag.policy}: leave it "
+            "out"
+        )
+    return policy_class(lag.policy)(config)
