@@ -17,8 +17,8 @@ from typing import Any, Literal
 from vespo_openrlhf.losses.kernel import KernelCoefficients
 from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES, option_defaults
 from vespo_openrlhf.reward.options import LANGUAGES, RewardOptions
-from vespo_openrlhf.scheduling.config import RolloutOptions
 from vespo_openrlhf.scheduling.lag import LagOptions
+from vespo_openrlhf.scheduling.options import RolloutOptions
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,18 @@
 """Who may generate, what is too old, what trains next: asynchronous rollouts.
 
 Standard library only. Mechanism: `Scheduler` is the loop, over the protocols `Engine` and
-`Trainer`; prompts.py has the account of every prompt, groups.py the groups, engines.py and sync.py
+`Trainer`; ledger.py has the account of every prompt, groups.py the groups, engines.py and sync.py
 load and weights, training.py the trainer's side, metrics.py what a batch tells. Policy: policy.py
 says what is asked of one, `policies/` has a file for each; lag.py has versions and what a bound
 leaves room for, adaptive.py the working lag. bench.py measures what the scheduler costs.
 """
 
-from .config import SchedulerConfig
 from .groups import Batch, Group
 from .lag import LagBudget, LagOptions, TokenVersions
+from .ledger import Prompt, PromptLedger
 from .metrics import BatchReport
+from .options import SchedulerConfig
 from .policy import Choice, Policy, PolicyError, Send, View
-from .prompts import Prompt, PromptLedger
 from .protocols import Engine, Request, Trainer, TrainStep
 from .scheduler import Scheduler
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from .engines import EnginePool, EngineSlot
 from .groups import Group, LiveGroups
+from .ledger import PromptLedger
 from .policy import Choice, GroupView, PolicyError, Send
-from .prompts import PromptLedger
 
 #: A prompt that was dropped this often would be dropped for ever.
 ENDLESS_DROPS = 20

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .lag import Spans, check_spans
-from .prompts import Prompt
+from .ledger import Prompt
 
 _GENERATING, _GENERATED, _SETTLED = range(3)
 

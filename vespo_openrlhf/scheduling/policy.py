@@ -13,12 +13,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
-from .prompts import Prompt, PromptLedger
+from .ledger import Prompt, PromptLedger
 
 if TYPE_CHECKING:
-    from .config import SchedulerConfig
     from .engines import EnginePool
     from .groups import LiveGroups
+    from .options import SchedulerConfig
     from .setbacks import Setbacks
     from .sync import WeightSync
     from .training import Training

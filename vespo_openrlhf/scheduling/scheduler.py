@@ -14,13 +14,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .answers import Answers
-from .config import SchedulerConfig
 from .deadlines import RewardDeadlines
 from .engines import EnginePool, EngineSlot
 from .groups import Batch, Group, LiveGroups, saved_groups
+from .ledger import PromptLedger
 from .metrics import BatchReport, Recorder
+from .options import SchedulerConfig
 from .policy import Send, View
-from .prompts import PromptLedger
 from .protocols import Engine, Request, Trainer
 from .setbacks import Setbacks
 from .sync import WeightSync

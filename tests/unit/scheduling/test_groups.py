@@ -3,7 +3,7 @@ import itertools
 import pytest
 
 from vespo_openrlhf.scheduling.groups import Batch, Group, LiveGroups
-from vespo_openrlhf.scheduling.prompts import Prompt
+from vespo_openrlhf.scheduling.ledger import Prompt
 
 tickets = itertools.count()
 

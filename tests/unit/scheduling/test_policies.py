@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from vespo_openrlhf import simulate as command
 from vespo_openrlhf.scheduling import LagOptions, PolicyError, SchedulerConfig, policies
 from vespo_openrlhf.scheduling.policies.fifo import BUFFERED_BATCHES
+from vespo_openrlhf.simulator import command
 
 HERE = Path(__file__).parent
 

@@ -17,9 +17,9 @@ from vespo_openrlhf.scheduling import (
     Scheduler,
     SchedulerConfig,
 )
-from vespo_openrlhf.scheduling.cluster import Cluster
 from vespo_openrlhf.scheduling.lag import minimum_lag
-from vespo_openrlhf.scheduling.workload import ClusterConfig, Faults, Lengths
+from vespo_openrlhf.simulator.simulated_cluster import Cluster
+from vespo_openrlhf.simulator.workload import ClusterConfig, Faults, Lengths
 
 USER_POLICIES = Path(__file__).with_name("user_policies.py")
 SEEDS = 1200

@@ -19,7 +19,7 @@ from ..lag import LagOptions
 from ..policy import Policy
 
 if TYPE_CHECKING:
-    from ..config import SchedulerConfig
+    from ..options import SchedulerConfig
 
 
 def policy_names() -> list[str]:

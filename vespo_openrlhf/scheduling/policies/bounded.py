@@ -19,7 +19,7 @@ from ..lag import LagBudget
 from ..policy import Choice, GroupView, Policy, Send, View
 
 if TYPE_CHECKING:
-    from ..config import SchedulerConfig
+    from ..options import SchedulerConfig
 
 #: A prompt that was dropped for its age this often is waited for, so that none starves.
 MAX_DROPS = 2

@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .cluster import Cluster
-from .config import SchedulerConfig
-from .lag import LagOptions, minimum_lag
-from .metrics import BatchReport, weighted_mean
-from .prompts import PromptLedger
-from .scheduler import Scheduler
+from vespo_openrlhf.scheduling.lag import LagOptions, minimum_lag
+from vespo_openrlhf.scheduling.ledger import PromptLedger
+from vespo_openrlhf.scheduling.metrics import BatchReport, weighted_mean
+from vespo_openrlhf.scheduling.options import SchedulerConfig
+from vespo_openrlhf.scheduling.scheduler import Scheduler
+
+from .simulated_cluster import Cluster
 from .workload import ClusterConfig, Lengths
 
 

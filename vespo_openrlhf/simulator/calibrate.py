@@ -14,8 +14,9 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from .lag import LagBudget, LagOptions
-from .simulate import Setup
+from vespo_openrlhf.scheduling.lag import LagBudget, LagOptions
+
+from .simulation import Setup
 from .workload import ClusterConfig, Lengths
 
 #: Batches left out at both ends: start-up, and engines that run empty.

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from vespo_openrlhf.scheduling import PromptLedger
-from vespo_openrlhf.scheduling.prompts import MAX_FAILURES
+from vespo_openrlhf.scheduling.ledger import MAX_FAILURES
 
 NAMES = ["a", "b", "c", "d"]
 
