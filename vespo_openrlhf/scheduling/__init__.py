@@ -1,10 +1,11 @@
 """Who may generate, what is too old, what trains next: asynchronous rollouts.
 
 Standard library only. Mechanism: `Scheduler` is the loop, over the protocols `Engine` and
-`Trainer`; ledger.py has the account of every prompt, groups.py the groups, engines.py and sync.py
-load and weights, training.py the trainer's side, metrics.py what a batch tells. Policy: policy.py
-says what is asked of one, `policies/` has a file for each; lag.py has versions and what a bound
-leaves room for, adaptive.py the working lag. bench.py measures what the scheduler costs.
+`Trainer`; ledger.py has the account of every prompt, groups.py and live.py the groups,
+outcomes.py what becomes of them, engines.py and sync.py load and weights, training.py the trainer's
+side, metrics.py what a batch tells. Policy: policy.py says what is asked of one, answers.py checks
+what it says, `policies/` has a file for each; lag.py has versions and what a bound leaves room for,
+adaptive.py the working lag. bench.py measures what the scheduler costs.
 """
 
 from .groups import Batch, Group

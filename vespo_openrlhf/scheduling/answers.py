@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from .engines import EnginePool, EngineSlot
-from .groups import Group, LiveGroups
+from .groups import Group
 from .ledger import PromptLedger
+from .live import LiveGroups
 from .policy import Choice, GroupView, PolicyError, Send
 
 #: A prompt that was dropped this often would be dropped for ever.

@@ -1,7 +1,7 @@
 """Version-stamped groups: all n samples of one prompt.
 
-A group is dispatched, completed, trained or dropped as a whole. `LiveGroups` holds those that are
-in flight or complete, by their deadline.
+A group is dispatched, completed, trained or dropped as a whole. live.py holds those that are in
+flight or complete.
 """
 
 from __future__ import annotations
@@ -222,90 +222,3 @@ class Batch:
             for version, mini_batch in enumerate(self.mini_batches, start=self.version)
             for group in mini_batch
         )
-
-
-class Shelf:
-    """Groups by deadline, and how many of each deadline are waited for."""
-
-    def __init__(self) -> None:
-        self._groups: dict[int, dict[Group, None]] = {}
-        self._waited_for: dict[int, int] = {}
-        self._size = 0
-
-    def __len__(self) -> int:
-        return self._size
-
-    def __contains__(self, group: Group) -> bool:
-        return group in self._groups.get(group.deadline, ())
-
-    def __iter__(self) -> Iterator[Group]:
-        """Earliest deadline first."""
-        return (group for deadline in sorted(self._groups) for group in self._groups[deadline])
-
-    def before(self, version: int) -> list[Group]:
-        """Those with a deadline before `version`, in no order of their deadlines."""
-        return [group for d, groups in self._groups.items() if d < version for group in groups]
-
-    def waited_for(self) -> Iterator[tuple[int, int]]:
-        """(deadline, groups that are waited for), earliest deadline first."""
-        return ((deadline, self._waited_for[deadline]) for deadline in sorted(self._groups))
-
-    def add(self, group: Group) -> None:
-        """A new group."""
-        deadline = group.deadline
-        self._groups.setdefault(deadline, {})[group] = None
-        self._waited_for[deadline] = self._waited_for.get(deadline, 0) + group.waited_for
-        self._size += 1
-
-    def remove(self, group: Group) -> None:
-        """A group that is here leaves."""
-        deadline = group.deadline
-        del self._groups[deadline][group]
-        self._waited_for[deadline] -= group.waited_for
-        if not self._groups[deadline]:
-            del self._groups[deadline], self._waited_for[deadline]
-        self._size -= 1
-
-
-class LiveGroups:
-    """The groups in flight (`flying`, and `tickets` by their tickets) and the complete ones
-    (`done`)."""
-
-    def __init__(self) -> None:
-        self.tickets: dict[int, Group] = {}
-        self.flying = Shelf()
-        self.done = Shelf()
-
-    @property
-    def in_flight(self) -> int:
-        """Groups in flight."""
-        return len(self.tickets)
-
-    @property
-    def complete(self) -> int:
-        """Complete groups."""
-        return len(self.done)
-
-    @property
-    def total(self) -> int:
-        """Groups in flight and complete ones."""
-        return len(self.tickets) + len(self.done)
-
-    def complete_groups(self) -> list[Group]:
-        """The complete groups, earliest deadline first."""
-        return list(self.done)
-
-    def add_in_flight(self, group: Group) -> None:
-        """A group has been dispatched."""
-        self.tickets[group.ticket] = group
-        self.flying.add(group)
-
-    def remove_in_flight(self, group: Group) -> None:
-        """A group in flight is given up, or about to be complete."""
-        del self.tickets[group.ticket]
-        self.flying.remove(group)
-
-    def add_complete(self, group: Group) -> None:
-        """A group is whole. Its tokens may turn out younger than its dispatch."""
-        group.deadline = group.oldest_version + group.lag
-        self.done.add(group)

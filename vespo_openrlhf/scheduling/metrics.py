@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .engines import EnginePool
-from .groups import Batch, LiveGroups
+from .groups import Batch
+from .live import LiveGroups
 
 
 @dataclass(frozen=True)

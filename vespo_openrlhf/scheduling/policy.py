@@ -17,7 +17,7 @@ from .ledger import Prompt, PromptLedger
 
 if TYPE_CHECKING:
     from .engines import EnginePool
-    from .groups import LiveGroups
+    from .live import LiveGroups
     from .options import SchedulerConfig
     from .setbacks import Setbacks
     from .sync import WeightSync
@@ -52,7 +52,7 @@ class GroupView(Protocol):
 
 
 class ShelfView(Protocol):
-    """Groups by deadline, to look at; see `groups.Shelf`."""
+    """Groups by deadline, to look at; see `live.Shelf`."""
 
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[GroupView]: ...

@@ -16,10 +16,12 @@ from typing import Any
 from .answers import Answers
 from .deadlines import RewardDeadlines
 from .engines import EnginePool, EngineSlot
-from .groups import Batch, Group, LiveGroups, saved_groups
+from .groups import Batch, Group, saved_groups
 from .ledger import PromptLedger
+from .live import LiveGroups
 from .metrics import BatchReport, Recorder
 from .options import SchedulerConfig
+from .outcomes import Outcomes
 from .policy import Send, View
 from .protocols import Engine, Request, Trainer
 from .setbacks import Setbacks
@@ -58,17 +60,17 @@ class Scheduler:
     ) -> None:
         self.config = config
         self.ledger = ledger
-        self.abandoned = 0  # prompts given up in this process
         self.pool = EnginePool(config.in_flight_per_engine, config.samples_per_prompt)
         self.live = LiveGroups()
         self.policy = config.make_policy()
         self._trainer = trainer
         self._clock = clock
-        self._accept = accept
         self._on_batch = on_batch
         self._recorder = Recorder(clock())
-        self._next_ticket = 0
         self._setbacks = Setbacks(config.prompts_per_batch)
+        self._outcomes = Outcomes(
+            self.live, self.pool, ledger, self._setbacks, self._recorder, accept
+        )
         self._deadlines = RewardDeadlines(config.reward_timeout, self.live.tickets)
         self._training = Training(config.groups_per_update)
         self._sync = WeightSync(self.pool, partial_rollout=config.partial_rollout)
@@ -77,7 +79,6 @@ class Scheduler:
             config.prompts_per_batch,
         )
         self._answers = Answers(config.lag.policy, self.pool, self.live, ledger)
-        self._recheck = True  # something has changed since no batch could be formed
         self._deciding = False
 
     @property
@@ -150,8 +151,9 @@ class Scheduler:
             return
         if payload is not None and group.awaits_reward(sample):
             group.payloads[sample] = payload
-        if self._settle_sample(group, sample, reward):
-            self._recorder.scored(self._clock() - group.generated_at[sample])
+        now = self._clock()
+        if self._outcomes.settle(group, sample, reward, now):
+            self._recorder.scored(now - group.generated_at[sample])
             self._advance()
         else:
             self._recorder.counters.late_events += 1
@@ -159,11 +161,8 @@ class Scheduler:
     def on_engine_failed(self, name: str) -> None:
         """An engine is dead. Its groups are sent again, to others or to its replacement."""
         self._note_time()
-        lost = self.pool.fail(name)
-        for group in lost:
-            self.live.remove_in_flight(group)
-            self._lose(group)
-        logger.warning("engine %s failed: %d groups are sent again", name, len(lost))
+        lost = self._outcomes.lose_engine(name)
+        logger.warning("engine %s failed: %d groups are sent again", name, lost)
         self._settle_update(name)
         self._advance()
 
@@ -216,7 +215,7 @@ class Scheduler:
         """Give up the rewards that are overdue, and try again what was held back."""
         self._note_time()
         while overdue := self._deadlines.pop_overdue(self._clock()):
-            self._settle_sample(*overdue, None)
+            self._outcomes.settle(*overdue, None, self._clock())
         self._setbacks.tick(self._clock())
         self._advance()
 
@@ -233,7 +232,7 @@ class Scheduler:
         return {
             "version": self.version,
             "batches": self.batches,
-            "next_ticket": self._next_ticket,
+            "next_ticket": self.live.next_ticket,
             "ledger": self.ledger.state_dict(),
             "groups": [group.state_dict() for group in self.live.complete_groups()],
             "policy": {"name": self.config.lag.policy, "state": self.policy.state_dict()},
@@ -254,7 +253,7 @@ class Scheduler:
         """
         self._training.restore(state["version"], state["batches"])
         self._sync.visible_version = state["version"]
-        self._next_ticket = state["next_ticket"]
+        self.live.next_ticket = state["next_ticket"]
         limit = self.policy.limit
         for group in saved_groups(state["groups"], payloads or {}, limit, self._clock()):
             if self.policy.readmit(self._view, group):
@@ -301,36 +300,36 @@ class Scheduler:
         if engines := self._sync.begin(due=due):
             self._trainer.publish(self.version, engines)
             return
-        if self._training.batch is None and self._recheck:
-            self._recheck = self._form_batch()
+        if self._training.batch is None and self.live.changed:
+            self._form_batch()
         if self._training.batch is not None:
             updates = self._answers.updates(self.policy.updates_to_sync(self._view))
             self._trainer.train(self._training.next_step(updates))
 
     def _settle_update(self, engine: str) -> None:
         self._sync.settle(engine, self.version)
-        self._recheck |= not self._sync.under_way
+        self.live.changed |= not self._sync.under_way  # what the policy sees has
 
-    def _form_batch(self) -> bool:
-        """Whether there is one to train now."""
+    def _form_batch(self) -> None:
+        """A batch to train now, if there is one."""
+        self.live.changed = False
         size = self._view.batch_size
         more = self.live.in_flight or not self.ledger.exhausted
         if not size or (more and size < self.config.prompts_per_batch):
-            return False  # only the last batch of the data may be short
+            return  # only the last batch of the data may be short
         train, drop = self._answers.groups(self.policy.choose(self._view), size)
         for group in train:
-            self.live.done.remove(group)
+            self.live.remove_complete(group)
         for group in drop:
-            self._drop(group)
+            self._outcomes.drop(group)
         self._recorder.waiting(not train and self.live.complete >= size, self._clock())
         if train:
             self._training.begin(train, self._clock())
-        return bool(train)
 
     def _finish_batch(self, batch: Batch) -> None:
         for group in batch.groups:
             self.ledger.settle(group.prompt, "trained")
-        self._recheck = True
+        self.live.changed = True
         ess = self._training.ess()
         report = self._recorder.report(
             batch,
@@ -358,10 +357,9 @@ class Scheduler:
     def _send(self, send: Send, slot: EngineSlot) -> None:
         # In an outage prompts take turns, so that none is given up for it.
         prompt = self.ledger.draw(fresh=send.fresh or self._setbacks.outage)
-        ticket, samples = self._next_ticket, self.config.samples_per_prompt
+        ticket, samples = self.live.next_ticket, self.config.samples_per_prompt
         version, now = self._sync.visible_version, self._clock()
         group = Group(ticket, prompt, samples, slot.name, version, send.lag, send.waited_for, now)
-        self._next_ticket += 1
         self.live.add_in_flight(group)
         self.pool.dispatch(slot, group)
         slot.engine.generate(Request(ticket, prompt, samples, version))
@@ -375,50 +373,3 @@ class Scheduler:
                 f"stands still: nothing is in flight, {self.live.complete} groups are complete, "
                 "and it neither sends a prompt nor trains a batch"
             )
-
-    def _settle_sample(self, group: Group, sample: int, reward: float | None) -> bool:
-        """The verdict, or the end of waiting for it; False if there has been one before."""
-        if reward is not None and not math.isfinite(reward):
-            reward = None
-        if not group.settle(sample, reward):
-            return False
-        self._recorder.counters.unscored_samples += reward is None
-        if not group.unscored:
-            self._complete(group)
-        return True
-
-    def _complete(self, group: Group) -> None:
-        self.pool.remove(group)
-        self.live.remove_in_flight(group)
-        self._recheck = True
-        group.completed_at = self._clock()
-        if 2 * group.scored < len(group.rewards):
-            self._setbacks.lose(group, self._next_ticket, group.completed_at)
-            self._lose(group)
-            return
-        self._setbacks.score()
-        accepted = self._accept is None or self._accept(group)
-        if self._setbacks.refuse(not accepted):
-            logger.warning("filtering has refused %d groups in a row", self._setbacks.refused)
-        if accepted:
-            self.live.add_complete(group)
-        else:
-            self._recorder.counters.filtered += 1
-            self.ledger.settle(group.prompt, "filtered")
-
-    def _drop(self, group: Group) -> None:
-        if group in self.live.done:
-            self.live.done.remove(group)
-        else:
-            self.live.remove_in_flight(group)
-            self.pool.remove(group).engine.abort(group.ticket)
-        self._recorder.counters.dropped += 1
-        self.ledger.drop(group.prompt)
-
-    def _lose(self, group: Group) -> None:
-        self._recheck = True
-        if self.ledger.lose(group.prompt):
-            self._recorder.counters.resent += 1
-        else:
-            self.abandoned += 1
-            self._recorder.counters.abandoned += 1

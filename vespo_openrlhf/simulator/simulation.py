@@ -173,8 +173,9 @@ def simulate(
     # Faults may cost whole batches at the end: measure what is there.
     measured = reports[length.warm_up : length.warm_up + length.measured]
     if not measured:
+        given_up = len(ledger.names_with("abandoned", 0))
         raise ValueError(
-            f"{scheduler.abandoned} of {prompts} prompts were given up, and no batch is left to "
+            f"{given_up} of {prompts} prompts were given up, and no batch is left to "
             "measure: let fewer rewards get lost, or engines live longer"
         )
     return _result(measured, reports, cluster, scheduler)

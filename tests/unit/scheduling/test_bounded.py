@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from vespo_openrlhf.scheduling import LagOptions, Prompt, PromptLedger, SchedulerConfig
 from vespo_openrlhf.scheduling.engines import EnginePool
-from vespo_openrlhf.scheduling.groups import Group, LiveGroups, saved_groups
+from vespo_openrlhf.scheduling.groups import Group, saved_groups
+from vespo_openrlhf.scheduling.live import LiveGroups
 from vespo_openrlhf.scheduling.policy import View
 from vespo_openrlhf.scheduling.setbacks import Setbacks
 from vespo_openrlhf.scheduling.sync import WeightSync

@@ -2,8 +2,9 @@ import itertools
 
 import pytest
 
-from vespo_openrlhf.scheduling.groups import Batch, Group, LiveGroups
+from vespo_openrlhf.scheduling.groups import Batch, Group
 from vespo_openrlhf.scheduling.ledger import Prompt
+from vespo_openrlhf.scheduling.live import LiveGroups
 
 tickets = itertools.count()
 
