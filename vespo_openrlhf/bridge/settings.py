@@ -17,7 +17,7 @@ from vespo_openrlhf.cpu import settings as cpu_settings
 from vespo_openrlhf.data import checks
 from vespo_openrlhf.losses.registry import option_defaults
 from vespo_openrlhf.reward import options as reward_options
-from vespo_openrlhf.scheduling import SchedulerConfig
+from vespo_openrlhf.scheduling import SchedulerConfig, make_policy
 
 
 def flatten(args: SimpleNamespace, prefix: str = "") -> dict[str, Any]:
@@ -198,7 +198,8 @@ def scheduler_config(flags: Mapping[str, Any]) -> SchedulerConfig:
     """The scheduler's part of a run.
 
     Raises:
-        ValueError: sizes that do not fit each other, or a lag bound that cannot be kept.
+        ValueError: sizes that do not fit each other, a lag bound that cannot be kept, or a policy
+            that there is not.
     """
     groups, n = flags["rollout.batch_size"], flags["rollout.n_samples_per_prompt"]
     size = flags["train.batch_size"]
@@ -228,7 +229,7 @@ def scheduler_config(flags: Mapping[str, Any]) -> SchedulerConfig:
         )
     if not flags["train.async_enable"]:
         lag = lag.synchronous(updates)
-    return SchedulerConfig(
+    scheduler = SchedulerConfig(
         prompts_per_batch=groups,
         samples_per_prompt=n,
         updates_per_batch=updates,
@@ -237,6 +238,8 @@ def scheduler_config(flags: Mapping[str, Any]) -> SchedulerConfig:
         partial_rollout=bool(flags["train.partial_rollout_enable"]),
         reward_timeout=rollout.reward_timeout,
     )
+    make_policy(scheduler)
+    return scheduler
 
 
 def check_loss(flags: dict[str, Any]) -> None:

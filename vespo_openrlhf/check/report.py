@@ -115,10 +115,11 @@ def _facts(flags: dict[str, Any], verdict: Verdict) -> list[str]:
 
 def _lag(flags: dict[str, Any]) -> str:
     from vespo_openrlhf.bridge.settings import scheduler_config
+    from vespo_openrlhf.scheduling import make_policy
     from vespo_openrlhf.scheduling.lag import minimum_lag
 
     config = scheduler_config(flags)
-    updates, limit = config.updates_per_batch, config.make_policy().limit
+    updates, limit = config.updates_per_batch, make_policy(config).limit
     sync_every = config.lag.sync_every or updates
     how = "asynchronous" if flags["train.async_enable"] else "synchronous"
     bound = f"no bound on the lag (--lag.policy {config.lag.policy})"

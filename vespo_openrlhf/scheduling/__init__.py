@@ -13,6 +13,7 @@ from .lag import LagBudget, LagOptions, TokenVersions
 from .ledger import Prompt, PromptLedger
 from .metrics import BatchReport
 from .options import SchedulerConfig
+from .policies import make_policy
 from .policy import Choice, Policy, PolicyError, Send, View
 from .protocols import Engine, Request, Trainer, TrainStep
 from .scheduler import Scheduler
@@ -37,4 +38,5 @@ __all__ = [
     "TrainStep",
     "Trainer",
     "View",
+    "make_policy",
 ]

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .lag import LagOptions
-from .policies import make_policy
-from .policy import Policy
 
 
 @dataclass(frozen=True)
@@ -54,7 +52,8 @@ class SchedulerConfig:
             where the reward side keeps time itself.
 
     Raises:
-        ValueError: values that do not fit each other; the message says which and why.
+        ValueError: values that do not fit each other; the message says which and why. Whether the
+            policy can keep to them is for `policies.make_policy` to say.
     """
 
     prompts_per_batch: int
@@ -82,13 +81,8 @@ class SchedulerConfig:
             )
         if self.reward_timeout is not None and self.reward_timeout <= 0:
             raise ValueError(f"reward_timeout is above 0 seconds, got {self.reward_timeout}")
-        self.make_policy()
 
     @property
     def groups_per_update(self) -> int:
         """Groups in a mini-batch."""
         return self.prompts_per_batch // self.updates_per_batch
-
-    def make_policy(self) -> Policy:
-        """A new one. Raises ValueError where there is none, or it cannot keep to the options."""
-        return make_policy(self)

@@ -11,17 +11,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
+from .engines import EnginePool
 from .ledger import Prompt, PromptLedger
-
-if TYPE_CHECKING:
-    from .engines import EnginePool
-    from .live import LiveGroups
-    from .options import SchedulerConfig
-    from .setbacks import Setbacks
-    from .sync import WeightSync
-    from .training import Training
+from .live import LiveGroups
+from .options import SchedulerConfig
+from .setbacks import Setbacks
+from .sync import WeightSync
+from .training import Training
 
 
 class PolicyError(RuntimeError):

@@ -22,6 +22,7 @@ from .live import LiveGroups
 from .metrics import BatchReport, Recorder
 from .options import SchedulerConfig
 from .outcomes import Outcomes
+from .policies import make_policy
 from .policy import Send, View
 from .protocols import Engine, Request, Trainer
 from .setbacks import Setbacks
@@ -44,6 +45,9 @@ class Scheduler:
         on_batch: called with the report of each trained batch, before the next one starts; the
             moment to save a checkpoint (`state_dict`).
 
+    Raises:
+        ValueError: the policy cannot keep to the options.
+
     Use: `load_state_dict` to resume, `start`, then events until `finished`, and `tick` at
     `next_timeout`; where it is `hopeless`, to go on would only burn the rest of the data.
     """
@@ -62,7 +66,7 @@ class Scheduler:
         self.ledger = ledger
         self.pool = EnginePool(config.in_flight_per_engine, config.samples_per_prompt)
         self.live = LiveGroups()
-        self.policy = config.make_policy()
+        self.policy = make_policy(config)
         self._trainer = trainer
         self._clock = clock
         self._on_batch = on_batch

@@ -3,7 +3,7 @@
 import pytest
 
 from vespo_openrlhf.bridge.settings import scheduler_config
-from vespo_openrlhf.scheduling import LagOptions
+from vespo_openrlhf.scheduling import LagOptions, make_policy
 
 # 16 prompts x 4 samples in 4 updates.
 FLAGS = {
@@ -54,7 +54,7 @@ def test_sizes_in_groups_and_updates() -> None:
     ],
 )
 def test_the_bound_on_the_lag(changes: dict, limit: int) -> None:
-    assert scheduler_config(FLAGS | changes).make_policy().limit == limit
+    assert make_policy(scheduler_config(FLAGS | changes)).limit == limit
 
 
 def test_the_other_lag_flags_arrive() -> None:

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vespo_openrlhf.scheduling import LagOptions, Prompt, PromptLedger, SchedulerConfig
+from vespo_openrlhf.scheduling import LagOptions, Prompt, PromptLedger, SchedulerConfig, make_policy
 from vespo_openrlhf.scheduling.engines import EnginePool
 from vespo_openrlhf.scheduling.groups import Group, saved_groups
 from vespo_openrlhf.scheduling.live import LiveGroups
@@ -64,7 +64,7 @@ def desk(groups_per_update=1, updates=2, limit=8, on_stale="wait"):
     config = SchedulerConfig(
         groups_per_update * updates, 2, updates, 2, LagOptions(limit, on_stale)
     )
-    return Desk(config.make_policy(), config)
+    return Desk(make_policy(config), config)
 
 
 def test_oldest_first():

@@ -5,7 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from vespo_openrlhf.scheduling import LagOptions, PolicyError, SchedulerConfig, policies
+from vespo_openrlhf.scheduling import (
+    LagOptions,
+    PolicyError,
+    SchedulerConfig,
+    make_policy,
+    policies,
+)
 from vespo_openrlhf.scheduling.policies.fifo import BUFFERED_BATCHES
 from vespo_openrlhf.simulator import command
 
@@ -131,10 +137,10 @@ def test_fifo_keeps_the_buffer_finite(World) -> None:
 
 
 def test_names_are_checked_before_anything_starts() -> None:
-    def config(**lag):
-        return SchedulerConfig(2, 2, 2, 8, LagOptions(**lag))
+    def made(**lag):
+        return make_policy(SchedulerConfig(2, 2, 2, 8, LagOptions(**lag)))
 
-    assert type(config().make_policy()).__name__ == "Bounded"
+    assert type(made()).__name__ == "Bounded"
     for lag, message in (
         (
             {"policy": "fido"},
@@ -149,7 +155,7 @@ def test_names_are_checked_before_anything_starts() -> None:
         ({"policy": own("Decent"), "on_stale": "drop"}, r"lag\.on_stale drop is not used by"),
     ):
         with pytest.raises(ValueError, match=message):
-            config(**lag)
+            made(**lag)
 
 
 NEW_POLICY = '''

@@ -95,7 +95,7 @@ class RandomRun:
         trainer = cluster.trainer
         assert trainer.broken_groups == 0
         assert self.config.partial_rollout or trainer.mixed_samples == 0
-        if self.config.make_policy().limit is not None and self.config.lag.on_stale != "keep":
+        if scheduler.policy.limit is not None and self.config.lag.on_stale != "keep":
             assert trainer.max_lag <= self.limit
             assert all(report.lag.max <= self.limit for report in self.reports)
         trained = dict(earlier or {})

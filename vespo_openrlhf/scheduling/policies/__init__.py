@@ -11,15 +11,12 @@ import inspect
 import pkgutil
 from dataclasses import fields
 from functools import cache
-from typing import TYPE_CHECKING
 
 from vespo_openrlhf import user_code
 
 from ..lag import LagOptions
+from ..options import SchedulerConfig
 from ..policy import Policy
-
-if TYPE_CHECKING:
-    from ..options import SchedulerConfig
 
 
 def policy_names() -> list[str]:

@@ -12,14 +12,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..adaptive import controller_for
 from ..lag import LagBudget
+from ..options import SchedulerConfig
 from ..policy import Choice, GroupView, Policy, Send, View
-
-if TYPE_CHECKING:
-    from ..options import SchedulerConfig
 
 #: A prompt that was dropped for its age this often is waited for, so that none starves.
 MAX_DROPS = 2
