@@ -28,8 +28,8 @@ PROCESSES = [
 
 # Stations of a sample: number, what happens, where, left, top, width.
 STATIONS = [
-    ("1", "a prompt is drawn, once per epoch", "scheduling/prompts.py", 50, 130, 390),
-    ("2", "may it be sent, and where? the lag budget", "scheduling/scheduler.py", 50, 210, 390),
+    ("1", "a prompt is drawn, once per epoch", "scheduling/ledger.py", 50, 130, 390),
+    ("2", "may it be sent, and where?", "scheduling/policies/bounded.py", 50, 210, 390),
     ("3", "n samples, side by side, streamed back", "bridge/engine.py", 580, 130, 490),
     (
         "4",
@@ -41,7 +41,7 @@ STATIONS = [
     ),
     ("5", "the answer is found, read, compared", "reward/math_reward.py", 580, 458, 490),
     ("6", "the sample travels as numbers and bytes", "bridge/wire.py", 50, 380, 390),
-    ("7", "which groups train next: the oldest", "scheduling/groups.py", 50, 460, 390),
+    ("7", "which groups train next: the oldest", "scheduling/policies/bounded.py", 50, 460, 390),
     ("8", "advantages, then one share for each rank", "bridge/experience.py", 50, 560, 390),
     (
         "9",

@@ -17,8 +17,8 @@ from vespo_openrlhf.losses.kernel import KernelCoefficients
 from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES, option_defaults
 from vespo_openrlhf.options import Options, fields, option
 from vespo_openrlhf.reward.options import RewardOptions
-from vespo_openrlhf.scheduling.config import RolloutOptions
 from vespo_openrlhf.scheduling.lag import LagOptions
+from vespo_openrlhf.scheduling.options import RolloutOptions
 
 _Options = TypeVar("_Options", bound=Options)
 

@@ -61,9 +61,10 @@ def complete(flags: dict[str, Any]) -> list[str]:
             " builds the importance weight on them, OpenRLHF's own correction is not applied)"
         )
     notes.extend(_loss_flags(flags))
-    if flags["actor.policy_loss_type"].rpartition(":")[0].endswith(".py"):
-        # Workers have other working directories.
-        flags["actor.policy_loss_type"] = os.path.abspath(flags["actor.policy_loss_type"])
+    for flag in ("actor.policy_loss_type", "lag.policy"):
+        if flags[flag].rpartition(":")[0].endswith(".py"):
+            # Workers have other working directories.
+            flags[flag] = os.path.abspath(flags[flag])
     if flags["ds.lora.target_modules"] == ["all-linear"]:
         # The flag makes a list, in which peft would take the word for a module's name.
         flags["ds.lora.target_modules"] = "all-linear"

@@ -6,15 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from vespo_openrlhf import config
-from vespo_openrlhf.scheduling import LagOptions, SchedulerConfig
-from vespo_openrlhf.scheduling.config import RolloutOptions
+from vespo_openrlhf.scheduling import LagOptions, SchedulerConfig, make_policy
+from vespo_openrlhf.scheduling.options import RolloutOptions
 
 
 def scheduler_config(flags: Mapping[str, Any]) -> SchedulerConfig:
     """The scheduler's part of a run.
 
     Raises:
-        ValueError: sizes that do not fit each other, or a lag bound that cannot be kept.
+        ValueError: sizes that do not fit each other, a lag bound that cannot be kept, or a policy
+            that there is not.
     """
     groups, n = flags["rollout.batch_size"], flags["rollout.n_samples_per_prompt"]
     size = flags["train.batch_size"]
@@ -44,7 +45,7 @@ def scheduler_config(flags: Mapping[str, Any]) -> SchedulerConfig:
         )
     if not flags["train.async_enable"]:
         lag = lag.synchronous(updates)
-    return SchedulerConfig(
+    scheduler = SchedulerConfig(
         prompts_per_batch=groups,
         samples_per_prompt=n,
         updates_per_batch=updates,
@@ -53,3 +54,5 @@ def scheduler_config(flags: Mapping[str, Any]) -> SchedulerConfig:
         partial_rollout=bool(flags["train.partial_rollout_enable"]),
         reward_timeout=rollout.reward_timeout,
     )
+    make_policy(scheduler)
+    return scheduler

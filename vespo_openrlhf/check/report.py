@@ -117,13 +117,20 @@ def _facts(flags: dict[str, Any], judgement: Judgement) -> list[str]:
 
 def _lag(flags: dict[str, Any]) -> str:
     from vespo_openrlhf.bridge.scheduler_config import scheduler_config
+    from vespo_openrlhf.scheduling import make_policy
+    from vespo_openrlhf.scheduling.lag import minimum_lag
 
-    bound = scheduler_config(flags).budget()
+    config = scheduler_config(flags)
+    updates, limit = config.updates_per_batch, make_policy(config).limit
+    sync_every = config.lag.sync_every or updates
     how = "asynchronous" if flags["train.async_enable"] else "synchronous"
-    return (
-        f"{how}: no trained token older than {bound.limit} updates (the least that is possible: "
-        f"{bound.minimum}), a weight sync every {bound.sync_every}"
-    )
+    bound = f"no bound on the lag (--lag.policy {config.lag.policy})"
+    if limit is not None:
+        bound = (
+            f"no trained token older than {limit} updates (the least that is possible: "
+            f"{minimum_lag(updates, sync_every)})"
+        )
+    return f"{how}: {bound}, a weight sync every {sync_every}"
 
 
 def _time(flags: dict[str, Any], speed: Any) -> str:

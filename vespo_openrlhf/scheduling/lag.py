@@ -144,12 +144,21 @@ class LagOptions(Options):
         "its version alone; or keep it, which costs nothing, and later tokens attend to what older "
         "weights made of the earlier ones",
     )
+    policy: str = option(
+        "bounded",
+        "what decides when a prompt is sent and where, which groups train next, and when the engines "
+        "take new weights: bounded keeps to --lag.max; fifo has no bound, and the lag is what comes "
+        "of it; or a class of yours, as package.module:Class or path/to/file.py:Class. It says which "
+        "of the other --lag options it uses",
+    )
 
     def synchronous(self, updates_per_batch: int) -> LagOptions:
-        """The same for the synchronous loop: the least bound that N and k allow. Then no batch is
-        begun before the engines have the weights of the one before."""
+        """The same for the synchronous loop: the policy with a bound, and the least bound that N
+        and k allow. Then no batch is begun before the engines have the weights of the one
+        before."""
         least = minimum_lag(updates_per_batch, self.sync_every or updates_per_batch)
-        return replace(self, max=least if self.max is None else min(self.max, least))
+        limit = least if self.max is None else min(self.max, least)
+        return replace(self, max=limit, policy=LagOptions.policy)
 
 
 @dataclass(frozen=True)

@@ -410,6 +410,9 @@ LORA = {"ds.lora.rank": 4}
         (SYNCHRONOUS | {"lag.on_stale": "drop"}, r"--lag\.on_stale drop has no effect without"),
         (SYNCHRONOUS | {"lag.target_ess": 0.5}, r"--lag\.target_ess 0\.5 has no effect without"),
         (SYNCHRONOUS | {"train.partial_rollout_enable": True}, r"requires --train\.async_enable"),
+        (SYNCHRONOUS | {"lag.policy": "fifo"}, r"--lag\.policy fifo has no effect without"),
+        ({"lag.policy": "newest"}, r"unknown lag\.policy 'newest'\. Known: bounded, fifo; or your"),
+        ({"lag.policy": "nowhere.py:Mine"}, r"lag\.policy .*nowhere\.py"),
         ({"lag.kv": "keep"}, r"--lag\.kv keep has no effect without --train\.partial_rollout"),
         (OWN_PPO | {"lag.target_ess": 0.5}, r"--actor\.policy_loss_type ppo reports none"),
         (

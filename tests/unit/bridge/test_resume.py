@@ -90,6 +90,7 @@ def test_every_flag_has_one_rule_and_every_rule_a_flag(defaults: dict[str, Any])
         ("actor.lr_scheduler", "refuse"),
         ("ds.zero_stage", "refuse"),
         ("lag.max", "apply"),
+        ("lag.policy", "apply"),
         ("ckpt.save_steps", "apply"),
         ("eval.steps", "apply"),
         ("vllm.num_engines", "apply"),

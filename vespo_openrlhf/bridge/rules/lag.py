@@ -25,6 +25,7 @@ def check_synchronous(flags: Flags) -> None:
         "max": lag.max is not None and lag.max > least,
         "on_stale": lag.on_stale != "wait",
         "target_ess": lag.target_ess is not None,
+        "policy": lag.policy != LagOptions.policy,
     }
     for option, asked in given.items():
         if asked:

@@ -18,9 +18,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from .lag import Spans
-from .protocols import Request, TrainStep
-from .scheduler import Scheduler
+from vespo_openrlhf.scheduling.lag import Spans
+from vespo_openrlhf.scheduling.protocols import Request, TrainStep
+from vespo_openrlhf.scheduling.scheduler import Scheduler
+
 from .workload import ClusterConfig
 
 

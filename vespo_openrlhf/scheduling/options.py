@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..options import Options, option
-from .lag import LagBudget, LagOptions
+from .lag import LagOptions
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,12 @@ class RolloutOptions(Options):
 class SchedulerConfig(Options):
     """A run, as far as the scheduler is concerned.
 
-    The synchronous loop is the same scheduler with lag.max = N - 1 and no partial rollout: then
-    a batch is admitted only when the engines have the weights of the one before.
+    The synchronous loop is the same scheduler with the least lag.max there is and no partial
+    rollout: then a batch is begun only when the engines have the weights of the one before.
 
     Raises:
-        ValueError: values that do not fit each other; the message says which and why.
+        ValueError: values that do not fit each other; the message says which and why. Whether the
+            policy can keep to them is for `policies.make_policy` to say.
     """
 
     prompts_per_batch: int = option(help="groups in a rollout batch", at_least=1)
@@ -57,9 +58,6 @@ class SchedulerConfig(Options):
     reward_timeout: float | None = option(
         None, "see `RolloutOptions`; None where the reward side keeps time itself", above=0
     )
-    max_updates: int | None = option(
-        None, "the run ends after so many optimizer updates; None: at the end of the data"
-    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,18 +71,8 @@ class SchedulerConfig(Options):
                 f"in_flight_per_engine {self.in_flight_per_engine} is less than one group of "
                 f"{self.samples_per_prompt} samples, which stays on one engine"
             )
-        if self.max_updates is not None and self.max_updates % self.updates_per_batch:
-            raise ValueError(
-                f"max_updates {self.max_updates} is not a whole number of rollout batches of "
-                f"{self.updates_per_batch} updates"
-            )
-        self.budget()
 
     @property
     def groups_per_update(self) -> int:
         """Groups in a mini-batch."""
         return self.prompts_per_batch // self.updates_per_batch
-
-    def budget(self) -> LagBudget:
-        """The lag budget. Raises ValueError where the bound cannot be kept."""
-        return LagBudget.from_options(self.lag, self.updates_per_batch, self.groups_per_update)

@@ -7,7 +7,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from vespo_openrlhf import simulate as command
 from vespo_openrlhf.scheduling import (
     LagOptions,
     Prompt,
@@ -17,9 +16,10 @@ from vespo_openrlhf.scheduling import (
     SchedulerConfig,
     bench,
 )
-from vespo_openrlhf.scheduling.cluster import Cluster, SimulatedEngine
-from vespo_openrlhf.scheduling.simulate import PRESETS, Baselines, RunLength, simulate
-from vespo_openrlhf.scheduling.workload import ClusterConfig, Faults, Lengths
+from vespo_openrlhf.simulator import command
+from vespo_openrlhf.simulator.simulated_cluster import Cluster, SimulatedEngine
+from vespo_openrlhf.simulator.simulation import PRESETS, Baselines, RunLength, simulate
+from vespo_openrlhf.simulator.workload import ClusterConfig, Faults, Lengths
 
 SMALL = replace(
     PRESETS["one-node"],

@@ -21,8 +21,6 @@ logger = logging.getLogger(__name__)
 Outcome = Literal["trained", "filtered", "abandoned"]
 
 _UNDRAWN, _OUTSTANDING, _TRAINED, _FILTERED, _ABANDONED = range(5)
-#: A prompt that was dropped for its age this often is waited for, so that none starves.
-MAX_DROPS = 2
 #: A prompt that was lost to engines or rewards more often than this is abandoned, by name.
 MAX_FAILURES = 4
 
@@ -77,21 +75,23 @@ class PromptLedger:
         """Whether there is nothing to draw now; a prompt that comes back changes that."""
         return not self._sent_again and self._cursor >= len(self.names) * self.epochs
 
-    def draw(self, *, fresh: bool = False) -> Prompt:
-        """The next prompt. The ledger must not be exhausted.
+    def peek(self, *, fresh: bool = False) -> Prompt:
+        """The prompt that `draw` would hand out. The ledger must not be exhausted.
 
         Args:
             fresh: one that was never drawn, if there is any; otherwise those that came back go
                 first.
         """
-        if self._sent_again and not (fresh and self._cursor < len(self.names) * self.epochs):
+        return self._sent_again[0] if self._goes_back(fresh) else self._next_fresh()
+
+    def draw(self, *, fresh: bool = False) -> Prompt:
+        """The next prompt, which is then outstanding; see `peek`."""
+        if self._goes_back(fresh):
             return self._sent_again.popleft()
-        epoch, place = divmod(self._cursor, len(self.names))
-        assert epoch < self.epochs, "drawn from an exhausted ledger"
+        prompt = self._next_fresh()
         self._cursor += 1
-        row = self._epoch_order(epoch)[place]
-        self._move(epoch, row, _UNDRAWN, _OUTSTANDING)
-        return Prompt(epoch, row, self.names[row])
+        self._move(prompt.epoch, prompt.row, _UNDRAWN, _OUTSTANDING)
+        return prompt
 
     def settle(self, prompt: Prompt, outcome: Outcome) -> None:
         """An outstanding prompt has come to its end in this epoch."""
@@ -121,9 +121,9 @@ class PromptLedger:
         )
         return False
 
-    def dropped_often(self, prompt: Prompt) -> bool:
-        """Whether the prompt was dropped so often that it should be waited for."""
-        return self._drops.get(prompt, 0) >= MAX_DROPS
+    def drops(self, prompt: Prompt) -> int:
+        """How often the prompt was dropped in this epoch."""
+        return self._drops.get(prompt, 0)
 
     def names_with(self, outcome: Outcome, epoch: int) -> list[str]:
         """The names with that outcome in that epoch, in the order of the data set."""
@@ -213,6 +213,18 @@ class PromptLedger:
                 self._failures[prompt] = failures
             if (epoch, row) not in elsewhere:
                 self._sent_again.append(prompt)
+
+    def _goes_back(self, fresh: bool) -> bool:
+        """Whether the next prompt is one that came back."""
+        return bool(self._sent_again) and not (
+            fresh and self._cursor < len(self.names) * self.epochs
+        )
+
+    def _next_fresh(self) -> Prompt:
+        epoch, place = divmod(self._cursor, len(self.names))
+        assert epoch < self.epochs, "drawn from an exhausted ledger"
+        row = self._epoch_order(epoch)[place]
+        return Prompt(epoch, row, self.names[row])
 
     def _send_again(self, prompt: Prompt) -> None:
         assert self._status[prompt.epoch][prompt.row] == _OUTSTANDING, f"{prompt} is settled"

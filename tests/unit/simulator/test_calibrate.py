@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 
 from vespo_openrlhf.scheduling import LagOptions, PromptLedger, Scheduler
-from vespo_openrlhf.scheduling.calibrate import fit_decode_step, read_run
-from vespo_openrlhf.scheduling.cluster import Cluster
-from vespo_openrlhf.scheduling.simulate import Setup
-from vespo_openrlhf.scheduling.workload import ClusterConfig, Lengths
 from vespo_openrlhf.simulate import main
+from vespo_openrlhf.simulator.calibrate import fit_decode_step, read_run
+from vespo_openrlhf.simulator.simulated_cluster import Cluster
+from vespo_openrlhf.simulator.simulation import Setup
+from vespo_openrlhf.simulator.workload import ClusterConfig, Lengths
 
 CLUSTER = ClusterConfig(
     engines=2,

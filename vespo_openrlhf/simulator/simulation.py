@@ -14,12 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .cluster import Cluster
-from .config import SchedulerConfig
-from .lag import LagOptions, minimum_lag
-from .metrics import BatchReport, weighted_mean
-from .prompts import PromptLedger
-from .scheduler import Scheduler
+from vespo_openrlhf.scheduling.lag import LagOptions, minimum_lag
+from vespo_openrlhf.scheduling.ledger import PromptLedger
+from vespo_openrlhf.scheduling.metrics import BatchReport, weighted_mean
+from vespo_openrlhf.scheduling.options import SchedulerConfig
+from vespo_openrlhf.scheduling.scheduler import Scheduler
+
+from .simulated_cluster import Cluster
 from .workload import ClusterConfig, Lengths
 
 
@@ -122,7 +123,7 @@ class RunResult:
     max_lag: int
     mean_lag: float
     lag_tokens: Mapping[int, int]
-    final_working_lag: int
+    final_working_lag: int | None
     ess: float | None
     trainer_idle: float
     engine_idle: float
@@ -172,8 +173,9 @@ def simulate(
     # Faults may cost whole batches at the end: measure what is there.
     measured = reports[length.warm_up : length.warm_up + length.measured]
     if not measured:
+        given_up = len(ledger.names_with("abandoned", 0))
         raise ValueError(
-            f"{scheduler.abandoned} of {prompts} prompts were given up, and no batch is left to "
+            f"{given_up} of {prompts} prompts were given up, and no batch is left to "
             "measure: let fewer rewards get lost, or engines live longer"
         )
     return _result(measured, reports, cluster, scheduler)
@@ -205,7 +207,7 @@ def _result(
         max_lag=cluster.trainer.max_lag,
         mean_lag=weighted_mean(lag_tokens),
         lag_tokens=dict(sorted(lag_tokens.items())),
-        final_working_lag=scheduler.working_lag,
+        final_working_lag=scheduler.policy.working_lag,
         ess=measured[-1].ess,
         trainer_idle=share("trainer_idle"),
         engine_idle=share("engine_idle"),

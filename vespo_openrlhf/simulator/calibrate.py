@@ -8,14 +8,15 @@ from __future__ import annotations
 import json
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import accumulate
 from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from .lag import LagBudget, LagOptions
-from .simulate import Setup
+from vespo_openrlhf.scheduling.lag import LagBudget, LagOptions
+
+from .simulation import Setup
 from .workload import ClusterConfig, Lengths
 
 #: Batches left out at both ends: start-up, and engines that run empty.
@@ -56,13 +57,17 @@ def read_run(folder: Path) -> MeasuredRun:
     steps = [step for step in steps if step.get("kind") == "train" and "timing/publish" in step]
     prompts, n = flags["rollout.batch_size"], flags["rollout.n_samples_per_prompt"]
     updates = prompts * n // flags["train.batch_size"]
-    names = ("max", "on_stale", "sync_every", "target_ess", "kv")
-    # A run of an earlier version has no flag for kv.
-    lag = LagOptions(**{n: flags[f"lag.{n}"] for n in names if f"lag.{n}" in flags})
+    # A run of an earlier version has no flag for kv, nor for policy.
+    names = [option.name for option in fields(LagOptions) if f"lag.{option.name}" in flags]
+    lag = LagOptions(**{name: flags[f"lag.{name}"] for name in names})
     if not flags["train.async_enable"]:
         lag = lag.synchronous(updates)
-    # Groups that are trained at the end were made under the bound; the engines are idle after.
-    drain = -(-LagBudget.from_options(lag, updates, prompts // updates).limit // updates)
+    # What is trained at the end was generated as long before as the lag allowed; the engines are
+    # idle after.
+    limit = max((step["lag/max"] for step in steps), default=0)
+    if lag.policy == LagOptions.policy:
+        limit = LagBudget.from_options(lag, updates, prompts // updates).limit
+    drain = -(-int(limit) // updates)
     steps = steps[WARM_UP : len(steps) - drain]
     if len(steps) < 4:
         raise ValueError(

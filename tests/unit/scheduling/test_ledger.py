@@ -3,7 +3,7 @@ import json
 import pytest
 
 from vespo_openrlhf.scheduling import PromptLedger
-from vespo_openrlhf.scheduling.prompts import MAX_DROPS, MAX_FAILURES
+from vespo_openrlhf.scheduling.ledger import MAX_FAILURES
 
 NAMES = ["a", "b", "c", "d"]
 
@@ -46,13 +46,24 @@ def test_lost_too_often_is_abandoned_by_name():
     assert ledger.draw().name == "b"
 
 
-def test_dropped_often_is_known():
+def test_drops_are_counted_until_the_end_of_the_prompt():
     ledger = PromptLedger(NAMES)
-    for times in range(MAX_DROPS):
+    for times in range(3):
         prompt = ledger.draw()
-        assert not ledger.dropped_often(prompt), times
+        assert ledger.drops(prompt) == times
         ledger.drop(prompt)
-    assert ledger.dropped_often(prompt)
+    ledger.settle(ledger.draw(), "trained")
+    assert ledger.drops(prompt) == 0
+
+
+def test_what_is_peeked_at_is_drawn():
+    ledger = PromptLedger(NAMES, epochs=2, shuffle_seed=1)
+    for fresh in (False, True, True, False):
+        seen = ledger.peek(fresh=fresh)
+        assert ledger.peek(fresh=fresh) == seen
+        assert ledger.draw(fresh=fresh) == seen
+        if ledger.drawn < 3:
+            ledger.drop(seen)
 
 
 def test_state_survives_json():
