@@ -53,7 +53,7 @@ from vespo_openrlhf.bridge.weights import Sent
 from vespo_openrlhf.bridge.wire import Share
 from vespo_openrlhf.files import write_text
 from vespo_openrlhf.scheduling import BatchReport, Group, Scheduler, TrainStep
-from vespo_openrlhf.scheduling.config import RolloutOptions
+from vespo_openrlhf.scheduling.options import RolloutOptions
 
 # The share of a run's prompts that may be abandoned.
 MOST_GIVEN_UP = 0.1

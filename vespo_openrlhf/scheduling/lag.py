@@ -146,10 +146,9 @@ class LagOptions(Options):
     )
     policy: str = option(
         "bounded",
-        "what decides when a prompt is sent and where, which groups train next, and when the engines "
-        "take new weights: bounded keeps to --lag.max; fifo has no bound, and the lag is what comes "
-        "of it; or a class of yours, as package.module:Class or path/to/file.py:Class. It says which "
-        "of the other --lag options it uses",
+        "what decides when a prompt is sent and where, which groups train next, and when the "
+        "engines take new weights: bounded keeps to --lag.max; fifo has no bound, and the lag is "
+        "what comes of it; or a class of yours, as package.module:Class or path/to/file.py:Class",
     )
 
     def synchronous(self, updates_per_batch: int) -> LagOptions:
