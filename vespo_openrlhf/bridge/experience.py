@@ -7,7 +7,7 @@ from typing import Any
 
 import ray
 import torch
-from openrlhf.models.utils import compute_reward
+from openrlhf.models.utils import compute_approx_kl, compute_reward, masked_mean
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 from openrlhf.trainer.ppo_utils.length_penalty import apply_length_penalties
 
@@ -22,24 +22,106 @@ logger = logging.getLogger(__name__)
 class ExperienceMaker(RemoteExperienceMaker):
     """OpenRLHF's, where a sample without action tokens counts for nothing.
 
-    Every rank of a model gets as many forward batches as every other: OpenRLHF refuses a batch
-    that has fewer than there are ranks, and models in parts (ZeRO-3) work on them together.
+    Args:
+        args: OpenRLHF's.
+        recomputes: ask the actor for the log-probs of its samples, as OpenRLHF always does.
+            Otherwise the engine's stand in their place, one forward pass shorter, where nobody
+            reads the actor's. `old_log_probs` are then those of the behaviour policy: OpenRLHF's
+            metric `ppo_kl` measures all of the distance from it (lag, mismatch and the batch's
+            own updates), while `vllm_kl`, engine against recomputation, is 0 and says nothing.
     """
 
+    def __init__(self, *args: Any, recomputes: bool = True) -> None:
+        super().__init__(*args)
+        self._recomputes = recomputes
+
+    @torch.no_grad()
     def make_experience(self, samples_list: list[Any]) -> list[Any]:
-        self._num_batches = len(samples_list)
-        experiences: list[Any] = super().make_experience(samples_list)
-        return experiences
+        """Log-probs, values and KL of each batch, and rewards where a model gives them.
+
+        In the place of OpenRLHF's, which cannot do without the actor's forward pass.
+
+        Raises:
+            ValueError: log-probs or rewards are missing.
+        """
+        missing = sum(samples.rollout_log_probs is None for samples in samples_list)
+        if missing and not self._recomputes:
+            raise ValueError(
+                f"{missing} of {len(samples_list)} sample batches carry no rollout log-probs: set "
+                "--algo.advantage.is_correction_level token, or recompute the trainer's own with "
+                "--vespo.recompute_old_log_probs"
+            )
+        answers = self._ask_models(samples_list)
+        for index, samples in enumerate(samples_list):
+            answer = {name: batches[index] for name, batches in answers.items()}
+            if "rewards" in answer:
+                samples.rewards = samples.info["reward"] = answer["rewards"]
+            samples.action_log_probs = answer.get("log_probs", samples.rollout_log_probs)
+            samples.values = answer.get("values")
+            self._compare(samples, answer.get("reference_log_probs"))
+        return samples_list
+
+    def _ask_models(self, samples_list: list[Any]) -> dict[str, list[torch.Tensor]]:
+        """What each model of the run answers to each batch, by name. All work at once, but for
+        those that share a GPU: these take turns."""
+        train = self.args.train
+        names = ("sequences", "action_mask", "attention_mask")
+        batches = {name: [getattr(samples, name) for samples in samples_list] for name in names}
+        seen = dict(batches)  # by models that take images
+        if any(samples.mm_train_inputs for samples in samples_list):
+            seen["mm_train_inputs_list"] = [samples.mm_train_inputs for samples in samples_list]
+        asked = {}
+        if samples_list[0].rewards is None:
+            if self.reward_model_group is None:
+                raise ValueError("the samples have no rewards, and there is no reward model")
+            whole = {name: batches[name] for name in ("sequences", "attention_mask")}
+            whole["pad_sequence"] = [True] * len(samples_list)
+            asked["rewards"] = self._dispatch_forward(
+                self.reward_model_group, train.colocate_all, **whole
+            )
+        policy_waits = train.colocate_all or train.colocate_actor_ref
+        if self._recomputes:
+            asked["log_probs"] = self._dispatch_forward(
+                self.actor_model_group, policy_waits, **seen
+            )
+        if self.critic_model_group is not None:
+            if train.colocate_critic_reward and "rewards" in asked:
+                ray.get(asked["rewards"])
+                ray.get(self.reward_model_group.async_run_method("empty_cache"))
+            asked["values"] = self._dispatch_forward(
+                self.critic_model_group,
+                train.colocate_all or train.colocate_critic_reward,
+                **batches,
+            )
+        if self.initial_model_group is not None:
+            asked["reference_log_probs"] = self._dispatch_forward(
+                self.initial_model_group, policy_waits, **seen
+            )
+        copies = self.args.ds.ring_attn_size * self.args.ds.tensor_parallel_size
+        return {name: self._flatten_results(refs, copies) for name, refs in asked.items()}
 
     def _dispatch_forward(self, group: Any, sync_condition: bool, **kwargs: Any) -> Any:
+        """OpenRLHF's, with as many batches for every rank as for any other, the last repeated.
+
+        Without: it refuses a batch that has fewer than there are ranks, and models in parts
+        (ZeRO-3), which work on them together, wait for the rank that has none.
+        """
         ranks = len(group._actor_handlers) // group.duplicate_actors
-        missing = -self._num_batches % ranks
+        missing = -len(kwargs["sequences"]) % ranks
         filled = {name: [*batches, *batches[-1:] * missing] for name, batches in kwargs.items()}
         return super()._dispatch_forward(group, sync_condition, **filled)
 
-    def _flatten_results(self, refs: Any, duplicate_factor: int) -> list[Any]:
-        results: list[Any] = super()._flatten_results(refs, duplicate_factor)
-        return results[: self._num_batches]
+    def _compare(self, samples: Any, reference: torch.Tensor | None) -> None:
+        """The KL of a batch to the reference model: a penalty in the rewards, unless it is a term
+        of the loss, where it is computed; then that has the reference's log-probs."""
+        log_probs, kl = samples.action_log_probs, self.args.algo.kl
+        samples.kl = difference = torch.zeros_like(log_probs)
+        if reference is not None and not kl.use_loss:
+            samples.kl = compute_approx_kl(log_probs, reference, kl_estimator=kl.estimator)
+            difference = log_probs.float() - reference.float()
+        samples.base_action_log_probs = reference if kl.use_loss else None
+        samples.info["kl"] = masked_mean(samples.kl, samples.action_mask, dim=-1)
+        samples.info["logprobs_diff"] = masked_mean(difference, samples.action_mask, dim=-1)
 
     @torch.no_grad()
     def compute_advantages_and_returns(self, experiences: list[Any]) -> list[Any]:
@@ -119,31 +201,3 @@ class ExperienceMaker(RemoteExperienceMaker):
         parts = white.split([shape.numel() for shape in shapes])
         for experience, part, shape in zip(experiences, parts, shapes, strict=True):
             experience.advantages = part.view(shape)
-
-
-class ShortExperienceMaker(ExperienceMaker):
-    """Fills in the engine's log-probs where the actor's recomputed ones would stand.
-
-    One forward pass shorter, where nobody reads its result. So `old_log_probs` are those of the
-    behaviour policy, and of OpenRLHF's metrics `ppo_kl` then measures all of the distance from it
-    (lag, mismatch and the batch's own updates), while `vllm_kl`, engine against recomputation, is
-    0 and says nothing.
-    """
-
-    def make_experience(self, samples_list: list[Any]) -> list[Any]:
-        missing = sum(samples.rollout_log_probs is None for samples in samples_list)
-        if missing:
-            raise ValueError(
-                f"{missing} of {len(samples_list)} sample batches carry no rollout log-probs: set "
-                "--algo.advantage.is_correction_level token, or recompute the trainer's own with "
-                "--vespo.recompute_old_log_probs"
-            )
-        self._rollout_log_probs = [samples.rollout_log_probs for samples in samples_list]
-        return super().make_experience(samples_list)
-
-    def _dispatch_forward(self, group: Any, sync_condition: bool, **kwargs: Any) -> Any:
-        if group is not self.actor_model_group:
-            return super()._dispatch_forward(group, sync_condition, **kwargs)
-        # As the actors would answer: per data-parallel copy a list with one batch each.
-        copies = self.args.ds.ring_attn_size * self.args.ds.tensor_parallel_size
-        return ray.put([[batch] for batch in self._rollout_log_probs for _ in range(copies)])

@@ -8,38 +8,51 @@ import torch
 
 
 class SampleMetrics:
-    """Means of what OpenRLHF logs of every sample, over those that were trained.
+    """What OpenRLHF logs of every micro-batch, over all that were trained.
 
-    OpenRLHF's own count samples without action tokens, and are NaN where one sample's value is;
-    here a mean is over what is finite, of the samples with action tokens.
+    What it has by sample is averaged over the finite values of samples with action tokens; its
+    own means count the others, and are NaN where one sample's value is. What it has by token is
+    averaged over tokens, and of what is no mean the last value is kept.
     """
 
     def __init__(self) -> None:
-        self._parts: dict[str, list[torch.Tensor]] = {}
+        self._by_sample: dict[str, list[torch.Tensor]] = {}
+        self._by_token: dict[str, list[torch.Tensor]] = {}
+        self._tokens = 0.0
+        self._last: dict[str, float] = {}
 
     def take(self, status: dict[str, Any], action_mask: torch.Tensor) -> None:
-        """Set aside what `ActorPPOTrainer.training_step` reports of a (B, A) micro-batch.
-
-        A micro-batch without an action token is made one that weighs nothing in OpenRLHF's own
-        means over tokens, which it would end: 0 / 0 by rank, and a division by 0 over all ranks.
-        """
+        """Set aside what `ActorPPOTrainer.training_step` reports of a (B, A) micro-batch."""
         metrics, trained = status["metrics"], action_mask.any(dim=-1).cpu()
-        empty = not trained.any()
+        tokens = status["num_action_tokens"] if trained.any() else 0.0
+        self._tokens += tokens
         for name, weight in status["weights"].items():
+            value = metrics[name]
             if weight == "sample":
-                values = metrics[name].detach().float().cpu()
-                self._parts.setdefault(name, []).append(values[trained])
-            elif weight == "token" and empty:
-                metrics[name] = 0.0
-        if empty:
-            status["num_action_tokens"] = 1e-9
+                self._by_sample.setdefault(name, []).append(value.detach().float().cpu()[trained])
+            elif weight == "token":
+                # Of no token it is 0 / 0, which a weight of 0 would keep.
+                part = value.detach() * tokens if tokens else torch.zeros_like(value)
+                self._by_token.setdefault(name, []).append(part)
+            else:
+                self._last[name] = value
 
     def drain(self, data_ranks: torch.distributed.ProcessGroup | None) -> dict[str, float]:
-        """The means over all `data_ranks` since the last call; NaN over nothing."""
-        local = {name: torch.cat(parts) for name, parts in self._parts.items()}
-        self._parts.clear()
-        gathered = gather(local, data_ranks)
-        return {name: v[v.isfinite()].mean().item() for name, v in gathered.items()}
+        """Over all `data_ranks` since the last call; NaN over nothing."""
+        by_sample = {name: torch.cat(parts) for name, parts in self._by_sample.items()}
+        sums = {
+            name: torch.stack(parts).double().sum(0, keepdim=True).cpu()
+            for name, parts in self._by_token.items()
+        }
+        tokens = {"": torch.tensor([self._tokens], dtype=torch.float64)}
+        status, self._tokens, self._last = self._last, 0.0, {}
+        self._by_sample, self._by_token = {}, {}
+        gathered = gather(by_sample | sums | tokens, data_ranks)
+        total = gathered.pop("").sum()
+        for name, values in gathered.items():
+            mean = values.sum() / total if name in sums else values[values.isfinite()].mean()
+            status[name] = mean.item()
+        return status
 
 
 def gather(

@@ -168,6 +168,11 @@ def _optimizer_step() -> None:
 
 def _experience_maker() -> None:
     maker = _attribute("openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker")
+    _has_parameters(
+        maker.__init__,
+        *("actor_model_group", "critic_model_group", "reward_model_group", "initial_model_group"),
+        *("kl_controller", "strategy", "tokenizer"),
+    )
     _has_parameters(maker.make_experience, "samples_list")
     _has_parameters(maker._dispatch_forward, "group", "sync_condition")
     _has_parameters(maker._flatten_results, "refs", "duplicate_factor")
@@ -177,8 +182,9 @@ def _experience_maker() -> None:
     compute_reward = _attribute("openrlhf.models.utils:compute_reward")
     _has_parameters(compute_reward, "r", "kl_coef", "kl", "action_mask", "reward_clip_range")
     _attribute("openrlhf.trainer.ppo_utils.length_penalty:apply_length_penalties")
+    _attribute("openrlhf.models.utils:compute_approx_kl")
     base = _attribute("openrlhf.trainer.ppo_trainer:BasePPOTrainer")
-    _mentions(base.__init__, "RemoteExperienceMaker(")
+    _mentions(base.__init__, "self.experience_maker = ")
 
 
 def _trainers() -> None:
@@ -198,9 +204,20 @@ def _trainers() -> None:
 
 
 def _replay_buffer() -> None:
-    """The actor trains its buffer through a `DataLoader` that its module names."""
-    trainer = _attribute("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer")
-    _mentions(trainer.ppo_train, "DataLoader(", "shuffle=", "drop_last=")
+    """`PolicyTrainer.ppo_train` goes through the buffer itself, and calls OpenRLHF's step."""
+    module = "openrlhf.trainer.ray.ppo_actor"
+    trainer = _attribute(f"{module}:ActorPPOTrainer")
+    _has_parameters(trainer.training_step, "experience", "kl_ctl", "step", "loss_batch_info")
+    _mentions(trainer.ppo_train, "setup_dynamic_batch(", "iter_grad_accum_global_norm(")
+    actor = plain_class(_attribute(f"{module}:PolicyModelActor"))
+    _mentions(actor.fit, "self.trainer.ppo_train(", "replay_buffer.clear()")
+    buffer = _attribute("openrlhf.trainer.ppo_utils:NaiveReplayBuffer")
+    for name in ("items", "sample_batch_size", "dynamic_batch", "dynamic_indices"):
+        _mentions(buffer.__init__, f"self.{name}")
+    _has_parameters(
+        _attribute("openrlhf.utils.loss_utils:iter_grad_accum_global_norm"),
+        *("data_iter", "strategy", "accumulated_gradient", "mask_fn"),
+    )
     _attribute("openrlhf.trainer.ppo_utils.experience:split_experience_batch")
     _attribute("openrlhf.trainer.ppo_utils.experience:make_experience_batch")
 
@@ -245,7 +262,8 @@ def _rollout_engine() -> None:
     )
     _mentions(executor.execute, "llm_engine.generate(")
     generator = _attribute("openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator")
-    _has_parameters(generator._process_response_into_experience, "response")
+    for name in ("observation_tokens", "action_ranges", "rollout_log_probs", "extra_logs"):
+        _mentions(executor.execute, f'"{name}"')
     _has_parameters(generator._dispatch_prompts_to_vllm, "prompts", "labels", "images")
     _attribute("vllm.v1.engine.output_processor:OutputProcessor")
     _mentions(_attribute("vllm.v1.engine.output_processor:RequestState"), "external_req_id")
@@ -298,7 +316,7 @@ SEAMS = (
     Seam("optimizer step: DeepspeedStrategy.optimizer_step", _optimizer_step),
     Seam("experience maker: RemoteExperienceMaker", _experience_maker),
     Seam("trainers and their loggers: ppo_trainer, ppo_trainer_async", _trainers),
-    Seam("replay buffer: ActorPPOTrainer.ppo_train", _replay_buffer),
+    Seam("replay buffer: ActorPPOTrainer.training_step", _replay_buffer),
     Seam("weights: ActorPPOTrainer, WorkerWrap, PyNcclCommunicator", _weight_broadcast),
     Seam("rollout engine: vllm_engine.RolloutRayActor", _rollout_engine),
 )

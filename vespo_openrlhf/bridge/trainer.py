@@ -33,7 +33,7 @@ from vespo_openrlhf.bridge import collector, evaluation, mini_batches, records, 
 from vespo_openrlhf.bridge.checkpoints import Checkpoints
 from vespo_openrlhf.bridge.driver import Driver, PromptRow, RayEngine
 from vespo_openrlhf.bridge.events import LostEnginesError, RolloutSettings, StoppedError
-from vespo_openrlhf.bridge.experience import ExperienceMaker, ShortExperienceMaker
+from vespo_openrlhf.bridge.experience import ExperienceMaker
 from vespo_openrlhf.bridge.loss import skips_old_log_probs
 from vespo_openrlhf.bridge.metrics_file import MetricsFile
 from vespo_openrlhf.bridge.prompts import prompt_ledger, settle_lengths
@@ -86,8 +86,6 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         if args.ckpt.save_steps == -1:
             args.ckpt.save_steps = math.inf
         flags = flatten(args)
-        short = skips_old_log_probs(flags)
-        ppo_trainer.RemoteExperienceMaker = ShortExperienceMaker if short else ExperienceMaker
         tokenizer = get_tokenizer(
             pretrain, None, "left", strategy, use_fast=not args.data.disable_fast_tokenizer
         )
@@ -99,6 +97,11 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             reference_model_group,
             vllm_engines,
             tokenizer,
+        )
+        self.experience_maker = ExperienceMaker(
+            *(actor_model_group, critic_model_group, reward_model_group, reference_model_group),
+            *(self.kl_ctl, strategy, tokenizer),
+            recomputes=not skips_old_log_probs(flags),
         )
         self._config = scheduler_config(flags)
         self._options = config.rollout_options(flags)
@@ -267,9 +270,11 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
     def _train_step(self, step: TrainStep) -> dict[str, float]:
         batch, started = step.batch, time.monotonic()
         if step.first == 0:
-            samples = mini_batches.to_samples(batch, self._config.groups_per_update)
+            size = self._config.groups_per_update
+            samples = mini_batches.to_samples(batch, size)
             experiences = self.experience_maker.make_experience_batch(samples)
-            self._updates = mini_batches.to_items(experiences, len(batch.mini_batches))
+            lags = mini_batches.lags(batch, size)
+            self._updates = mini_batches.to_items(experiences, lags, len(batch.mini_batches))
             self._statuses = Statuses()
             self._statuses.once(self._rollout_statistics() | mini_batches.unscored_logs(batch))
             self._statuses.add({"timing/make_experience": time.monotonic() - started})

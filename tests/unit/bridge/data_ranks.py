@@ -35,8 +35,12 @@ def main(rank: int, shape: tuple[int, ...], folder: Path) -> None:
     mask[-1] = 0
     samples = SampleMetrics()
     status = {
-        "metrics": {"reward": torch.full((rows,), float(data_rank))},
-        "weights": {"reward": "sample"},
+        "metrics": {
+            "reward": torch.full((rows,), float(data_rank)),
+            "kl": torch.tensor(float(data_rank)),
+        },
+        "weights": {"reward": "sample", "kl": "token"},
+        "num_action_tokens": float(mask.sum()),
     }
     samples.take(status, mask)
     metrics = adapter.drain() | samples.drain(data_ranks)
