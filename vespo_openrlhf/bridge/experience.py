@@ -150,24 +150,7 @@ class ExperienceMaker(RemoteExperienceMaker):
                 experience.info["group_reward_std"] = std
 
         for experience, value in zip(experiences, values, strict=True):
-            mask = experience.action_mask
-            per_token = compute_reward(
-                value,
-                self.kl_ctl.value,
-                experience.kl,
-                action_mask=mask,
-                reward_clip_range=args.reward.clip_range,
-            )
-            gamma = self._gamma()
-            if estimator == "gae":
-                experience.advantages, experience.returns = self.get_advantages_and_returns(
-                    experience.values, per_token, mask, gamma, args.algo.advantage.lambd
-                )
-            else:
-                experience.returns = self.get_cumulative_returns(per_token, mask, gamma)
-                experience.advantages = experience.returns.clone()
-            experience.info["return"] = per_token.sum(dim=-1)
-            experience.kl = None
+            self._add_returns(experience, value)
         if estimator in _WHITENED:
             self._whiten(experiences)
         if estimator == "reinforce_baseline":
@@ -178,6 +161,27 @@ class ExperienceMaker(RemoteExperienceMaker):
                 nothing = same[:, None] & (experience.returns == 0)
                 experience.advantages = experience.advantages.masked_fill(nothing, 0.0)
         return experiences
+
+    def _add_returns(self, experience: Any, value: torch.Tensor) -> None:
+        """Of a batch whose samples' outcomes have the (B,) `value`, less what KL costs by token."""
+        args, mask = self.args, experience.action_mask
+        per_token = compute_reward(
+            value,
+            self.kl_ctl.value,
+            experience.kl,
+            action_mask=mask,
+            reward_clip_range=args.reward.clip_range,
+        )
+        gamma = self._gamma()
+        if self.advantage_estimator == "gae":
+            experience.advantages, experience.returns = self.get_advantages_and_returns(
+                experience.values, per_token, mask, gamma, args.algo.advantage.lambd
+            )
+        else:
+            experience.returns = self.get_cumulative_returns(per_token, mask, gamma)
+            experience.advantages = experience.returns.clone()
+        experience.info["return"] = per_token.sum(dim=-1)
+        experience.kl = None
 
     def get_cumulative_returns(self, rewards: Any, action_mask: Any, gamma: float) -> Any:
         """OpenRLHF's; without a discount a sum, which needs no loop over the tokens."""

@@ -114,6 +114,22 @@ class PolicyLossAdapter:
                 f"{error}: set --algo.advantage.is_correction_level token, which makes the engine "
                 "report them"
             ) from error
+        self._keep(metrics, num_dropped)
+        zero = torch.zeros((), device=log_probs.device)
+        results: dict[str, torch.Tensor | None] = {
+            "loss": loss,
+            "clip_ratio": metrics.get("clip_ratio", zero),
+            "ppo_kl": masked_mean(old_log_probs - log_probs.detach(), inputs.mask),
+            "vllm_kl": None,
+            "is_filter_ratio": None,
+        }
+        if rollout_log_probs is not None:
+            results["vllm_kl"] = masked_mean(rollout_log_probs - old_log_probs, inputs.mask)
+            results["is_filter_ratio"] = metrics.get("is_filter_ratio", zero)
+        return tuple(results[name] for name in LOSS_RESULTS)
+
+    def _keep(self, metrics: dict[str, torch.Tensor], num_dropped: torch.Tensor) -> None:
+        """Set aside what the loss measured of a micro-batch, by sequence and of all of it."""
         update = torch.full_like(metrics["num_tokens"], self._update)
         by_sequence = {
             name: value
@@ -129,18 +145,6 @@ class PolicyLossAdapter:
             of_all["step_scale"] = torch.ones_like(num_dropped)  # until the update's end says
         self._measured.append(by_sequence | {f"{_OF_ALL}{n}": v for n, v in of_all.items()})
         self._noted = {}
-        zero = torch.zeros((), device=log_probs.device)
-        results: dict[str, torch.Tensor | None] = {
-            "loss": loss,
-            "clip_ratio": metrics.get("clip_ratio", zero),
-            "ppo_kl": masked_mean(old_log_probs - log_probs.detach(), inputs.mask),
-            "vllm_kl": None,
-            "is_filter_ratio": None,
-        }
-        if rollout_log_probs is not None:
-            results["vllm_kl"] = masked_mean(rollout_log_probs - old_log_probs, inputs.mask)
-            results["is_filter_ratio"] = metrics.get("is_filter_ratio", zero)
-        return tuple(results[name] for name in LOSS_RESULTS)
 
     def _with_statistics(self, inputs: LossInputs) -> LossInputs:
         """For a loss with batch statistics: those of the update before.

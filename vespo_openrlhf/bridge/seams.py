@@ -194,7 +194,6 @@ def _trainers() -> None:
     _has_parameters(base.save_logs_and_checkpoints, "global_step", "logs_dict", "client_states")
     for name in ("init_checkpoint_states", "restore_best_checkpoint_state", "save_best_checkpoint"):
         getattr(base, name)
-    _has_parameters(base._compute_rollout_stats, "experiences")
     _has_parameters(_attribute("openrlhf.trainer.ppo_trainer:prepare_datasets"), "strategy")
     for path in (
         "openrlhf.trainer.ppo_trainer:PPOTrainer",
