@@ -225,7 +225,6 @@ def _weight_broadcast() -> None:
     trainer = _attribute("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer")
     _has_parameters(trainer.__init__, "vllm_engines")
     _mentions(trainer.__init__, "self.use_cuda_ipc = ", "self.vllm_engines is not None")
-    _mentions(trainer.broadcast_to_vllm, "self.vllm_engines", "self.use_cuda_ipc")
     _attribute("openrlhf.trainer.ray.utils:get_physical_gpu_id")
     worker = _attribute("openrlhf.trainer.ray.vllm_worker_wrap:WorkerWrap")
     _mentions(worker.init_process_group, "self._model_update_group", "stateless_init_process_group")
@@ -235,7 +234,9 @@ def _weight_broadcast() -> None:
         *("master_address", "master_port", "rank_offset", "world_size", "group_name"),
         *("backend", "use_ray"),
     )
-    _has_parameters(engine.update_weight_cuda_ipc, "name", "dtype", "shape", "ipc_handles")
+    _has_parameters(
+        engine.update_weight_cuda_ipc, "name", "dtype", "shape", "ipc_handles", "empty_cache"
+    )
     utils = "openrlhf.utils.distributed_util"
     _attribute(f"{utils}:torch_dist_barrier_and_cuda_sync")
     _has_parameters(

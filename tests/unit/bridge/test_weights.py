@@ -17,7 +17,7 @@ import peft
 import pytest
 import torch
 import torch.distributed as dist
-from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
+from openrlhf.trainer.ray.vllm_worker_wrap import WorkerWrap
 
 from vespo_openrlhf.bridge import pieces, seams, weights
 from vespo_openrlhf.bridge.driver import engine_name
@@ -309,32 +309,26 @@ def test_the_other_ranks_only_take_part(groups, gathered, monkeypatch) -> None:
     assert groups == []
 
 
-def test_engines_on_the_trainers_gpus_are_left_to_openrlhf(groups) -> None:
-    calls = []
-    trainer = Trainer()
-    trainer.use_cuda_ipc = True
-    trainer.broadcast_to_vllm = lambda: calls.append("all")
-    sent = weights.WeightPublisher(trainer).publish(names(0), ["engine"])
-    assert calls == ["all"]
-    assert trainer.vllm_engines == ["engine"]
-    assert sent.messages == 4  # one per parameter
-
-
-def test_the_seam_of_what_is_left_to_openrlhf(monkeypatch) -> None:
+def test_the_seam_holds_and_moves(monkeypatch) -> None:
     seams._weight_broadcast()
-    # As if it sent to engines that it is given.
-    monkeypatch.setattr(ActorPPOTrainer, "broadcast_to_vllm", lambda self, engines: None)
+    # As if a worker kept nothing to be told of.
+    monkeypatch.setattr(WorkerWrap, "init_process_group", lambda self: None)
     with pytest.raises(AttributeError, match="no longer holds"):
         seams._weight_broadcast()
 
 
-def test_with_adapters_they_read_every_weight_where_it_lies(monkeypatch) -> None:
+@pytest.mark.parametrize("adapted", [False, True])
+def test_engines_on_the_trainers_gpus_read_every_weight_where_it_lies(
+    monkeypatch, adapted: bool
+) -> None:
     """On a GPU the handle is CUDA's; here it is that of a CPU tensor, opened in the same way."""
     monkeypatch.setattr(weights, "get_physical_gpu_id", lambda: "gpu-0")
     monkeypatch.setattr(weights, "ray", Ray)
     received: dict[str, torch.Tensor] = {}
+    emptied = []
 
-    def read(name, dtype, shape, ipc_handles) -> Future:
+    def read(name, dtype, shape, ipc_handles, empty_cache) -> Future:
+        emptied.append(empty_cache)
         rebuild, arguments = ipc_handles["gpu-0"]
         received[name] = rebuild(*arguments).clone()
         assert (received[name].dtype, received[name].shape) == (dtype, shape)
@@ -344,13 +338,15 @@ def test_with_adapters_they_read_every_weight_where_it_lies(monkeypatch) -> None
 
     trainer = Trainer()
     whole = {name: weight.clone() for name, weight in trainer.module.state_dict().items()}
-    lora = peft.LoraConfig(r=1, lora_alpha=1, target_modules=["0"], init_lora_weights=False)
-    adapter = peft.inject_adapter_in_model(lora, trainer.module)[0]
-    whole["0.weight"] += adapter.get_delta_weight("default")
+    if adapted:
+        lora = peft.LoraConfig(r=1, lora_alpha=1, target_modules=["0"], init_lora_weights=False)
+        adapter = peft.inject_adapter_in_model(lora, trainer.module)[0]
+        whole["0.weight"] += adapter.get_delta_weight("default")
     trainer.use_cuda_ipc = True
     engine = SimpleNamespace(update_weight_cuda_ipc=SimpleNamespace(remote=read))
     sent = weights.WeightPublisher(trainer).publish(names(0), [engine])
     assert sent.messages == 4  # OpenRLHF's workers take one weight a call
     assert list(received) == NAMES
+    assert emptied == [False, False, False, True]
     for name, weight in whole.items():
         torch.testing.assert_close(received[name], weight)
