@@ -22,11 +22,13 @@ import deepspeed  # noqa: E402
 from deepspeed.comm.torch import build_shm_op  # noqa: E402, F401  (loaded once for many forks)
 from openrlhf.utils.deepspeed import DeepspeedStrategy  # noqa: E402
 
-from vespo_openrlhf.bridge import model_checkpoints, records, resume  # noqa: E402
-from vespo_openrlhf.bridge.actor import PolicyActor  # noqa: E402
-from vespo_openrlhf.bridge.metrics_file import MetricsFile  # noqa: E402
-from vespo_openrlhf.bridge.run_folder import METRICS_FILE, SAMPLES_FILE, RunFolder  # noqa: E402
-from vespo_openrlhf.bridge.run_state import BufferedRollouts, RunState, Snapshot  # noqa: E402
+from vespo_openrlhf.bridge import resume  # noqa: E402
+from vespo_openrlhf.bridge.actor import CriticActor, PolicyActor  # noqa: E402
+from vespo_openrlhf.bridge.rank import checkpoint  # noqa: E402
+from vespo_openrlhf.bridge.run import records  # noqa: E402
+from vespo_openrlhf.bridge.run.folder import METRICS_FILE, SAMPLES_FILE, RunFolder  # noqa: E402
+from vespo_openrlhf.bridge.run.records import MetricsFile  # noqa: E402
+from vespo_openrlhf.bridge.run.state import BufferedRollouts, RunState, Snapshot  # noqa: E402
 from vespo_openrlhf.scheduling import PromptLedger  # noqa: E402
 
 PROMPTS_PER_STEP = 2
@@ -104,12 +106,12 @@ class Run:
 
     def _actors(self, args: Any) -> tuple[Any, Any]:
         actors = []
-        for cls, name in ((PolicyActor, "actor"), (model_checkpoints.CriticActor, "critic")):
+        for cls, name in ((PolicyActor, "actor"), (CriticActor, "critic")):
             actor: Any = object.__new__(cls)
             actor.strategy = object.__new__(DeepspeedStrategy)
             actor.strategy.args = args
             actor.disable_ds_ckpt = actor.save_hf_ckpt = False
-            model_checkpoints.install(actor.strategy)
+            checkpoint.install(actor.strategy)
             actor.engine = build_engine(1, "bf16")
             setattr(actor, name, SimpleNamespace(model=actor.engine))
             if name == "critic":

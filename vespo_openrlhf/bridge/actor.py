@@ -1,4 +1,4 @@
-"""OpenRLHF's policy actor and its trainer, with our loss in them. Run in Ray workers, one per rank.
+"""OpenRLHF's model actors with ours in them: policy, critic, reference. In Ray, one per rank.
 
 OpenRLHF builds its trainer, and the trainer its loss, inside the worker; so the worker is where
 the loss is exchanged, and where it is proved that it was.
@@ -14,19 +14,20 @@ from typing import Any
 
 import torch
 from openrlhf.models import PolicyLoss
-from openrlhf.trainer.ray import ppo_actor
+from openrlhf.trainer.ray import launcher, ppo_actor, ppo_critic
 from openrlhf.utils.loss_utils import iter_grad_accum_global_norm
 from tqdm import tqdm
 
-from vespo_openrlhf.bridge import collector, head, learning_rate, model_checkpoints
-from vespo_openrlhf.bridge.guard import NonFiniteGuard
+from vespo_openrlhf.bridge import collector
 from vespo_openrlhf.bridge.loss import PolicyLossAdapter, build_loss, uses_our_loss
-from vespo_openrlhf.bridge.mini_batches import micro_batches
-from vespo_openrlhf.bridge.sample_metrics import SampleMetrics
+from vespo_openrlhf.bridge.rank import checkpoint, head, learning_rate
+from vespo_openrlhf.bridge.rank.guard import NonFiniteGuard
+from vespo_openrlhf.bridge.rank.sample_metrics import SampleMetrics
+from vespo_openrlhf.bridge.rank.update_metrics import UPDATES, UpdateMetrics, finite_means
+from vespo_openrlhf.bridge.samples.mini_batches import micro_batches
 from vespo_openrlhf.bridge.seams import SeamError, plain_class
 from vespo_openrlhf.bridge.settings import flatten
-from vespo_openrlhf.bridge.update_metrics import UPDATES, UpdateMetrics, finite_means
-from vespo_openrlhf.bridge.weights import Sent, WeightPublisher
+from vespo_openrlhf.bridge.weights.sender import Sent, WeightPublisher
 from vespo_openrlhf.bridge.wire import TrainingExperience
 from vespo_openrlhf.replaced import replaced
 
@@ -63,6 +64,8 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
             self._updates.watched(self.policy_loss or self.actor_loss_fn)
         )
         self._loss_name = flags["actor.policy_loss_type"].rpartition(":")[2]
+        # The last moment before DeepSpeed takes a step is within `training_step`: without, a broken
+        # gradient would be in the weights before anybody has looked.
         self._upstream_step = strategy.optimizer_step
         strategy.optimizer_step = self._optimizer_step
         self._ended: float | None = None  # the gradient norm of the update that has just ended
@@ -167,7 +170,9 @@ class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc
     """`PolicyModelActor` around our trainer."""
 
     def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        model_checkpoints.install(strategy)
+        checkpoint.install(strategy)
+        # OpenRLHF's method builds both by these names of its module, and takes no others. Without,
+        # its own loss would be trained, unwatched, and whole logits be made for it.
         with (
             replaced(ppo_actor, ActorPPOTrainer=PolicyTrainer),
             replaced(ppo_actor, Actor=head.actor_class(strategy)),
@@ -205,3 +210,25 @@ class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc
             row[: len(sequence) - 1].tolist()
             for row, sequence in zip(log_probs, sequences, strict=True)
         ]
+
+
+class CriticActor(plain_class(ppo_critic.CriticModelActor)):  # type: ignore[misc]
+    """`CriticModelActor` that takes what the policy takes: its checkpoint and its samples."""
+
+    def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        # Without, it would load what its own `latest` names, of another step than the policy's.
+        checkpoint.install(strategy)
+        super().init_model_from_pretrained(strategy, *args, **kwargs)
+
+    def append(self, experience: list[Any]) -> None:
+        """Take the items of a `Share`, as the policy does."""
+        self.trainer.replay_buffer.items += experience
+
+
+class ReferenceActor(plain_class(launcher.ReferenceModelActor)):  # type: ignore[misc]
+    """`ReferenceModelActor` around our actor."""
+
+    def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        # Built by this name of OpenRLHF's module: without, by its class, which makes whole logits.
+        with replaced(launcher, Actor=head.actor_class(strategy)):
+            super().init_model_from_pretrained(strategy, *args, **kwargs)

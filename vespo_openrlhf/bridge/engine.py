@@ -35,7 +35,7 @@ from vespo_openrlhf.bridge.events import (
     RolloutSettings,
     Scored,
 )
-from vespo_openrlhf.bridge.response import (
+from vespo_openrlhf.bridge.samples.response import (
     RememberingTokenizer,
     SampleEngine,
     mark_missing_log_probs,
@@ -43,7 +43,7 @@ from vespo_openrlhf.bridge.response import (
     verdict,
 )
 from vespo_openrlhf.bridge.seams import plain_class
-from vespo_openrlhf.bridge.weight_check import SAMPLED_TOKENS, Trial
+from vespo_openrlhf.bridge.weights.check import SAMPLED_TOKENS, Trial
 from vespo_openrlhf.bridge.wire import Rollout
 from vespo_openrlhf.scheduling.lag import TokenVersions
 
@@ -54,7 +54,7 @@ _LOOK_SECONDS = 0.005
 _GATHER_SECONDS = 0.02
 
 # A name: vLLM's workers import it, and nothing of the engine actor's with it.
-_RECEIVER = "vespo_openrlhf.bridge.weight_receiver.WeightReceiver"
+_RECEIVER = "vespo_openrlhf.bridge.weights.receiver.WeightReceiver"
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +65,9 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
     # Asynchronous, as upstream's is: Ray awaits it.
     async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc]
         os.environ[vllm_plugin.VARIABLE] = "1"
-        kwargs["worker_extension_cls"] = _RECEIVER
+        kwargs["worker_extension_cls"] = (
+            _RECEIVER  # takes buckets, where OpenRLHF's takes one weight
+        )
         await super().__init__(*args, **kwargs)
         self._versions = TokenVersions(0)
         self._groups: dict[int, list[asyncio.Task[None]]] = {}
@@ -162,39 +164,36 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         # With several turns, only the end of the last tells that all is generated.
         if isinstance(self.executor, SingleTurnAgentExecutor):
             request.on_generated = lambda spans: events.put_nowait(Generated(index, spans))
+        scored = Scored(index, None, None)
         try:
-            response = await request.bounded(
-                self.executor.execute(
-                    prompt=prompt,
-                    label=label,
-                    sampling_params=settings.sampling.clone(),
-                    max_length=settings.max_length,
-                    hf_tokenizer=settings.tokenizer,
-                    llm_engine=request,
-                    images=images,
-                ),
+            response = await request.respond(
                 settings.reward_timeout,
+                prompt=prompt,
+                label=label,
+                images=images,
+                sampling_params=settings.sampling,
+                max_length=settings.max_length,
+                hf_tokenizer=settings.tokenizer,
             )
-            experience = to_experience(response, settings.max_length)
+            rollout = Rollout(
+                to_experience(response, settings.max_length), tuple(request.request_ids)
+            )
+            scored = Scored(index, verdict(rollout.experience, self.executor), rollout)
         except Exception as error:
             if self.llm.errored:  # the engine is gone, and every other request with it
                 events.put_nowait(error)
                 return
             # A prompt that is too long, an agent that fails: this sample's own trouble.
             logger.exception("a sample failed on %r", prompt[:200])
-            if not request.reported:
-                events.put_nowait(Generated(index, request.spans))
-            events.put_nowait(Scored(index, None, None))
-            return
         if not request.reported:
             events.put_nowait(Generated(index, request.spans))
-        rollout = Rollout(experience, tuple(request.request_ids))
-        events.put_nowait(Scored(index, verdict(experience, self.executor), rollout))
+        events.put_nowait(scored)
 
     async def generate(
         self, prompt_token_ids: Any, sampling_params: Any, multi_modal_data: Any = None
     ) -> Any:
-        """One response, whole at once; its `token_versions` say which weights sampled what."""
+        """One response; its `token_versions` say which weights sampled what. In the place of
+        OpenRLHF's, which takes every token from the stream to throw all but the last away."""
         sampling_params.output_kind = RequestOutputKind.FINAL_ONLY
         prompt = self._prompt(prompt_token_ids, multi_modal_data)
         self._generating += 1
@@ -225,39 +224,19 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
     def _keeps_kv(self) -> bool:
         return self._settings is not None and self._settings.keep_kv
 
-    async def generate_responses(
-        self,
-        prompt: str,
-        label: str,
-        sampling_params: SamplingParams,
-        max_length: int,
-        hf_tokenizer: Any,
-        num_samples: int = 1,
-        images: Any = None,
-    ) -> list[Any]:
-        """Upstream's, for an evaluation.
+    async def generate_responses(self, num_samples: int = 1, **asked: Any) -> list[Any]:
+        """OpenRLHF's, for an evaluation, which without a bound would wait for a reward that hangs.
+
+        Args:
+            asked: what an executor is asked, by name.
 
         Raises:
-            TimeoutError: a reward or an environment hangs; see `SampleEngine.bounded`.
+            TimeoutError: a reward or an environment hangs; see `SampleEngine.respond`.
         """
         assert self._settings is not None, "configure comes first"
+        seconds = self._settings.reward_timeout
         requests = [SampleEngine(self) for _ in range(num_samples)]
-        work = [
-            request.bounded(
-                self.executor.execute(
-                    prompt=prompt,
-                    label=label,
-                    sampling_params=sampling_params.clone(),
-                    max_length=max_length,
-                    hf_tokenizer=hf_tokenizer,
-                    llm_engine=request,
-                    images=images,
-                ),
-                self._settings.reward_timeout,
-            )
-            for request in requests
-        ]
-        return await asyncio.gather(*work)
+        return await asyncio.gather(*(request.respond(seconds, **asked) for request in requests))
 
     async def begin_update(self) -> list[tuple[int, float]]:
         """Stand still, with every request kept, until `end_update`. Raises as `is_alive` does.

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from vespo_openrlhf import config
-from vespo_openrlhf.bridge.sample_metrics import gather
+from vespo_openrlhf.bridge.rank.sample_metrics import gather
 from vespo_openrlhf.bridge.seams import LOSS_RESULTS
 from vespo_openrlhf.losses.diagnostics import summarise, summarise_by_lag
 from vespo_openrlhf.losses.inputs import LossInputs, masked_mean

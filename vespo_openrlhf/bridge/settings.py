@@ -9,10 +9,11 @@ from types import SimpleNamespace
 from typing import Any
 
 from vespo_openrlhf import config, cpu
-from vespo_openrlhf.bridge import prompts, rules
-from vespo_openrlhf.bridge.checkpoints import Checkpoints
+from vespo_openrlhf.bridge import rules
 from vespo_openrlhf.bridge.loss import build_loss, uses_our_loss
-from vespo_openrlhf.bridge.run_folder import RunFolder
+from vespo_openrlhf.bridge.run import dataset
+from vespo_openrlhf.bridge.run.checkpoints import Checkpoints
+from vespo_openrlhf.bridge.run.folder import RunFolder
 from vespo_openrlhf.cpu import settings as cpu_settings
 from vespo_openrlhf.data import checks
 from vespo_openrlhf.losses.registry import option_defaults
@@ -165,7 +166,7 @@ def check(flags: dict[str, Any]) -> None:
         checks.check_prompts(
             flags["eval.dataset"], split=flags["eval.split"], flag="--eval.dataset", **columns
         )
-    prompts.check_lengths(flags)
+    dataset.check_lengths(flags)
 
 
 def check_run_folder(flags: Mapping[str, Any]) -> None:

@@ -24,19 +24,21 @@ from openrlhf.utils.utils import get_tokenizer
 from vllm import SamplingParams
 
 from vespo_openrlhf import config
-from vespo_openrlhf.bridge import collector, mini_batches, weight_check
+from vespo_openrlhf.bridge import collector
 from vespo_openrlhf.bridge.driver import Driver, PromptRow
-from vespo_openrlhf.bridge.evaluation import Evaluations
 from vespo_openrlhf.bridge.events import RolloutSettings, StoppedError
-from vespo_openrlhf.bridge.experience import ExperienceMaker
 from vespo_openrlhf.bridge.loss import skips_old_log_probs
-from vespo_openrlhf.bridge.prompts import check_given_up, prompt_ledger, settle_lengths
-from vespo_openrlhf.bridge.publishing import Publisher
-from vespo_openrlhf.bridge.run_folder import RunFolder
-from vespo_openrlhf.bridge.run_log import RunLog
-from vespo_openrlhf.bridge.run_state import RunState, Snapshot
+from vespo_openrlhf.bridge.rank.update_metrics import UPDATES
+from vespo_openrlhf.bridge.run.dataset import check_given_up, prompt_ledger, settle_lengths
+from vespo_openrlhf.bridge.run.evaluation import Evaluations
+from vespo_openrlhf.bridge.run.folder import RunFolder
+from vespo_openrlhf.bridge.run.log import RunLog
+from vespo_openrlhf.bridge.run.state import RunState, Snapshot
+from vespo_openrlhf.bridge.samples import mini_batches
+from vespo_openrlhf.bridge.samples.experience import ExperienceMaker
 from vespo_openrlhf.bridge.settings import flatten, scheduler_config
-from vespo_openrlhf.bridge.update_metrics import UPDATES
+from vespo_openrlhf.bridge.weights import check as weight_check
+from vespo_openrlhf.bridge.weights.publishing import Publisher
 from vespo_openrlhf.bridge.wire import Share
 from vespo_openrlhf.scheduling import Batch, BatchReport, Group, Scheduler, TrainStep
 
@@ -80,6 +82,8 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             vllm_engines,
             tokenizer,
         )
+        # In the place of the one that OpenRLHF has just made, whose advantages count samples that
+        # have no verdict.
         self.experience_maker = ExperienceMaker(
             *(actor_model_group, critic_model_group, reward_model_group, reference_model_group),
             *(self.kl_ctl, strategy, tokenizer),
@@ -107,7 +111,8 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         self._updates: list[list[Any]] = []
 
     def get_max_steps(self) -> int:
-        """Optimizer updates of the whole run, for the learning rate's schedule."""
+        """Optimizer updates of the whole run, for the learning rate's schedule: of the prompts that
+        are trained. OpenRLHF's counts those that were left out as too long, too."""
         samples = len(self._prompts) * self._config.samples_per_prompt
         updates: int = samples // self.args.train.batch_size * self.args.train.num_episodes
         return updates

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from vespo_openrlhf.bridge.checkpoints import CheckpointError, Checkpoints
+from vespo_openrlhf.bridge.run.checkpoints import CheckpointError, Checkpoints
 
 Save = Callable[..., None]
 BOTH = ("_actor", "_critic")

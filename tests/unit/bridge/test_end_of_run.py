@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from vespo_openrlhf.bridge.events import StoppedError
-from vespo_openrlhf.bridge.prompts import check_given_up
-from vespo_openrlhf.bridge.run_folder import RunFolder
-from vespo_openrlhf.bridge.run_log import RunLog
+from vespo_openrlhf.bridge.run.dataset import check_given_up
+from vespo_openrlhf.bridge.run.folder import RunFolder
+from vespo_openrlhf.bridge.run.log import RunLog
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
 from vespo_openrlhf.scheduling import PromptLedger
 

@@ -43,7 +43,7 @@ def test_an_evaluation_whose_reward_hangs_ends() -> None:
     engine = bare_engine(errored=False, configured=True)
     engine._versions, engine.executor = TokenVersions(0), SimpleNamespace(execute=execute)
     engine._settings = SimpleNamespace(reward_timeout=0.1)
-    work = engine.generate_responses("p", "l", SamplingParams(), 64, None, num_samples=2)
+    work = engine.generate_responses(2, prompt="p", label="l", sampling_params=SamplingParams())
     with pytest.raises(TimeoutError, match=r"no word from its reward"):
         asyncio.run(asyncio.wait_for(work, 30))
 

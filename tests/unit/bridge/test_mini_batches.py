@@ -10,7 +10,7 @@ from openrlhf.trainer.ppo_utils import NaiveReplayBuffer
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
-from vespo_openrlhf.bridge.mini_batches import (
+from vespo_openrlhf.bridge.samples.mini_batches import (
     for_ranks,
     lags,
     micro_batches,

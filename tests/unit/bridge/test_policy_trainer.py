@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from vespo_openrlhf.bridge.actor import PolicyTrainer
-from vespo_openrlhf.bridge.guard import NonFiniteGuard
 from vespo_openrlhf.bridge.loss import PolicyLossAdapter
-from vespo_openrlhf.bridge.sample_metrics import SampleMetrics
-from vespo_openrlhf.bridge.update_metrics import UPDATES, UpdateMetrics
+from vespo_openrlhf.bridge.rank.guard import NonFiniteGuard
+from vespo_openrlhf.bridge.rank.sample_metrics import SampleMetrics
+from vespo_openrlhf.bridge.rank.update_metrics import UPDATES, UpdateMetrics
 from vespo_openrlhf.bridge.wire import TrainingExperience
 from vespo_openrlhf.losses import get_policy_loss
 

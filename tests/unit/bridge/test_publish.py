@@ -10,14 +10,14 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from vespo_openrlhf.bridge import evaluation
-from vespo_openrlhf.bridge.checkpoints import Checkpoints
-from vespo_openrlhf.bridge.evaluation import Evaluations
 from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError, StoppedError
-from vespo_openrlhf.bridge.publishing import Publisher
-from vespo_openrlhf.bridge.run_state import RunState
+from vespo_openrlhf.bridge.run import evaluation
+from vespo_openrlhf.bridge.run.checkpoints import Checkpoints
+from vespo_openrlhf.bridge.run.evaluation import Evaluations
+from vespo_openrlhf.bridge.run.state import RunState
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
-from vespo_openrlhf.bridge.weights import Sent
+from vespo_openrlhf.bridge.weights.publishing import Publisher
+from vespo_openrlhf.bridge.weights.sender import Sent
 
 
 class Engine:

@@ -2,15 +2,18 @@
 
 import asyncio
 import math
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
+from vllm import SamplingParams
 from vllm.logprobs import Logprob
 
 from vespo_openrlhf.bridge.loss import PolicyLossAdapter
-from vespo_openrlhf.bridge.response import (
+from vespo_openrlhf.bridge.samples.response import (
     RememberingTokenizer,
     SampleEngine,
     join_spans,
@@ -90,42 +93,43 @@ def test_the_verdict_that_is_reported(rewards, executor, expected) -> None:
     assert verdict(SimpleNamespace(rewards=rewards), executor) == expected
 
 
-def sample_engine(seconds: float) -> SampleEngine:
-    """A sample's view of an engine that takes so long for every turn."""
+def respond(seconds: float, episode: Callable, bound: float) -> tuple[Any, SampleEngine]:
+    """What `episode` answers as an executor, of an engine that takes so long for every turn."""
 
     async def generate(*_) -> SimpleNamespace:
         await asyncio.sleep(seconds)
         return SimpleNamespace(token_versions=((0, 3),), request_id="0")
 
-    return SampleEngine(SimpleNamespace(generate=generate, version=0))
+    executor = SimpleNamespace(execute=episode)
+    view = SampleEngine(SimpleNamespace(generate=generate, version=0, executor=executor))
+    return asyncio.run(view.respond(bound, sampling_params=SamplingParams())), view
 
 
 def test_an_environment_that_hangs_costs_its_sample_and_no_more() -> None:
-    request = sample_engine(0.0)
-    reached = []
+    views = []
 
-    async def episode() -> None:
-        await request.generate([1], None)
+    async def episode(llm_engine: SampleEngine, sampling_params: SamplingParams) -> None:
+        await llm_engine.generate([1], sampling_params)
         try:
             await asyncio.sleep(600)
         finally:
-            reached.append("the end")
+            views.append(llm_engine)
 
     with pytest.raises(TimeoutError, match=r"no word from its reward or environment for 0\.1 s"):
-        asyncio.run(request.bounded(episode(), 0.1))
-    assert reached == ["the end"]
-    assert request.spans == ((0, 3),)
+        respond(0.0, episode, 0.1)
+    (view,) = views  # it was told of its end
+    assert view.spans == ((0, 3),)
 
 
 def test_time_on_the_engine_is_not_the_environments() -> None:
-    request = sample_engine(0.3)
-
-    async def episode() -> str:
+    async def episode(llm_engine: SampleEngine, sampling_params: SamplingParams) -> str:
         for _ in range(2):
-            await request.generate([1], None)
+            await llm_engine.generate([1], sampling_params)
         return "done"
 
-    assert asyncio.run(request.bounded(episode(), 0.2)) == "done"
+    answer, view = respond(0.3, episode, 0.2)
+    assert answer == "done"
+    assert view.spans == ((0, 6),)
 
 
 def test_a_prompt_is_tokenised_once_for_its_group() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vespo_openrlhf.bridge.sample_metrics import SampleMetrics
+from vespo_openrlhf.bridge.rank.sample_metrics import SampleMetrics
 
 
 def status(**per_sample: list[float]) -> dict:

@@ -9,9 +9,9 @@ import pytest
 
 from vespo_openrlhf import config, cpu
 from vespo_openrlhf.bridge import rules, settings
-from vespo_openrlhf.bridge.checkpoints import Checkpoints
 from vespo_openrlhf.bridge.loss import build_loss
-from vespo_openrlhf.bridge.run_folder import RunFolder
+from vespo_openrlhf.bridge.run.checkpoints import Checkpoints
+from vespo_openrlhf.bridge.run.folder import RunFolder
 from vespo_openrlhf.bridge.settings import resolve
 from vespo_openrlhf.cpu import settings as cpu_settings
 from vespo_openrlhf.reward.options import RewardOptions

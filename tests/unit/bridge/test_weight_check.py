@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 from vllm.logprobs import Logprob
 
-from vespo_openrlhf.bridge import weight_check
 from vespo_openrlhf.bridge.actor import PolicyActor
 from vespo_openrlhf.bridge.driver import Driver
 from vespo_openrlhf.bridge.engine import VersionedRollout
-from vespo_openrlhf.bridge.publishing import Publisher
-from vespo_openrlhf.bridge.weight_check import Trial
+from vespo_openrlhf.bridge.weights import check as weight_check
+from vespo_openrlhf.bridge.weights.check import Trial
+from vespo_openrlhf.bridge.weights.publishing import Publisher
 
 
 class Tokenizer:

@@ -19,9 +19,10 @@ import torch
 import torch.distributed as dist
 from openrlhf.trainer.ray.vllm_worker_wrap import WorkerWrap
 
-from vespo_openrlhf.bridge import pieces, seams, weights
+from vespo_openrlhf.bridge import seams
 from vespo_openrlhf.bridge.driver import engine_name
 from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError
+from vespo_openrlhf.bridge.weights import pieces, sender
 
 NAMES = ["0.weight", "0.bias", "1.weight", "1.bias"]
 
@@ -159,8 +160,8 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[Group]:
         return made[-1]
 
     ray = Ray(util=SimpleNamespace(get_node_ip_address=lambda: "127.0.0.1"))
-    monkeypatch.setattr(weights, "ray", ray)
-    monkeypatch.setattr(weights.distributed_util, "stateless_init_process_group", make)
+    monkeypatch.setattr(sender, "ray", ray)
+    monkeypatch.setattr(sender.distributed_util, "stateless_init_process_group", make)
     return made
 
 
@@ -182,7 +183,7 @@ def names(*indices: int) -> list[str]:
     return [engine_name(index) for index in indices]
 
 
-class Publisher(weights.WeightPublisher):
+class Publisher(sender.WeightPublisher):
     """Gives the engines the group that was made; without Ray they cannot make their ends of it."""
 
     def _send(self, bucket, engines) -> None:
@@ -284,10 +285,10 @@ def test_a_group_that_cannot_be_made_is_an_error_at_the_end_too(
     groups, gathered, monkeypatch
 ) -> None:
     """Its making blocks on this side until all are there."""
-    made = weights.distributed_util.stateless_init_process_group
+    made = sender.distributed_util.stateless_init_process_group
     never = threading.Event()
     monkeypatch.setattr(
-        weights.distributed_util, "stateless_init_process_group", lambda *a: never.wait()
+        sender.distributed_util, "stateless_init_process_group", lambda *a: never.wait()
     )
     publisher = one_each(Trainer(zero_stage=3))
     engines = [Engine(), Engine(join="dies")]
@@ -295,7 +296,7 @@ def test_a_group_that_cannot_be_made_is_an_error_at_the_end_too(
         publisher.publish(names(0, 1), engines)
     assert gathered == [6, 3, 6, 2]
     assert engines[0].received == []
-    monkeypatch.setattr(weights.distributed_util, "stateless_init_process_group", made)
+    monkeypatch.setattr(sender.distributed_util, "stateless_init_process_group", made)
     publisher.publish(names(0), engines[:1])
     assert engines[0].received == NAMES
 
@@ -322,8 +323,8 @@ def test_engines_on_the_trainers_gpus_read_every_weight_where_it_lies(
     monkeypatch, adapted: bool
 ) -> None:
     """On a GPU the handle is CUDA's; here it is that of a CPU tensor, opened in the same way."""
-    monkeypatch.setattr(weights, "get_physical_gpu_id", lambda: "gpu-0")
-    monkeypatch.setattr(weights, "ray", Ray)
+    monkeypatch.setattr(sender, "get_physical_gpu_id", lambda: "gpu-0")
+    monkeypatch.setattr(sender, "ray", Ray)
     received: dict[str, torch.Tensor] = {}
     emptied = []
 
@@ -344,7 +345,7 @@ def test_engines_on_the_trainers_gpus_read_every_weight_where_it_lies(
         whole["0.weight"] += adapter.get_delta_weight("default")
     trainer.use_cuda_ipc = True
     engine = SimpleNamespace(update_weight_cuda_ipc=SimpleNamespace(remote=read))
-    sent = weights.WeightPublisher(trainer).publish(names(0), [engine])
+    sent = sender.WeightPublisher(trainer).publish(names(0), [engine])
     assert sent.messages == 4  # OpenRLHF's workers take one weight a call
     assert list(received) == NAMES
     assert emptied == [False, False, False, True]

@@ -25,7 +25,7 @@ from openrlhf.utils import distributed_util
 from torch.multiprocessing.reductions import reduce_tensor
 
 from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError
-from vespo_openrlhf.bridge.pieces import BUCKET_BYTES, Piece, gathered, pieces
+from vespo_openrlhf.bridge.weights.pieces import BUCKET_BYTES, Piece, gathered, pieces
 
 #: Without an answer to a bucket, or to the making of a group, the update is given up.
 STALL_SECONDS = 120.0

@@ -11,16 +11,15 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vespo_openrlhf.bridge import records
-from vespo_openrlhf.bridge.metrics_file import MetricsFile
-from vespo_openrlhf.bridge.run_folder import (
+from vespo_openrlhf.bridge.run import records
+from vespo_openrlhf.bridge.run.folder import (
     METRICS_FILE,
     PROMPTS_FILE,
     SAMPLES_FILE,
     UPDATES_FILE,
     RunFolder,
 )
-from vespo_openrlhf.bridge.update_log import UpdateLog
+from vespo_openrlhf.bridge.run.records import MetricsFile, UpdateLog
 from vespo_openrlhf.files import write_text
 from vespo_openrlhf.scheduling import BatchReport, TrainStep
 

@@ -1,6 +1,6 @@
 """The metrics of a rollout batch that was trained in several steps, by hand."""
 
-from vespo_openrlhf.bridge.run_log import BatchMetrics
+from vespo_openrlhf.bridge.run.log import BatchMetrics
 
 
 def test_means_are_weighted_by_updates_maxima_kept_and_counts_and_seconds_summed() -> None:

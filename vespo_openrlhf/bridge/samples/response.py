@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Coroutine, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -68,13 +68,16 @@ class SampleEngine:
             self.on_generated(self.spans)
         return output
 
-    async def bounded(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:
-        """The result of `work`, which uses this engine.
+    async def respond(self, seconds: float, *, sampling_params: Any, **asked: Any) -> Any:
+        """What the engine's executor answers, which generates with this view of the engine.
 
         Raises:
-            TimeoutError: it has been away from the engine for as many seconds at a stretch. Time
-                on the engine is for the driver to bound.
+            TimeoutError: it has been away from the engine for as many seconds at a stretch, with
+                its reward or its environment. Time on the engine is for the driver to bound.
         """
+        work = self._engine.executor.execute(
+            llm_engine=self, sampling_params=sampling_params.clone(), **asked
+        )
         task = asyncio.ensure_future(work)
         try:
             while True:

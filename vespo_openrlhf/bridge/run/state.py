@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from vespo_openrlhf.bridge.checkpoints import Checkpoints
+from vespo_openrlhf.bridge.run.checkpoints import Checkpoints
 from vespo_openrlhf.files import written_whole
 from vespo_openrlhf.scheduling import Scheduler
 

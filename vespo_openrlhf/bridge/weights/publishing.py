@@ -11,10 +11,10 @@ from typing import Any
 
 import ray
 
-from vespo_openrlhf.bridge import weight_check
 from vespo_openrlhf.bridge.driver import Driver, RayEngine
 from vespo_openrlhf.bridge.events import LostEnginesError
-from vespo_openrlhf.bridge.weights import Sent
+from vespo_openrlhf.bridge.weights import check as weight_check
+from vespo_openrlhf.bridge.weights.sender import Sent
 
 logger = logging.getLogger(__name__)
 

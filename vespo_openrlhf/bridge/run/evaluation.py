@@ -139,7 +139,10 @@ def _problems(samples_generator: Any) -> list[dict[str, Any]]:
 def _sample(
     samples_generator: Any, problems: Sequence[Mapping[str, Any]], generate_kwargs: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Records without a verdict. One reference comes back a prompt, in the order of the prompts."""
+    """Records without a verdict. One reference comes back a prompt, in the order of the prompts.
+
+    OpenRLHF's public way yields responses as they are done, and leaves no telling whose they are.
+    """
     references = samples_generator._dispatch_prompts_to_vllm(
         [problem["prompt"] for problem in problems],
         [problem["label"] for problem in problems],
