@@ -23,7 +23,6 @@ import torch
 from openrlhf.trainer.ray import vllm_engine
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 from openrlhf.utils.vlm_utils import dedup_media_tokens
-from vllm import SamplingParams
 from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 from vllm.utils import random_uuid
@@ -43,7 +42,7 @@ from vespo_openrlhf.bridge.samples.response import (
     verdict,
 )
 from vespo_openrlhf.bridge.seams import plain_class
-from vespo_openrlhf.bridge.weights.check import SAMPLED_TOKENS, Trial
+from vespo_openrlhf.bridge.weights.check import Trial, sample
 from vespo_openrlhf.bridge.wire import Rollout
 from vespo_openrlhf.scheduling.lag import TokenVersions
 
@@ -291,30 +290,8 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         self._recomputed.append((sum(counts.values()), time.monotonic() - started))
 
     async def try_out(self, prompts: Sequence[list[int]]) -> list[Trial]:
-        """Sample a few tokens after each prompt, apart from all groups and their accounts.
-
-        With a seed of its own each, so that nobody else's samples change. At temperature 1 and
-        without filters, raw and processed log-probs are the same.
-        """
-        sampling = SamplingParams(
-            temperature=1.0,
-            seed=0,
-            max_tokens=SAMPLED_TOKENS,
-            logprobs=0,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        return await asyncio.gather(*(self._try(prompt, sampling) for prompt in prompts))
-
-    async def _try(self, prompt: list[int], sampling: SamplingParams) -> Trial:
-        inputs = TokensPrompt(prompt_token_ids=prompt)
-        async for output in self.llm.generate(inputs, sampling.clone(), random_uuid()):
-            completion = output.outputs[0]
-        log_probs = zip(completion.token_ids, completion.logprobs, strict=True)
-        return Trial(
-            [*prompt, *completion.token_ids],
-            [candidates[token].logprob for token, candidates in log_probs],
-        )
+        """See `weights.check.sample`; apart from all groups and their accounts."""
+        return await sample(self.llm, prompts)
 
     def _token_counts(self) -> dict[Hashable, int]:
         states = self.llm.output_processor.request_states.values()

@@ -268,8 +268,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
                 step = self._global_step
                 metrics = await self._evaluations.run_if_due(step, engines, self._driver)
                 if metrics is not None:
-                    self._log.evaluated(step, metrics)
-                    await asyncio.to_thread(self._save_if_best, step, metrics)
+                    await asyncio.to_thread(self._log_evaluation, step, metrics)
         for engine in engines:
             if not engine.dead:
                 self._driver.scheduler.on_engine_updated(engine.name, version)
@@ -322,6 +321,8 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             else:
                 await asyncio.to_thread(self._state.save, snapshot, log)
 
-    def _save_if_best(self, step: int, metrics: dict[str, float]) -> None:
+    def _log_evaluation(self, step: int, metrics: dict[str, float]) -> None:
+        """And save the models, where they are the best so far."""
+        self._log.evaluated(step, metrics)
         with self._state.saving_best(step):
             self.save_best_checkpoint(metrics, step, {"global_step": step})
