@@ -1,4 +1,4 @@
-"""Means over the samples that an actor's ranks have trained."""
+"""What OpenRLHF logs of micro-batches, over all that the ranks have trained."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class SampleMetrics:
                 self._by_sample.setdefault(name, []).append(value.detach().float().cpu()[trained])
             elif weight == "token":
                 # Of no token it is 0 / 0, which a weight of 0 would keep.
-                part = value.detach() * tokens if tokens else torch.zeros_like(value)
+                value = value.detach().double()
+                part = value * tokens if tokens else torch.zeros_like(value)
                 self._by_token.setdefault(name, []).append(part)
             else:
                 self._last[name] = value
@@ -41,7 +42,7 @@ class SampleMetrics:
         """Over all `data_ranks` since the last call; NaN over nothing."""
         by_sample = {name: torch.cat(parts) for name, parts in self._by_sample.items()}
         sums = {
-            name: torch.stack(parts).double().sum(0, keepdim=True).cpu()
+            name: torch.stack(parts).sum(0, keepdim=True).cpu()
             for name, parts in self._by_token.items()
         }
         tokens = {"": torch.tensor([self._tokens], dtype=torch.float64)}

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -99,9 +100,10 @@ class RunLog:
             What went wrong, such as a full disk.
         """
         self._bar.close()
-        ends: list[Callable[[], None]] = [lambda: self._write_prompts(account)]
+        ends = [functools.partial(self._write_prompts, account)]
+        ends += [log.close for log in self._loggers()]
         errors = []
-        for end in (*ends, *(log.close for log in self._loggers())):
+        for end in ends:
             try:
                 end()
             except Exception as error:
