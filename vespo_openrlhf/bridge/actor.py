@@ -19,9 +19,10 @@ from openrlhf.utils.loss_utils import iter_grad_accum_global_norm
 from tqdm import tqdm
 
 from vespo_openrlhf.bridge import collector
-from vespo_openrlhf.bridge.loss import PolicyLossAdapter, build_loss, uses_our_loss
+from vespo_openrlhf.bridge.loss import build_loss, uses_our_loss
 from vespo_openrlhf.bridge.rank import checkpoint, head, learning_rate
 from vespo_openrlhf.bridge.rank.guard import NonFiniteGuard
+from vespo_openrlhf.bridge.rank.loss_adapter import PolicyLossAdapter
 from vespo_openrlhf.bridge.rank.sample_metrics import SampleMetrics
 from vespo_openrlhf.bridge.rank.update_metrics import UPDATES, UpdateMetrics, finite_means
 from vespo_openrlhf.bridge.samples.mini_batches import micro_batches

@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-from vespo_openrlhf.bridge.loss import PolicyLossAdapter
+from vespo_openrlhf.bridge.rank.loss_adapter import PolicyLossAdapter
 from vespo_openrlhf.bridge.rank.sample_metrics import SampleMetrics
 from vespo_openrlhf.bridge.rank.update_metrics import UpdateMetrics
 from vespo_openrlhf.losses import get_policy_loss

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from vespo_openrlhf.bridge.actor import PolicyTrainer
-from vespo_openrlhf.bridge.loss import PolicyLossAdapter
 from vespo_openrlhf.bridge.rank.guard import NonFiniteGuard
+from vespo_openrlhf.bridge.rank.loss_adapter import PolicyLossAdapter
 from vespo_openrlhf.bridge.rank.sample_metrics import SampleMetrics
 from vespo_openrlhf.bridge.rank.update_metrics import UPDATES, UpdateMetrics
 from vespo_openrlhf.bridge.wire import TrainingExperience

@@ -12,7 +12,7 @@ from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from vllm import SamplingParams
 from vllm.logprobs import Logprob
 
-from vespo_openrlhf.bridge.loss import PolicyLossAdapter
+from vespo_openrlhf.bridge.rank.loss_adapter import PolicyLossAdapter
 from vespo_openrlhf.bridge.samples.response import (
     RememberingTokenizer,
     SampleEngine,
