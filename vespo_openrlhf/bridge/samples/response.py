@@ -142,7 +142,9 @@ def to_experience(response: Mapping[str, Any], max_length: int) -> Experience:
         sequences=tokens[None],
         attention_mask=torch.ones(1, length, dtype=torch.long),
         action_mask=acted[None],
-        rollout_log_probs=None if log_probs is None else torch.tensor([log_probs[1:max_length]]),
+        rollout_log_probs=None
+        if log_probs is None
+        else torch.tensor(log_probs[1:max_length])[None],
         prompts=[response["prompt"]],
         labels=[response["label"]],
         images=[response.get("images")],
