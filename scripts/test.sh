@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Sets itself up, then runs every check: lint, types, whether requirements.txt can be resolved, and
-# all tests. Arguments go to pytest:
+# Sets itself up, then runs every check: lint, types, whether requirements.txt can be resolved, whether
+# the documentation can be built, and all tests. Arguments go to pytest:
 #
 #   scripts/test.sh                 everything
 #   scripts/test.sh tests/unit      a few minutes
@@ -19,6 +19,7 @@ $bin/ruff format --check .
 $bin/mypy
 [ $# -eq 0 ] || exec $bin/python -m pytest "$@"
 scripts/resolve.sh
+$bin/python scripts/docs_site.py
 # The unit tests side by side, one to a core. The others start the whole stack, which takes them all.
 OMP_NUM_THREADS=1 $bin/python -m pytest tests/unit -n logical --maxprocesses 8 --dist loadfile
 exec $bin/python -m pytest tests/integration tests/e2e --durations 25
