@@ -14,10 +14,10 @@ import torch
 
 from vespo_openrlhf import cpu
 from vespo_openrlhf.bridge import plug, seams
-from vespo_openrlhf.bridge.checkpoints import CheckpointError, Checkpoints
 from vespo_openrlhf.bridge.cli import UsageError, main
 from vespo_openrlhf.bridge.events import StoppedError
-from vespo_openrlhf.bridge.run_folder import RunFolder
+from vespo_openrlhf.bridge.run.checkpoints import CheckpointError, Checkpoints
+from vespo_openrlhf.bridge.run.folder import RunFolder
 from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
 from vespo_openrlhf.embedded.model import build_model
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer

@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from vespo_openrlhf import config, versions
 from vespo_openrlhf.bridge import resume, seams
-from vespo_openrlhf.bridge.checkpoints import CheckpointError
 from vespo_openrlhf.bridge.events import StoppedError
 from vespo_openrlhf.bridge.flags import check, resolve
 from vespo_openrlhf.bridge.rules.loss import UPSTREAM_DEFAULTS
-from vespo_openrlhf.bridge.run_folder import RunFolder
+from vespo_openrlhf.bridge.run.checkpoints import CheckpointError
+from vespo_openrlhf.bridge.run.folder import RunFolder
 from vespo_openrlhf.losses.inputs import LOSS_AGG_MODES
 from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES
 from vespo_openrlhf.redact import hide

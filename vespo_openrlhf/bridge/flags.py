@@ -8,9 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from vespo_openrlhf import config, cpu
-from vespo_openrlhf.bridge import prompts, rules
+from vespo_openrlhf.bridge import rules
 from vespo_openrlhf.bridge.loss import uses_our_loss
 from vespo_openrlhf.bridge.rules.loss import UPSTREAM_DEFAULTS
+from vespo_openrlhf.bridge.run import dataset
 from vespo_openrlhf.cpu.flags import adapt, refuse_experts
 from vespo_openrlhf.data import checks
 from vespo_openrlhf.losses.registry import option_defaults
@@ -163,4 +164,4 @@ def check(flags: dict[str, Any]) -> None:
         checks.check_prompts(
             flags["eval.dataset"], split=flags["eval.split"], flag="--eval.dataset", **columns
         )
-    prompts.check_lengths(flags)
+    dataset.check_lengths(flags)

@@ -16,10 +16,8 @@ from vllm.config import SchedulerConfig
 
 from vespo_openrlhf import cpu
 from vespo_openrlhf.bridge import placement
-from vespo_openrlhf.bridge.actor import PolicyActor
+from vespo_openrlhf.bridge.actor import CriticActor, PolicyActor, ReferenceActor
 from vespo_openrlhf.bridge.engine import VersionedRollout
-from vespo_openrlhf.bridge.head import ReferenceActor
-from vespo_openrlhf.bridge.model_checkpoints import CriticActor
 from vespo_openrlhf.bridge.roles import logical_gpus
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
 from vespo_openrlhf.cpu import build_locks

@@ -10,12 +10,12 @@ import pytest
 from vespo_openrlhf import config, cpu
 from vespo_openrlhf.bridge import flags as flags_module
 from vespo_openrlhf.bridge import rules
-from vespo_openrlhf.bridge.checkpoints import Checkpoints
 from vespo_openrlhf.bridge.flags import check, complete, resolve
 from vespo_openrlhf.bridge.loss import build_loss
 from vespo_openrlhf.bridge.roles import logical_gpus
 from vespo_openrlhf.bridge.rules.loss import UPSTREAM_DEFAULTS
-from vespo_openrlhf.bridge.run_folder import RunFolder
+from vespo_openrlhf.bridge.run.checkpoints import Checkpoints
+from vespo_openrlhf.bridge.run.folder import RunFolder
 from vespo_openrlhf.cpu import flags as cpu_flags
 from vespo_openrlhf.reward.options import RewardOptions
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from vespo_openrlhf.bridge import resume
-from vespo_openrlhf.bridge.checkpoints import Checkpoints
 from vespo_openrlhf.bridge.cli import extend_parser
-from vespo_openrlhf.bridge.run_folder import RunFolder
+from vespo_openrlhf.bridge.run.checkpoints import Checkpoints
+from vespo_openrlhf.bridge.run.folder import RunFolder
 
 
 @pytest.fixture(scope="module")

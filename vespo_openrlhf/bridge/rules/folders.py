@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vespo_openrlhf.bridge.checkpoints import Checkpoints
 from vespo_openrlhf.bridge.roles import Flags
-from vespo_openrlhf.bridge.run_folder import RunFolder
+from vespo_openrlhf.bridge.run.checkpoints import Checkpoints
+from vespo_openrlhf.bridge.run.folder import RunFolder
 
 
 def check_run_folder(flags: Flags) -> None:

@@ -1,4 +1,4 @@
-"""OpenRLHF's prompts: measured with the model's tokenizer, and named for the scheduler's ledger."""
+"""OpenRLHF's prompts: measured with the model's tokenizer, named for the ledger, accounted for."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from vespo_openrlhf.bridge.events import StoppedError
 from vespo_openrlhf.data import checks, lengths
 from vespo_openrlhf.scheduling import PromptLedger
+
+# The share of a run's prompts that may be abandoned.
+MOST_GIVEN_UP = 0.1
 
 logger = logging.getLogger(__name__)
 
@@ -126,3 +130,25 @@ def prompt_ledger(dataset: Any, args: Any) -> PromptLedger:
         digest = hashlib.sha256(f"{prompt}\0{label}".encode()).hexdigest()[:8]
         names.append(f"{row}:{digest}")
     return PromptLedger(names, epochs=args.train.num_episodes, shuffle_seed=args.train.seed)
+
+
+def check_given_up(account: Sequence[Mapping[str, Any]]) -> None:
+    """A run that lost much of its data, or trained none of it, does not end as if all was well.
+
+    Args:
+        account: see `PromptLedger.account`.
+
+    Raises:
+        StoppedError: it did.
+    """
+    trained = sum(epoch["trained"] for epoch in account)
+    filtered, abandoned = (
+        sum(len(epoch[outcome]) for epoch in account) for outcome in ("filtered", "abandoned")
+    )
+    if trained and abandoned <= MOST_GIVEN_UP * (trained + filtered + abandoned):
+        return
+    raise StoppedError(
+        f"{abandoned} prompts were given up and {filtered} filtered out, {trained} trained. "
+        f"More than {MOST_GIVEN_UP:.0%} given up, or nothing trained, is no run that ended "
+        "well: the engines' logs hold the rewards' errors, and prompts.json the names"
+    )

@@ -7,13 +7,19 @@ engine samples a few tokens, and the trainer says how likely they are by its own
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, NamedTuple
+
+from vllm import SamplingParams
+from vllm.inputs import TokensPrompt
+from vllm.sampling_params import RequestOutputKind
+from vllm.utils import random_uuid
 
 # Enough to tell: what is wrong with weights is wrong at every token.
 _PROMPTS = 4
 _PROMPT_TOKENS = 64
-SAMPLED_TOKENS = 16
+_SAMPLED_TOKENS = 16
 
 #: Mean absolute difference of the log-probs of a sampled token, in nats. In float32 the two differ
 #: by 1e-6; in bfloat16 as a rule by 0.01 to 0.05, and weights that do not fit by 1 and more.
@@ -42,6 +48,34 @@ def trial_prompts(prompts: Sequence[str], images: Sequence[Any], tokenizer: Any)
     encoded = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in chosen]
     encoded = [list(tokens[:_PROMPT_TOKENS]) for tokens in encoded if tokens]
     return encoded or [[tokenizer.eos_token_id]]
+
+
+async def sample(llm: Any, prompts: Sequence[list[int]]) -> list[Trial]:
+    """Sample a few tokens after each prompt from vLLM's asynchronous engine.
+
+    With a seed of its own each, so that nobody else's samples change. At temperature 1 and without
+    filters, raw and processed log-probs are the same.
+    """
+    sampling = SamplingParams(
+        temperature=1.0,
+        seed=0,
+        max_tokens=_SAMPLED_TOKENS,
+        logprobs=0,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
+
+    async def trial(prompt: list[int]) -> Trial:
+        inputs = TokensPrompt(prompt_token_ids=prompt)
+        async for output in llm.generate(inputs, sampling.clone(), random_uuid()):
+            completion = output.outputs[0]
+        log_probs = zip(completion.token_ids, completion.logprobs, strict=True)
+        return Trial(
+            [*prompt, *completion.token_ids],
+            [candidates[token].logprob for token, candidates in log_probs],
+        )
+
+    return await asyncio.gather(*map(trial, prompts))
 
 
 def difference(trials: Sequence[Trial], scored: Sequence[Sequence[float]]) -> float:

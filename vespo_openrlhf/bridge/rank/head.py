@@ -18,14 +18,11 @@ from typing import Any
 import torch
 from openrlhf.models import Actor
 from openrlhf.models.ring_attn_utils import unpad_and_slice_tensor
-from openrlhf.trainer.ray import launcher
 from torch import Tensor, nn
 
 from vespo_openrlhf import config
 from vespo_openrlhf.bridge.flags import flatten
-from vespo_openrlhf.bridge.seams import plain_class
 from vespo_openrlhf.log_prob_head import token_log_probs
-from vespo_openrlhf.replaced import replaced
 
 # Tokens of the trial, and how far its log-probs may be from those by way of the logits, as a mean
 # in nats: a product of another shape may round the last digit of a logit otherwise.
@@ -225,11 +222,3 @@ def _say(text: str) -> None:
 def actor_class(strategy: Any) -> type[Actor]:
     """The class of the policy and its reference, as the run's flags have it."""
     return HeadActor if config.chunked_log_probs(flatten(strategy.args)) else Actor
-
-
-class ReferenceActor(plain_class(launcher.ReferenceModelActor)):  # type: ignore[misc]
-    """`ReferenceModelActor` around our actor."""
-
-    def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        with replaced(launcher, Actor=actor_class(strategy)):
-            super().init_model_from_pretrained(strategy, *args, **kwargs)

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vespo_openrlhf.bridge.sample_metrics import gather
+from vespo_openrlhf.bridge.rank.sample_metrics import gather
 from vespo_openrlhf.losses.ratios import masked_sum
 
 #: Under this name rank 0's metrics of a training step hold its updates, in their order.

@@ -25,7 +25,7 @@ from openrlhf.utils import distributed_util
 from torch.multiprocessing.reductions import reduce_tensor
 
 from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError
-from vespo_openrlhf.bridge.pieces import BUCKET_BYTES, Piece, gathered, pieces
+from vespo_openrlhf.bridge.weights.pieces import BUCKET_BYTES, Piece, gathered, pieces
 
 #: Without an answer to a bucket, or to the making of a group, the update is given up.
 STALL_SECONDS = 120.0
@@ -79,9 +79,8 @@ class WeightPublisher:
         The process group is made anew where they are not the ones it was made for: a restarted
         engine has left it, and one that only joins must not be waited for by the others.
 
-        Where the engines share the trainer's GPUs they are handed its memory instead: by OpenRLHF's
-        own loop, which sends parameters as they are, or with adapters by ours. There an error
-        leaves the ranks in different places, so nothing may follow it.
+        Where the engines share the trainer's GPUs they are handed its memory instead. There an
+        error leaves the ranks in different places, so nothing may follow it.
 
         Raises:
             LostEnginesError: an engine has failed or does not answer. None of them may be taken to
@@ -91,10 +90,6 @@ class WeightPublisher:
         started = time.monotonic()
         error: Exception | None = None
         sends, shares = torch.distributed.get_rank() == 0, self._trainer.use_cuda_ipc
-        if shares and not any(piece.adapter for piece in self._pieces):
-            self._trainer.vllm_engines = list(engines)
-            self._trainer.broadcast_to_vllm()
-            return Sent(len(self._pieces), time.monotonic() - started)
         torch.cuda.empty_cache()
         if sends and not shares:
             error = _error_of(self._meet, names, engines)
@@ -127,7 +122,12 @@ class WeightPublisher:
                 ray.get(
                     [
                         engine.update_weight_cuda_ipc.remote(
-                            piece.name, dtype=tensor.dtype, shape=tensor.shape, ipc_handles=by_gpu
+                            piece.name,
+                            dtype=tensor.dtype,
+                            shape=tensor.shape,
+                            ipc_handles=by_gpu,
+                            # What loading has left in the engine's cache is the trainer's to use.
+                            empty_cache=piece is self._pieces[-1],
                         )
                         for engine in engines
                     ]

@@ -17,7 +17,7 @@ from openrlhf.models import Actor
 from openrlhf.utils import distributed_util
 from peft import PeftModel
 
-from vespo_openrlhf.bridge.pieces import gathered, pieces
+from vespo_openrlhf.bridge.weights.pieces import gathered, pieces
 
 ADAPTER = "adapter"
 

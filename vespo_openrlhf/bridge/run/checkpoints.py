@@ -120,11 +120,16 @@ class Checkpoints:
             shutil.rmtree(trash, ignore_errors=True)
 
     def keep_best(self, tag: str) -> None:
-        """Delete the checkpoints of earlier best evaluations, now that `tag` is complete."""
-        if self._record(tag).exists():
-            for path in self._folder.glob(f"{PARTS[0]}/best*"):
-                if path.name != tag:
-                    self.discard(path.name)
+        """Delete the checkpoints of earlier best evaluations, and the models that --ckpt.save_hf
+        wrote of them, now that `tag` is complete."""
+        if not self._record(tag).exists():
+            return
+        for path in self._folder.glob(f"{PARTS[0]}/best*"):
+            if path.name != tag:
+                self.discard(path.name)
+        for path in self._folder.glob("best*_hf"):
+            if path.name != f"{tag}_hf":
+                shutil.rmtree(path)
 
     def discard(self, tag: str) -> None:
         """Delete what there is of a checkpoint; a kill in between leaves no half of it."""

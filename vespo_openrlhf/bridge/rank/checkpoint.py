@@ -11,10 +11,7 @@ import functools
 import gc
 from typing import Any
 
-from openrlhf.trainer.ray import ppo_critic
-
-from vespo_openrlhf.bridge import model_folder
-from vespo_openrlhf.bridge.seams import plain_class
+from vespo_openrlhf.bridge.rank import model_folder
 
 
 def install(strategy: Any) -> None:
@@ -81,15 +78,3 @@ def _load_chosen(args: Any, engine: Any, folder: str) -> tuple[str | None, dict[
     if args.ckpt.resume_tag is None:
         return None, {}
     return load(engine, folder, None if args.ds.use_universal_ckpt else args.ckpt.resume_tag)
-
-
-class CriticActor(plain_class(ppo_critic.CriticModelActor)):  # type: ignore[misc]
-    """`CriticModelActor` that takes what the policy takes: its checkpoint and its samples."""
-
-    def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        install(strategy)
-        super().init_model_from_pretrained(strategy, *args, **kwargs)
-
-    def append(self, experience: list[Any]) -> None:
-        """Take the items of a `Share`, as the policy does."""
-        self.trainer.replay_buffer.items += experience

@@ -8,6 +8,8 @@ keeps nothing. Here every sample is a record under its problem's id, in the run 
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import math
 import re
 import time
@@ -19,6 +21,7 @@ import ray
 from openrlhf.datasets.utils import blending_datasets
 
 from vespo_openrlhf import reward
+from vespo_openrlhf.bridge.driver import Driver, RayEngine
 from vespo_openrlhf.eval.judging import judge_all, verifier_version
 from vespo_openrlhf.eval.metrics import summarise
 from vespo_openrlhf.eval.records import Folder
@@ -28,6 +31,56 @@ FOLDER = "eval"
 _ID_COLUMNS = ("unique_id", "id")
 # What OpenRLHF sends to the engines from its flags, as far as it decides the responses.
 _SETTINGS = ("temperature", "top_p", "top_k", "max_new_tokens", "min_new_tokens")
+
+logger = logging.getLogger(__name__)
+
+
+class Evaluations:
+    """OpenRLHF's `--eval.steps`.
+
+    Args:
+        samples_generator: OpenRLHF's, with its evaluation data; its engines are given at each.
+        generate_kwargs: OpenRLHF's sampling options of the rollouts.
+        step: rollout batches already trained.
+    """
+
+    def __init__(
+        self, samples_generator: Any, generate_kwargs: Mapping[str, Any], step: int
+    ) -> None:
+        flags = samples_generator.args.eval
+        self._generator = samples_generator
+        self._options = {
+            **generate_kwargs,
+            "temperature": flags.temperature,
+            "n_samples_per_prompt": flags.n_samples_per_prompt,
+        }
+        self._every = flags.steps
+        self._last = step
+
+    async def run_if_due(
+        self, step: int, engines: Sequence[RayEngine], driver: Driver
+    ) -> dict[str, float] | None:
+        """Evaluate the weights that all `engines` have just been given.
+
+        Returns:
+            Metrics to log; None where it is not due, an engine died in it or a reward hangs.
+        """
+        if self._generator.eval_dataloader is None:
+            return None
+        if step // self._every == self._last // self._every:
+            return None
+        self._last = step
+        self._generator.vllm_engines = [engine.actor for engine in engines]
+        try:
+            return await asyncio.to_thread(evaluate, self._generator, step, **self._options)
+        except ray.exceptions.RayError as error:
+            reason = "an engine died in it"
+            if len(await driver.ask(engines, "is_alive")) == len(engines):
+                if not isinstance(error, TimeoutError):
+                    raise
+                reason = str(getattr(error, "cause", error))
+            logger.warning("no evaluation at global step %d: %s", step, reason)
+            return None
 
 
 def evaluate(samples_generator: Any, step: int, **generate_kwargs: Any) -> dict[str, float]:
@@ -86,7 +139,10 @@ def _problems(samples_generator: Any) -> list[dict[str, Any]]:
 def _sample(
     samples_generator: Any, problems: Sequence[Mapping[str, Any]], generate_kwargs: dict[str, Any]
 ) -> list[dict[str, Any]]:
-    """Records without a verdict. One reference comes back a prompt, in the order of the prompts."""
+    """Records without a verdict. One reference comes back a prompt, in the order of the prompts.
+
+    OpenRLHF's public way yields responses as they are done, and leaves no telling whose they are.
+    """
     references = samples_generator._dispatch_prompts_to_vllm(
         [problem["prompt"] for problem in problems],
         [problem["label"] for problem in problems],
