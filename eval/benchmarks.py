@@ -13,8 +13,8 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.data.checks import load_python
-from vespo_openrlhf.data.reading import KINDS
+from vespo_openrlhf import user_code
+from vespo_openrlhf.rows import KINDS
 
 EMBEDDED = "embedded"
 
@@ -274,8 +274,7 @@ def _from_yaml(path: Path) -> Benchmark:
 
 
 def _from_python(what: str) -> Benchmark:
-    path, _, name = what.rpartition(":")
-    found = load_python(path, "--benchmarks").get(name)
+    found = user_code.load(what, "--benchmarks")
     if not isinstance(found, Benchmark):
-        raise ValueError(f"--benchmarks {what}: {path} defines no Benchmark of the name {name}")
+        raise ValueError(f"--benchmarks {what} is no Benchmark")
     return found

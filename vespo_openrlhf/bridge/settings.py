@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from vespo_openrlhf import config, cpu
+from vespo_openrlhf import config, cpu, models
 from vespo_openrlhf.bridge import prompts, rules
 from vespo_openrlhf.bridge.checkpoints import Checkpoints
 from vespo_openrlhf.bridge.loss import build_loss, uses_our_loss
@@ -144,9 +144,9 @@ def check(flags: dict[str, Any]) -> None:
     """
     for rule in FLAG_RULES:
         rule(flags)
-    model = checks.check_model(flags["actor.model_name_or_path"])
+    model = models.check_model(flags["actor.model_name_or_path"])
     for model_rule in rules.MODEL_RULES:
-        model_rule(flags, checks.text_config(model))
+        model_rule(flags, models.text_config(model))
     if cpu.is_active():
         cpu_settings.refuse_experts(model)
     label_problems = None

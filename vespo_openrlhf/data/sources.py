@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.data.reading import read_files, read_hub
+from vespo_openrlhf.rows import read_files, read_hub
 
 ARITHMETIC = "arithmetic"
 

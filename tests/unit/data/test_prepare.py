@@ -230,7 +230,7 @@ def test_data_stay_whole_where_the_new_ones_cannot_be_written(
         raise OSError("no space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr("vespo_openrlhf.data.card.card", full)
+        broken.setattr("vespo_openrlhf.data.publish.card", full)
         with pytest.raises(OSError, match="no space"):
             prepare(options)
     assert {path.name: path.read_bytes() for path in options.out.iterdir()} == before
