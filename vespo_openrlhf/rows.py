@@ -26,10 +26,10 @@ def read_files(files: Sequence[Path], flag: str, *, cached: bool = False) -> Any
             one that cannot be read.
     """
     for file in files:
-        if not file.is_file():
-            raise ValueError(f"{flag} {file}: there is no such file")
         if file.suffix.lower() not in KINDS:
             raise ValueError(f"{flag} {file}: expected one of {', '.join(KINDS)}")
+        if not file.is_file():
+            raise ValueError(f"{flag} {file}: there is no such file")
         if file.stat().st_size == 0:
             raise ValueError(f"{flag} {file} is empty")
     kinds = {KINDS[file.suffix.lower()] for file in files}

@@ -8,7 +8,7 @@ from pathlib import Path
 from vespo_openrlhf.data.account import Report
 from vespo_openrlhf.data.steps import progress
 from vespo_openrlhf.eval.benchmarks import BENCHMARKS, parse
-from vespo_openrlhf.eval.data import load
+from vespo_openrlhf.eval.benchmarks.loading import load
 
 
 def benchmark_problems(

@@ -17,7 +17,7 @@ from vespo_openrlhf.data.overlap import GRAM, SHARE, Index
 from vespo_openrlhf.data.publish import check_folder, publish
 from vespo_openrlhf.data.sources import SOURCES, read
 from vespo_openrlhf.data.steps import clean, progress, short, sound, split, unique
-from vespo_openrlhf.eval.prompts import find_template
+from vespo_openrlhf.eval.benchmarks.templates import find_template
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Options:
         files: local files instead of the hub.
         benchmark_data: folder with benchmarks' files; what is not in it is looked for on the hub.
         against: files of problems that are no benchmark of `eval`, to keep out as well.
-        template: put around each problem: a name of `eval.prompts`, or a text with ``{problem}``;
-            empty is the dataset's own.
+        template: put around each problem: a name of `eval.benchmarks.templates`, or a text with
+            ``{problem}``; empty is the dataset's own.
         validation: share of the problems in the validation split.
         max_prompt_tokens: longer prompts are dropped, with the chat template counted; None keeps
             all.

@@ -14,7 +14,7 @@ from typing import Any
 from vespo_openrlhf.data.account import Dropped, Problem, Report
 from vespo_openrlhf.data.card import card
 from vespo_openrlhf.data.sources import Source
-from vespo_openrlhf.eval.prompts import PLACE, find_template
+from vespo_openrlhf.eval.benchmarks.templates import PLACE, find_template
 from vespo_openrlhf.reward.labels import parse_label
 
 MANIFEST = "manifest.json"

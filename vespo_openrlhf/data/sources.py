@@ -200,7 +200,7 @@ def _problem(value: Any) -> str:
 @functools.cache
 def _instructions() -> tuple[re.Pattern[str], ...]:
     """What a prompt may have around its problem: DAPO's words, or a template of ours."""
-    from vespo_openrlhf.eval.prompts import PLACE, TEMPLATES
+    from vespo_openrlhf.eval.benchmarks.templates import PLACE, TEMPLATES
 
     patterns = [_DAPO_INSTRUCTION]
     for template in TEMPLATES.values():

@@ -10,7 +10,7 @@ from vespo_openrlhf.data import lengths
 from vespo_openrlhf.data.account import Dropped, Problem, Report
 from vespo_openrlhf.data.overlap import Index, fingerprint, tokens
 from vespo_openrlhf.data.sources import Row
-from vespo_openrlhf.eval.prompts import Renderer, find_template
+from vespo_openrlhf.eval.benchmarks.templates import Renderer, find_template
 from vespo_openrlhf.models import load_tokenizer
 from vespo_openrlhf.reward import verify
 from vespo_openrlhf.reward.labels import parse_label

@@ -17,7 +17,7 @@ from vespo_openrlhf.data.checks import check_prompts
 from vespo_openrlhf.data.prepare import Options, prepare
 from vespo_openrlhf.data.sources import SOURCES, read
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
-from vespo_openrlhf.eval.prompts import find_template
+from vespo_openrlhf.eval.benchmarks.templates import find_template
 from vespo_openrlhf.reward import verify
 from vespo_openrlhf.reward.labels import parse_label
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from vespo_openrlhf.eval.benchmarks import BENCHMARKS, Benchmark, parse
-from vespo_openrlhf.eval.data import find_files, load
-from vespo_openrlhf.eval.records import Folder
+from vespo_openrlhf.eval.benchmarks.loading import find_files, load
+from vespo_openrlhf.eval.results.folder import Folder
 
 ROW = {"problem": "1+1", "answer": "2"}
 
@@ -244,7 +244,7 @@ def test_the_embedded_benchmark_needs_no_files() -> None:
 READ = """
 import sys
 from vespo_openrlhf.eval.benchmarks import Benchmark
-from vespo_openrlhf.eval.data import load
+from vespo_openrlhf.eval.benchmarks.loading import load
 loaded = load(Benchmark("sums", hub="me/sums", revision=sys.argv[1] or None))
 print(loaded.revision, len(loaded.problems))
 """

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vespo_openrlhf.eval.presets import PRESETS
-from vespo_openrlhf.eval.tables import columns, percent
+from vespo_openrlhf.eval.commands.presets import PRESETS
+from vespo_openrlhf.eval.report.tables import columns, percent
 
 if TYPE_CHECKING:
     from vespo_openrlhf.eval.report.folders import Evaluation
@@ -153,15 +153,15 @@ def text(rows: Sequence[Published], evaluations: Sequence[Evaluation]) -> str:
 def differences(evaluation: Evaluation) -> Iterator[str]:
     """What an evaluation has otherwise than the preset, each with the published value."""
     from vespo_openrlhf.eval.benchmarks import parse
-    from vespo_openrlhf.eval.prompts import find_template
-    from vespo_openrlhf.eval.settings import Settings
+    from vespo_openrlhf.eval.benchmarks.templates import find_template
+    from vespo_openrlhf.eval.options import Options
 
     preset = PRESETS["vespo"]
     settings = evaluation.manifest.get("settings", {})
     for name in ("temperature", "top_p", "max_tokens"):
         if settings.get(name) != preset.defaults[name]:
             yield f"{name} {settings.get(name)} (published: {preset.defaults[name]})"
-    plain = Settings().as_json()
+    plain = Options().as_json()
     for name in _NOT_SET:
         if (value := settings.get(name, plain.get(name))) != plain.get(name):
             yield f"{name} {value} (published: not set)"

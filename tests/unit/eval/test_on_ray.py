@@ -8,10 +8,10 @@ import types
 
 import pytest
 
+from vespo_openrlhf.eval.benchmarks.templates import Prompt
 from vespo_openrlhf.eval.engines import Completion, Request
-from vespo_openrlhf.eval.engines.cluster import ClusterEngine
+from vespo_openrlhf.eval.engines.on_ray import ClusterEngine
 from vespo_openrlhf.eval.errors import EvaluationError
-from vespo_openrlhf.eval.prompts import Prompt
 
 
 class DiedError(Exception):

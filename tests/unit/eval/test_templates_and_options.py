@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
+from vespo_openrlhf.eval.benchmarks.templates import TEMPLATES, Prompt, Renderer, find_template
 from vespo_openrlhf.eval.engines import Request
 from vespo_openrlhf.eval.engines.offline import OfflineEngine
-from vespo_openrlhf.eval.judging import judge
-from vespo_openrlhf.eval.prompts import TEMPLATES, Prompt, Renderer, find_template
-from vespo_openrlhf.eval.records import Folder
-from vespo_openrlhf.eval.settings import Settings, seed_of
+from vespo_openrlhf.eval.judging.verdicts import judge
+from vespo_openrlhf.eval.options import Options, seed_of
+from vespo_openrlhf.eval.results.folder import Folder
 
 
 def test_the_chat_template_and_the_system_prompt_are_applied() -> None:
@@ -72,22 +72,22 @@ def test_a_seed_depends_on_what_it_is_for_and_on_nothing_else() -> None:
 )  # fmt: skip
 def test_settings_that_mean_nothing_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong)).replace("_", "-")):
-        Settings(**wrong)
+        Options(**wrong)
 
 
 def test_what_was_not_set_is_not_in_the_manifest() -> None:
     """So that a folder of an older version, which did not know it, takes the rest of its run."""
-    assert not {"top_k", "min_p", "limit", "few_shot"} & Settings().as_json().keys()
-    assert Settings(top_k=20).as_json()["top_k"] == 20
+    assert not {"top_k", "min_p", "limit", "few_shot"} & Options().as_json().keys()
+    assert Options(top_k=20).as_json()["top_k"] == 20
 
 
 def test_sampling_options_reach_vllm_only_where_they_are_set() -> None:
     """The parameters are vLLM's own; the model under them is a stand-in, as it takes no part."""
     from vllm import SamplingParams
 
-    def parameters(settings: Settings) -> SamplingParams:
+    def parameters(options: Options) -> SamplingParams:
         engine = OfflineEngine.__new__(OfflineEngine)
-        engine._settings = settings
+        engine._options = options
         engine._tokenizer = build_tokenizer()
         engine._tokens = {}
         config = types.SimpleNamespace(max_model_len=100)
@@ -97,10 +97,10 @@ def test_sampling_options_reach_vllm_only_where_they_are_set() -> None:
         return found
 
     plain = SamplingParams(max_tokens=8192, seed=5, skip_special_tokens=False)
-    assert parameters(Settings()) == plain
+    assert parameters(Options()) == plain
     more = {"top_k": 20, "min_p": 0.1, "repetition_penalty": 1.1}
     more |= {"presence_penalty": 0.5, "frequency_penalty": 0.2}
-    found = parameters(Settings(**more))
+    found = parameters(Options(**more))
     assert {name: getattr(found, name) for name in more} == more
 
 
@@ -119,14 +119,14 @@ def test_a_response_to_a_prompt_that_opens_the_thinking_starts_inside_it() -> No
 def test_a_secret_among_the_engine_options_reaches_the_engine_and_no_manifest(
     tmp_path: Path,
 ) -> None:
-    settings = Settings(engine_options={"hf_token": "HFSECRET", "max_model_len": 8})
-    assert settings.engine_options["hf_token"] == "HFSECRET"
-    written = settings.as_json()
+    options = Options(engine_options={"hf_token": "HFSECRET", "max_model_len": 8})
+    assert options.engine_options["hf_token"] == "HFSECRET"
+    written = options.as_json()
     assert "HFSECRET" not in json.dumps(written)
     assert written["engine_options"]["max_model_len"] == 8
     # A manifest of old with the secret in it is of the same settings, and is read without it.
     folder = Folder(tmp_path)
-    old = {name: value for name, value in asdict(settings).items() if value is not None}
+    old = {name: value for name, value in asdict(options).items() if value is not None}
     (tmp_path / "manifest.json").write_text(json.dumps({"settings": old}))
     try:
         assert folder.manifest() == {"settings": written}

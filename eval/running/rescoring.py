@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import sys
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -11,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from vespo_openrlhf.eval.benchmarks import parse
-from vespo_openrlhf.eval.data import Loaded, load
-from vespo_openrlhf.eval.judging import judge_all
-from vespo_openrlhf.eval.prompts import find_template
-from vespo_openrlhf.eval.records import MANIFEST, Folder, Lines, slim
-from vespo_openrlhf.eval.runner import write_summary
+from vespo_openrlhf.eval.benchmarks.loading import Loaded, load
+from vespo_openrlhf.eval.benchmarks.templates import find_template
+from vespo_openrlhf.eval.judging.verdicts import judge_all
+from vespo_openrlhf.eval.results.folder import MANIFEST, Folder, slim
+from vespo_openrlhf.eval.results.lines import Lines
+from vespo_openrlhf.eval.running.summary import write_summary
+from vespo_openrlhf.files import numbered_json_lines
 
 
 def rescore(path: Path) -> dict[str, Any]:
@@ -82,7 +83,7 @@ def score_responses(
         responses: JSON lines with ``id`` and ``response``, and where they are known ``tokens``
             and ``finish_reason``; several lines of one id are its repeats. Letters of choices are
             those of `run` with seed 0.
-        data_dir: see `eval.data.load`.
+        data_dir: see `eval.benchmarks.loading.load`.
         template: of the prompt they answer: it says whether an answer needs its box.
 
     Returns:
@@ -130,41 +131,30 @@ def _read(path: Path, loaded: Loaded) -> Iterator[dict[str, Any]]:
         raise ValueError(f"--responses {path}: there is no such file")
     problems = {problem.id: problem for problem in loaded.problems}
     repeats: dict[str, int] = {}
-    with open(path, encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            row = _row(line, f"{path}, line {number}")
-            key = str(row["id"])
-            if key not in problems:
-                near = difflib.get_close_matches(key, problems, n=1)
-                raise ValueError(
-                    f"{path}, line {number}: {loaded.benchmark.name} has no problem {key!r}; its "
-                    f"ids are like {near[0] if near else loaded.problems[0].id!r}"
-                )
-            repeat = repeats.get(key, 0)
-            repeats[key] = repeat + 1
-            question = loaded.ask(problems[key], 0, repeat)
-            yield {
-                "id": key,
-                "repeat": repeat,
-                "prompt": "",
-                "gold": question.gold,
-                "response": row["response"],
-                "tokens": row.get("tokens"),
-                "finish_reason": row.get("finish_reason"),
-                "tolerance": problems[key].tolerance,
-                "choice_order": list(question.order),
-            }
-
-
-def _row(line: str, where: str) -> Mapping[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        raise ValueError(f"{where}, is not JSON: {error}") from error
-    if not isinstance(row, dict) or not {"id", "response"} <= row.keys():
-        raise ValueError(f"{where}, must be an object with id and response")
-    if not isinstance(row["response"], str):
-        raise ValueError(f"{where}: the response must be a text")
-    return row
+    for number, row in numbered_json_lines(path, appended=False):
+        where = f"{path}, line {number}"
+        if not {"id", "response"} <= row.keys():
+            raise ValueError(f"{where}, must be an object with id and response")
+        if not isinstance(row["response"], str):
+            raise ValueError(f"{where}: the response must be a text")
+        key = str(row["id"])
+        if key not in problems:
+            near = difflib.get_close_matches(key, problems, n=1)
+            raise ValueError(
+                f"{where}: {loaded.benchmark.name} has no problem {key!r}; its ids are like "
+                f"{near[0] if near else loaded.problems[0].id!r}"
+            )
+        repeat = repeats.get(key, 0)
+        repeats[key] = repeat + 1
+        question = loaded.ask(problems[key], 0, repeat)
+        yield {
+            "id": key,
+            "repeat": repeat,
+            "prompt": "",
+            "gold": question.gold,
+            "response": row["response"],
+            "tokens": row.get("tokens"),
+            "finish_reason": row.get("finish_reason"),
+            "tolerance": problems[key].tolerance,
+            "choice_order": list(question.order),
+        }

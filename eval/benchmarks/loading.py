@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.eval.benchmarks import EMBEDDED, Benchmark
+from vespo_openrlhf.eval.benchmarks.benchmark import EMBEDDED, Benchmark
 from vespo_openrlhf.rows import KINDS, hub_revision, read_files, read_hub
 
 _SHARD = re.compile(r"^\d{5}$")

@@ -6,9 +6,9 @@ import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from vespo_openrlhf.eval.benchmarks import Benchmark
-from vespo_openrlhf.eval.data import Loaded, Problem, load
-from vespo_openrlhf.eval.prompts import Template
+from vespo_openrlhf.eval.benchmarks.benchmark import Benchmark
+from vespo_openrlhf.eval.benchmarks.loading import Loaded, Problem, load
+from vespo_openrlhf.eval.benchmarks.templates import Template
 from vespo_openrlhf.reward.labels import parse_label
 from vespo_openrlhf.rows import KINDS
 

@@ -11,7 +11,7 @@ from typing import Any
 from vespo_openrlhf.eval.engines import Completion, Request
 from vespo_openrlhf.eval.engines.offline import OfflineEngine
 from vespo_openrlhf.eval.errors import EvaluationError
-from vespo_openrlhf.eval.settings import Settings
+from vespo_openrlhf.eval.options import Options
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +24,8 @@ _AHEAD = 2
 class Worker:
     """An engine that takes requests as it goes along; one Ray actor each."""
 
-    def __init__(self, model: str, revision: str | None, settings: Settings) -> None:
-        self._engine = OfflineEngine(model, revision, settings)
+    def __init__(self, model: str, revision: str | None, options: Options) -> None:
+        self._engine = OfflineEngine(model, revision, options)
 
     def capacity(self) -> int:
         """How many responses it generates at a time."""
@@ -52,7 +52,7 @@ class ClusterEngine:
         ValueError: the cluster has too few GPUs, or vLLM refuses the model.
     """
 
-    def __init__(self, model: str, revision: str | None, settings: Settings, count: int) -> None:
+    def __init__(self, model: str, revision: str | None, options: Options, count: int) -> None:
         import ray
 
         from vespo_openrlhf import cpu
@@ -65,7 +65,7 @@ class ClusterEngine:
 
             environment |= cpu_settings.environment()
         else:
-            gpus = int(settings.engine_options.get("tensor_parallel_size", 1))
+            gpus = int(options.engine_options.get("tensor_parallel_size", 1))
         self._started = not ray.is_initialized()
         if self._started:
             local: dict[str, Any] = {}
@@ -84,7 +84,7 @@ class ClusterEngine:
             self.close()
             raise ValueError(f"--engines {count} takes {gpus * count} GPUs; there are {available}")
         actor = ray.remote(num_cpus=1, num_gpus=gpus)(Worker)
-        self._workers = [actor.remote(model, revision, settings) for _ in range(count)]
+        self._workers = [actor.remote(model, revision, options) for _ in range(count)]
         try:
             self._capacity = ray.get([worker.capacity.remote() for worker in self._workers])
         except ray.exceptions.RayError as error:

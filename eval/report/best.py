@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.eval.records import MANIFEST, SUMMARY, write_json
-from vespo_openrlhf.eval.tables import percent
+from vespo_openrlhf.eval.report.tables import percent
+from vespo_openrlhf.eval.results.folder import MANIFEST, SUMMARY, write_json
 
 BEST = "best.json"
 AVERAGE = "average"

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vespo_openrlhf.eval.runner import Plan
+    from vespo_openrlhf.eval.running.plan import Plan
 
 
 def summary_table(summary: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from typing import Any
 from vespo_openrlhf import reward
 from vespo_openrlhf.eval.engines import FAILED
 from vespo_openrlhf.eval.errors import EvaluationError
-from vespo_openrlhf.eval.tolerance import within
+from vespo_openrlhf.eval.judging.tolerance import within
 from vespo_openrlhf.reward.labels import parse_label
 from vespo_openrlhf.reward.options import RewardOptions
 from vespo_openrlhf.reward.reading.extract import final_text
@@ -73,9 +73,9 @@ def judge(
         response: what the model wrote.
         gold: a label as `reward.labels` reads it.
         prompt: as rendered; where it opens ``<think>``, the response starts inside it.
-        require_box: see `eval.prompts.Template`.
+        require_box: see `eval.benchmarks.templates.Template`.
         marker: see `eval.benchmarks.Benchmark.answer_marker`.
-        tolerance: relative and absolute, see `eval.tolerance`.
+        tolerance: relative and absolute, see `eval.judging.tolerance`.
     """
     text = split_query(prompt + response, prompt)
     # What was said while thinking is no answer, be it in a box or behind the marker.

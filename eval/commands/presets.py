@@ -16,7 +16,7 @@ class Preset:
     """How somebody evaluates.
 
     Attributes:
-        defaults: of `eval.options`, by their names in Python.
+        defaults: of `eval.commands.flags`, by their names in Python.
         templates: prompt templates by benchmark, where it is not the benchmark's own.
         source: where it is written down.
     """

@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from vespo_openrlhf.eval.settings import MORE_SAMPLING
+from vespo_openrlhf.eval.options import MORE_SAMPLING
 
 _CURVES = ("pass@k", "pass^k", "maj@k")
 

@@ -9,8 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from vespo_openrlhf.eval.options import add_run_options, run_of
-from vespo_openrlhf.eval.presets import parse_with_preset
+from vespo_openrlhf.eval.commands.flags import add_run_options, run_of
+from vespo_openrlhf.eval.commands.presets import parse_with_preset
 
 DESCRIPTION = """\
 Generate the same responses (same prompts, seeds and settings) in one process by turns with
@@ -36,14 +36,15 @@ def main(argv: Sequence[str]) -> int:
     run = run_of(arguments)
     if run.endpoint or run.engines > 1 or arguments.rounds < 1:
         raise ValueError("bench takes one engine in this process, and one round or more")
-    from vespo_openrlhf.eval import runner
     from vespo_openrlhf.eval.engines.offline import OfflineEngine
-    from vespo_openrlhf.eval.judging import Judge
-    from vespo_openrlhf.eval.records import Folder
+    from vespo_openrlhf.eval.judging.verdicts import Judge
+    from vespo_openrlhf.eval.results.folder import Folder
+    from vespo_openrlhf.eval.running.generation import generate
+    from vespo_openrlhf.eval.running.plan import plan
 
-    planned = runner.plan(run)
+    planned = plan(run)
     judge = Judge()
-    engine = OfflineEngine(run.model, run.revision, run.settings)
+    engine = OfflineEngine(run.model, run.revision, run.options)
     requests = planned.requests
 
     def direct() -> int:
@@ -53,7 +54,7 @@ def main(argv: Sequence[str]) -> int:
     def harness() -> int:
         with tempfile.TemporaryDirectory() as name:
             folder = Folder(Path(name))
-            runner.generate(engine, requests, planned, folder, judge)
+            generate(engine, requests, planned, folder, judge)
             names = [task.name for task in planned.tasks]
             tokens = sum(r["tokens"] for name in names for r in folder.generations(name).read())
             folder.close()

@@ -6,25 +6,23 @@ import argparse
 import contextlib
 import json
 import os
-import re
 import signal
-import struct
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from vespo_openrlhf.eval.benchmarks import parse
-from vespo_openrlhf.eval.best import AVERAGE, find_best
+from vespo_openrlhf.eval.commands.checkpoints import checkpoints
+from vespo_openrlhf.eval.commands.flags import add_run_options, run_of
+from vespo_openrlhf.eval.commands.presets import parse_with_preset
+from vespo_openrlhf.eval.commands.tracking import add_tracking_options, check_tracking, track
 from vespo_openrlhf.eval.errors import EvaluationError
-from vespo_openrlhf.eval.options import add_run_options, run_of
-from vespo_openrlhf.eval.presets import parse_with_preset
-from vespo_openrlhf.eval.records import MANIFEST, SUMMARY
-from vespo_openrlhf.eval.runner import GREEDY
-from vespo_openrlhf.eval.tables import problem_count
-from vespo_openrlhf.eval.tracking import add_tracking_options, check_tracking, track
+from vespo_openrlhf.eval.report.best import AVERAGE, find_best
+from vespo_openrlhf.eval.report.curve import plot
+from vespo_openrlhf.eval.results.folder import MANIFEST, SUMMARY
+from vespo_openrlhf.eval.running.plan import GREEDY
 
 DESCRIPTION = """\
 Evaluate every Hugging Face checkpoint below CKPT_DIR, those that are there and those that appear,
@@ -36,12 +34,9 @@ Stop it with Ctrl-C or SIGTERM, and the evaluation that is running ends with it;
 skips what is done and resumes the rest.
 """
 
-PICTURE = "accuracy.png"
 _ATTEMPTS = 2
 # An evaluation that is told to end judges and writes what it has.
 _GRACE_S = 60.0
-_BEST = "best"
-_CRITIC = re.compile(r"(?i)(?<![a-z])critic(?![a-z])")
 
 
 def main(argv: Sequence[str]) -> int:
@@ -156,92 +151,3 @@ def _track(arguments: argparse.Namespace, step: int) -> None:
 
 def _folder(out: Path, step: int) -> Path:
     return out / f"step_{step:06d}"
-
-
-def checkpoints(folder: Path) -> tuple[list[tuple[int, Path]], list[Path]]:
-    """The complete checkpoints below a folder: (step, path) by step, and those that are critics.
-
-    Raises:
-        ValueError: two of one step.
-    """
-    found: dict[int, Path] = {}
-    critics = []
-    for config in sorted([*folder.glob("*/config.json"), *folder.glob("*/*/config.json")]):
-        path = config.parent
-        numbers = re.findall(r"\d+", path.name)
-        if not numbers or not is_complete(path):
-            continue
-        step = int(numbers[-1])
-        if _CRITIC.search(str(path.relative_to(folder))):
-            critics.append(path)
-        elif step in found and _BEST in (path.name[:4], found[step].name[:4]):
-            # OpenRLHF keeps the best evaluation's model twice.
-            found[step] = min(path, found[step], key=lambda copy: copy.name.startswith(_BEST))
-        elif step in found:
-            raise ValueError(
-                f"{found[step]} and {path} are both checkpoints of step {step}: name the folder "
-                "that holds the right ones as CKPT_DIR"
-            )
-        else:
-            found[step] = path
-    return sorted(found.items()), critics
-
-
-def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint is written to its end: tokenizer, and every weight of every file."""
-    if not any(checkpoint.glob("tokenizer*")):
-        return False
-    files = {path.name for path in checkpoint.glob("*.safetensors")}
-    index = checkpoint / "model.safetensors.index.json"
-    try:
-        if index.exists():
-            files |= set(json.loads(index.read_text())["weight_map"].values())
-        return bool(files) and all(_whole(checkpoint / name) for name in files)
-    except (OSError, ValueError, KeyError, struct.error):
-        return False
-
-
-def _whole(path: Path) -> bool:
-    """Whether a safetensors file is as long as its header says."""
-    with open(path, "rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        if length > path.stat().st_size:
-            return False
-        header: Mapping[str, Any] = json.loads(file.read(length))
-    ends = [entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__"]
-    return path.stat().st_size == 8 + length + max(ends, default=0)
-
-
-def plot(out: Path) -> None:
-    """Draw accuracy over steps, one line a benchmark with its 95 % interval."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    curves: dict[str, list[tuple[int, float, float, float]]] = {}
-    for path in sorted(out.glob(f"step_*/{SUMMARY}")):
-        step = int(path.parent.name.removeprefix("step_"))
-        for name, numbers in json.loads(path.read_text())["benchmarks"].items():
-            few = f" ({problem_count(numbers)})" if "of" in numbers else ""
-            label = f"{name}{few}, avg@{numbers['repeats']}"
-            curves.setdefault(label, []).append((step, numbers["avg@k"], *numbers["interval"]))
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), dpi=150)
-    for label, points in sorted(curves.items()):
-        steps, means, lows, highs = zip(*points, strict=True)
-        (line,) = axes.plot(steps, [100 * m for m in means], marker="o", markersize=3, label=label)
-        axes.fill_between(
-            steps,
-            [100 * low for low in lows],
-            [100 * high for high in highs],
-            color=line.get_color(),
-            alpha=0.2,
-            linewidth=0,
-        )
-    axes.set(xlabel="step", ylabel="accuracy, %", ylim=(0, 100))
-    axes.legend(frameon=False)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(out / PICTURE)
-    pyplot.close(figure)
