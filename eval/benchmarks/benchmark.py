@@ -87,6 +87,11 @@ class Benchmark:
         return how
 
 
+def squashed(name: str) -> str:
+    """A name without letter case and punctuation, by which benchmarks and files are told apart."""
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
 # The paper's repeats: 32 for the small competitions, 16 for AMC, 4 for the larger sets.
 _ALL = (
     Benchmark(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.eval.benchmarks.benchmark import EMBEDDED, Benchmark
+from vespo_openrlhf.eval.benchmarks.benchmark import EMBEDDED, Benchmark, squashed
 from vespo_openrlhf.rows import KINDS, hub_revision, read_files, read_hub
 
 _SHARD = re.compile(r"^\d{5}$")
@@ -160,8 +160,8 @@ def find_files(benchmark: Benchmark, folder: Path) -> list[Path]:
     """
     if not folder.is_dir():
         raise ValueError(f"--data-dir {folder}: there is no such folder")
-    wanted = {_squash(name) for name in (benchmark.name, *benchmark.aliases)}
-    wanted.add(_squash(benchmark.hub.rpartition("/")[2]))
+    wanted = {squashed(name) for name in (benchmark.name, *benchmark.aliases)}
+    wanted.add(squashed(benchmark.hub.rpartition("/")[2]))
     found: dict[tuple[Path, str], list[Path]] = {}
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() not in KINDS or not path.is_file():
@@ -182,10 +182,6 @@ def find_files(benchmark: Benchmark, folder: Path) -> list[Path]:
             "--data-dir, or name the file in --benchmarks"
         )
     return next(iter(found.values()))
-
-
-def _squash(text: str) -> str:
-    return re.sub(r"[^a-z0-9]", "", text.lower())
 
 
 def _name(parts: Sequence[str], benchmark: Benchmark) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from vespo_openrlhf import user_code
-from vespo_openrlhf.eval.benchmarks.benchmark import BENCHMARKS, Benchmark
+from vespo_openrlhf.eval.benchmarks.benchmark import BENCHMARKS, Benchmark, squashed
 from vespo_openrlhf.rows import KINDS
 
 
@@ -63,9 +63,9 @@ def _find(what: str) -> Benchmark:
     if suffix in KINDS:
         name = re.sub(r"[^\w.-]+", "_", Path(what).stem).lstrip(".-") or "problems"
         return Benchmark(name, path=_existing(what), template="")
-    key = re.sub(r"[^a-z0-9]", "", what.lower())
+    key = squashed(what)
     for benchmark in BENCHMARKS.values():
-        if key in {re.sub(r"[^a-z0-9]", "", n) for n in (benchmark.name, *benchmark.aliases)}:
+        if key in map(squashed, (benchmark.name, *benchmark.aliases)):
             return benchmark
     near = difflib.get_close_matches(what.lower(), BENCHMARKS, n=3, cutoff=0.4)
     raise ValueError(

@@ -2,14 +2,14 @@
 
 `page.Page` collects sections of blocks and writes the file; `blocks` makes text and tables,
 `figures` inlines matplotlib as SVG in the page's own colours, `browser` shows samples with
-filters, `command` is the command line of a report. matplotlib is imported when a figure is made,
-and nothing else beside the standard library.
+filters, `command` is the command line of a report. matplotlib is imported when a figure is made.
 """
 
 from .blocks import (
     Block,
     details,
     facts,
+    joined,
     legend,
     paragraph,
     raw,
@@ -33,6 +33,7 @@ __all__ = [
     "distinct_names",
     "facts",
     "figure",
+    "joined",
     "legend",
     "line_style",
     "mark_answer",

@@ -69,7 +69,7 @@ def test_side_by_side(evaluation_folder: MakeFolder, tmp_path: Path) -> None:
     html = page.read_text()
     assert {"aime24 · base", "aime24 · tuned", "gsm8k · base"} <= set(titles(html))
     assert "gsm8k · tuned" not in titles(html)
-    assert '<tr class="different"><th scope="row" ><code>max_tokens</code></th>' in html
+    assert '<tr class="different"><th scope="row"><code>max_tokens</code></th>' in html
     assert data_of(html)["runs"] == ["base", "tuned"]
 
 
