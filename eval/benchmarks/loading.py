@@ -192,12 +192,11 @@ def _name(parts: Sequence[str], benchmark: Benchmark) -> str:
 
 def _embedded() -> list[dict[str, Any]]:
     """The held-out problems that ``python -m vespo_openrlhf.embedded`` builds by default."""
-    from vespo_openrlhf.embedded.arithmetic import split_problems, to_row
+    from vespo_openrlhf.embedded.arithmetic import task_problems, to_row
     from vespo_openrlhf.embedded.settings import Settings
 
-    settings = Settings()
-    sizes = [settings.train_problems, settings.heldout_problems]
-    return [dict(to_row(problem)) for problem in split_problems(settings.seed, sizes)[1]]
+    heldout, _, _ = task_problems(Settings())
+    return [dict(to_row(problem)) for problem in heldout]
 
 
 def _column(

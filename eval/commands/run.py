@@ -53,7 +53,6 @@ def main(argv: Sequence[str]) -> int:
     arguments = parse_with_preset(parser, argv)
     what = run_of(arguments)
     check_tracking(arguments)
-
     if arguments.dry_run:
         planned = plan(what)
         left = left_to_do(

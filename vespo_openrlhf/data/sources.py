@@ -161,12 +161,10 @@ def read(source: Source, files: Sequence[Path] = ()) -> tuple[Iterator[Row], int
 
 def _arithmetic() -> list[Row]:
     """The embedded task's training problems, which share no sum with its benchmark."""
-    from vespo_openrlhf.embedded.arithmetic import split_problems
+    from vespo_openrlhf.embedded.arithmetic import task_problems
     from vespo_openrlhf.embedded.settings import Settings
 
-    settings = Settings()
-    sizes = [settings.train_problems, settings.heldout_problems]
-    train = split_problems(settings.seed, sizes)[0]
+    _, train, _ = task_problems(Settings())
     return [Row(problem.prompt, problem.label) for problem in train]
 
 

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from vespo_openrlhf.data.sources import SOURCES, read
+from vespo_openrlhf.embedded.arithmetic import task_problems
+from vespo_openrlhf.embedded.settings import Settings
 from vespo_openrlhf.eval.benchmarks import BENCHMARKS, Benchmark, parse
 from vespo_openrlhf.eval.benchmarks.loading import find_files, load
 from vespo_openrlhf.eval.results.folder import Folder
@@ -239,6 +242,14 @@ def test_the_embedded_benchmark_needs_no_files() -> None:
     assert len(loaded.problems) == 256
     a, b = loaded.problems[0].text.removesuffix("=").split("+")
     assert loaded.problems[0].gold == str(int(a) + int(b))
+
+
+def test_the_embedded_benchmark_is_what_the_embedded_task_holds_out() -> None:
+    heldout, train, _ = task_problems(Settings())
+    asked = {problem.text for problem in load(BENCHMARKS["embedded"]).problems}
+    assert asked == {problem.prompt for problem in heldout}
+    given, _, _ = read(SOURCES["arithmetic"])
+    assert [row.problem for row in given] == [problem.prompt for problem in train]
 
 
 READ = """
