@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -13,6 +13,19 @@ from vespo_openrlhf.redact import redact
 
 #: Sampling options of vLLM's that are sent only where they are set.
 MORE_SAMPLING = ("top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
+
+_RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    "temperature": (lambda value: 0 <= value <= 10, "between 0 and 10"),
+    "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "max_tokens": (lambda value: value >= 1, "1 or more"),
+    "top_k": (lambda value: value >= 1, "1 or more (leave it out for all)"),
+    "min_p": (lambda value: 0 <= value <= 1, "between 0 and 1"),
+    "repetition_penalty": (lambda value: value > 0, "above 0 (1 is none)"),
+    "presence_penalty": (lambda value: -2 <= value <= 2, "between -2 and 2"),
+    "frequency_penalty": (lambda value: -2 <= value <= 2, "between -2 and 2"),
+    "limit": (lambda value: value >= 1, "1 or more"),
+    "few_shot": (lambda value: value >= 1, "1 or more"),
+}
 
 
 @dataclass(frozen=True)
@@ -64,29 +77,11 @@ class Options:
     few_shot_text: bool | None = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.temperature <= 10:
-            raise ValueError(f"--temperature must be between 0 and 10, not {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise ValueError(f"--top-p must be above 0 and at most 1, not {self.top_p}")
-        if self.max_tokens < 1:
-            raise ValueError(f"--max-tokens must be 1 or more, not {self.max_tokens}")
-        if self.top_k is not None and self.top_k < 1:
-            raise ValueError(f"--top-k must be 1 or more, not {self.top_k}; leave it out for all")
-        if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise ValueError(f"--min-p must be between 0 and 1, not {self.min_p}")
-        if self.repetition_penalty is not None and not self.repetition_penalty > 0:
-            raise ValueError(
-                f"--repetition-penalty must be above 0 (1 is none), not {self.repetition_penalty}"
-            )
-        for name in ("presence_penalty", "frequency_penalty"):
+        for name, (is_within, text) in _RANGES.items():
             value = getattr(self, name)
-            if value is not None and not -2 <= value <= 2:
+            if value is not None and not is_within(value):
                 flag = name.replace("_", "-")
-                raise ValueError(f"--{flag} must be between -2 and 2, not {value}")
-        if self.limit is not None and self.limit < 1:
-            raise ValueError(f"--limit must be 1 or more, not {self.limit}")
-        if self.few_shot is not None and self.few_shot < 1:
-            raise ValueError(f"--few-shot must be 1 or more, not {self.few_shot}")
+                raise ValueError(f"--{flag} must be {text}, not {value}")
         if self.few_shot is None and (self.few_shot_from or self.few_shot_text):
             raise ValueError("--few-shot-from and --few-shot-text need --few-shot K")
         if self.template:

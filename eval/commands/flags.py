@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from vespo_openrlhf.eval.benchmarks import BENCHMARKS
 from vespo_openrlhf.eval.benchmarks.templates import TEMPLATES
 from vespo_openrlhf.eval.commands.presets import PRESETS
 from vespo_openrlhf.eval.engines.endpoint import KEY_VARIABLE, Endpoint
-from vespo_openrlhf.eval.options import MORE_SAMPLING, Options
+from vespo_openrlhf.eval.options import Options
 from vespo_openrlhf.eval.running.plan import Run
 
 DEFAULT_BENCHMARKS = "aime24,aime25,amc23,math500"
@@ -194,32 +195,16 @@ def run_of(arguments: argparse.Namespace, **changes: Any) -> Run:
         names = ["concurrency", "requests_per_minute", "retries"]
         names += ["max_completion_tokens", "key_over_http"]
         endpoint = Endpoint(values["endpoint"], **{name: values[name] for name in names})
-    options = Options(
-        engine="endpoint" if endpoint else "vllm",
-        temperature=values["temperature"],
-        top_p=values["top_p"],
-        max_tokens=values["max_tokens"],
-        seed=values["seed"],
-        stop=tuple(values["stop"]),
-        template=values["template"],
-        system=values["system"],
-        raw=values["raw"],
-        chat_template_options=values["chat_template_options"],
-        engine_options=values["engine_options"],
-        limit=values["limit"],
-        few_shot=values["few_shot"],
-        few_shot_from=values["few_shot_from"],
-        few_shot_text=values["few_shot_text"] or None,
-        **{name: values[name] for name in MORE_SAMPLING},
-    )
+    chosen = {field.name: values[field.name] for field in fields(Options) if field.name in values}
+    chosen |= {
+        "engine": "endpoint" if endpoint else "vllm",
+        "stop": tuple(values["stop"]),
+        "few_shot_text": values["few_shot_text"] or None,
+    }
+    names = ["model", "benchmarks", "revision", "data_dir", "also_greedy", "engines"]
     return Run(
-        model=values["model"],
-        benchmarks=values["benchmarks"],
-        options=options,
+        options=Options(**chosen),
         templates=PRESETS[values["preset"]].templates if values["preset"] else {},
-        revision=values["revision"],
-        data_dir=values["data_dir"],
-        also_greedy=values["also_greedy"],
-        engines=values["engines"],
         endpoint=endpoint,
+        **{name: values[name] for name in names},
     )
