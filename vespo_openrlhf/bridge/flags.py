@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from vespo_openrlhf import config, cpu
+from vespo_openrlhf import config, cpu, models
 from vespo_openrlhf.bridge import rules
 from vespo_openrlhf.bridge.loss import uses_our_loss
 from vespo_openrlhf.bridge.rules.loss import UPSTREAM_DEFAULTS
@@ -143,9 +143,9 @@ def check(flags: dict[str, Any]) -> None:
     """
     for rule in rules.FLAG_RULES:
         rule(flags)
-    model = checks.check_model(flags["actor.model_name_or_path"])
+    model = models.check_model(flags["actor.model_name_or_path"])
     for model_rule in rules.MODEL_RULES:
-        model_rule(flags, checks.text_config(model))
+        model_rule(flags, models.text_config(model))
     if cpu.is_active():
         refuse_experts(model)
     label_problems = None

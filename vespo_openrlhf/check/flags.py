@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from vespo_openrlhf import models
 from vespo_openrlhf.bridge import rules
 from vespo_openrlhf.bridge.flags import complete
 from vespo_openrlhf.bridge.loss import skips_old_log_probs
 from vespo_openrlhf.check.findings import Finding, error
-from vespo_openrlhf.data import checks
 
 
 def check_options(flags: dict[str, Any]) -> Iterator[Finding]:
@@ -33,7 +33,7 @@ def check_model(flags: dict[str, Any], config: Mapping[str, Any]) -> Iterator[Fi
     """Every fault that training would find with the model's config.json."""
     for rule in rules.MODEL_RULES:
         try:
-            rule(flags, checks.text_config(config))
+            rule(flags, models.text_config(config))
         except ValueError as refused:
             yield error(str(refused))
 

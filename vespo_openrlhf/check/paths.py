@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vespo_openrlhf import models
 from vespo_openrlhf.check.findings import Finding, error, note
 from vespo_openrlhf.check.shape import model_file
 from vespo_openrlhf.data import checks, lengths
@@ -33,7 +34,7 @@ def check_model_files(flags: Mapping[str, Any]) -> Iterator[Finding]:
     if model and not Path(model).is_dir() and not model.startswith((".", "/", "~")):
         return  # a hub id: asking the hub would take a network
     try:
-        checks.check_model(model)
+        models.check_model(model)
     except ValueError as refused:
         yield error(str(refused))
 

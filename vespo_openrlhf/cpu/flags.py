@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vespo_openrlhf.data.checks import experts
+from vespo_openrlhf.models import experts
 
 # flag -> (value on the CPU, why). Where the user's value differs, the change is announced.
 _FORCED: dict[str, tuple[Any, str]] = {

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
+from vespo_openrlhf.embedded.arithmetic import task_problems, write_jsonl
 from vespo_openrlhf.embedded.options import MAX_LENGTH, BuildOptions
 from vespo_openrlhf.files import write_text
 
@@ -168,12 +168,7 @@ def _write_products(work: Path, options: BuildOptions, progress: bool) -> Report
     from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 
     warm = options.warm_start
-    # The demonstrations are of problems in neither split: what the training run is given, it
-    # has not been shown, and nor has the evaluation.
-    heldout, train, shown = split_problems(
-        options.seed,
-        [options.heldout_problems, options.train_problems, warm.steps * warm.batch_size],
-    )
+    heldout, train, shown = task_problems(options)
     write_jsonl(work / "train.jsonl", train)
     write_jsonl(work / "heldout.jsonl", heldout)
     tokenizer = build_tokenizer(MAX_LENGTH)

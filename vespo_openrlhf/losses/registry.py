@@ -9,17 +9,17 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from vespo_openrlhf import user_code
 
 from .diagnostics import Metrics, sequence_metrics
 from .inputs import LossInputs
@@ -263,26 +263,10 @@ _EXPECTED = "a policy loss is called as function(inputs: LossInputs, **options) 
 
 
 def _load_function(reference: str) -> LossFunction:
-    where, _, function_name = reference.rpartition(":")
-    if where.endswith(".py"):
-        if not Path(where).is_file():
-            raise ValueError(f"{reference}: there is no file {Path(where).absolute()}")
-        spec = importlib.util.spec_from_file_location(f"vespo_user_loss_{Path(where).stem}", where)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # dataclasses look their module up by its name
-        spec.loader.exec_module(module)
-    else:
-        try:
-            module = importlib.import_module(where)
-        except ImportError as error:
-            raise ValueError(f"{reference}: cannot import {where!r}: {error}") from error
-    function = getattr(module, function_name, None)
+    function: LossFunction = user_code.load(reference, "policy loss")
     if not callable(function):
-        raise ValueError(f"{reference}: {where} has no function {function_name!r}")
-    loss_function: LossFunction = function
-    return loss_function
+        raise ValueError(f"policy loss {reference} is no function")
+    return function
 
 
 def _check_result(reference: str, result: Any) -> tuple[Tensor, Metrics]:

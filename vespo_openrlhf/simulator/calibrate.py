@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from vespo_openrlhf.files import read_json_lines
 from vespo_openrlhf.scheduling.lag import LagBudget, LagOptions
 
 from .simulation import Setup
@@ -50,8 +51,8 @@ def read_run(folder: Path) -> MeasuredRun:
     """
     try:
         flags = json.loads((folder / "config.json").read_text())
-        steps = _read_lines(folder / "metrics.jsonl")
-        groups = _read_lines(folder / "samples.jsonl")
+        steps = read_json_lines(folder / "metrics.jsonl")
+        groups = read_json_lines(folder / "samples.jsonl")
     except OSError as error:
         raise ValueError(f"{folder} holds no finished run (--run.dir): {error}") from error
     steps = [step for step in steps if step.get("kind") == "train" and "timing/publish" in step]
@@ -168,7 +169,3 @@ class _Load:
     def _until(self, time: float) -> float:
         i = bisect_right(self._times, time) - 1
         return self._integral[i] + (time - self._times[i]) * self._active[i]
-
-
-def _read_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]

@@ -528,7 +528,7 @@ def test_any_users_loss_may_steer_the_lag(tmp_path: Path) -> None:
 def test_what_a_model_cannot_do_is_refused(
     changes: dict, model: dict, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(flags_module.checks, "check_model", lambda path: model)
+    monkeypatch.setattr(flags_module.models, "check_model", lambda path: model)
     with pytest.raises(ValueError, match=message):
         check(DEFAULTS | changes)
 
@@ -581,7 +581,7 @@ def test_an_ablation_of_vespo_is_refused_for_a_loss_that_ignores_it() -> None:
 
 
 def test_a_run_does_not_mix_with_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flags_module.checks, "check_model", lambda path: {})
+    monkeypatch.setattr(flags_module.models, "check_model", lambda path: {})
     monkeypatch.setattr(flags_module.checks, "check_prompts", lambda *args, **kwargs: None)
     flags = DEFAULTS | {
         "run.dir": str(tmp_path),

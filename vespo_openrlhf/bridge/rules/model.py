@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from vespo_openrlhf.bridge.roles import Flags
-from vespo_openrlhf.data.checks import experts
+from vespo_openrlhf.models import experts
 
 
 def check_positions(flags: Flags, model: Mapping[str, Any]) -> None:

@@ -22,10 +22,10 @@ from openrlhf.datasets.utils import blending_datasets
 
 from vespo_openrlhf import reward
 from vespo_openrlhf.bridge.driver import Driver, RayEngine
-from vespo_openrlhf.eval.judging import judge_all, verifier_version
+from vespo_openrlhf.eval.judging.verdicts import judge_all, verifier_version
 from vespo_openrlhf.eval.metrics import summarise
-from vespo_openrlhf.eval.records import Folder
-from vespo_openrlhf.eval.runner import prompt_hash
+from vespo_openrlhf.eval.results.folder import Folder
+from vespo_openrlhf.eval.running.plan import prompt_hash
 
 FOLDER = "eval"
 _ID_COLUMNS = ("unique_id", "id")
