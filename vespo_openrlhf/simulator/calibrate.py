@@ -75,9 +75,11 @@ def read_run(folder: Path) -> MeasuredRun:
             f"{folder}: {len(steps)} batches are left to measure after {WARM_UP} of warm-up and "
             f"{drain} in which the engines run empty; make the run at least 4 longer"
         )
-    lengths = tuple(max(1, sum(c for _, c in spans)) for g in groups for spans in g["spans"])
+    # While the engines start up, they decode slowly, and as many at a time as never again.
+    steady = [group for group in groups if group["batch"] >= WARM_UP]
+    lengths = tuple(max(1, sum(c for _, c in spans)) for g in steady for spans in g["spans"])
     seconds = [prompts * n / step["scheduler/samples_per_second"] for step in steps]
-    step_seconds, per_sequence = fit_decode_step(groups)
+    step_seconds, per_sequence = fit_decode_step(steady, beside=groups)
     cluster = ClusterConfig(
         engines=flags["vllm.num_engines"],
         max_sequences=flags["rollout.in_flight_per_engine"],
@@ -111,7 +113,9 @@ def _prefill_speed(steps: Sequence[dict[str, Any]]) -> float | None:
     return tokens / seconds if tokens and seconds else None
 
 
-def fit_decode_step(groups: Sequence[dict[str, Any]]) -> tuple[float, float]:
+def fit_decode_step(
+    groups: Sequence[dict[str, Any]], beside: Sequence[dict[str, Any]]
+) -> tuple[float, float]:
     """Seconds of a decode step, and seconds more per active sequence, by least squares.
 
     A response of T tokens that took d seconds beside a other sequences on average has
@@ -119,18 +123,13 @@ def fit_decode_step(groups: Sequence[dict[str, Any]]) -> tuple[float, float]:
     all of it is in s.
 
     Args:
-        groups: records of samples.jsonl.
+        groups: records of samples.jsonl, to be fitted.
+        beside: all that the engines had, these among them.
     """
-    intervals: dict[str, list[tuple[float, float, int]]] = {}
-    for group in groups:
-        begin = group["dispatched_at"]
-        for end, spans in zip(group["generated_at"], group["spans"], strict=True):
-            tokens = sum(count for _, count in spans)
-            if tokens and end > begin:
-                intervals.setdefault(group["engine"], []).append((begin, end, tokens))
+    loads = {engine: _Load(intervals) for engine, intervals in _intervals(beside).items()}
     tt = ta = aa = dt = da = 0.0  # the normal equations of d on T and T a
-    for of_engine in intervals.values():
-        load = _Load(of_engine)
+    for engine, of_engine in _intervals(groups).items():
+        load = loads[engine]
         for begin, end, tokens in of_engine:
             active = load.mean(begin, end)
             tt += tokens**2
@@ -149,6 +148,18 @@ def fit_decode_step(groups: Sequence[dict[str, Any]]) -> tuple[float, float]:
         if step <= 0:  # the load explains it all
             return 1e-9, da / aa
     return dt / tt, 0.0
+
+
+def _intervals(groups: Sequence[dict[str, Any]]) -> dict[str, list[tuple[float, float, int]]]:
+    """When each response was on which engine, and its tokens."""
+    intervals: dict[str, list[tuple[float, float, int]]] = {}
+    for group in groups:
+        begin = group["dispatched_at"]
+        for end, spans in zip(group["generated_at"], group["spans"], strict=True):
+            tokens = sum(count for _, count in spans)
+            if tokens and end > begin:
+                intervals.setdefault(group["engine"], []).append((begin, end, tokens))
+    return intervals
 
 
 class _Load:
