@@ -1,23 +1,30 @@
 """What vLLM's workers can do besides: receive weights. Run in vLLM's worker processes.
 
 OpenRLHF's extension takes one parameter a call, answers before it has arrived, and keeps the
-process groups that it has left.
+process groups that it has left. It also writes over whatever vLLM has made of a weight when it
+loaded the model: experts are packed or shuffled for their kernel, MLA's projections absorbed, and
+weights written over these are wrong without an error anywhere. So an update goes as vLLM's own do,
+layer by layer: what comes is kept until a layer has all of its weights, which are then loaded,
+made ready for the kernels, and copied to where the kernels and CUDA graphs expect them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from openrlhf.trainer.ray.vllm_worker_wrap import WorkerWrap
+from vllm.config import set_current_vllm_config
+from vllm.model_executor.model_loader import reload
 
 
 class WeightReceiver(WorkerWrap):
     """Worker extension: vLLM makes it a base of its worker."""
 
     _model_update_group: Any
+    _updating = False
 
     def init_process_group(self, *args: Any, **kwargs: Any) -> None:
         """As OpenRLHF's, after leaving the group of before."""
@@ -48,8 +55,56 @@ class WeightReceiver(WorkerWrap):
             return f"weights arrive as {dtype}, the engine holds {expected}"
         parts = zip(shapes, flat.split(sizes), strict=True)
         weights = [(name, part.view(shape)) for (name, shape), part in parts]
+        return _refusal(lambda: self._load(weights))
+
+    def update_weight_cuda_ipc(
+        self,
+        name: str,
+        dtype: torch.dtype,
+        shape: torch.Size,
+        ipc_handles: Any = None,
+        empty_cache: bool = False,
+    ) -> None:
+        """As OpenRLHF's, for a weight that lies in the trainer's memory until this returns."""
+        model = self.model_runner.model
+        load = model.load_weights
+        # Kept until its layer is whole, so copied.
+        model.load_weights = lambda weights: self._load([(n, w.clone()) for n, w in weights], load)
         try:
-            self.model_runner.model.load_weights(weights=weights)
-        except Exception as error:
-            return f"{type(error).__name__}: {error}"
-        return ""
+            super().update_weight_cuda_ipc(name, dtype, shape, ipc_handles, empty_cache)
+        finally:
+            del model.load_weights
+
+    def finish_weights(self) -> str:
+        """Put in place what has come since the last call. Nothing may be sampled before.
+
+        Returns:
+            As `receive_weights`.
+        """
+        return _refusal(self._finish)
+
+    def _load(
+        self,
+        weights: Sequence[tuple[str, torch.Tensor]],
+        load: Callable[..., Any] | None = None,
+    ) -> None:
+        model = self.model_runner.model
+        with set_current_vllm_config(self.vllm_config):
+            if not self._updating:
+                self._updating = True
+                reload.initialize_layerwise_reload(model)
+            (load or model.load_weights)(weights=weights)
+
+    def _finish(self) -> None:
+        if self._updating:
+            with set_current_vllm_config(self.vllm_config):
+                reload.finalize_layerwise_reload(self.model_runner.model, self.model_config)
+            self._updating = False
+
+
+def _refusal(work: Callable[[], None]) -> str:
+    try:
+        work()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
