@@ -282,7 +282,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         await self._workers("receive_weights", dtype, shapes)
 
     async def finish_weights(self) -> None:
-        """Have all workers put in place what came. Raises as `receive_weights` does."""
+        """Have all workers put in place what they kept of it. Raises as `receive_weights`."""
         await self._workers("finish_weights")
 
     async def _workers(self, method: str, *args: Any) -> None:

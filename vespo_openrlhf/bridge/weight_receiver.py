@@ -1,11 +1,10 @@
 """What vLLM's workers can do besides: receive weights. Run in vLLM's worker processes.
 
 OpenRLHF's extension takes one parameter a call, answers before it has arrived, and keeps the
-process groups that it has left. It also writes over whatever vLLM has made of a weight when it
-loaded the model: experts are packed or shuffled for their kernel, MLA's projections absorbed, and
-weights written over these are wrong without an error anywhere. So an update goes as vLLM's own do,
-layer by layer: what comes is kept until a layer has all of its weights, which are then loaded,
-made ready for the kernels, and copied to where the kernels and CUDA graphs expect them.
+process groups that it has left. It also writes experts over what vLLM has made of them for their
+kernel, packed or shuffled: nothing fails, and the layer is wrong. So they go the way of vLLM's own
+updates: kept until a layer has them all, then loaded, made ready as at the start, and copied to
+where the kernel and CUDA graphs read them.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 from openrlhf.trainer.ray.vllm_worker_wrap import WorkerWrap
 from vllm.config import set_current_vllm_config
+from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
 from vllm.model_executor.model_loader import reload
 
 
@@ -68,7 +68,7 @@ class WeightReceiver(WorkerWrap):
         """As OpenRLHF's, for a weight that lies in the trainer's memory until this returns."""
         model = self.model_runner.model
         load = model.load_weights
-        # Kept until its layer is whole, so copied.
+        # An expert's is kept until its layer has all, so copied.
         model.load_weights = lambda weights: self._load([(n, w.clone()) for n, w in weights], load)
         try:
             super().update_weight_cuda_ipc(name, dtype, shape, ipc_handles, empty_cache)
@@ -76,7 +76,7 @@ class WeightReceiver(WorkerWrap):
             del model.load_weights
 
     def finish_weights(self) -> str:
-        """Put in place what has come since the last call. Nothing may be sampled before.
+        """Put the experts in place that came since the last call. Nothing may be sampled before.
 
         Returns:
             As `receive_weights`.
@@ -88,18 +88,22 @@ class WeightReceiver(WorkerWrap):
         weights: Sequence[tuple[str, torch.Tensor]],
         load: Callable[..., Any] | None = None,
     ) -> None:
-        model = self.model_runner.model
         with set_current_vllm_config(self.vllm_config):
             if not self._updating:
                 self._updating = True
-                reload.initialize_layerwise_reload(model)
-            (load or model.load_weights)(weights=weights)
+                for layer in self._experts():
+                    reload.initialize_layerwise_reload(layer)
+            (load or self.model_runner.model.load_weights)(weights=weights)
 
     def _finish(self) -> None:
-        if self._updating:
-            with set_current_vllm_config(self.vllm_config):
-                reload.finalize_layerwise_reload(self.model_runner.model, self.model_config)
-            self._updating = False
+        with set_current_vllm_config(self.vllm_config):
+            for layer in self._experts() if self._updating else ():
+                reload.finalize_layerwise_reload(layer, self.model_config)
+        self._updating = False
+
+    def _experts(self) -> list[RoutedExperts]:
+        layers = self.model_runner.model.modules()
+        return [layer for layer in layers if isinstance(layer, RoutedExperts)]
 
 
 def _refusal(work: Callable[[], None]) -> str:

@@ -1,11 +1,11 @@
 """The weights on their way from the trainer to the engines, any of which may die or hang meanwhile.
 
 They go in buckets of pieces: one message to each engine, one broadcast, one answer from each, which
-an engine gives when the bucket has arrived and is loaded; and at the end a call to each to put what
-came in place. A broadcast on a GPU is over for its
-caller before it has begun, and waits for a dead receiver forever; so our part is done in a thread
-of its own, and where an engine fails or nothing moves, the process group is destroyed, which ends
-the broadcast on this side. Nobody who took part can then be taken to be whole.
+an engine gives when the bucket has arrived and is loaded, and at the end a call to each to put in
+place what it has kept. A broadcast on a GPU is over for its caller before it has begun, and waits
+for a dead receiver forever; so our part is done in a thread of its own, and where an engine fails
+or nothing moves, the process group is destroyed, which ends the broadcast on this side. Nobody who
+took part can then be taken to be whole.
 """
 
 from __future__ import annotations
@@ -68,12 +68,9 @@ class WeightPublisher:
         self._stall_seconds = stall_seconds
         self._bucket_bytes = bucket_bytes
         actor = trainer.actor
-        found = pieces(actor.model.module)
-        self._adapted = any(piece.adapter for piece in found)
-        # Of a model that sees, only those that are trained: its eyes stay as they are. Not with
-        # adapters: an engine takes the weights of a layer all or none, and some have none.
-        whole = self._adapted or not getattr(actor, "is_vlm", False)
-        self._pieces = [piece for piece in found if whole or piece.trained]
+        # Of a model that sees, only those that are trained: its eyes stay as they are.
+        sees = getattr(actor, "is_vlm", False)
+        self._pieces = [p for p in pieces(actor.model.module) if p.trained or not sees]
         self._group: Any = None
         self._receivers: list[str] = []
 
@@ -95,12 +92,11 @@ class WeightPublisher:
         started = time.monotonic()
         error: Exception | None = None
         sends, shares = torch.distributed.get_rank() == 0, self._trainer.use_cuda_ipc
-        if shares and not self._adapted:
+        if shares and not any(piece.adapter for piece in self._pieces):
             self._trainer.vllm_engines = list(engines)
             self._trainer.broadcast_to_vllm()
             if sends:
                 self._finish(engines)
-            distributed_util.torch_dist_barrier_and_cuda_sync()
             return Sent(len(self._pieces), time.monotonic() - started)
         torch.cuda.empty_cache()
         if sends and not shares:

@@ -159,7 +159,7 @@ def _vllm_experts(module: Any) -> None:
     def _setup_kernel(self: Any, layer: Any, w13: Any, w2: Any) -> None:
         updated = self.moe_kernel is not None
         upstream(self, layer, w13, w2)
-        if updated:
+        if updated and self.unquantized_backend == module.UnquantizedMoeBackend.CPU:
             self.moe_kernel.fused_experts.process_weights_after_loading(layer)
 
     method._setup_kernel = _setup_kernel

@@ -114,7 +114,12 @@ class Both:
             ]
         parts.append((self.trained.lm_head(noise), lambda: self.served.compute_logits(noise)))
         with set_current_vllm_config(self._config), set_forward_context(None, self._config):
-            return [((theirs() - ours).abs().max() / ours.abs().max()).item() for ours, theirs in parts]
+            pairs = [(ours, theirs()) for ours, theirs in parts]
+        return [((theirs - ours).abs().max() / ours.abs().max()).item() for ours, theirs in pairs]
+
+    def places(self) -> dict[str, int]:
+        """Where the weights lie, which is where CUDA graphs read them."""
+        return {name: weight.data_ptr() for name, weight in self.served.named_parameters()}
 
 
 @pytest.mark.parametrize("limit", [1, 1 << 30], ids=["split", "whole"])
@@ -125,7 +130,7 @@ def test_every_update_arrives_where_the_kernels_read(
 ) -> None:
     both = Both(kind, tmp_path)
     assert max(both.gaps()) < 1e-5
-    places = {name: weight.data_ptr() for name, weight in both.served.named_parameters()}
+    places = both.places()
     found = pieces(both.trained)
     for round_ in range(3):
         both.update()
@@ -134,5 +139,67 @@ def test_every_update_arrives_where_the_kernels_read(
         both.send(found[round_::2] + found[(round_ + 1) % 2 :: 2], limit)
         assert both.worker.finish_weights() == ""
         assert max(both.gaps()) < 1e-5
-    # CUDA graphs read from where they were captured.
-    assert places == {name: weight.data_ptr() for name, weight in both.served.named_parameters()}
+    assert both.places() == places
+
+
+@torch.no_grad()
+def test_experts_read_from_the_trainers_memory_arrive(
+    vllm_alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Colocated engines take one weight a call, and its memory is used again when it returns. The
+    handle is a stand-in for CUDA's."""
+    monkeypatch.setattr("openrlhf.trainer.ray.utils.get_physical_gpu_id", lambda: "gpu-0")
+    both = Both("experts", tmp_path)
+    for _ in range(3):
+        both.update()
+        for piece in pieces(both.trained):
+            there = piece.tensor().clone()
+            handles = {"gpu-0": (lambda *_, there=there: there, [None] * 7)}
+            both.worker.update_weight_cuda_ipc(piece.name, there.dtype, there.shape, handles)
+            there.fill_(7.0)
+        assert both.worker.finish_weights() == ""
+        assert max(both.gaps()) < 1e-5
+
+
+@torch.no_grad()
+def test_experts_are_shuffled_again_for_a_backend_that_shuffles_them(
+    vllm_alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As FlashInfer's TRTLLM experts on a GPU, which cannot run here: the shuffling is a stand-in.
+    What calls it, and what becomes of its result, are vLLM's own."""
+    from vllm.model_executor.layers.fused_moe import unquantized_fused_moe_method as module
+
+    both = Both("experts", tmp_path)
+    layers = both.worker._experts()
+    for layer in layers:
+        layer.quant_method.unquantized_backend = module.UnquantizedMoeBackend.FLASHINFER_TRTLLM
+    monkeypatch.setattr(
+        module,
+        "convert_to_unquantized_kernel_format",
+        lambda backend, moe_config, w13_weight, w2_weight: (w13_weight.flip(1), w2_weight.flip(1)),
+    )
+    places = both.places()
+    for _ in range(3):
+        both.update()
+        both.send(pieces(both.trained), 1)
+        assert both.worker.finish_weights() == ""
+        for layer, trained in zip(layers, both.trained.model.layers, strict=True):
+            experts = trained.mlp.experts
+            assert torch.equal(layer.w13_weight, experts.gate_up_proj.flip(1))
+            assert torch.equal(layer.w2_weight, experts.down_proj.flip(1))
+    assert both.places() == places
+
+
+def test_what_cannot_be_put_in_place_is_refused(
+    vllm_alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = Both("experts", tmp_path)
+    found = pieces(both.trained)
+    method = both.worker._experts()[0].quant_method
+
+    def broken(layer: Any) -> None:
+        raise RuntimeError("no room to pack")
+
+    both.send([piece for piece in found if "gate_up_proj" in piece.name], 1)
+    monkeypatch.setattr(method, "process_weights_after_loading", broken)
+    assert both.worker.finish_weights() == "RuntimeError: no room to pack"
