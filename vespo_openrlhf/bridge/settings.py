@@ -147,8 +147,6 @@ def check(flags: dict[str, Any]) -> None:
     model = checks.check_model(flags["actor.model_name_or_path"])
     for model_rule in rules.MODEL_RULES:
         model_rule(flags, checks.text_config(model))
-    if cpu.is_active():
-        cpu_settings.refuse_experts(model)
     label_problems = None
     reward = flags["reward.remote_url"]
     if reward is not None and reward.endswith(".py"):

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from vespo_openrlhf.cpu import FORCE_VARIABLE, NO_DEVICES
-from vespo_openrlhf.data.checks import experts
 
 # flag -> (value on the CPU, why). Where the user's value differs, the change is announced.
 _FORCED: dict[str, tuple[Any, str]] = {
@@ -71,26 +70,6 @@ def environment() -> dict[str, str]:
         "TOKENIZERS_PARALLELISM": "false",
     }
     return {name: os.environ.get(name, value) for name, value in defaults.items()}
-
-
-def refuse_experts(model: Mapping[str, Any]) -> None:
-    """Mixtures of experts are not for the CPU stack.
-
-    vLLM packs the experts for the CPU as it loads them, and weights that it is given later do not
-    arrive: the engines would sample from experts that nobody trains.
-
-    Args:
-        model: its config.json.
-
-    Raises:
-        ValueError: it has experts.
-    """
-    if number := experts(model):
-        raise ValueError(
-            f"--actor.model_name_or_path names a mixture of {number} experts, which the CPU stack "
-            "cannot train: the engines do not take new weights of experts there. Take a dense "
-            "model, or a machine with a GPU"
-        )
 
 
 def roles(flags: Mapping[str, Any]) -> list[str]:
