@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import peft
 import pytest
 import torch
 import transformers
@@ -88,7 +89,8 @@ class Both:
     @torch.no_grad()
     def update(self) -> None:
         for parameter in self.trained.parameters():
-            parameter += 0.3 * torch.randn_like(parameter)
+            if parameter.requires_grad:
+                parameter += 0.3 * torch.randn_like(parameter)
 
     def send(self, found: list[Piece], limit: int) -> None:
         for bucket in buckets(found, limit):
@@ -140,6 +142,20 @@ def test_every_update_arrives_where_the_kernels_read(
         assert both.worker.finish_weights() == ""
         assert max(both.gaps()) < 1e-5
     assert both.places() == places
+
+
+@torch.no_grad()
+def test_experts_that_are_not_trained_stay(vllm_alone: None, tmp_path: Path) -> None:
+    """With adapters on attention alone, of a model that sees: what is frozen is not sent."""
+    both = Both("experts", tmp_path)
+    targets = ["q_proj", "k_proj", "v_proj"]
+    lora = peft.LoraConfig(r=2, lora_alpha=4, target_modules=targets, init_lora_weights=False)
+    found = pieces(peft.get_peft_model(both.trained, lora))
+    for sent in (found, [piece for piece in found if piece.trained]):
+        both.update()
+        both.send(sent, 1)
+        assert both.worker.finish_weights() == ""
+        assert max(both.gaps()) < 1e-5
 
 
 @torch.no_grad()
