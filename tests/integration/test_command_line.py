@@ -5,14 +5,12 @@ import errno
 import importlib.metadata
 import json
 import os
-import shutil
 from pathlib import Path
 
 import pytest
 import ray
 import torch
 
-from vespo_openrlhf import cpu
 from vespo_openrlhf.bridge import plug, seams
 from vespo_openrlhf.bridge.cli import UsageError, main
 from vespo_openrlhf.bridge.events import StoppedError
@@ -111,18 +109,6 @@ def test_what_openrlhf_refuses_by_itself_is_one_message_before_ray_starts(
     images = {"data.max_images_per_prompt": "1", "algo.advantage.estimator": "gae"}
     message = refused(good | images, capsys)
     assert "OpenRLHF refuses these flags: VLM training does not support critic" in message
-
-
-def test_a_mixture_of_experts_is_refused_on_a_cpu(
-    good: dict, capsys, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model = tmp_path / "experts"
-    shutil.copytree(good["actor.model_name_or_path"], model)
-    settings = json.loads((model / "config.json").read_text())
-    (model / "config.json").write_text(json.dumps(settings | {"num_experts": 4}))
-    monkeypatch.setattr(cpu, "is_active", lambda: True)  # also where this machine has a GPU
-    message = refused(good | {"actor.model_name_or_path": str(model)}, capsys)
-    assert "a mixture of 4 experts, which the CPU stack cannot train" in message
 
 
 def test_overlong_prompts_are_counted_and_named(good: dict, capsys, tmp_path: Path) -> None:

@@ -35,10 +35,12 @@ def make_engine(happens: str = ""):
             class Worker(WeightReceiver):
                 device = torch.device("cpu")
                 model_config = SimpleNamespace(dtype=torch.float32)
+                vllm_config = None
 
                 def __init__(self) -> None:
                     self.loaded = {}
-                    model = SimpleNamespace(load_weights=lambda weights: self.load(weights))
+                    model = torch.nn.Module()
+                    model.load_weights = self.load
                     self.model_runner = SimpleNamespace(model=model)
 
                 def load(self, weights) -> None:
@@ -63,6 +65,9 @@ def make_engine(happens: str = ""):
                 os.kill(os.getpid(), signal.SIGSTOP)
             if refusal := self.worker.receive_weights(dtype, shapes):
                 raise RefusedWeightsError(refusal)
+
+        def finish_weights(self) -> None:
+            assert self.worker.finish_weights() == ""
 
         def loaded(self) -> dict[str, list]:
             return {name: tensor.tolist() for name, tensor in self.worker.loaded.items()}

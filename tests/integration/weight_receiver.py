@@ -19,15 +19,23 @@ BUCKETS = [
 ]
 
 
+class Model(torch.nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.loaded: dict[str, torch.Tensor] = {}
+
+    def load_weights(self, weights: list[tuple[str, torch.Tensor]]) -> None:
+        self.loaded.update(weights)
+
+
 class Worker(WeightReceiver):
     """What the extension reads of vLLM's worker, rank 0 of the engine's own group."""
 
     def __init__(self) -> None:
-        self.loaded: dict[str, torch.Tensor] = {}
         self.device = torch.device("cpu")
         self.model_config = SimpleNamespace(dtype=torch.float32)
-        model = SimpleNamespace(load_weights=lambda weights: self.loaded.update(weights))
-        self.model_runner = SimpleNamespace(model=model)
+        self.vllm_config = None
+        self.model_runner = SimpleNamespace(model=Model())
 
 
 print("ready", flush=True)
@@ -40,4 +48,6 @@ for shapes in BUCKETS:
     assert worker.receive_weights(torch.float32, shapes) == ""
     if "dies" in sys.argv:
         os.kill(os.getpid(), signal.SIGKILL)
-print(json.dumps({name: tensor.tolist() for name, tensor in worker.loaded.items()}))
+assert worker.finish_weights() == ""
+loaded = worker.model_runner.model.loaded
+print(json.dumps({name: tensor.tolist() for name, tensor in loaded.items()}))

@@ -266,7 +266,14 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         Raises:
             RefusedWeightsError: a worker has it and cannot load it.
         """
-        for refusal in await self.llm.collective_rpc("receive_weights", args=(dtype, shapes)):
+        await self._workers("receive_weights", dtype, shapes)
+
+    async def finish_weights(self) -> None:
+        """Have all workers put in place what they kept of it. Raises as `receive_weights`."""
+        await self._workers("finish_weights")
+
+    async def _workers(self, method: str, *args: Any) -> None:
+        for refusal in await self.llm.collective_rpc(method, args=args):
             if refusal:
                 raise RefusedWeightsError(refusal)
 

@@ -12,7 +12,7 @@ from vespo_openrlhf.bridge import rules
 from vespo_openrlhf.bridge.loss import uses_our_loss
 from vespo_openrlhf.bridge.rules.loss import UPSTREAM_DEFAULTS
 from vespo_openrlhf.bridge.run import dataset
-from vespo_openrlhf.cpu.flags import adapt, refuse_experts
+from vespo_openrlhf.cpu.flags import adapt
 from vespo_openrlhf.data import checks
 from vespo_openrlhf.losses.registry import option_defaults
 from vespo_openrlhf.reward import options as reward_options
@@ -146,8 +146,6 @@ def check(flags: dict[str, Any]) -> None:
     model = models.check_model(flags["actor.model_name_or_path"])
     for model_rule in rules.MODEL_RULES:
         model_rule(flags, models.text_config(model))
-    if cpu.is_active():
-        refuse_experts(model)
     label_problems = None
     reward = flags["reward.remote_url"]
     if reward is not None and reward.endswith(".py"):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
-
-from vespo_openrlhf.models import experts
 
 # flag -> (value on the CPU, why). Where the user's value differs, the change is announced.
 _FORCED: dict[str, tuple[Any, str]] = {
@@ -48,23 +45,3 @@ def adapt(flags: dict[str, Any]) -> list[str]:
             changes.append(f"--{flag} {flags[flag]} -> {value} ({reason})")
             flags[flag] = value
     return changes
-
-
-def refuse_experts(model: Mapping[str, Any]) -> None:
-    """Mixtures of experts are not for the CPU stack.
-
-    vLLM packs the experts for the CPU as it loads them, and weights that it is given later do not
-    arrive: the engines would sample from experts that nobody trains.
-
-    Args:
-        model: its config.json.
-
-    Raises:
-        ValueError: it has experts.
-    """
-    if number := experts(model):
-        raise ValueError(
-            f"--actor.model_name_or_path names a mixture of {number} experts, which the CPU stack "
-            "cannot train: the engines do not take new weights of experts there. Take a dense "
-            "model, or a machine with a GPU"
-        )

@@ -150,6 +150,21 @@ def _vllm_linear(module: Any) -> None:
     module.dispatch_cpu_unquantized_gemm = dispatch_cpu_unquantized_gemm
 
 
+def _vllm_experts(module: Any) -> None:
+    """vLLM packs experts for the CPU when it loads them, and not again when they are updated."""
+    method = module.UnquantizedFusedMoEMethod
+    upstream = method._setup_kernel
+
+    @functools.wraps(upstream)
+    def _setup_kernel(self: Any, layer: Any, w13: Any, w2: Any) -> None:
+        updated = self.moe_kernel is not None
+        upstream(self, layer, w13, w2)
+        if updated and self.unquantized_backend == module.UnquantizedMoeBackend.CPU:
+            self.moe_kernel.fused_experts.process_weights_after_loading(layer)
+
+    method._setup_kernel = _setup_kernel
+
+
 PATCHES: dict[str, Callable[[Any], None]] = {
     "torch": _torch,
     "openrlhf.utils.utils": _openrlhf_utils,
@@ -161,6 +176,7 @@ PATCHES: dict[str, Callable[[Any], None]] = {
     "deepspeed.runtime.engine": _deepspeed_engine,
     "deepspeed.runtime.zero.partition_parameters": _deepspeed_partition,
     "vllm.model_executor.layers.utils": _vllm_linear,
+    "vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method": _vllm_experts,
 }
 
 

@@ -543,23 +543,6 @@ def test_what_a_model_can_do_passes() -> None:
             rule(DEFAULTS | {"actor.aux_loss_coef": 0.01 * bool(model.get("num_experts"))}, model)
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        {"num_experts": 128, "num_experts_per_tok": 8},  # Qwen3-MoE
-        {"num_local_experts": 8},  # Mixtral, gpt-oss
-        {"n_routed_experts": 256, "n_shared_experts": 1},  # DeepSeek, GLM
-        {"text_config": {"moe_num_experts": 64}},
-        {"ffn_config": {"moe_num_experts": 16}},  # DBRX
-    ],
-)
-def test_a_mixture_of_experts_is_refused_on_the_cpu_stack(model: dict) -> None:
-    with pytest.raises(ValueError, match=r"a mixture of \d+ experts, which the CPU stack cannot"):
-        cpu_flags.refuse_experts(model)
-    cpu_flags.refuse_experts({"num_experts_per_tok": 8, "num_experts": None})
-    cpu_flags.refuse_experts({"n_shared_experts": 1, "num_attention_heads": 32})
-
-
 @pytest.mark.usefixtures("on_gpu")
 def test_the_file_of_a_users_loss_is_found_from_every_working_directory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -75,6 +75,8 @@ class Engine:
         self._happens, self._bucket, self._join, self._calls = happens, bucket, join, 0
         self.receive_weights = SimpleNamespace(remote=self._receive_weights)
         self.init_process_group = SimpleNamespace(remote=self._init_process_group)
+        self.finish_weights = SimpleNamespace(remote=self._finish_weights)
+        self.finished: list[int] = []  # how many weights had come
 
     def _init_process_group(self, address, port, rank, world, name, backend, use_ray) -> Future:
         answer: Future = Future()
@@ -96,6 +98,12 @@ class Engine:
             threading.Thread(
                 target=self._load, args=(answer, shapes, dtype, refusal), daemon=True
             ).start()
+        return answer
+
+    def _finish_weights(self) -> Future:
+        self.finished.append(len(self.received))
+        answer: Future = Future()
+        answer.set_result(None)
         return answer
 
     def _load(self, answer: Future, shapes, dtype, refusal) -> None:
@@ -209,6 +217,7 @@ def test_every_engine_gets_every_parameter_and_the_group_stays(groups) -> None:
             assert list(engine.weights) == NAMES
             for name, parameter in trainer.module.named_parameters():
                 assert torch.equal(engine.weights[name], parameter)
+    assert [engine.finished for engine in engines] == [[4, 8], [4, 8]]  # after the last of each
     assert [engine.joined for engine in engines] == [[(1, 3)], [(2, 3)]]
     assert len(groups) == 1
     assert not groups[0].destroyed.is_set()
@@ -228,6 +237,7 @@ def test_a_broadcast_that_would_block_for_ever_is_ended(groups, gathered, happen
     assert gathered == [6, 3, 6, 2]  # all of it, for the sake of the other ranks
     assert engines[0].received[:1] == NAMES[:1]
     assert len(engines[0].received) <= 2  # and nothing more is sent
+    assert engines[0].finished == []
 
     # Those that come in their place.
     newcomers = [Engine(), Engine()]
@@ -344,9 +354,11 @@ def test_engines_on_the_trainers_gpus_read_every_weight_where_it_lies(
         adapter = peft.inject_adapter_in_model(lora, trainer.module)[0]
         whole["0.weight"] += adapter.get_delta_weight("default")
     trainer.use_cuda_ipc = True
-    engine = SimpleNamespace(update_weight_cuda_ipc=SimpleNamespace(remote=read))
+    engine = Engine()
+    engine.update_weight_cuda_ipc = SimpleNamespace(remote=read)
     sent = sender.WeightPublisher(trainer).publish(names(0), [engine])
     assert sent.messages == 4  # OpenRLHF's workers take one weight a call
+    assert engine.finished == [0]
     assert list(received) == NAMES
     assert emptied == [False, False, False, True]
     for name, weight in whole.items():

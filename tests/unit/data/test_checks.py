@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from vespo_openrlhf.data.checks import check_prompts, load_reward
-from vespo_openrlhf.models import check_model
+from vespo_openrlhf.models import check_model, experts
 
 
 def write_rows(path: Path, rows: list[dict]) -> str:
@@ -97,3 +97,19 @@ def test_reward_files(tmp_path: Path) -> None:
         load_reward(str(path))
     path.write_text("def reward_func(queries, prompts, labels): ...")
     assert callable(load_reward(str(path))["reward_func"])
+
+
+@pytest.mark.parametrize(
+    ("model", "number"),
+    [
+        ({"num_experts": 128, "num_experts_per_tok": 8}, 128),  # Qwen3-MoE
+        ({"num_local_experts": 8}, 8),  # Mixtral, gpt-oss
+        ({"n_routed_experts": 256, "n_shared_experts": 1}, 256),  # DeepSeek, GLM
+        ({"text_config": {"moe_num_experts": 64}}, 64),
+        ({"ffn_config": {"moe_num_experts": 16}}, 16),  # DBRX
+        ({"num_experts_per_tok": 8, "num_experts": None}, 0),
+        ({"n_shared_experts": 1, "num_attention_heads": 32}, 0),
+    ],
+)
+def test_experts_are_counted_by_any_name(model: dict, number: int) -> None:
+    assert experts(model) == number

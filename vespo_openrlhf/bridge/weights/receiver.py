@@ -1,23 +1,30 @@
 """What vLLM's workers can do besides: receive weights. Run in vLLM's worker processes.
 
 OpenRLHF's extension takes one parameter a call, answers before it has arrived, and keeps the
-process groups that it has left.
+process groups that it has left. It also writes experts over what vLLM has made of them for their
+kernel, packed or shuffled: nothing fails, and the layer is wrong. So they go the way of vLLM's own
+updates: kept until a layer has them all, then loaded, made ready as at the start, and copied to
+where the kernel and CUDA graphs read them.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from openrlhf.trainer.ray.vllm_worker_wrap import WorkerWrap
+from vllm.config import set_current_vllm_config
+from vllm.model_executor.layers.fused_moe.routed_experts import RoutedExperts
+from vllm.model_executor.model_loader import reload
 
 
 class WeightReceiver(WorkerWrap):
     """Worker extension: vLLM makes it a base of its worker."""
 
     _model_update_group: Any
+    _updating = False
 
     def init_process_group(self, *args: Any, **kwargs: Any) -> None:
         """As OpenRLHF's, after leaving the group of before."""
@@ -48,8 +55,60 @@ class WeightReceiver(WorkerWrap):
             return f"weights arrive as {dtype}, the engine holds {expected}"
         parts = zip(shapes, flat.split(sizes), strict=True)
         weights = [(name, part.view(shape)) for (name, shape), part in parts]
+        return _refusal(lambda: self._load(weights))
+
+    def update_weight_cuda_ipc(
+        self,
+        name: str,
+        dtype: torch.dtype,
+        shape: torch.Size,
+        ipc_handles: Any = None,
+        empty_cache: bool = False,
+    ) -> None:
+        """As OpenRLHF's, for a weight that lies in the trainer's memory until this returns."""
+        model = self.model_runner.model
+        load = model.load_weights
+        # An expert's is kept until its layer has all, so copied.
+        model.load_weights = lambda weights: self._load([(n, w.clone()) for n, w in weights], load)
         try:
-            self.model_runner.model.load_weights(weights=weights)
-        except Exception as error:
-            return f"{type(error).__name__}: {error}"
-        return ""
+            super().update_weight_cuda_ipc(name, dtype, shape, ipc_handles, empty_cache)
+        finally:
+            del model.load_weights
+
+    def finish_weights(self) -> str:
+        """Put the experts in place that came since the last call. Nothing may be sampled before.
+
+        Returns:
+            As `receive_weights`.
+        """
+        return _refusal(self._finish)
+
+    def _load(
+        self,
+        weights: Sequence[tuple[str, torch.Tensor]],
+        load: Callable[..., Any] | None = None,
+    ) -> None:
+        with set_current_vllm_config(self.vllm_config):
+            if not self._updating:
+                self._updating = True
+                for layer in self._experts():
+                    reload.initialize_layerwise_reload(layer)
+            (load or self.model_runner.model.load_weights)(weights=weights)
+
+    def _finish(self) -> None:
+        with set_current_vllm_config(self.vllm_config):
+            for layer in self._experts() if self._updating else ():
+                reload.finalize_layerwise_reload(layer, self.model_config)
+        self._updating = False
+
+    def _experts(self) -> list[RoutedExperts]:
+        layers = self.model_runner.model.modules()
+        return [layer for layer in layers if isinstance(layer, RoutedExperts)]
+
+
+def _refusal(work: Callable[[], None]) -> str:
+    try:
+        work()
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""

@@ -1,10 +1,11 @@
 """The weights on their way from the trainer to the engines, any of which may die or hang meanwhile.
 
 They go in buckets of pieces: one message to each engine, one broadcast, one answer from each, which
-an engine gives when the bucket has arrived and is loaded. A broadcast on a GPU is over for its
-caller before it has begun, and waits for a dead receiver forever; so our part is done in a thread
-of its own, and where an engine fails or nothing moves, the process group is destroyed, which ends
-the broadcast on this side. Nobody who took part can then be taken to be whole.
+an engine gives when the bucket has arrived and is loaded, and at the end a call to each to put in
+place what it has kept. A broadcast on a GPU is over for its caller before it has begun, and waits
+for a dead receiver forever; so our part is done in a thread of its own, and where an engine fails
+or nothing moves, the process group is destroyed, which ends the broadcast on this side. Nobody who
+took part can then be taken to be whole.
 """
 
 from __future__ import annotations
@@ -102,6 +103,8 @@ class WeightPublisher:
                 self._hand_over(bucket, engines)
             elif sends and error is None:
                 error = _error_of(self._send, bucket, engines)
+        if sends and error is None:
+            error = _error_of(self._finish, engines)
         torch.cuda.empty_cache()
         distributed_util.torch_dist_barrier_and_cuda_sync()
         if error is not None:
@@ -170,6 +173,9 @@ class WeightPublisher:
         calls = [engine.receive_weights.remote(flat.dtype, shapes) for engine in engines]
         group, stream = self._group, torch.cuda.current_stream()
         self._together(calls, lambda: group.broadcast(flat, src=0, stream=stream))
+
+    def _finish(self, engines: Sequence[Any]) -> None:
+        self._together([engine.finish_weights.remote() for engine in engines], lambda: None)
 
     def _together(self, calls: Sequence[Any], ours: Callable[[], Any]) -> Any:
         """Do our part while the engines do theirs; what ours returns.
