@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import random
 import re
-from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +20,12 @@ from math_verify import verify as math_verify
 
 from vespo_openrlhf.reward.comparing.judge import UnreadableError, check_size
 from vespo_openrlhf.reward.comparing.words import choice, split_unit, text_key
-from vespo_openrlhf.reward.reading.quantity import FULL_DIGITS, parse_quantity, rounding_error
+from vespo_openrlhf.reward.reading.quantity import (
+    FULL_DIGITS,
+    parse_quantity,
+    repeating,
+    rounding_error,
+)
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
@@ -62,9 +66,7 @@ def _decimal(match: re.Match[str]) -> str:
 
 
 def _repeating(match: re.Match[str]) -> str:
-    whole, head, tail = match.groups()
-    bottom = ("9" * len(tail)) + "0" * len(head)
-    value = Fraction(int((whole + head + tail) or "0") - int((whole + head) or "0"), int(bottom))
+    value = repeating(*match.groups())
     return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
