@@ -52,7 +52,9 @@ _SIGNS = re.compile(r"[-+] ?\(? ?[-+]")
 _LETTERS = re.compile(r"[A-J]{2,10}")  # all that apply: ABD
 _SEQUENCE = re.compile("[A-Z]{3,}")
 _OPERATOR = re.compile(r"[<>=]|\\(?:le|ge|ne|in|equiv)(?![a-z])")
-_CONDITION_WORDS = re.compile(r"(?<![a-zA-Z\\])(?:if|when|for|where|is|are|an|a|the|all)(?![a-zA-Z])")
+_CONDITION_WORDS = re.compile(
+    r"(?<![a-zA-Z\\])(?:if|when|for|where|is|are|an|a|the|all)(?![a-zA-Z])"
+)
 _OTHERWISE = re.compile(r"(?:otherwise|else|elsewhere|\\text ?\{ ?otherwise ?\})\.?", re.IGNORECASE)
 _OPPOSITES = {"<": "\\ge ", ">": "\\le ", "\\le": "> ", "\\ge": "< ", "=": "\\ne ", "\\ne": "= ",
               "even": "odd", "odd": "even", "rational": "irrational",
@@ -191,7 +193,7 @@ class Judge:
                 return self.same(*((member, other) if one_member is gold else (other, member)))
         if "scalar" in kinds:
             many, one = (gold, answer) if answer.kind == "scalar" else (answer, gold)
-            if many.kind == "list" and (letters := _LETTERS.fullmatch(one.text)):
+            if many.kind == "list" and (letters := _LETTERS.fullmatch(_bare(one.text))):
                 chosen = tuple(Expression("scalar", letter) for letter in letters.group())
                 return self._unordered(many.items, chosen)
             if many.detail == "spaced":
@@ -239,9 +241,11 @@ class Judge:
                 _explicit(g, gold), _explicit(a, answer)
             )
 
-        return len(gold.items) == len(answer.items) and all(
-            any(same(g, a) for a in answer.items) for g in gold.items
-        ) and all(any(same(g, a) for g in gold.items) for a in answer.items)
+        return (
+            len(gold.items) == len(answer.items)
+            and all(any(same(g, a) for a in answer.items) for g in gold.items)
+            and all(any(same(g, a) for g in gold.items) for a in answer.items)
+        )
 
     def _same_condition(self, gold: str, answer: str) -> bool:
         if _condition_key(gold) == _condition_key(answer):
@@ -435,8 +439,12 @@ def _condition_key(text: str) -> list[str]:
     return tokens if _OPERATOR.search(text) else sorted(token.lower() for token in tokens)
 
 
+def _bare(text: str) -> str:
+    return re.sub(r"\\text|[{}\s]", "", text)
+
+
 def _name_key(name: str) -> str:
-    return re.sub(r"\\text|[{}\s]", "", name).lower()
+    return _bare(name).lower()
 
 
 def _unevaluated(answer: str) -> bool:

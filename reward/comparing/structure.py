@@ -44,22 +44,23 @@ _FUNCTION_VALUE = re.compile(
 _POINT = re.compile(r"[A-Z]'? ?(?P<coordinates>\([^()]*,[^()]*\))")
 _DOMAIN = re.compile(
     r"(?P<rest>(?:(?!\\(?:ne|le|ge|in|cup)(?![a-z]))[^=<>,;])+)"
-    r"(?:[,;]|[,;]? ?\\text ?\{,? ?(?:for|where|if|when|with) ?\}) ?[a-z] ?\\ne(?![a-z])"
-    r"[^=<>,]{1,30}"
+    r"(?:[,;]|[,;]? ?\\text ?\{,? ?(?:for|where|if|when|with) ?\}) ?"
+    r"(?P<name>[a-z]) ?(?:\\ne(?![a-z])[^=<>,]{1,30}|(?P<bound>(?:\\ge(?![a-z])|>) ?\d))"
 )
 _COMPOUND = re.compile(
     rf"{_LETTERS}(?: ?[-+/] ?{_LETTERS})+" r"|\\frac ?\{ ?[a-zA-Z]+ ?\} ?\{ ?[a-zA-Z]+ ?\}"
 )
 _CONDITION = re.compile(
-    r"(?P<rest>.*\S) ?[,;]? ?(?:\\text ?\{,? ?(?:where|with|for(?: (?:any|all|every|each|some))?"
+    r"(?P<rest>.*?\S) ?[,;]? ?(?:\\text ?\{,? ?(?:where|with|for(?: (?:any|all|every|each|some))?"
     r"(?: (?:positive )?(?:integers?|reals?(?: numbers?)?|real numbers?))?)? ?\} ?)?"
-    r"[,(]? ?(?:\\forall ?)?[a-z](?: ?, ?[a-z])* ?\\in ?\\mathbb\{[ZNRQ]\}"
+    r"[,(]? ?(?:\\forall ?)?(?<![\w\\])[a-z](?: ?, ?[a-z])* ?\\in ?\\mathbb\{[ZNRQ]\}"
     r" ?(?:[_^] ?(?:\{ ?[-+*0\\a-z>\s]{1,8} ?\}|[-+*0]|\\(?:cdot|star)(?![a-z])))* ?\)?"
 )
 # "for all real x", "where k is an integer"
 _FOR_ALL = re.compile(
-    r"(?P<rest>.*[^\s,;(]) ?[,;]? ?\(?(?:\\text ?\{,? ?for (?:all|any|every|each)(?: [a-z]{4,11}){0,2} ?\}"
-    r"|\\forall) ?[a-z](?![a-z(])(?: ?\\text ?\{[a-z ]{0,20}\})? ?\)?"
+    r"(?P<rest>.*[^\s,;(]) ?[,;]? ?\(?"
+    r"(?:\\text ?\{,? ?for (?:all|any|every|each)(?: [a-z]{4,11}){0,2} ?\}|\\forall)"
+    r" ?[a-z](?![a-z(])(?: ?\\text ?\{[a-z ]{0,20}\})? ?\)?"
     r"|(?P<rest2>.*[^\s,;(]) ?[,;]? ?\\text ?\{,? ?(?:where|with|for) ?\} ?[a-z] ?"
     r"\\text ?\{ ?(?:is )?(?:an? |any )?[a-z ]{0,12}(?:integer|real|number)s? ?\}"
 )
@@ -95,6 +96,8 @@ _CONSTANT = re.compile(r"\\(?:frac|sqrt|pi|cdot|log|ln|sin|cos|tan|left|right)(?
 _MEMBER = re.compile(
     rf"{_VARIABLE.pattern}|[a-z] ?\([a-z, ]+\)|\( ?[a-z](?: ?, ?[a-z])+ ?\)|\\text ?\{{[^{{}}]*\}}"
 )
+_ALONE = r"(?<![a-zA-Z])%s(?![a-zA-Z])"  # a variable, no letter of a word
+_BARE_LABEL = re.compile(r"[A-Za-z][A-Za-z ]{0,40}: ?(?=-?[\d\\])")
 _NEGATED = re.compile(rf"- ?({_VARIABLE.pattern})")
 _LEADING = re.compile(r"(?:\\approx(?![a-zA-Z])|[= ])+")
 _ALL_REALS = re.compile(
@@ -127,12 +130,12 @@ _FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 
 def _inequality(text: str, parts: list[str], operators: list[str]) -> Expression:
     """``x > 2``, ``1 < x \\le 2`` as intervals; anything else stays a relation."""
-    if len(parts) == 2 and operators[0] in _FLIP:  # -x > -1 is x < 1
+    if len(parts) <= 3 and set(operators) <= set(_FLIP):  # -x > -1 is x < 1
         for index, part in enumerate(parts):
-            if negated := _NEGATED.fullmatch(part):
+            if (negated := _NEGATED.fullmatch(part)) and (len(parts) == 2 or index == 1):
                 sides = [_negative(side) for side in parts]
                 sides[index] = negated.group(1)
-                return _inequality(text, sides, [_FLIP[operators[0]]])
+                return _inequality(text, sides, [_FLIP[o] for o in operators])
     if len(parts) > 2 and all(o in (">", "\\ge") for o in operators):  # c > b > a is a < b < c
         parts, operators = parts[::-1], [_FLIP[o] for o in operators[::-1]]
     variables = [bool(_VARIABLE.fullmatch(part)) for part in parts]
@@ -147,10 +150,9 @@ def _inequality(text: str, parts: list[str], operators: list[str]) -> Expression
         if operator in (">", "\\ge"):
             return _interval(end, _infinite(""), ("(" if operator == ">" else "[") + ")", name)
         return _interval(_infinite("-"), end, "(" + (")" if operator == "<" else "]"), name)
-    if len(parts) == 3 and variables == [False, True, False]:
-        if all(o in ("<", "\\le") for o in operators):
-            brackets = ("(" if operators[0] == "<" else "[") + (")" if operators[1] == "<" else "]")
-            return _interval(parse(parts[0]), parse(parts[2]), brackets, parts[1])
+    if variables == [False, True, False] and all(o in ("<", "\\le") for o in operators):
+        brackets = ("(" if operators[0] == "<" else "[") + (")" if operators[1] == "<" else "]")
+        return _interval(parse(parts[0]), parse(parts[2]), brackets, parts[1])
     items = tuple(Expression("scalar", part) for part in parts)
     return Expression("relation", text, items, detail=" ".join(operators))
 
@@ -331,9 +333,8 @@ def _list(text: str, split: list[tuple[str, str]]) -> Expression:
     for piece, _ in split:
         if piece:
             node = parse(piece)
-            label = _LABEL.match(piece)
-            if label and node.kind == "scalar":
-                node = _labelled(label, node)
+            if node.kind == "scalar" and (label := _LABEL.match(piece) or _BARE_LABEL.match(piece)):
+                node = _labelled(label, parse(piece[label.end() :]))
             if node.kind == "named" and len(node.items) == 1:  # x = -2, x = 1 \\pm \\sqrt{5}
                 node = node.items[0] if node.items[0].kind == "list" else node
             items.extend(node.items if node.kind == "list" else (node,))
@@ -423,15 +424,15 @@ def parse(text: str) -> Expression:
         return node
     if "matrix" in text or "cases}" in text:
         sides = split_top(text, RELATION)
-        value = len(sides) == 2 and sides[1][1] == "=" and _FUNCTION_VALUE.fullmatch(sides[0][0])
-        return _relation(text, sides) if value else Expression("scalar", text)
+        named = len(sides) == 2 and sides[1][1] == "=" and _FUNCTION_VALUE.fullmatch(sides[0][0])
+        return _relation(text, sides) if named else Expression("scalar", text)
     for phrase in (_ABOUT, _INTRO, _LABEL):
         match = phrase.match(text)
         if match and match.end() < len(text):
             node = parse(_after(text, match))
-            if phrase is _LABEL and node.kind == "list" and node.items[1:2]:
-                if node.items[0].kind == "scalar" and node.items[1].kind == "named":
-                    return replace(node, items=(_labelled(match, node.items[0]), *node.items[1:]))
+            kinds = [item.kind for item in node.items[:2]]
+            if phrase is _LABEL and node.kind == "list" and kinds == ["scalar", "named"]:
+                return replace(node, items=(_labelled(match, node.items[0]), *node.items[1:]))
             return node
     whole = _WHOLE_TEXT.fullmatch(text)
     if whole and re.search(r"\d|[=<>]", whole.group(1)):
@@ -448,7 +449,8 @@ def parse(text: str) -> Expression:
         if not re.search(r"[(\[{|:,]$", value):
             return parse(value.rstrip(" ,;"))
     domain = _DOMAIN.fullmatch(text)
-    if domain:  # an expression, and where it is defined
+    if domain and (not domain["bound"] or re.search(_ALONE % domain["name"], domain["rest"])):
+        # an expression, and where it is defined
         return parse(domain.group("rest"))
     point = _POINT.fullmatch(text)
     if point:

@@ -120,8 +120,8 @@ _ORDINAL = re.compile(
     r"|(?:(?<=1)st|(?<=2)nd|(?<=3)rd|(?<=\d)th)(?=[ .}]*$)"
 )
 _MODULUS = re.compile(
-    r"[, ]*\(? ?(?:\\([pb]?mod)(?![a-z])|\\text ?\{ ?\(?mod(?:ulo)? ?\}|mod(?:ulo)?(?![a-z])) ?"
-    r"(\d+|\{ ?\w+ ?\}|[a-z](?![a-z])) ?\)?"
+    r"[, ]*\(? ?(?:\\([pb]?mod)(?![a-z])|\\text ?\{ ?\(?mod(?:ulo)? ?\}|mod(?:ulo)?(?![a-z]))"
+    r"(?:\\[ ,;:])? ?(\d+|\{ ?\w+ ?\}|[a-z](?![a-z])) ?\)?"
 )
 _SEPARATED = re.compile(
     r"(?<![\d.,])(\d{1,3})((?:(?:\\[,;:! ]|\{,\}|,\\!|,\s?\\!\s?|~|[ '])\d{3})+)(?![\d])"
@@ -169,6 +169,8 @@ def _text_group(match: re.Match[str]) -> str:
         return content
     if re.fullmatch(r"\d{1,9}(?:st|nd|rd|th)", content):
         return content[:-2] + "\\text{th}"
+    if joined := re.fullmatch(r"([^,]*[a-z]),? (and|or)", content):  # 10 cats and 9 dogs
+        return f"\\text{{{joined[1]}}}\\text{{{joined[2]}}}"
     if content in ("%", "percent"):
         return "%"
     if content in ("+", "-"):
@@ -319,7 +321,9 @@ def normalize(text: str) -> str:
     text = text.replace("{,}", ",").replace("{:}", ":").replace("{.}", ".")
     text = _TIMES_TEN.sub(r" \\cdot ", text)
     text = _COMMAND.sub(lambda m: _COMMANDS[m.group(1)], text)
-    text = _REPEATED.sub(lambda m: f"{m[1]}\\overline{{{''.join(g or '' for g in m.groups()[1:])}}}", text)
+    text = _REPEATED.sub(
+        lambda m: f"{m[1]}\\overline{{{''.join(g or '' for g in m.groups()[1:])}}}", text
+    )
     text = _ONGOING.sub(r"\1\\overline{\2}", text)
     text = _infix(text)
     text = _ORDINAL.sub(r"\\text{th}", text)

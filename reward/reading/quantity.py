@@ -33,6 +33,7 @@ _VALUE = re.compile(
     rf")"
 )
 _PER_CENT = re.compile(r"%|(\\text ?\{ ?)?(?:per ?cent|pct)(?![a-z])")
+_EACH = re.compile(r"(?:\\text ?\{ ?)?((?:/|per|an?|each) ?[A-Za-z]{2,}) ?\}?")
 _COMMAND_UNIT = re.compile(r"\\(?:text|Omega|mu ?(?:\\text ?\{ ?)?(?:m|g|s|l|L|A|V|F)(?![a-z]))")
 _BASED = re.compile(
     r"(?P<sign>-?)\(? ?(?:\\text\{)?(?P<digits>[0-9A-Za-z]+)\}? ?\)?"
@@ -279,9 +280,7 @@ def read_unit(text: str) -> Unit | None:
             dims[dimension] = dims.get(dimension, 0) + exponent * power
         factor *= UNITS[name].factor ** power
 
-    tokens = re.findall(
-        rf"\^-?\d|/|° ?[CF](?![a-z])|°|[€£₹¥¢{CURRENCY}]|[A-Za-zΩμ]+\.?|\S", words
-    )
+    tokens = re.findall(rf"\^-?\d|/|° ?[CF](?![a-z])|°|[€£₹¥¢{CURRENCY}]|[A-Za-zΩμ]+\.?|\S", words)
     for index, token in enumerate(tokens):
         if token[0] == "^":
             if not last or not token[-1].isdigit():
@@ -429,19 +428,22 @@ def parse_quantity(text: str) -> Quantity | None:
                 stripped = stripped[1:].strip()
         if per_cent := _PER_CENT.match(stripped):
             percent, after = True, stripped[per_cent.end() :].strip()
-            after = f"\\text{{{after}" if per_cent.group(1) and after[:1] not in ("}", "") else after
+            after = (
+                f"\\text{{{after}" if per_cent.group(1) and after[:1] not in ("}", "") else after
+            )
             if after not in ("", "}"):
-                if after[0] not in "\\}" and not after[0].isalpha():
+                if not after.startswith("\\text"):  # what TeX comments out
                     return None
-                unit = read_unit(after.removeprefix("}"))
+                unit = read_unit(after)
                 if unit is None or unit.measures:
                     return None
         elif stripped:
             letters = stripped[:1].isalpha()
             if letters and not _bare_unit(rest):
                 return None
-            if currency and re.fullmatch(r"/ ?[A-Za-z]{2,}", stripped):
-                stripped = "each" + stripped.replace("/", " ")  # $18/day
+            if currency and (each := _EACH.fullmatch(stripped)):  # $18/day
+                unit, stripped = None, f"\\text{{{currency[2] or currency[3]} {each[1]}}}"
+            stripped = stripped.replace("\\text{k}\\Omega", "\\text{kΩ}")
             if stripped[0] in "/^" or (stripped[0] == "\\" and not _COMMAND_UNIT.match(stripped)):
                 return None
             read = read_unit(stripped)
