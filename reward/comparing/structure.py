@@ -29,6 +29,7 @@ _NAME_PIECE = re.compile(
 )
 _LETTERS = r"(?:[a-zA-Z]+|\\(?!pi|infty|sqrt|frac)[a-z]+)"
 _MAX_NAME = 200
+_MAX_CONDITIONED = 400
 _DENIED = re.compile(
     r"\\(?:not|neg|lnot)(?![a-zA-Z])"
     r"|(?<![a-zA-Z\\])(?:not|no(?!\.)|never|if|unless|except|wrong|false)(?![a-zA-Z])",
@@ -53,7 +54,7 @@ _COMPOUND = re.compile(
 _CONDITION = re.compile(
     r"(?P<rest>.*?\S) ?[,;]? ?(?:\\text ?\{,? ?(?:where|with|for(?: (?:any|all|every|each|some))?"
     r"(?: (?:positive )?(?:integers?|reals?(?: numbers?)?|real numbers?))?)? ?\} ?)?"
-    r"[,(]? ?(?:\\forall ?)?(?<![\w\\])[a-z](?: ?, ?[a-z])* ?\\in ?\\mathbb\{[ZNRQ]\}"
+    r"[,(]? ?(?:\\forall ?)?(?<![\w\\])[a-z](?: ?, ?[a-z]){0,4} ?\\in ?\\mathbb\{[ZNRQ]\}"
     r" ?(?:[_^] ?(?:\{ ?[-+*0\\a-z>\s]{1,8} ?\}|[-+*0]|\\(?:cdot|star)(?![a-z])))* ?\)?"
 )
 # "for all real x", "where k is an integer"
@@ -70,7 +71,7 @@ _CASES = re.compile(
 # The condition of a row, where no & stands before it.
 _WHEN = re.compile(
     r"(?:[,;] ?)?(?=\\text ?\{ ?,? ?(?:if|when|for|where|otherwise|else)\b)"
-    r"|(?:[,;] ?)(?=[^=<>]*(?:[<>=]|\\(?:le|ge|ne|in|equiv)(?![a-z])))"
+    r"|(?:[,;] ?)(?=[^=<>]{0,80}(?:[<>=]|\\(?:le|ge|ne|in|equiv)(?![a-z])))"
 )
 _MATRIX = re.compile(
     r"(?P<lead>[^&=]{0,60}?=)? ?(?P<factor>[^&=\[(]{0,40}?)(?: ?\\cdot)? ?"
@@ -444,7 +445,7 @@ def parse(text: str) -> Expression:
     if reals or text in ("\\mathbb{R}", "\\mathbb R"):
         return _interval(_infinite("-"), _infinite(""), "()")
     condition = _CONDITION.fullmatch(text) or _FOR_ALL.fullmatch(text)
-    if condition:
+    if condition and len(text) <= _MAX_CONDITIONED:
         value = (condition["rest"] or condition["rest2"]).rstrip(" ,")
         if not re.search(r"[(\[{|:,]$", value):
             return parse(value.rstrip(" ,;"))

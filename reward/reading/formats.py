@@ -51,9 +51,10 @@ _TURN_END = re.compile(
     r"|</?(?:user|human)>"
 )
 # What every one of these has in it: where none stands, which a plain search tells, none matches.
+_BRACKETED = ("INST]", "[EOS]")
 _SYMBOLS = (
-    "<|", "</s>", "<eos>", "<end_of_turn>", "<start_of_turn>", "INST]", "<｜", "user>", "human>",
-    "<seed:eos>", "[EOS]", "<turn|>",
+    "<|", "</s>", "<eos>", "<end_of_turn>", "<start_of_turn>", "<｜", "user>", "human>", "<seed:eos>",
+    "<turn|>", *_BRACKETED,
 )  # fmt: skip
 _NAMES = ("Human", "User", "HUMAN", "USER", "Instruction", "\nhuman", "\nuser", " user", "\tuser",
           " human", "\thuman")  # fmt: skip
@@ -83,7 +84,8 @@ def final_text(response: str) -> str | None:
     if end is not None:
         response = response[:end]
     start = 0
-    for opens, closes in THINKING:
+    marked = "<" in response or "THINK]" in response or "▷" in response
+    for opens, closes in THINKING if marked else ():
         close = response.rfind(closes)
         if response.rfind(opens) > close:
             return None
@@ -104,7 +106,9 @@ def _final_channel(response: str) -> str | None:
 
 def _turn_end(text: str) -> int | None:
     """Where the first turn ends; the expression is tried from the first mark on."""
-    starts = [at - 2 for mark in _SYMBOLS if (at := text.find(mark)) >= 0]
-    starts += [text.rfind("\n", 0, at) for mark in _NAMES if (at := text.find(mark)) >= 0]
+    symbols = _SYMBOLS if "<" in text else _BRACKETED
+    starts = [at - 2 for mark in symbols if (at := text.find(mark)) >= 0]
+    if "\n" in text:
+        starts += [text.rfind("\n", 0, at) for mark in _NAMES if (at := text.find(mark)) >= 0]
     end = _TURN_END.search(text, max(min(starts), 0)) if starts else None
     return end.start() if end else None
