@@ -53,8 +53,8 @@ _TURN_END = re.compile(
 # What every one of these has in it: where none stands, which a plain search tells, none matches.
 _BRACKETED = ("INST]", "[EOS]")
 _SYMBOLS = (
-    "<|", "</s>", "<eos>", "<end_of_turn>", "<start_of_turn>", "<｜", "user>", "human>", "<seed:eos>",
-    "<turn|>", *_BRACKETED,
+    "<|", "</s>", "<eos>", "<end_of_turn>", "<start_of_turn>", "<｜", "user>", "human>",
+    "<seed:eos>", "<turn|>", *_BRACKETED,
 )  # fmt: skip
 _NAMES = ("Human", "User", "HUMAN", "USER", "Instruction", "\nhuman", "\nuser", " user", "\tuser",
           " human", "\thuman")  # fmt: skip
