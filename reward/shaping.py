@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from vespo_openrlhf.reward.options import RewardOptions
-from vespo_openrlhf.reward.reading.extract import final_text
+from vespo_openrlhf.reward.reading.formats import final_text
 from vespo_openrlhf.reward.reading.query import ended
 
 _SCRIPTS = {

@@ -35,9 +35,10 @@ def _near(gold: Quantity, answer: Quantity, relative: float, absolute: float) ->
         return False
     value, other = gold.value, answer.value
     if gold.unit is not None and answer.unit is not None:
-        if gold.unit[0] != answer.unit[0]:
+        if not gold.unit.agrees(answer.unit):
             return False
-        other = other * answer.unit[1] / gold.unit[1]
+        if gold.unit.measures and answer.unit.measures:
+            other = other * answer.unit.factor / gold.unit.factor
     size = abs(value)
     room = max(
         Fraction(str(relative)) * size,

@@ -23,7 +23,7 @@ from vespo_openrlhf.eval.errors import EvaluationError
 from vespo_openrlhf.eval.judging.tolerance import within
 from vespo_openrlhf.reward.labels import parse_label
 from vespo_openrlhf.reward.options import RewardOptions
-from vespo_openrlhf.reward.reading.extract import final_text
+from vespo_openrlhf.reward.reading.formats import final_text
 from vespo_openrlhf.reward.reading.query import split_query
 from vespo_openrlhf.reward.scoring import judge_label
 

@@ -14,11 +14,13 @@ LIST_SEPARATOR = (
 )
 RELATION = r"\\(?:le|ge|ne|approx|in|equiv)(?![a-zA-Z])|<|>|:?="
 _SCAN: dict[str, re.Pattern[str]] = {
-    pattern: re.compile(rf"\\[{{}}]|\\[lr]angle|[()\[\]{{}}]|(?P<sep>{pattern})")
+    pattern: re.compile(
+        rf"\\[{{}}]|\\[lr]angle|\\begin(?=\{{)|\\end(?=\{{)|[()\[\]{{}}]|(?P<sep>{pattern})"
+    )
     for pattern in (LIST_SEPARATOR, RELATION, r"\\cup(?![a-z])", r"\\setminus|\\text\{except\}",
                     r"\\\\", "&", r"[|:]", ",|;")
 }  # fmt: skip
-_OPEN = frozenset(["(", "[", "{", "\\{", "\\langle"])
+_OPEN = frozenset(["(", "[", "{", "\\{", "\\langle", "\\begin"])
 
 
 @dataclass(frozen=True)

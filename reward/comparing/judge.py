@@ -14,13 +14,19 @@ from string import ascii_lowercase
 
 from vespo_openrlhf.reward.comparing.expression import MAX_DEPTH, Expression, TooComplexError
 from vespo_openrlhf.reward.comparing.structure import is_name, parse
-from vespo_openrlhf.reward.comparing.words import choice, same_words, split_unit, without_label
+from vespo_openrlhf.reward.comparing.words import (
+    choice,
+    is_clock,
+    same_words,
+    split_unit,
+    without_label,
+)
 from vespo_openrlhf.reward.reading.normalize import compact, normalize
 from vespo_openrlhf.reward.reading.quantity import (
     Quantity,
     parse_quantity,
-    read_unit,
     same_quantity,
+    same_unit,
 )
 
 MAX_CHARS = 20_000
@@ -44,6 +50,16 @@ _UNFINISHED = re.compile(
 )
 _SIGNS = re.compile(r"[-+] ?\(? ?[-+]")
 _LETTERS = re.compile(r"[A-J]{2,10}")  # all that apply: ABD
+_SEQUENCE = re.compile("[A-Z]{3,}")
+_OPERATOR = re.compile(r"[<>=]|\\(?:le|ge|ne|in|equiv)(?![a-z])")
+_CONDITION_WORDS = re.compile(
+    r"(?<![a-zA-Z\\])(?:if|when|for|where|is|are|an|a|the|all)(?![a-zA-Z])"
+)
+_OTHERWISE = re.compile(r"(?:otherwise|else|elsewhere|\\text ?\{ ?otherwise ?\})\.?", re.IGNORECASE)
+_OPPOSITES = {"<": "\\ge ", ">": "\\le ", "\\le": "> ", "\\ge": "< ", "=": "\\ne ", "\\ne": "= ",
+              "even": "odd", "odd": "even", "rational": "irrational",
+              "irrational": "rational"}  # fmt: skip
+_OPPOSITE_RE = re.compile(r"[<>=]|\\(?:le|ge|ne)(?![a-z])|\b(?:even|odd|(?:ir)?rational)\b")
 _VARIABLE = re.compile(r"(?<!\\text)(?<![a-zA-Z\\])[a-df-hj-zA-Z](?![a-zA-Z])")
 _FUNCTION_NAME = re.compile(r"y|[a-z]\([a-z]\)")
 _TOO_BIG = re.compile(
@@ -104,6 +120,11 @@ class Judge:
             return True
         if choice(gold) is None and (value := without_label(answer)) is not None:
             return self.scalar(gold, value)
+        ratios = gold.split(":"), answer.split(":")
+        if max(map(len, ratios)) > 2 and not any(map(is_clock, (gold, answer))):
+            return self._ratio(*ratios)
+        if _SEQUENCE.fullmatch(gold) and _SEQUENCE.fullmatch(answer):
+            return False  # HHT and HTH are no products
         decided = same_words(gold, answer)
         if decided is not None:
             return decided
@@ -111,6 +132,18 @@ class Judge:
         if gold_number is not None and answer_number is not None:
             return same_quantity(gold_number, answer_number)
         return self._expression(gold, answer, gold_number, answer_number)
+
+    def _ratio(self, gold: list[str], answer: list[str]) -> bool:
+        """Whether ratios of several terms are the same, up to a factor where they are numbers."""
+        numbers = [[parse_quantity(term.strip()) for term in terms] for terms in (gold, answer)]
+        if len(gold) != len(answer):
+            return False
+        values = [[n.value for n in terms if n is not None and n.plain] for terms in numbers]
+        if all(len(terms) == len(gold) and any(terms) for terms in values):
+            left, right = values
+            factor = sum(map(abs, left)) / sum(map(abs, right))
+            return left == [factor * term for term in right]
+        return all(self.scalar(g.strip(), a.strip()) for g, a in zip(gold, answer, strict=True))
 
     def _expression(
         self, gold: str, answer: str, gold_number: Quantity | None, answer_number: Quantity | None
@@ -124,10 +157,8 @@ class Judge:
             return False
         gold_head, gold_unit = split_unit(gold)
         answer_head, answer_unit = split_unit(answer)
-        if gold_unit and answer_unit:
-            left, right = read_unit(gold_unit), read_unit(answer_unit)
-            if isinstance(left, tuple) and isinstance(right, tuple) and left != right:
-                return False
+        if gold_unit and answer_unit and not same_unit(gold_unit, answer_unit):
+            return False
         if (gold_unit or answer_unit) and compact(gold_head) == compact(answer_head):
             return True
         check_size(gold_head)
@@ -152,6 +183,8 @@ class Judge:
             gold, answer = _as_column(gold), _as_column(answer)
             return gold.kind == answer.kind and self._rows(gold, answer)
         kinds = (gold.kind, answer.kind)
+        if "piecewise" in kinds:
+            return kinds[0] == kinds[1] and self._piecewise(gold, answer)
         if "interval" in kinds:
             return self._interval(gold, answer)
         for one_member, other in ((gold, answer), (answer, gold)):
@@ -159,10 +192,10 @@ class Judge:
                 member = one_member.items[0]
                 return self.same(*((member, other) if one_member is gold else (other, member)))
         if "scalar" in kinds:
-            if gold.kind == "list" and (letters := _LETTERS.fullmatch(answer.text)):
-                chosen = tuple(Expression("scalar", letter) for letter in letters.group())
-                return self._unordered(gold.items, chosen)
             many, one = (gold, answer) if answer.kind == "scalar" else (answer, gold)
+            if many.kind == "list" and (letters := _LETTERS.fullmatch(_bare(one.text))):
+                chosen = tuple(Expression("scalar", letter) for letter in letters.group())
+                return self._unordered(many.items, chosen)
             if many.detail == "spaced":
                 return False
             if many.kind == "tuple" or not many.items or one.text == "\\emptyset":
@@ -173,6 +206,8 @@ class Judge:
         if "tuple" in kinds:
             if "set" in kinds:
                 return False
+            return self._ordered(_by_name(gold), _by_name(answer))
+        if _tells_apart(gold) != _tells_apart(answer):
             return self._ordered(_by_name(gold), _by_name(answer))
         return self._unordered(gold.items, answer.items)
 
@@ -198,6 +233,28 @@ class Judge:
             any(self.same(g, a) for g in gold) for a in answer
         )
 
+    def _piecewise(self, gold: Expression, answer: Expression) -> bool:
+        """Whether two functions by cases have the same values under the same conditions."""
+
+        def same(g: Expression, a: Expression) -> bool:
+            return self.same(g.items[0], a.items[0]) and self._same_condition(
+                _explicit(g, gold), _explicit(a, answer)
+            )
+
+        return (
+            len(gold.items) == len(answer.items)
+            and all(any(same(g, a) for a in answer.items) for g in gold.items)
+            and all(any(same(g, a) for g in gold.items) for a in answer.items)
+        )
+
+    def _same_condition(self, gold: str, answer: str) -> bool:
+        if _condition_key(gold) == _condition_key(answer):
+            return True
+        if not _OPERATOR.search(gold) or not _OPERATOR.search(answer):
+            return False
+        left, right = (parse(_CONDITION_WORDS.sub(" ", text)) for text in (gold, answer))
+        return {"scalar", "list"}.isdisjoint((left.kind, right.kind)) and self.same(left, right)
+
     def _interval(self, gold: Expression, answer: Expression) -> bool:
         if gold.kind == "set" or answer.kind == "set" or "scalar" in (gold.kind, answer.kind):
             return False
@@ -210,22 +267,13 @@ class Judge:
         return self._ordered(gold, answer)
 
     def _sets_of_reals(self, gold: Expression, answer: Expression) -> bool:
-        if gold.kind == answer.kind == "except":
-            return self._unordered(gold.items, answer.items)
+        if "except" in (gold.kind, answer.kind):
+            gold, answer = _as_except(gold, True), _as_except(answer, False)
+            if gold.kind == answer.kind:
+                return self._unordered(gold.items, answer.items)
         parts: list[tuple[Expression, ...]] = []
         for node in (gold, answer):
-            if node.kind == "except":
-                if len(node.items) != 1:
-                    return False
-                point = node.items[0]
-                low = Expression(
-                    "interval", "", (Expression("scalar", "-\\infty"), point), detail="()"
-                )
-                high = Expression(
-                    "interval", "", (point, Expression("scalar", "\\infty")), detail="()"
-                )
-                parts.append((low, high))
-            elif node.kind in ("union", "list"):
+            if node.kind in ("union", "list"):
                 parts.append(node.items)
             else:
                 return False
@@ -307,6 +355,8 @@ class Judge:
         if {gold.kind, answer.kind} <= {"equation", "named"}:
             return self._equation(gold, answer, "equation")
         if gold.kind == answer.kind == "relation" and gold.items and answer.items:
+            if "\\in" in (gold.detail, answer.detail) or len(gold.items) > 2:
+                return gold.detail == answer.detail and self._ordered(gold, answer)
             return self._equation(gold, answer, "relation")
         return False
 
@@ -343,8 +393,58 @@ def _by_name(node: Expression) -> Expression:
     return replace(node, items=tuple(sorted(node.items, key=lambda item: item.name)))
 
 
+def _as_except(node: Expression, trusted: bool) -> Expression:
+    """Open intervals that leave out points, as all but those; a gold's points are in order."""
+    ends = [item.items for item in node.items if item.kind in ("interval", "tuple")]
+    if node.kind != "union" or any(len(pair) != 2 for pair in ends) or len(ends) < 2:
+        return node
+    ends.sort(key=lambda pair: (pair[0].text != "-\\infty") + (pair[1].text == "\\infty"))
+    closed = any(i.kind == "interval" and i.detail != "()" for i in node.items)
+    points = [pair[1] for pair in ends[:-1]]
+    numbers = [n.value for p in points if (n := parse_quantity(p.text)) is not None]
+    in_order = len(points) == 1 or (
+        sorted(set(numbers)) == numbers if len(numbers) == len(points) else trusted
+    )
+    joined = [compact(p.text) for p in points] == [compact(pair[0].text) for pair in ends[1:]]
+    whole = (ends[0][0].text, ends[-1][1].text.lstrip("+")) == ("-\\infty", "\\infty")
+    if closed or len(ends) != len(node.items) or not (in_order and joined and whole):
+        return node
+    return Expression("except", node.text, tuple(points))
+
+
+def _tells_apart(node: Expression) -> bool:
+    """Whether the members of a list each have a name or a unit of their own."""
+    tags: list[object] = []
+    for item in node.items:
+        quantity = parse_quantity(item.text) if item.kind == "scalar" else None
+        name = re.sub(r"_.*", "", _name_key(item.name)) if item.kind == "named" else None
+        tags.append(name or (quantity.unit if quantity else None))
+    return len(tags) > 1 and None not in tags and len(set(tags)) == len(tags)
+
+
+def _explicit(branch: Expression, function: Expression) -> str:
+    """The condition of a row; "otherwise", of two rows, is the opposite of the other's."""
+    if not _OTHERWISE.fullmatch(branch.detail.strip()):
+        return branch.detail
+    other = next((b.detail for b in function.items if b is not branch), "")
+    found = _OPPOSITE_RE.findall(other)
+    if len(function.items) != 2 or len(found) != 1:
+        return "otherwise"
+    return _OPPOSITE_RE.sub(lambda m: _OPPOSITES[m.group()], other)
+
+
+def _condition_key(text: str) -> list[str]:
+    """A condition without its small words, in the order written where it has an operator."""
+    tokens = re.findall(r"\\?[a-zA-Z]+|\d+|\S", _CONDITION_WORDS.sub(" ", text).strip(" ,.;"))
+    return tokens if _OPERATOR.search(text) else sorted(token.lower() for token in tokens)
+
+
+def _bare(text: str) -> str:
+    return re.sub(r"\\text|[{}\s]", "", text)
+
+
 def _name_key(name: str) -> str:
-    return re.sub(r"\\text|[{}\s]", "", name).lower()
+    return _bare(name).lower()
 
 
 def _unevaluated(answer: str) -> bool:

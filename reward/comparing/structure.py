@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 
 from vespo_openrlhf.reward.comparing.expression import (
     LIST_SEPARATOR,
@@ -28,6 +29,7 @@ _NAME_PIECE = re.compile(
 )
 _LETTERS = r"(?:[a-zA-Z]+|\\(?!pi|infty|sqrt|frac)[a-z]+)"
 _MAX_NAME = 200
+_MAX_CONDITIONED = 400
 _DENIED = re.compile(
     r"\\(?:not|neg|lnot)(?![a-zA-Z])"
     r"|(?<![a-zA-Z\\])(?:not|no(?!\.)|never|if|unless|except|wrong|false)(?![a-zA-Z])",
@@ -36,20 +38,40 @@ _DENIED = re.compile(
 _FUNCTION_VALUE = re.compile(
     r"\\(?:sin|cos|tan|cot|sec|csc) ?(?:\^ ?\{? ?\d ?\}? ?)?\(?\{? ?\d* ?\\?[a-zA-Z]+ ?\}?\)?"
     r"|\\frac ?\{ ?(?:d|\\partial) ?[a-zA-Z] ?\} ?\{ ?(?:d|\\partial) ?[a-zA-Z] ?\}"
-    r"|\\(?:int|sum|prod)(?![a-zA-Z]).*"
+    r"|\\(?:int|sum|prod|lim)(?![a-zA-Z]).*"
+    r"|\\det ?\(? ?\\begin\{matrix\}.*|\\begin\{[vV]matrix\}.*\\end\{[vV]matrix\}"
+    r"|(?:\\?Pr?|\\text ?\{ ?(?:P|Pr|Prob) ?\}|\\mathbb\{[PE]\}) ?[(\[].*[)\]]"
 )
 _POINT = re.compile(r"[A-Z]'? ?(?P<coordinates>\([^()]*,[^()]*\))")
 _DOMAIN = re.compile(
     r"(?P<rest>(?:(?!\\(?:ne|le|ge|in|cup)(?![a-z]))[^=<>,;])+)"
-    r"(?:[,;]|[,;]? ?\\text ?\{,? ?(?:for|where|if|when|with) ?\}) ?[a-z] ?\\ne(?![a-z])"
-    r"[^=<>,]{1,30}"
+    r"(?:[,;]|[,;]? ?\\text ?\{,? ?(?:for|where|if|when|with) ?\}) ?"
+    r"(?P<name>[a-z]) ?(?:\\ne(?![a-z])[^=<>,]{1,30}|(?P<bound>(?:\\ge(?![a-z])|>) ?\d))"
 )
 _COMPOUND = re.compile(
     rf"{_LETTERS}(?: ?[-+/] ?{_LETTERS})+" r"|\\frac ?\{ ?[a-zA-Z]+ ?\} ?\{ ?[a-zA-Z]+ ?\}"
 )
 _CONDITION = re.compile(
-    r"(?P<rest>.*\S) ?[,;]? ?(?:\\text ?\{,? ?(?:where|for|with|for (?:any|all) integers?)? ?\} ?)?"
-    r"[,(]? ?[a-z] ?\\in ?\\mathbb ?\{? ?[ZNRQ] ?\}? ?\)?"
+    r"(?P<rest>.*?\S) ?[,;]? ?(?:\\text ?\{,? ?(?:where|with|for(?: (?:any|all|every|each|some))?"
+    r"(?: (?:positive )?(?:integers?|reals?(?: numbers?)?|real numbers?))?)? ?\} ?)?"
+    r"[,(]? ?(?:\\forall ?)?(?<![\w\\])[a-z](?: ?, ?[a-z]){0,4} ?\\in ?\\mathbb\{[ZNRQ]\}"
+    r" ?(?:[_^] ?(?:\{ ?[-+*0\\a-z>\s]{1,8} ?\}|[-+*0]|\\(?:cdot|star)(?![a-z])))* ?\)?"
+)
+# "for all real x", "where k is an integer"
+_FOR_ALL = re.compile(
+    r"(?P<rest>.*[^\s,;(]) ?[,;]? ?\(?"
+    r"(?:\\text ?\{,? ?for (?:all|any|every|each)(?: [a-z]{4,11}){0,2} ?\}|\\forall)"
+    r" ?[a-z](?![a-z(])(?: ?\\text ?\{[a-z ]{0,20}\})? ?\)?"
+    r"|(?P<rest2>.*[^\s,;(]) ?[,;]? ?\\text ?\{,? ?(?:where|with|for) ?\} ?[a-z] ?"
+    r"\\text ?\{ ?(?:is )?(?:an? |any )?[a-z ]{0,12}(?:integer|real|number)s? ?\}"
+)
+_CASES = re.compile(
+    r"(?P<lead>[^&=]{0,60}?=)? ?\\begin\{[dr]?cases\}(?P<rows>.*)\\end\{[dr]?cases\}", re.DOTALL
+)
+# The condition of a row, where no & stands before it.
+_WHEN = re.compile(
+    r"(?:[,;] ?)?(?=\\text ?\{ ?,? ?(?:if|when|for|where|otherwise|else)\b)"
+    r"|(?:[,;] ?)(?=[^=<>]{0,80}(?:[<>=]|\\(?:le|ge|ne|in|equiv)(?![a-z])))"
 )
 _MATRIX = re.compile(
     r"(?P<lead>[^&=]{0,60}?=)? ?(?P<factor>[^&=\[(]{0,40}?)(?: ?\\cdot)? ?"
@@ -70,6 +92,14 @@ _INTRO = re.compile(
     re.IGNORECASE,
 )
 _ABOUT = re.compile(r"(?:\\text ?\{)? ?(?:about|approximately|roughly|exactly) ?\}? ?(?=-?[\d\\.])")
+# A constant's own commands: what else is left of an expression with letters has a variable.
+_CONSTANT = re.compile(r"\\(?:frac|sqrt|pi|cdot|log|ln|sin|cos|tan|left|right)(?![a-z])")
+_MEMBER = re.compile(
+    rf"{_VARIABLE.pattern}|[a-z] ?\([a-z, ]+\)|\( ?[a-z](?: ?, ?[a-z])+ ?\)|\\text ?\{{[^{{}}]*\}}"
+)
+_ALONE = r"(?<![a-zA-Z])%s(?![a-zA-Z])"  # a variable, no letter of a word
+_BARE_LABEL = re.compile(r"[A-Za-z][A-Za-z ]{0,40}: ?(?=-?[\d\\])")
+_NEGATED = re.compile(rf"- ?({_VARIABLE.pattern})")
 _LEADING = re.compile(r"(?:\\approx(?![a-zA-Z])|[= ])+")
 _ALL_REALS = re.compile(
     r"(?:\\text ?\{)? ?(?:all|any|every)(?: the)? real(?:s| numbers?| values?)?(?: of [a-z])?"
@@ -101,6 +131,14 @@ _FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 
 def _inequality(text: str, parts: list[str], operators: list[str]) -> Expression:
     """``x > 2``, ``1 < x \\le 2`` as intervals; anything else stays a relation."""
+    if len(parts) <= 3 and set(operators) <= set(_FLIP):  # -x > -1 is x < 1
+        for index, part in enumerate(parts):
+            if (negated := _NEGATED.fullmatch(part)) and (len(parts) == 2 or index == 1):
+                sides = [_negative(side) for side in parts]
+                sides[index] = negated.group(1)
+                return _inequality(text, sides, [_FLIP[o] for o in operators])
+    if len(parts) > 2 and all(o in (">", "\\ge") for o in operators):  # c > b > a is a < b < c
+        parts, operators = parts[::-1], [_FLIP[o] for o in operators[::-1]]
     variables = [bool(_VARIABLE.fullmatch(part)) for part in parts]
     if len(parts) == 2 and operators[0] == "\\ne" and any(variables):
         name, value = (parts[0], parts[1]) if variables[0] else (parts[1], parts[0])
@@ -113,15 +151,17 @@ def _inequality(text: str, parts: list[str], operators: list[str]) -> Expression
         if operator in (">", "\\ge"):
             return _interval(end, _infinite(""), ("(" if operator == ">" else "[") + ")", name)
         return _interval(_infinite("-"), end, "(" + (")" if operator == "<" else "]"), name)
-    if len(parts) == 3 and variables == [False, True, False]:
-        if all(o in ("<", "\\le") for o in operators):
-            brackets = ("(" if operators[0] == "<" else "[") + (")" if operators[1] == "<" else "]")
-            return _interval(parse(parts[0]), parse(parts[2]), brackets, parts[1])
-        if all(o in (">", "\\ge") for o in operators):
-            brackets = ("(" if operators[1] == ">" else "[") + (")" if operators[0] == ">" else "]")
-            return _interval(parse(parts[2]), parse(parts[0]), brackets, parts[1])
+    if variables == [False, True, False] and all(o in ("<", "\\le") for o in operators):
+        brackets = ("(" if operators[0] == "<" else "[") + (")" if operators[1] == "<" else "]")
+        return _interval(parse(parts[0]), parse(parts[2]), brackets, parts[1])
     items = tuple(Expression("scalar", part) for part in parts)
     return Expression("relation", text, items, detail=" ".join(operators))
+
+
+def _negative(text: str) -> str:
+    if parse_quantity(text) is None:
+        return f"-({text})"
+    return text[1:].strip() if text.startswith("-") else f"-{text}"
 
 
 def _relation(text: str, split: list[tuple[str, str]]) -> Expression:
@@ -141,15 +181,18 @@ def _relation(text: str, split: list[tuple[str, str]]) -> Expression:
             parts.reverse()
             names.reverse()
         compound = len(parts) > 1 and _COMPOUND.fullmatch(parts[0]) is not None
-        if compound and all(not re.search(r"[a-zA-Z]", p) for p in parts[1:]):
+        if compound and not any(re.search("[a-zA-Z]", _CONSTANT.sub("", p)) for p in parts[1:]):
             values = tuple(parse(part) for part in parts[1:])
             return Expression("named", text, values, name=parts[0], detail="compound")
         if names[0]:
             values = tuple(parse(part) for part in parts[1:])
             return Expression("named", text, values, name=parts[0])
         return Expression("equation", text, tuple(Expression("scalar", part) for part in parts))
-    if operators[-1] == "\\in" and len(parts) == 2 and re.search("[a-zA-Z]", parts[0]):
-        return parse(parts[1])
+    if operators == ["\\in"]:
+        if _MEMBER.fullmatch(parts[0]):
+            return parse(parts[1])
+        sides = (Expression("scalar", parts[0]), parse(parts[1]))
+        return Expression("relation", text, sides, detail="\\in")
     if "\\approx" in operators and all(o in ("=", "\\approx") for o in operators):
         cut = text.index("\\approx")
         exact, approximate = parse(text[:cut].strip()), parse(parts[-1])
@@ -157,7 +200,7 @@ def _relation(text: str, split: list[tuple[str, str]]) -> Expression:
     if "\\equiv" in operators:
         residue = len(parts) == 2 and is_name(parts[0]) and "mod" in parts[1]
         return Expression("scalar", parts[1]) if residue else Expression("relation", text)
-    if operators[0] in ("=", "\\in") and len(parts) >= 3 and is_name(parts[0]):
+    if operators[0] in ("=", "\\in") and len(parts) >= 3 and _MEMBER.fullmatch(parts[0]):
         rest = text[text.index(operators[0]) + len(operators[0]) :].strip()
         return parse(rest)
     return _inequality(text, parts, operators)
@@ -168,6 +211,37 @@ def is_name(text: str) -> bool:
     if not text or len(text) > _MAX_NAME:
         return False
     return not _NAME_PIECE.sub("", text) or _FUNCTION_VALUE.fullmatch(text) is not None
+
+
+def _cases(match: re.Match[str]) -> Expression | None:
+    """A function by cases, or a system, which is the list of its rows; None if it is neither."""
+    name, inside = (match.group("lead") or "").rstrip("= "), match.group("rows")
+    if "\\begin" in inside or (name and not is_name(name)):
+        return None
+    rows = [row for row, _ in split_top(inside, r"\\\\") if row]
+    branches = [_branch(row) for row in rows]
+    if not any(branch.detail for branch in branches):
+        return parse(" \\\\ ".join(row.replace("&", " ") for row in rows))
+    node = Expression("piecewise", inside, tuple(branches))
+    return Expression("named", inside, (node,), name=name) if name else node
+
+
+def _outside(before: str) -> bool:
+    """Whether brackets before a place are all closed."""
+    return all(before.count(o) == before.count(c) for o, c in ("()", "[]", "{}"))
+
+
+def _branch(row: str) -> Expression:
+    """The value of a row, and in ``detail`` the condition that it holds under."""
+    cells = [cell for cell, _ in split_top(row, "&")]
+    value, condition = cells[0], " ".join(cells[1:])
+    if re.match(r"[-+=<>]|\\(?:le|ge|ne)(?![a-z])|$", condition):  # signs one below the other
+        value, condition = " ".join(cells), ""
+        at = next((m for m in _WHEN.finditer(value) if _outside(value[: m.start()])), None)
+        if at and not re.search(RELATION, value[: at.start()]):
+            value, condition = value[: at.start()], value[at.end() :]
+    condition = re.sub(r"\\text ?\{([^{}]*)\}", r" \1 ", condition.strip(" ,;"))
+    return Expression("branch", row, (parse(value.rstrip(" ,;")),), detail=condition)
 
 
 def _bracketed(text: str, opening: str, inside: str, closing: str) -> Expression | None:
@@ -260,9 +334,13 @@ def _list(text: str, split: list[tuple[str, str]]) -> Expression:
     for piece, _ in split:
         if piece:
             node = parse(piece)
+            if node.kind == "scalar" and (label := _LABEL.match(piece) or _BARE_LABEL.match(piece)):
+                node = _labelled(label, parse(piece[label.end() :]))
             if node.kind == "named" and len(node.items) == 1:  # x = -2, x = 1 \\pm \\sqrt{5}
                 node = node.items[0] if node.items[0].kind == "list" else node
             items.extend(node.items if node.kind == "list" else (node,))
+    if (solutions := _solutions(items)) is not None:
+        return Expression("list", text, solutions)
     joints = {re.sub(r"\\text|[{}, \\]", "", separator) for _, separator in split[1:]}
     if len(items) > 1 and all(item.kind == "interval" and item.name for item in items):
         return _inequalities(text, items, joints)
@@ -277,6 +355,27 @@ def _list(text: str, split: list[tuple[str, str]]) -> Expression:
         items = [item if item.kind == "except" else _except([item]) for item in items]
         return _except((i for item in items for i in item.items), items[0].name)
     return Expression("list", text, tuple(items))
+
+
+def _labelled(label: re.Match[str], value: Expression) -> Expression:
+    name = re.sub(r"\\text|[{}:]", "", label.group()).strip()
+    return Expression("named", label.group() + value.text, (value,), name=name)
+
+
+def _solutions(items: list[Expression]) -> tuple[Expression, ...] | None:
+    """``x=1, y=2`` or ``x=3, y=4`` as pairs, in the order of their names; None if they are none."""
+    names = [item.name if item.kind == "named" else "" for item in items]
+    width = len(set(names))
+    groups = [items[at : at + width] for at in range(0, len(items), width or 1)]
+    if width < 2 or len(groups) < 2 or any({i.name for i in g} != set(names) for g in groups):
+        return None
+    if "" in names or any(len(item.items) != 1 for item in items):
+        return None
+    pairs = [sorted(group, key=lambda item: item.name) for group in groups]
+    return tuple(
+        Expression("tuple", ",".join(i.text for i in pair), tuple(i.items[0] for i in pair))
+        for pair in pairs
+    )
 
 
 def _inequalities(text: str, items: list[Expression], joints: set[str]) -> Expression:
@@ -318,15 +417,24 @@ def parse(text: str) -> Expression:
         TooComplexError: it is nested deeper, or has more members, than is read.
     """
     text = text.strip()
-    matrix = _MATRIX.fullmatch(text) if "matrix" in text else None
-    if matrix and (node := _matrix(matrix)) is not None:
+    rows = _MATRIX.fullmatch(text) if "matrix" in text else None
+    if rows and (node := _matrix(rows)) is not None:
         return node
-    if "matrix" in text:
-        return Expression("scalar", text)
+    rows = _CASES.fullmatch(text) if "cases}" in text else None
+    if rows and (node := _cases(rows)) is not None:
+        return node
+    if "matrix" in text or "cases}" in text:
+        sides = split_top(text, RELATION)
+        named = len(sides) == 2 and sides[1][1] == "=" and _FUNCTION_VALUE.fullmatch(sides[0][0])
+        return _relation(text, sides) if named else Expression("scalar", text)
     for phrase in (_ABOUT, _INTRO, _LABEL):
         match = phrase.match(text)
         if match and match.end() < len(text):
-            return parse(_after(text, match))
+            node = parse(_after(text, match))
+            kinds = [item.kind for item in node.items[:2]]
+            if phrase is _LABEL and node.kind == "list" and kinds == ["scalar", "named"]:
+                return replace(node, items=(_labelled(match, node.items[0]), *node.items[1:]))
+            return node
     whole = _WHOLE_TEXT.fullmatch(text)
     if whole and re.search(r"\d|[=<>]", whole.group(1)):
         return parse(whole.group(1))
@@ -336,11 +444,14 @@ def parse(text: str) -> Expression:
         return _except(points.items if points.kind in ("set", "list") else (points,))
     if reals or text in ("\\mathbb{R}", "\\mathbb R"):
         return _interval(_infinite("-"), _infinite(""), "()")
-    condition = _CONDITION.fullmatch(text)
-    if condition and not re.search(r"[(\[{|:,]$", condition.group("rest").rstrip(" ,")):
-        return parse(condition.group("rest").rstrip(" ,;"))
+    condition = _CONDITION.fullmatch(text) or _FOR_ALL.fullmatch(text)
+    if condition and len(text) <= _MAX_CONDITIONED:
+        value = (condition["rest"] or condition["rest2"]).rstrip(" ,")
+        if not re.search(r"[(\[{|:,]$", value):
+            return parse(value.rstrip(" ,;"))
     domain = _DOMAIN.fullmatch(text)
-    if domain:  # an expression, and where it is defined
+    if domain and (not domain["bound"] or re.search(_ALONE % domain["name"], domain["rest"])):
+        # an expression, and where it is defined
         return parse(domain.group("rest"))
     point = _POINT.fullmatch(text)
     if point:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import random
 import re
-from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
@@ -21,7 +20,12 @@ from math_verify import verify as math_verify
 
 from vespo_openrlhf.reward.comparing.judge import UnreadableError, check_size
 from vespo_openrlhf.reward.comparing.words import choice, split_unit, text_key
-from vespo_openrlhf.reward.reading.quantity import FULL_DIGITS, parse_quantity, rounding_error
+from vespo_openrlhf.reward.reading.quantity import (
+    FULL_DIGITS,
+    parse_quantity,
+    repeating,
+    rounding_error,
+)
 
 logging.getLogger("math_verify").setLevel(logging.ERROR)
 
@@ -35,11 +39,17 @@ _INFINITE = re.compile(r"[-+]?\\infty|.*\\(?:sum|prod|int|lim)[^a-z].*")
 _PRIMES = re.compile(r"(?<![a-zA-Z])([a-zA-Z])('+)")
 # Of two numbers the parser takes one, or their sum; signs that it does not know it leaves out.
 _MISREAD = re.compile(
-    r"\d \d|(?:^|[\d(+^-] ?|(?<!_) )\{[\d.]+\} ?\{[\d.]"
+    r"\\(?:over|atop|above|choose|brack|brace)(?![a-z])"
+    r"|\d \d|(?:^|[\d(+^-] ?|(?<!_) )\{[\d.]+\} ?\{[\d.]"
     r"|['\u0080-\u00af\u00b1-\ud7ff\uf900-\uffff]"
 )
+# The parser reads a power of T as a transpose, and leaves it out; and no power of a logarithm.
+_TRANSPOSED = re.compile(r"\^ ?(?:T(?! ?_)|\{ ?T ?\})")
+_LOG_POWER = re.compile(
+    r"(\\(?:ln|log(?: ?_ ?(?:\{[^{}]{1,20}\}|\w))?)) ?\^ ?\{? ?(\d) ?\}? ?"
+    r"(\([^()]{1,60}\)|\{[^{}]{1,60}\}|\d+(?:\.\d+)?|\\?[a-zA-Z]+)"
+)
 _DIGITS = 50
-_TINY = sympy.Float(10, 20) ** -300
 _POINTS = 8
 _UNFINISHED = (sympy.Integral, sympy.Sum, sympy.Product, sympy.Limit, sympy.Derivative)
 
@@ -47,6 +57,8 @@ _UNFINISHED = (sympy.Integral, sympy.Sum, sympy.Product, sympy.Limit, sympy.Deri
 def _prepare(text: str) -> str:
     """A normalised scalar in the spelling the parser reads, its decimals as fractions."""
     text = _TEXT.sub(r"\1", text)
+    text = _TRANSPOSED.sub("^{(T)}", text)
+    text = _LOG_POWER.sub(r"(\1 \3)^{\2}", text)
     text = _PRIMES.sub(lambda m: f"{m[1]}_{{{'p' * len(m[2])}}}", text)
     text = _REPEATING.sub(_repeating, text)
     text = _SLASH.sub(r"\\frac{\1}{\2} ", text)
@@ -62,9 +74,7 @@ def _decimal(match: re.Match[str]) -> str:
 
 
 def _repeating(match: re.Match[str]) -> str:
-    whole, head, tail = match.groups()
-    bottom = ("9" * len(tail)) + "0" * len(head)
-    value = Fraction(int((whole + head + tail) or "0") - int((whole + head) or "0"), int(bottom))
+    value = repeating(*match.groups())
     return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
@@ -91,14 +101,16 @@ def expression(text: str) -> Any:
     imaginary = [s for s in getattr(parsed, "free_symbols", ()) if s.name in ("i", "math{i}")]
     if imaginary:
         parsed = parsed.subs(dict.fromkeys(imaginary, sympy.I))
+    if "\\sqrt[" in text.replace(" ", "") and not parsed.has(sympy.I):
+        parsed = sympy.real_root(parsed)
     if parsed.has(sympy.nan, sympy.zoo):
         raise UnreadableError("not a number")
     return parsed
 
 
 def _lost(number: Any) -> bool:
-    """Whether a number has no digits left, or is so small that it may be what is left of zero."""
-    return any(f._prec < 100 or abs(f) < _TINY for f in number.atoms(sympy.Float))
+    """Whether a number has no digits left."""
+    return any(f._prec < 100 for f in number.atoms(sympy.Float))
 
 
 def _number(value: Any) -> Any:
@@ -108,7 +120,7 @@ def _number(value: Any) -> Any:
         if _lost(result):
             # lost to cancellation, as in sin(pi): zero, if algebra says so
             result = sympy.N(sympy.simplify(value.doit()), _DIGITS, maxn=400)
-            if _lost(result) and abs(result) < _TINY and not value.is_rational:
+            if _lost(result) and not value.is_rational:
                 return None
     except Exception:
         return None
@@ -203,6 +215,8 @@ def equal(gold: str, answer: str) -> bool:
     right = _same_case(left, right)
     if not left.free_symbols and not right.free_symbols:
         same = _close(left, right)
+        if same is None and not left.has(*_UNFINISHED) and not right.has(*_UNFINISHED):
+            return bool(sympy.simplify(left - right) == 0)  # never by six digits
     else:
         same = _agree_at_points(left, right)
     if same is None:

@@ -43,7 +43,7 @@ def text_key(text: str) -> str | None:
     short = words.isascii() and len(max(tokens, key=len)) < 4
     if not wrapped and (short or tokens[0] in _FUNCTION_WORDS):
         return None
-    if len(tokens) > 1 and tokens[0] in ("a", "an", "the"):
+    if len(tokens) > 1 and tokens[0] in ("a", "an", "the") and len(tokens[1]) > 1:
         tokens = tokens[1:]
     key = "".join(tokens).replace("'", "")
     return _SAME_WORDS.get(key, key)
@@ -53,6 +53,11 @@ def choice(text: str) -> str | None:
     """The letter of a multiple-choice answer: A, (A), A., A) and the like."""
     match = _CHOICE.fullmatch(text.strip())
     return match.group(1).upper() if match else None
+
+
+def is_clock(text: str) -> bool:
+    """Whether a text is a time of the day, and no ratio: 10:30:15."""
+    return _CLOCK.fullmatch(text) is not None
 
 
 def _letters(text: str) -> str | None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import threading
 
-from vespo_openrlhf.reward.reading.extract import TURN_MARKS
+from vespo_openrlhf.reward.reading.formats import TURN_MARKS
 
 #: Characters that are read here; a worst case of so many takes about two milliseconds.
 MAX_READ = 20_000

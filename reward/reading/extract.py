@@ -4,7 +4,7 @@ The rules, in order:
 
 1. Special tokens are stripped. What follows the first end of a turn was not said by the
    model in its turn and is cut off.
-2. Only what follows the last ``</think>`` counts; an open ``<think>`` means no answer.
+2. Only what follows the thinking counts; thinking that is open means no answer.
 3. The last complete ``\\boxed{}``, ``\\fbox{}`` or ``\\boxed 7`` is the answer. Empty boxes,
    placeholders and boxes copied from the prompt are passed over.
 4. Boxes before it that are joined to it by nothing but separators, "and", "or", list
@@ -17,6 +17,7 @@ import re
 from dataclasses import dataclass
 from itertools import takewhile
 
+from vespo_openrlhf.reward.reading.formats import final_text
 from vespo_openrlhf.reward.reading.normalize import INVISIBLE
 from vespo_openrlhf.reward.reading.quantity import UNITS
 
@@ -24,39 +25,6 @@ MAX_BOXES = 32
 MAX_ANSWER_CHARS = 20_000
 _ECHO_CONTEXT = 24
 
-END_TOKEN = (
-    r"<\|(?:im_end|endoftext|eot_id|eom_id|end_of_text|end|return|eos)\|>"
-    r"|</s>|<eos>|<end_of_turn>|<｜end▁of▁sentence｜>"
-)
-_TURN_END = re.compile(
-    END_TOKEN + r"|<\|[^<>|\s]{0,20}(?:im_start|start_header|user|system|human|assistant|turn)"
-    r"[^<>|\s]{0,20}\|>"
-    r"|<start_of_turn>|\[/?INST\]|<｜(?:User|Assistant)｜>"
-    r"|\n[ \t]*(?:(?:#{1,4}[ \t]*|\*\*)?(?:Human|User|HUMAN|USER)(?:\*\*)?[ \t]*:"
-    r"|#{2,4}[ \t]*(?:Instruction|(?:Human|User)[ \t]*\n)|(?:human|user)(?:[ \t]?:|[ \t]*\n))"
-    r"|</?(?:user|human)>"
-)
-# What every one of these has in it: where none stands, which a plain search tells, none matches.
-_SYMBOLS = (
-    "<|",
-    "</s>",
-    "<eos>",
-    "<end_of_turn>",
-    "<start_of_turn>",
-    "INST]",
-    "<｜",
-    "user>",
-    "human>",
-)
-_NAMES = ("Human", "User", "HUMAN", "USER", "Instruction", "\nhuman", "\nuser", " user", "\tuser",
-          " human", "\thuman")  # fmt: skip
-TURN_MARKS = _SYMBOLS + _NAMES
-_SPECIAL = re.compile(r"<\|[^<>|\s]{1,40}\|>|<｜[^<>｜]{1,40}｜>|</?s>|<(?:bos|eos|pad|unk)>")
-_LEAD = re.compile(
-    r"(?:\s{0,40}(?:(?:<\|(?:im_start|start_header_id)\|>|<start_of_turn>)\s*(?:assistant|model)(?=\s|<)"
-    r"|<\|(?:begin_of_text|end_header_id|assistant)\|>|<s>|<bos>"
-    r"|<｜(?:begin▁of▁sentence|Assistant)｜>))+"
-)
 _BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])")
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
 _BARE = re.compile(
@@ -65,7 +33,14 @@ _BARE = re.compile(
 )
 _ANSWER_LINE = re.compile(r"answer(?:[ \t]+is)?[ \t*_]*[::][ \t*_]*([^\n]*)", re.IGNORECASE)
 
-_MINUS = re.compile(r"(?:(?:[=$]|\\[(\[]) ?|(?:\A|\s))[-−]\Z")  # x = -\boxed{7}
+# A sign that belongs to the box: x = -\boxed{7}, -(\boxed{7}), **-\boxed{7}**. A dash with a space
+# after it may be the mark of a list or of a sentence: it needs the start of mathematics before it.
+_SIGN = re.compile(
+    r"(?:(?:=|\\(?:[(\[]|approx(?![a-z])|to(?![a-z]))|(?:\A|(?<=[\s(*:]))\${1,2}) ?[{(*]{0,4}"
+    r"(?P<sign>[-−]|\\pm|±)(?:\s|~|\\[,;:! ]|\\(?:left|mathbf|bm|bf|displaystyle)(?![a-z])|[{($*])*"
+    r"|(?:\A|(?<=[\s*({\[:]))(?P<tight>[-−]|\\pm|±)"
+    r"(?:~|\\[,;:!]|\\(?:left|mathbf|bm|bf|displaystyle)(?![a-z])|[{($*])*)\Z"
+)
 # Once it has answered, a model that goes on to another problem answers that.
 _NEXT_TASK = re.compile(
     r"\n[ \t]*(?:#{1,4}[ \t]*|\*\*)?(?:Q|Question|Problem|Exercise|System|SYSTEM)"
@@ -126,31 +101,6 @@ class Extraction:
 
     answers: tuple[str, ...]
     reason: str = ""
-
-
-def final_text(response: str) -> str | None:
-    """What the model says after its thinking, in its own turn; None if the thinking is open."""
-    lead = _LEAD.match(response)
-    if lead:
-        response = response[lead.end() :]
-    end = _turn_end(response)
-    if end is not None:
-        response = response[:end]
-    close = response.rfind("</think>")
-    opened = response.rfind("<think>")
-    if opened > close:
-        return None
-    if close >= 0:
-        response = response[close + len("</think>") :]
-    return _SPECIAL.sub("", response)
-
-
-def _turn_end(text: str) -> int | None:
-    """Where the first turn ends; the expression is tried from the first mark on."""
-    starts = [at - 2 for mark in _SYMBOLS if (at := text.find(mark)) >= 0]
-    starts += [text.rfind("\n", 0, at) for mark in _NAMES if (at := text.find(mark)) >= 0]
-    end = _TURN_END.search(text, max(min(starts), 0)) if starts else None
-    return end.start() if end else None
 
 
 def is_placeholder(answer: str) -> bool:
@@ -308,6 +258,7 @@ def extract(response: str, *, prompt: str = "", require_box: bool = True) -> Ext
             break
         group.insert(0, box)
     answers = [box[2].strip() for box in group]
-    if _MINUS.search(text[max(0, group[0][0] - 16) : group[0][0]]):
-        answers[0] = f"-({answers[0]})"
+    if sign := _SIGN.search(text[max(0, group[0][0] - 24) : group[0][0]]):
+        minus = (sign["sign"] or sign["tight"]) in "-−"
+        answers[0] = ("-" if minus else "\\pm ") + f"({answers[0]})"
     return Extraction(tuple(answers))

@@ -58,10 +58,11 @@ INVISIBLE = re.compile(
     r"|\\(?:displaystyle|textstyle|scriptstyle|limits|nolimits|rm|bf|it|tt|normalsize|[lL]arge|LARGE"
     r"|[hH]uge|small|footnotesize|tiny|bigskip|hfill|boxed|fbox|strut|mathstrut|checkmark"
     r"|blacksquare|ensuremath|notag|nonumber|centering|unicode)(?![a-zA-Z])"
-    r"|\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|split|equation\*?|cases|center)\}"
+    r"|\\(?:begin|end)\s*\{(?:aligned|align\*?|gathered|split|equation\*?|center)\}"
     r"|^\s*\\(?:therefore|implies|Rightarrow|rightarrow)(?![a-zA-Z])"
     r"|\\(?:color|tag|label|hspace|vspace)\*?\s*\{[^{}]{0,40}\}|\\(?:textcolor|colorbox)\s*\{[^{}]{0,40}\}"
 )
+_STARS = re.compile(r"\A\*+|(?<![*^_])\*+\Z")
 _NEGATIVE_SPACE = re.compile(r"\\!\s*")
 _SPACE = re.compile(
     r"\\(?:quad|qquad|enspace|thinspace|medspace|space|newline)(?![a-zA-Z])|\\[,;:> ]|[~\s]"
@@ -94,6 +95,7 @@ _COMMANDS = {
     "backslash": r"\setminus ", "percent": "%", "dollar": CURRENCY, "textdollar": CURRENCY,
     "colon": ":", "lang": r"\langle ", "rang": r"\rangle ", "isin": r"\in ", "Reals": r"\mathbb{R}",
     "R": r"\mathbb{R}", "N": r"\mathbb{N}", "Z": r"\mathbb{Z}", "i": "i", "e": "e",
+    "lg": r"\log_{10} ", "top": "T", "intercal": "T",
 }  # fmt: skip
 _COMMAND = re.compile(
     r"\\(" + "|".join(sorted(_COMMANDS, key=len, reverse=True)) + r")(?![a-zA-Z])"
@@ -105,16 +107,28 @@ _ENVIRONMENT = re.compile(
     r"\\(begin|end)\s*\{(?:p|b|B|small)?(?:matrix|array)\}(?:\s*\{[lcr|\s]*\})?"
 )
 _ROWS = re.compile(r"\\begin ?\{(?:[a-zA-Z]?matrix|smallmatrix|array|cases|align|gather|split)")
-_CHOOSE = re.compile(r"\{([^{}]{1,60})\\choose(?![a-zA-Z])([^{}]{1,60})\}")
+# A system, a function by cases: an open brace before rows.
+_CASES = re.compile(
+    r"\\left\s*\\(?:\{|lbrace)\s*\\begin\s*\{(array|aligned|matrix|gathered|cases)\}(?:\s*\{[lcr|\s]*\})?"
+    r"(?P<rows>.*?)\\end\s*\{\1\}\s*\\right\s*\.",
+    re.DOTALL,
+)
+_MAX_INFIX = 8
+_INFIX = re.compile(r"\\(over|choose)(?![a-zA-Z])")
 _ORDINAL = re.compile(
     r"(?<=\d) ?\^ ?\{ ?(?:\\text ?\{ ?)?(?:st|nd|rd|th) ?\}? ?\}"
     r"|(?:(?<=1)st|(?<=2)nd|(?<=3)rd|(?<=\d)th)(?=[ .}]*$)"
 )
-_MODULUS = re.compile(r"\\([pb]?mod) ?(\d+)")
+_MODULUS = re.compile(
+    r"[, ]{0,4}\(? ?(?:\\([pb]?mod)(?![a-z])|\\text ?\{ ?\(?mod(?:ulo)? ?\}|mod(?:ulo)?(?![a-z]))"
+    r"(?:\\[ ,;:])? ?(\d+|\{ ?\w+ ?\}|[a-z](?![a-z])) ?\)?"
+)
 _SEPARATED = re.compile(
     r"(?<![\d.,])(\d{1,3})((?:(?:\\[,;:! ]|\{,\}|,\\!|,\s?\\!\s?|~|[ '])\d{3})+)(?![\d])"
 )
-_COMMAS = re.compile(r"(?<![\d,])\d[\d,]*\d")
+# A comma within brackets parts what they hold; elsewhere it may group digits.
+_COMMAS = re.compile(r"(?P<open>\\\{|\\langle|[(\[])|(?P<close>\\\}|\\rangle|[)\]])|"
+                     r"(?<!\d)(?<!(?<!\\),)\d[\d,]*\d")  # fmt: skip
 _COMMA_NUMBER = re.compile(r"[1-9]\d{0,2}(?:,\d{3})+")
 _PLAIN_FUNCTION = re.compile(
     r"(?<![\\a-zA-Z])(" + "|".join(_FUNCTIONS) + r"|sqrt|pi|infinity|infty)(?![a-zA-Z])"
@@ -124,8 +138,13 @@ _BRACKET = re.compile(r"\\.|[{}()\[\]]", re.DOTALL)
 _CLOSING = {"{": "}", "(": ")", "[": "]"}
 _CONTROL_WORD = re.compile(r"\\[a-zA-Z]+")
 _TIMES_TEN = re.compile(r"(?<=\d) ?[xX] ?(?=10 ?\^)")
-_REALS_WITHOUT = re.compile(r"(\\mathbb ?(?:R|\{ ?R ?\})) ?- ?(?=\\\{)")
-_REPEATED = re.compile(r"(?<![\d.])(\d*\.\d*?)(?:\((\d{1,30})\)|\\dot ?\{? ?(\d) ?\}?)(?![\d.(])")
+_BLACKBOARD = re.compile(r"\\(?:mathbb|Bbb) ?\{? ?([A-Z]) ?\}?")
+_REALS_WITHOUT = re.compile(r"(\\mathbb\{R\}) ?- ?(?=\\\{)")
+_REPEATED = re.compile(
+    r"(?<![\d.])(\d*\.\d*?)(?:\((\d{1,30})\)(?![\d.(])"
+    r"|\\(?:dot|bar|overline|overbar) ?\{? ?(\d{1,30}) ?\}?"
+    r"(?:(\d{0,30}) ?\\dot ?(?:\{ ?(\d) ?\}|(\d)))?(?![\d.(]| ?\\dot))"
+)
 _ONGOING = re.compile(r"(?<![\d.])(\d*\.\d{0,30}?)(\d{1,10}?)\2{2,30} ?\.\.\.")
 _LOG_BASE = re.compile(r"\\log ?_ ?(\w)")
 # TeX reads one digit; whoever writes \\sqrt13 or 2^10 means the number.
@@ -146,6 +165,12 @@ def _text_group(match: re.Match[str]) -> str:
     content = match.group(1).strip()
     if content in _FUNCTIONS:
         return f"\\{content} "
+    if re.fullmatch(r"\(?mod(?:ulo)? ?\d{0,9}\)?", content):
+        return content
+    if re.fullmatch(r"\d{1,9}(?:st|nd|rd|th)", content):
+        return content[:-2] + "\\text{th}"
+    if joined := re.fullmatch(r"([^,]*[a-z]),? (and|or)", content):  # 10 cats and 9 dogs
+        return f"\\text{{{joined[1]}}}\\text{{{joined[2]}}}"
     if content in ("%", "percent"):
         return "%"
     if content in ("+", "-"):
@@ -240,13 +265,16 @@ def _brace_arguments(text: str) -> str:
 def _thousands(text: str) -> str:
     text = _SEPARATED.sub(lambda m: m.group(1) + re.sub(r"\D", "", m.group(2)), text)
 
-    def join(match: re.Match[str]) -> str:
-        run = match.group()
-        return run.replace(",", "") if _COMMA_NUMBER.fullmatch(run) else run
+    level = 0
 
-    if "," not in text or text.lstrip()[:1] in ("(", "[") or "\\{" in text or "matrix" in text:
-        return text
-    return _COMMAS.sub(join, text)
+    def join(match: re.Match[str]) -> str:
+        nonlocal level
+        run = match.group()
+        level += (match["open"] is not None) - (match["close"] is not None)
+        level = max(level, 0) if run == ")" else level  # a), but ]3,4[
+        return run.replace(",", "") if not level and _COMMA_NUMBER.fullmatch(run) else run
+
+    return text if "," not in text or "matrix" in text else _COMMAS.sub(join, text)
 
 
 def _strip_outer(text: str) -> str:
@@ -271,7 +299,7 @@ def normalize(text: str) -> str:
     text = text.strip()
     if _SIMPLE.fullmatch(text):
         return text
-    text = _scripts(text.strip("*").strip()).translate(_UNICODE)
+    text = _scripts(_STARS.sub("", text).strip()).translate(_UNICODE)
     if len(text) > 2 and text[0] == text[-1] == "'":
         text = text[1:-1]
     if not text.isascii():
@@ -279,6 +307,7 @@ def normalize(text: str) -> str:
         text = _JOINER.sub(lambda m: " and " if m[1] else " or ", text)
     text = _dollars(text)
     text = text.replace("**", "^")
+    text = _CASES.sub(r"\\begin{cases}\g<rows>\\end{cases}", text) if "\\right" in text else text
     text = _ROOT_NUMBER.sub(r"\\sqrt{\1}", text)
     text = _POWER_NUMBER.sub(r"^{\1}", text)
     text = _DELIMITERS.sub(" ", _protect_rows(text))
@@ -292,11 +321,13 @@ def normalize(text: str) -> str:
     text = text.replace("{,}", ",").replace("{:}", ":").replace("{.}", ".")
     text = _TIMES_TEN.sub(r" \\cdot ", text)
     text = _COMMAND.sub(lambda m: _COMMANDS[m.group(1)], text)
-    text = _REPEATED.sub(lambda m: f"{m[1]}\\overline{{{m[2] or m[3]}}}", text)
+    text = _REPEATED.sub(
+        lambda m: f"{m[1]}\\overline{{{''.join(g or '' for g in m.groups()[1:])}}}", text
+    )
     text = _ONGOING.sub(r"\1\\overline{\2}", text)
-    text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
+    text = _infix(text)
     text = _ORDINAL.sub(r"\\text{th}", text)
-    text = _MODULUS.sub(r"\\\1{\2}", text)
+    text = _MODULUS.sub(_modulus, text) if "mod" in text else text
     text = _LOG_BASE.sub(r"\\log_{\1}", text)
     text = _DEGREE.sub("°", text)
     text = _ENVIRONMENT.sub(r"\\\1{matrix}", text)
@@ -306,13 +337,38 @@ def normalize(text: str) -> str:
         lambda m: r"\infty " if m.group(1).startswith("inf") else f"\\{m.group(1)} ", text
     )
     text = _SPACE.sub(" ", text)
+    text = _BLACKBOARD.sub(r"\\mathbb{\1}", text)
     text = _REALS_WITHOUT.sub(r"\1 \\setminus ", text)
     text = _CARET_PAREN.sub(r"^{\1}", text)
     text = _brace_arguments(text)
-    if "matrix" not in text:
+    if "matrix" not in text and "{cases}" not in text:
         text = text.replace("&", " ")
     text = text.replace('"', " ").replace("`", " ")
     return _strip_outer(re.sub(" {2,}", " ", text)).replace("\ue002", ROW)
+
+
+def _modulus(match: re.Match[str]) -> str:
+    """``\bmod 7`` after an equivalence is its modulus; elsewhere it is an operation."""
+    command, number = match.group(1), match.group(2).strip("{ }")
+    if "\\equiv" in match.string or "≡" in match.string or command == "pmod":
+        return f" \\pmod{{{number}}}"
+    return match.group() if command is None else f" \\{command}{{{number}}}"
+
+
+def _infix(text: str) -> str:
+    r"""Write ``{1 \over 2}`` and ``{5 \choose 2}`` as TeX reads them: over all of their group."""
+    for _ in range(_MAX_INFIX):
+        match = _INFIX.search(text)
+        if match is None:
+            break
+        ends = _group_ends(text)
+        around = [o for o, c in ends.items() if text[o] == "{" and o < match.start() < c]
+        start = max(around, default=-1)
+        end = ends[start] - 1 if around else len(text)
+        top, bottom = text[start + 1 : match.start()].strip(), text[match.end() : end].strip()
+        command = "frac" if match.group(1) == "over" else "binom"
+        text = f"{text[: max(start, 0)]}\\{command}{{{top}}}{{{bottom}}}{text[end + 1 :]}"
+    return text
 
 
 def _protect_rows(text: str) -> str:

@@ -8,7 +8,7 @@ fraction, a mixed number, ``8.7\cdot 10^8``, ``52_8``) without evaluating anythi
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from vespo_openrlhf.reward.reading.normalize import CURRENCY
@@ -28,9 +28,13 @@ _VALUE = re.compile(
     rf"|(?P<m>{_NUMBER}) ?\\cdot ?10 ?\^ ?(?:\{{ ?(?P<e>[-+]? ?\d+) ?\}}|(?P<e2>\d))"
     rf"|(?P<m2>{_NUMBER})[eE](?P<e3>[-+]?\d+)"
     rf"|10 ?\^ ?(?:\{{ ?(?P<e4>-? ?\d+) ?\}}|(?P<e5>\d))"
+    rf"|(?P<r>\d*)\.(?P<r2>\d{{0,30}})\\overline ?\{{ ?(?P<r3>\d{{1,30}}) ?\}}"
     rf"|(?P<number>{_NUMBER})"
     rf")"
 )
+_PER_CENT = re.compile(r"%|(\\text ?\{ ?)?(?:per ?cent|pct)(?![a-z])")
+_EACH = re.compile(r"(?:\\text ?\{ ?)?((?:/|per|an?|each) ?[A-Za-z]{2,}) ?\}?")
+_COMMAND_UNIT = re.compile(r"\\(?:text|Omega|mu ?(?:\\text ?\{ ?)?(?:m|g|s|l|L|A|V|F)(?![a-z]))")
 _BASED = re.compile(
     r"(?P<sign>-?)\(? ?(?:\\text\{)?(?P<digits>[0-9A-Za-z]+)\}? ?\)?"
     r" ?_ ?(?:\{ ?(?P<base>[^{}]{1,20}|\\text ?\{[^{}]{1,20}\} ?\d{0,2}) ?\}"
@@ -53,54 +57,137 @@ _SCALE = re.compile(
     r"|((?:[十百千](?![克米瓦卡升分])|[万萬亿億])+))"
 )
 
-# unit: (dimension, factor to the dimension's own unit)
-_UNIT_GROUPS: dict[str, dict[str, tuple[str, ...]]] = {
-    "length": {
-        "1": ("m", "meter", "metre"), "1/1000": ("mm", "millimeter", "millimetre"),
-        "1/100": ("cm", "centimeter", "centimetre"), "1/10": ("dm", "decimeter", "decimetre"),
-        "1000": ("km", "kilometer", "kilometre"), "254/10000": ("in", "inch", "inche"),
-        "3048/10000": ("ft", "foot", "feet"), "9144/10000": ("yd", "yard"),
-        "1609344/1000": ("mi", "mile"),
-    },
-    "mass": {
-        "1": ("g", "gram"), "1000": ("kg", "kilogram"), "1/1000": ("mg", "milligram"),
-        "45359237/100000": ("lb", "pound"), "45359237/1600000": ("oz", "ounce"),
-    },
-    "time": {
-        "1": ("s", "sec", "second"), "60": ("min", "minute"), "3600": ("h", "hr", "hour"),
-        "86400": ("day",), "604800": ("week",), "1/1000": ("ms",),
-    },
-    "calendar": {"1": ("month",), "12": ("year", "yr")},
-    "volume": {"1": ("l", "L", "liter", "litre"), "1/1000": ("ml", "mL", "milliliter")},
-    "dollar": {"1": ("dollar", "usd", "USD", "buck", CURRENCY), "1/100": ("cent", "¢")},
-    "euro": {"1": ("euro", "€", "eur", "EUR")},
-    "sterling": {"1": ("£", "gbp", "GBP")},
-    "rupee": {"1": ("₹", "rupee", "Rs", "rs", "Rs.")},
-    "yen": {"1": ("¥", "yen", "yuan")},
-    "angle": {"1": ("°", "degree", "deg")},
-    "radian": {"1": ("radian", "rad")},
-    "speed": {"1": ("mph",), "10000/16093.44": ("kph", "kmh")},
-    "temperature": {"1": ("°C", "°F", "K")},
-    "power": {"1": ("W", "watt")}, "energy": {"1": ("J", "joule")}, "force": {"1": ("N", "newton")},
-}  # fmt: skip
-UNITS: dict[str, tuple[str, Fraction]] = {}
-for _dimension, _factors in _UNIT_GROUPS.items():
-    for _factor, _names in _factors.items():
-        _top, _, _bottom = _factor.partition("/")
-        for _name in _names:
-            UNITS[_name] = (_dimension, Fraction(_top) / Fraction(_bottom or 1))
+# What a unit measures, the factor to the first unit of its kind, its names; + takes prefixes. What
+# measures a product is written as one, so that J is N m and mph a speed. A library's table (pint,
+# sympy.physics.units) has a thousand more, most of them letters that are variables here, yet no
+# currencies, and a year as days; it would have to be cut and added to, at the price of an import.
+_UNIT_TABLE = """
++ m             1               m meter metre
+  m             0.0254          in inch inche
+  m             0.3048          ft foot feet
+  m             0.9144          yd yard
+  m             1609.344        mi mile
++ g             1               g gram
+  g             1e6             ton tonne
+  g             453.59237       lb pound
+  g             28.349523125    oz ounce
++ s             1               s sec second
+  s             60              min minute
+  s             3600            h hr hour
+  s             86400           day
+  s             604800          week
+  month         1               month
+  month         12              year yr
+  month         120             decade
+  month         1200            century centurie
++ m^3           0.001           l L liter litre
+  m^3           0.003785411784  gallon gal
+  m^3           946352946e-12   quart
+  m^3           473176473e-12   pint
+  m^3           2365882365e-13  cup
+  m^2           10000           hectare
+  m^2           4046.8564224    acre
+  m/s           0.44704         mph
+  m/s           1/3.6           kph kmh
++ g*m/s^2       1000            N newton
++ g*m^2/s^2     1000            J joule
+  g*m^2/s^2     36e8            kWh
++ g*m^2/s^2     4184            cal calorie
++ g*m^2/s^2     1.602176634e-16 eV
++ g*m^2/s^3     1000            W watt
++ g/m/s^2       1000            Pa pascal
+  g/m/s^2       101325000       atm
++ 1/s           1               Hz hertz
++ A             1               A amp ampere
++ A*s           1               coulomb
++ V             1               V volt
++ ohm           1               Ω ohm
++ mol           1               mol mole
++ bit           1               bit
++ bit           8               byte
+  dollar        1               dollar usd USD buck $
+  dollar        0.01            cent ¢ penny pennie
+  dollar        0.05            nickel
+  dollar        0.1             dime
+  euro          1               euro € eur EUR
+  sterling      1               £ gbp GBP
+  rupee         1               ₹ rupee Rs rs
+  yen           1               ¥ yen yuan
+  angle         1               ° degree deg
+  angle         360             revolution
+  radian        1               radian rad
+  celsius       1               °C celsius
+  fahrenheit    1               °F fahrenheit
+  kelvin        1               K kelvin
+"""
+_PREFIXES = {"k": 3, "M": 6, "G": 9, "m": -3, "n": -9, "μ": -6, "kilo": 3, "mega": 6, "giga": 9,
+             "centi": -2, "milli": -3, "micro": -6, "nano": -9}  # fmt: skip
+_SHORT_PREFIXED = {f"{p}{u}": (u, e) for p, e in (("c", -2), ("d", -1)) for u in "mglL"}
+_TIGHT = frozenset("mm cm dm km in ft yd mi kg mg lb oz hr yr ms ml mL rs".split())
 
+
+@dataclass(frozen=True)
+class Unit:
+    """What stands after a number.
+
+    Attributes:
+        measures: ((dimension, exponent), ...) of the units that are known.
+        factor: from them to the first unit of their kind.
+        words: other words, in the singular: of what it is so many, in which direction.
+    """
+
+    measures: tuple[tuple[str, int], ...] = ()
+    factor: Fraction = Fraction(1)
+    words: frozenset[str] = frozenset()
+
+    def agrees(self, other: Unit) -> bool:
+        """Whether both may stand after one number: they measure the same, and of the same."""
+        if self.measures and other.measures and self.measures != other.measures:
+            return False
+        if (self.measures and not other.measures and other.words) or (
+            other.measures and not self.measures and self.words
+        ):
+            return False
+        return self.words <= other.words or other.words <= self.words
+
+
+def _read_table() -> dict[str, Unit]:
+    units: dict[str, Unit] = {}
+    for line in _UNIT_TABLE.strip("\n").splitlines():
+        prefixed, (measures, factor_text, *names) = line[0] == "+", line[2:].split()
+        dims: dict[str, int] = {}
+        for sign, name, power in re.findall(r"([*/]?)([^*/^]+)(?:\^(\d))?", measures):
+            dims[name] = int(power or 1) * (-1 if sign == "/" else 1)
+        dims.pop("1", None)
+        top, _, bottom = factor_text.partition("/")
+        unit = Unit(tuple(sorted(dims.items())), Fraction(top) / Fraction(bottom or 1))
+        for name in names:
+            units[name.replace("$", CURRENCY)] = unit
+            for prefix, power in _PREFIXES.items() if prefixed else ():
+                units[prefix + name] = Unit(unit.measures, unit.factor * Fraction(10) ** power)
+    for name, (base, power) in _SHORT_PREFIXED.items():
+        units[name] = Unit(units[base].measures, units[base].factor * Fraction(10) ** power)
+    return units
+
+
+UNITS = _read_table()
 _TEXT_OPEN = re.compile(r"\\text ?\{")
 _NOT_UNITS = frozenset(
     "and or not if otherwise except to through from no none minus plus times over divided by with "
     "without is are than less more at least most about approximately between unless for all any "
     "where when infinity base mod modulo equals squared cubed choose but maybe undefined factorial "
-    "negative am pm below above under beyond before after opposite half halves quarter dozen "
-    "zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty "
-    "fifty sixty seventy eighty ninety hundred thousand million billion trillion third fourth "
-    "fifth sixth seventh eighth ninth tenth eleventh twelfth fifteenth sixteenth twentieth "
-    "thirtieth fortieth fiftieth sixtieth hundredth thousandth millionth billionth".split()
+    "negative am pm below above under beyond before after opposite repeating recurring".split()
 )
+_NUMBER_WORD = re.compile(
+    r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twel(?:ve|f)|third|fif|eigh|nin"
+    r"|(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|eigh|nine)t(?:y|ie)"
+    r"|hundred|thousand|[mbtr]+illion|half|halve|quarter|dozen)(?:th)?s?"
+)
+# What says nothing of what is counted.
+_NEUTRAL = frozenset("unit total in of the a an each every per different possible distinct old "
+                     "altogether way only long such".split())  # fmt: skip
+_PLURALS = {"people": "person", "children": "child", "men": "man", "women": "woman"}
+_CELSIUS = re.compile(r"(?:degrees?|°) ?(celsius|fahrenheit)", re.IGNORECASE)
 _VARIABLE = re.compile("[b-z]")
 _UNIT_FRACTION = re.compile(
     r"\\frac ?\{ ?\\text ?\{([^{}]*)\} ?\} ?\{ ?\\text ?\{([^{}]*)\} ?(\^ ?\{? ?\d ?\}?)? ?\}"
@@ -117,7 +204,7 @@ class Quantity:
     Attributes:
         value: the exact value; in the base's digits if ``base`` is set.
         percent: a percent sign stands after it.
-        unit: ((dimension, exponent), ...) and the factor to it; None without a known unit.
+        unit: what stands after it, if anything does.
         base: (digits, base) of a number written in a base other than ten.
         decimals: digits after the point, where it is written as a decimal; else -1.
         digits: significant digits of such a decimal.
@@ -125,7 +212,7 @@ class Quantity:
 
     value: Fraction
     percent: bool = False
-    unit: tuple[tuple[tuple[str, int], ...], Fraction] | None = None
+    unit: Unit | None = None
     base: tuple[str, int] | None = None
     decimals: int = -1
     digits: int = 0
@@ -138,6 +225,12 @@ class Quantity:
 
 def _fraction(text: str, sign: str = "") -> Fraction:
     return Fraction((sign if sign == "-" else "") + text.rstrip("."))
+
+
+def repeating(whole: str, head: str, tail: str) -> Fraction:
+    """The value of a decimal whose last digits repeat: 0.1666... has the head 1, the tail 6."""
+    bottom = int("9" * len(tail) + "0" * len(head))
+    return Fraction(int(whole + head + tail) - int((whole + head) or "0"), bottom)
 
 
 def _read_value(match: re.Match[str]) -> Fraction | None:
@@ -153,6 +246,8 @@ def _read_value(match: re.Match[str]) -> Fraction | None:
         if not bottom_value:
             return None
         value = _fraction(group["n"] or group["n2"], group["ns"] or "") / bottom_value
+    elif group["r3"] is not None:
+        value = repeating(group["r"], group["r2"], group["r3"])
     elif group["number"] is not None:
         value = _fraction(group["number"])
     else:
@@ -165,30 +260,37 @@ def _read_value(match: re.Match[str]) -> Fraction | None:
     return -value if negative else value
 
 
-def read_unit(text: str) -> tuple[tuple[tuple[str, int], ...], Fraction] | str | None:
-    """A known unit; "other" for words that may be dropped; None if it is neither."""
+def read_unit(text: str) -> Unit | None:
+    """The unit and the words that a text after a number consists of; None if it is neither."""
     words = _TEXT_OPEN.sub(" ", text.replace("\\cdot", " ")).replace("}", " } ").replace("{", " { ")
+    words = words.replace("\\Omega", "Ω").replace("\\mu ", "μ").replace("µ", "μ")
     words = re.sub(r"\^ ?\{ ?(-?\d) ?\}", r"^\1", words).replace("{", " ").replace("}", " ")
-    words = re.sub(r" ?\^ ?", "^", " ".join(words.split()))
+    words = _CELSIUS.sub(r"\1", re.sub(r" ?\^ ?", "^", " ".join(words.split())))
     if len(words) > 60:
         return None
     if words == "times":  # with nothing after it, a count
-        return "other"
+        return Unit()
     dims: dict[str, int] = {}
+    others: list[str] = []
     factor, sign, pending, last = Fraction(1), 1, 1, ""
-    known = True
-    for token in re.findall(
-        rf"\^-?\d|/|° ?[CF](?![a-z])|°|[€£₹¥¢{CURRENCY}]|[A-Za-z]+\.?|\S", words
-    ):
+
+    def take(name: str, power: int) -> None:
+        nonlocal factor
+        for dimension, exponent in UNITS[name].measures:
+            dims[dimension] = dims.get(dimension, 0) + exponent * power
+        factor *= UNITS[name].factor ** power
+
+    tokens = re.findall(rf"\^-?\d|/|° ?[CF](?![a-z])|°|[€£₹¥¢{CURRENCY}]|[A-Za-zΩμ]+\.?|\S", words)
+    for index, token in enumerate(tokens):
         if token[0] == "^":
             if not last or not token[-1].isdigit():
                 return None
-            power = int(token[1:])
-            factor *= UNITS[last][1] ** (sign * (power - 1)) if last in UNITS else 1
             if last in UNITS:
-                dims[UNITS[last][0]] += sign * (power - 1)
+                take(last, sign * (int(token[1:]) - 1))
             continue
-        if token in ("/", "per", "a", "an", "each", "every") and (token == "/" or dims):
+        if token in ("/", "per", "a", "an", "each", "every") and (
+            token in ("/", "per") or dims or others
+        ):
             sign = -1
             continue
         word = token.rstrip(".").replace("° ", "°") if len(token) > 1 else token
@@ -197,9 +299,7 @@ def read_unit(text: str) -> tuple[tuple[tuple[str, int], ...], Fraction] | str |
             pending = 2 if lower.startswith("s") else 3
             continue
         if lower in ("squared", "cubed") and last in UNITS:
-            power = 2 if lower == "squared" else 3
-            dims[UNITS[last][0]] += sign * (power - 1)
-            factor *= UNITS[last][1] ** (sign * (power - 1))
+            take(last, sign * (1 if lower == "squared" else 2))
             continue
         name = next(
             (
@@ -209,25 +309,42 @@ def read_unit(text: str) -> tuple[tuple[tuple[str, int], ...], Fraction] | str |
             ),
             None,
         )
+        if lower == "in" and "".join(tokens[index + 1 : index + 2]).isalpha():
+            continue  # in total
         if name is None:
-            if not word.isalpha() or {lower, lower.removesuffix("s")} & _NOT_UNITS:
+            if not word.isalpha() or _VARIABLE.fullmatch(word):
                 return None
-            if _VARIABLE.fullmatch(word):
+            if {lower, lower.removesuffix("s")} & _NOT_UNITS or _NUMBER_WORD.fullmatch(lower):
                 return None
-            known, last = False, "-"
+            if pending == 1 or lower.removesuffix("s") != "unit":
+                others.append(_singular(lower))
+            last, pending = "-", 1
             continue
-        dimension, scale = UNITS[name]
-        if dimension == "temperature":
-            scale = Fraction(1)
-            dimension += name
-        dims[dimension] = dims.get(dimension, 0) + sign * pending
-        factor *= scale ** (sign * pending)
+        take(name, sign * pending)
         last, pending = name, 1
-    if not known or pending != 1:
-        return "other" if len(words.split()) <= 5 else None
+    if others and len(words.split()) > 5:
+        return None
     if "°" in words and dims.get("angle") and len(dims) > 1:
-        return "other"
-    return tuple(sorted((d, e) for d, e in dims.items() if e)), factor
+        return Unit()
+    measures = tuple(sorted((d, e) for d, e in dims.items() if e))
+    return Unit(measures, factor, frozenset(others) - _NEUTRAL)
+
+
+def _singular(word: str) -> str:
+    if word in _PLURALS:
+        return _PLURALS[word]
+    word = re.sub(r"ies$", "y", word) if len(word) > 4 else word
+    return re.sub(r"(x|[cs]h|ss)es$", r"\1", word).removesuffix("s")
+
+
+def same_unit(gold: str, answer: str) -> bool:
+    """Whether what stands after one expression may stand after the other for the same value."""
+    left, right = read_unit(gold), read_unit(answer)
+    if left is None or right is None:
+        return True
+    return left.agrees(right) and (
+        left.factor == right.factor or not left.measures or not right.measures
+    )
 
 
 def _bare_unit(rest: str) -> bool:
@@ -239,10 +356,10 @@ def _bare_unit(rest: str) -> bool:
         return False
     space, word, after = match.groups()
     if len(word) == 1:
-        return bool(space) and word in UNITS and after in ("", "^", "/")
-    name = word if word in UNITS else word.lower().removesuffix("s")
-    if name in UNITS or word.lower() in UNITS:
-        return True
+        return bool(space) and word in "mgshlLNJWK" and after in ("", "^", "/")
+    names = (word, word.lower(), word.lower().removesuffix("s"))
+    if name := next((n for n in names if n in UNITS), ""):
+        return bool(space) or len(name) > 2 or name in _TIGHT
     return bool(space) and len(word) > 3 and after in ("", " ", ".")
 
 
@@ -278,11 +395,11 @@ def parse_quantity(text: str) -> Quantity | None:
     if "_" in text or "base" in text:
         return _based(text)
     text = _UNIT_FRACTION.sub(r"\\text{\1/\2\3}", text)
-    unit: tuple[tuple[tuple[str, int], ...], Fraction] | str | None = None
+    unit: Unit | None = None
     currency = _PREFIX_CURRENCY.match(text)
     if currency:
         name = currency.group(2) or currency.group(3)
-        unit = ((UNITS[name][0], 1),), UNITS[name][1]
+        unit = UNITS[name]
         text = currency.group(1) + text[currency.end() :]
     while text.startswith("(") and text.endswith(")") and text.count("(") == 1:
         text = text[1:-1].strip()
@@ -309,28 +426,36 @@ def parse_quantity(text: str) -> Quantity | None:
             stripped = ("\\text{" + stripped) if text_open and stripped != "}" else stripped
             if text_open and stripped.startswith("}"):
                 stripped = stripped[1:].strip()
-        if stripped.startswith("%") or re.fullmatch(
-            r"\\text ?\{ ?per ?cent\}|per ?cent|pct", stripped
-        ):
-            percent = True
-            if stripped.startswith("%") and stripped != "%":
-                return None
+        if per_cent := _PER_CENT.match(stripped):
+            percent, after = True, stripped[per_cent.end() :].strip()
+            after = (
+                f"\\text{{{after}" if per_cent.group(1) and after[:1] not in ("}", "") else after
+            )
+            if after not in ("", "}"):
+                if not after.startswith("\\text"):  # what TeX comments out
+                    return None
+                unit = read_unit(after)
+                if unit is None or unit.measures:
+                    return None
         elif stripped:
             letters = stripped[:1].isalpha()
             if letters and not _bare_unit(rest):
                 return None
-            if currency and re.fullmatch(r"/ ?[A-Za-z]{2,}", stripped):
-                stripped = "each" + stripped.replace("/", " ")  # $18/day
-            if stripped[0] in "/^" or (stripped[0] == "\\" and not stripped.startswith("\\text")):
+            if currency and (each := _EACH.fullmatch(stripped)):  # $18/day
+                unit, stripped = None, f"\\text{{{currency[2] or currency[3]} {each[1]}}}"
+            stripped = stripped.replace("\\text{k}\\Omega", "\\text{kΩ}")
+            if stripped[0] in "/^" or (stripped[0] == "\\" and not _COMMAND_UNIT.match(stripped)):
                 return None
             read = read_unit(stripped)
-            if read is None or (unit is not None and read != "other" and read != unit):
+            if read is None or (unit is not None and not unit.agrees(read)):
                 return None
-            unit = read if unit is None else unit
+            if unit is not None and read.factor != unit.factor and read.measures:
+                return None
+            unit = read if unit is None else replace(unit, words=read.words)
     return Quantity(
         value,
         percent=percent,
-        unit=None if isinstance(unit, str) else unit,
+        unit=unit if unit and (unit.measures or unit.words) else None,
         decimals=decimals,
         digits=len(re.sub(r"\D", "", number).lstrip("0")) if number and decimals >= 0 else 0,
     )
@@ -347,14 +472,16 @@ def same_quantity(gold: Quantity, answer: Quantity) -> bool:
         return gold.base == answer.base
     if gold.percent != answer.percent:
         percent, other = (gold, answer) if gold.percent else (answer, gold)
-        if other.unit is not None:
+        if other.unit is not None and other.unit.measures:
+            return False
+        if other.unit and percent.unit and not other.unit.agrees(percent.unit):
             return False
         return other.value in (percent.value, percent.value / 100)
     if gold.unit is not None and answer.unit is not None:
-        return (
-            gold.unit[0] == answer.unit[0]
-            and gold.value * gold.unit[1] == answer.value * answer.unit[1]
-        )
+        if not gold.unit.agrees(answer.unit):
+            return False
+        if gold.unit.measures and answer.unit.measures:
+            return gold.value * gold.unit.factor == answer.value * answer.unit.factor
     return gold.value == answer.value or _rounded(gold, answer) or _rounded(answer, gold)
 
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 
-from vespo_openrlhf.reward.reading.extract import END_TOKEN
+from vespo_openrlhf.reward.reading.formats import END_TOKEN, OPEN_THINKING
 
 _END = re.compile(
     rf"(?:{END_TOKEN})\s*(?:<pad>|<\|(?:endoftext|pad|finetune_right_pad_id)\|>|\s)*\Z"
 )
-_OPEN_THINK = re.compile(r"<think>\s*\Z")
 
 
 def split_query(query: str, prompt: str) -> str:
@@ -17,8 +16,8 @@ def split_query(query: str, prompt: str) -> str:
 
     The query is the decoded prompt and response. A prompt that was too long was cut on its
     left, so that only its end stands in the query; then the longest end of the prompt that
-    the query begins with is taken off. Where the prompt itself opened ``<think>``, the
-    response starts inside it.
+    the query begins with is taken off. Where the prompt itself opened the thinking,
+    the response starts inside it.
     """
     if query.startswith(prompt):
         response = query[len(prompt) :]
@@ -27,8 +26,9 @@ def split_query(query: str, prompt: str) -> str:
     else:
         trimmed = query.lstrip("\ufffd")
         response = trimmed[_overlap(prompt, trimmed) :]
-    if _OPEN_THINK.search(prompt) and "<think>" not in response[:16]:
-        response = "<think>" + response
+    opened = OPEN_THINKING.search(prompt[-80:])
+    if opened and (mark := opened.group().strip()) not in response[: len(mark) + 9]:
+        response = mark + response
     return response
 
 

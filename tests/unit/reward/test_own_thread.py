@@ -6,13 +6,8 @@ import pytest
 
 from vespo_openrlhf.reward import verify
 from vespo_openrlhf.reward.pool import own_thread, worker
-from vespo_openrlhf.reward.reading.extract import (
-    _SYMBOLS,
-    _TURN_END,
-    TURN_MARKS,
-    _turn_end,
-    extract,
-)
+from vespo_openrlhf.reward.reading.extract import extract
+from vespo_openrlhf.reward.reading.formats import _SYMBOLS, _TURN_END, TURN_MARKS, _turn_end
 
 PROSE = "We add the two sides, and simplify what is left over. " * 4_000
 TURN_ENDS = [
