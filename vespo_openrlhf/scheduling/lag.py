@@ -5,11 +5,10 @@ starts to train at version v uses its j-th mini-batch (j = 0..N-1) at version v 
 sampled at version u has the lag v + j - u there: time on the engine, time in the queue and the
 place within the batch all count. The oldest token of a sample decides.
 
-A group gets a deadline when it is dispatched: the last version at which it may be used. Because
-every update uses up one mini-batch of groups, "can all of these still be used in time?" is a
-count: as many groups as have a deadline up to t must fit into the mini-batches from here to t.
-Admission keeps that true for new groups, and the batch that goes to the trainer is chosen so that
-it stays true for the rest. Together they make the bound hard, however long a response takes.
+Under a bound a group has a deadline: the last version at which it may be used. Because every
+update uses up one mini-batch of groups, "can all of these still be used in time?" is a count: as
+many groups as have a deadline up to t must fit into the mini-batches from here to t. `LagBudget`
+counts; policies/bounded.py keeps the bound.
 """
 
 from __future__ import annotations

@@ -151,6 +151,7 @@ def test_names_are_checked_before_anything_starts() -> None:
         ),
         ({"policy": own("NoPolicy")}, "is no subclass of scheduling.Policy"),
         ({"policy": own("NoChoose")}, "does not define choose"),
+        ({"policy": own("NoInit")}, r"its __init__ calls no super\(\)\.__init__\(config\)"),
         ({"policy": own("Missing")}, "Missing"),
         ({"policy": "no.module:Mine"}, r"no\.module"),
         ({"policy": "fifo", "max": 7}, r"lag\.max 7 is not used by lag\.policy fifo: leave it out"),

@@ -156,5 +156,10 @@ class NoChoose(Policy):
         return None
 
 
+class NoInit(Decent):
+    def __init__(self, config):
+        self.seen = 0
+
+
 class NoPolicy:
     pass

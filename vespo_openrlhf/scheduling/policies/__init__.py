@@ -72,7 +72,8 @@ def make_policy(config: SchedulerConfig) -> Policy:
     """The policy of a run.
 
     Raises:
-        ValueError: no such policy, an option that it does not use, or one that it cannot keep to.
+        ValueError: no such policy, one that cannot be made, an option that it does not use, or one
+            that it cannot keep to.
     """
     lag = config.lag
     policy = policy_class(lag.policy)
@@ -81,4 +82,7 @@ def make_policy(config: SchedulerConfig) -> Policy:
             f"lag.{option} {getattr(lag, option)} is not used by lag.policy {lag.policy}: leave it "
             "out"
         )
-    return policy(config)
+    made = policy(config)
+    if getattr(made, "config", None) is not config:
+        raise ValueError(f"lag.policy {lag.policy}: its __init__ calls no super().__init__(config)")
+    return made
