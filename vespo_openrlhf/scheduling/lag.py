@@ -107,8 +107,6 @@ class LagOptions:
     """How old a trained token may be, and what is done about it. Flags: `--lag.{field}`.
 
     Args:
-        policy: what decides, see `policies`: a name, or package.module:Class or
-            path/to/file.py:Class. It says which of the others it uses.
         max: L, the bound on the lag of the oldest token of any trained sample, in updates. None:
             the least that lets the next batch be generated while one trains.
         on_stale: what to do about a group that would become too old. "wait": the trainer waits
@@ -122,6 +120,8 @@ class LagOptions:
             weights. "recompute": it is computed again, so that a token depends on one version
             alone, that of its stamp. "keep": later tokens attend to what older weights made of
             the earlier ones; their stamp is the version that sampled them.
+        policy: what decides: a name in `policies`, package.module:Class or path/to/file.py:Class.
+            Options that it does not use are left at their defaults.
 
     Raises:
         ValueError: a value out of range.
