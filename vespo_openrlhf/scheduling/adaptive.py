@@ -4,20 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 from .lag import LagBudget, LagOptions
 
 logger = logging.getLogger(__name__)
-
-
-class LagDecision(NamedTuple):
-    """Why the working lag changed: lags and version in updates, ess as a share of the batch."""
-
-    version: int
-    ess: float
-    lag_before: int
-    lag: int
 
 
 def controller_for(options: LagOptions, budget: LagBudget) -> LagController | None:
@@ -55,11 +46,8 @@ class LagController:
         self._log_ess: list[float] = []
         self._settled_at = self.lag
 
-    def observe(self, version: int, ess: float) -> LagDecision | None:
-        """A batch was trained with this ESS; the trainer is now at `version`.
-
-        Returns:
-            The decision, where the working lag moved; it is logged too.
+    def observe(self, version: int, ess: float) -> None:
+        """A batch was trained with this ESS; the trainer is now at `version`. A move is logged.
 
         Raises:
             ValueError: `ess` is not a share in [0, 1].
@@ -67,28 +55,26 @@ class LagController:
         if not 0 <= ess <= 1:
             raise ValueError(f"the effective sample size is a share in [0, 1], got {ess}")
         if version < self._settled_at:
-            return None
+            return
         self._log_ess.append(math.log(min(max(ess, 1e-6), 1 - 1e-6)))
         log_ess = sum(self._log_ess) / len(self._log_ess)
         ratio = math.log(self.target) / log_ess
         if abs(ratio - 1) < self.TOLERANCE:
             self._log_ess = self._log_ess[-3:]
-            return None
+            return
         lag = max(self.lag, 1) * min(max(ratio, 0.5), 1.5)
         lag = math.floor(lag) if ratio < 1 else math.ceil(lag)
         lag = min(max(lag, self._minimum), self._maximum)
         self._log_ess.clear()
         if lag == self.lag:
-            return None
-        decision = LagDecision(version, math.exp(log_ess), self.lag, lag)
+            return
+        logger.info(
+            "working lag %d -> %d updates at version %d: ESS %.3f, target %.3f",
+            *(self.lag, lag, version, math.exp(log_ess), self.target),
+        )
         # Groups sent with the old lag are used by then; the longer of the two, to be sure.
         self._settled_at = version + max(self.lag, lag)
         self.lag = lag
-        logger.info(
-            "working lag %d -> %d updates at version %d: ESS %.3f, target %.3f",
-            *(decision.lag_before, lag, version, decision.ess, self.target),
-        )
-        return decision
 
     def state_dict(self) -> dict[str, Any]:
         """Plain JSON data for `load_state_dict`."""

@@ -34,6 +34,10 @@ class Answers:
 
     def slot(self, send: Send) -> EngineSlot:
         """The engine to send to. Raises PolicyError where it cannot take a group."""
+        if not isinstance(send, Send) or not isinstance(send.lag, int):
+            raise self.error(
+                f"answers `send` with {send!r}: a Send, its lag a whole number, or None"
+            )
         slot = self._pool.ready.get(send.engine)
         if slot is None:
             raise self.error(
@@ -48,6 +52,8 @@ class Answers:
 
     def groups(self, choice: Choice, size: int) -> tuple[list[Group], list[Group]]:
         """(train, drop) of a choice. Raises PolicyError for groups that cannot be."""
+        if not isinstance(choice, Choice):
+            raise self.error(f"answers `choose` with {choice!r}: a Choice, without groups to wait")
         train = [self._known(group, complete=True) for group in choice.train]
         drop = [self._known(group, complete=False) for group in choice.drop]
         if len(train) not in (0, size):

@@ -4,7 +4,7 @@ The mechanism (scheduler.py and its parts) keeps the account of every prompt, th
 and weights, the batch in training and the checkpoint. A policy answers its questions: may a prompt
 be sent now, which one, to which engine; which complete groups train next; when do the engines get
 weights. An answer that cannot be carried out is an error that names the policy (answers.py); so a
-policy may be bad, and cannot lose a prompt or train it twice.
+bad policy may be slow, but cannot lose a prompt or train it twice.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .training import Training
 
 
 class PolicyError(RuntimeError):
-    """A policy gave an answer that cannot be carried out, or brought the run to a stand."""
+    """A policy gave an answer that cannot be carried out, or would stop the run for ever."""
 
 
 class GroupView(Protocol):
@@ -173,7 +173,7 @@ class View:
 
 
 class Policy(ABC):
-    """Decides; see the module. A file of `policies/` or of a user's own has one subclass.
+    """The decisions of a run; a subclass in a file of `policies/` or of a user's own makes them.
 
     Args:
         config: the run.
@@ -198,9 +198,9 @@ class Policy(ABC):
 
     @abstractmethod
     def send(self, view: View) -> Send | None:
-        """The prompt to send now, or None to send none for now.
+        """Where to send the next prompt, or None to send none for now.
 
-        Asked after every event while an engine has room and there are prompts, until it is None.
+        Asked after every event, until it is None, while an engine has room and there are prompts.
         """
 
     @abstractmethod

@@ -289,7 +289,7 @@ class Scheduler:
         return group
 
     def _advance(self) -> None:
-        """After every event: whatever can be decided now."""
+        """After every event: ask the policy whatever it can be asked now."""
         assert not self._deciding, "an engine or the trainer reported from within a call to it"
         self._deciding = True
         if self._job == "idle":
@@ -312,7 +312,7 @@ class Scheduler:
 
     def _settle_update(self, engine: str) -> None:
         self._sync.settle(engine, self.version)
-        self.live.changed |= not self._sync.under_way  # what the policy sees has
+        self.live.changed |= not self._sync.under_way  # the policy may choose otherwise now
 
     def _form_batch(self) -> None:
         """A batch to train now, if there is one."""
@@ -369,7 +369,8 @@ class Scheduler:
         slot.engine.generate(Request(ticket, prompt, samples, version))
 
     def _check_progress(self) -> None:
-        """Where nothing is under way or will be, and there are engines, the policy stands still."""
+        """A policy that neither sends nor trains, with nothing under way, would stop the run for
+        ever without a word."""
         if self.live.tickets or self._job != "idle" or not self.pool.ready or self.finished:
             return
         if self.next_timeout() is None:

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from vespo_openrlhf.scheduling import PolicyError
 from vespo_openrlhf.scheduling.lag import KV, LagOptions, OnStale
-from vespo_openrlhf.scheduling.policies import policy_names, unused_options
+from vespo_openrlhf.scheduling.policies import policy_class, policy_names, unused_options
 
 from .calibrate import MeasuredRun, read_run
 from .simulation import (
@@ -188,8 +188,9 @@ def build_lag(
     the policy uses them."""
     lag = measured.lag if measured else LagOptions(max=4 * setup.updates_per_batch)
     if options.policy is not None:
-        lag = replace(lag, policy=options.policy)
-        lag = replace(lag, **{name: getattr(LagOptions, name) for name in unused_options(lag)})
+        unused = unused_options(policy_class(options.policy), lag)
+        left_out = {name: getattr(LagOptions, name) for name in unused}
+        lag = replace(lag, policy=options.policy, **left_out)
     names = ("on_stale", "sync_every", "target_ess", "kv")
     changes = {name: getattr(options, name) for name in names}
     if options.lag_batches is not None:

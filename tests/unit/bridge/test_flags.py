@@ -16,8 +16,10 @@ from vespo_openrlhf.bridge.roles import logical_gpus
 from vespo_openrlhf.bridge.rules.loss import UPSTREAM_DEFAULTS
 from vespo_openrlhf.bridge.run.checkpoints import Checkpoints
 from vespo_openrlhf.bridge.run.folder import RunFolder
+from vespo_openrlhf.bridge.scheduler_config import scheduler_config
 from vespo_openrlhf.cpu import flags as cpu_flags
 from vespo_openrlhf.reward.options import RewardOptions
+from vespo_openrlhf.scheduling import make_policy
 
 
 def our_defaults() -> dict[str, object]:
@@ -555,6 +557,22 @@ def test_the_file_of_a_users_loss_is_found_from_every_working_directory(
     resolve(flags)
     monkeypatch.chdir("/")
     assert build_loss(flags).name == f"{tmp_path}/own.py:plain"
+
+
+@pytest.mark.usefixtures("on_gpu")
+def test_the_file_of_a_users_policy_is_found_from_every_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").write_text(
+        "from vespo_openrlhf.scheduling.policies.fifo import Fifo\n\nclass Mine(Fifo):\n    pass\n"
+    )
+    flags = DEFAULTS | {"lag.policy": "own.py:Mine"}
+    resolve(flags)
+    monkeypatch.chdir("/")
+    config = scheduler_config(flags)
+    assert config.lag.policy == f"{tmp_path}/own.py:Mine"
+    assert type(make_policy(config)).__name__ == "Mine"
 
 
 def test_an_ablation_of_vespo_is_refused_for_a_loss_that_ignores_it() -> None:

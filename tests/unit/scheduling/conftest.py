@@ -1,8 +1,17 @@
 """The scheduler's surroundings for a test: engines and a trainer that only write down."""
 
+import itertools
+
 import pytest
 
-from vespo_openrlhf.scheduling import LagOptions, PromptLedger, Scheduler, SchedulerConfig
+from vespo_openrlhf.scheduling import (
+    Group,
+    LagOptions,
+    Prompt,
+    PromptLedger,
+    Scheduler,
+    SchedulerConfig,
+)
 
 
 class Engine:
@@ -83,3 +92,24 @@ class World:
 def world_class():
     """The class; a test makes its own. A fixture, because nothing is imported as `tests`."""
     return World
+
+
+tickets = itertools.count()
+
+
+@pytest.fixture(name="group", scope="session")
+def make_group():
+    """group(version, ...) makes one of two samples."""
+
+    def group(version, *, lag=8, waited_for=True, oldest=None):
+        """Dispatched at `version`; complete if `oldest`, its version, is given."""
+        ticket = next(tickets)
+        prompt = Prompt(0, ticket, str(ticket))
+        made = Group(ticket, prompt, 2, "engine", version, lag, waited_for, 0.0)
+        if oldest is not None:
+            for sample in range(2):
+                made.generate(sample, [(oldest, 10)], oldest, f"payload {sample}", 1.0)
+                made.settle(sample, 1.0)
+        return made
+
+    return group

@@ -8,26 +8,26 @@ from vespo_openrlhf.scheduling.adaptive import LagController
 def test_one_move_meets_the_target_where_log_ess_falls_with_the_lag(caplog):
     controller = LagController(target=0.5, minimum=3, maximum=64, start=20)
     with caplog.at_level(logging.INFO):
-        decision = controller.observe(version=20, ess=0.5 ** (20 / 15))
-    assert (decision.lag_before, decision.lag) == (20, 15)
+        controller.observe(version=20, ess=0.5 ** (20 / 15))
+    assert controller.lag == 15
     assert "working lag 20 -> 15 updates at version 20: ESS 0.397, target 0.500" in caplog.text
 
 
 def test_waits_until_the_move_shows():
     controller = LagController(target=0.5, minimum=0, maximum=64, start=10)
-    assert controller.observe(4, 0.99) is None
-    assert controller.observe(12, 0.9).lag == 15
-    assert controller.observe(26, 0.9) is None
-    assert controller.observe(27, 0.9).lag == 23
+    for version, ess, lag in ((4, 0.99, 10), (12, 0.9, 15), (26, 0.9, 15), (27, 0.9, 23)):
+        controller.observe(version, ess)
+        assert controller.lag == lag
 
 
 def test_stays_within_its_bounds_and_in_the_dead_band():
     controller = LagController(target=0.5, minimum=7, maximum=12, start=10)
-    assert controller.observe(100, 0.51) is None
-    assert controller.observe(200, 0.99).lag == 12
-    assert controller.observe(300, 0.99) is None
-    assert controller.observe(400, 0.0).lag == 7
-    assert controller.observe(500, 0.0) is None
+    for version, ess, lag in (
+        *((100, 0.51, 10), (200, 0.99, 12), (300, 0.99, 12)),
+        *((400, 0.0, 7), (500, 0.0, 7)),
+    ):
+        controller.observe(version, ess)
+        assert controller.lag == lag
 
 
 def test_ess_is_a_share():
@@ -43,4 +43,5 @@ def test_state():
     resumed = LagController(target=0.5, minimum=0, maximum=14, start=10)
     resumed.load_state_dict(controller.state_dict())
     assert (controller.lag, resumed.lag) == (15, 14)
-    assert resumed.observe(26, 0.2) is None
+    resumed.observe(26, 0.2)
+    assert resumed.lag == 14

@@ -5,28 +5,14 @@ import itertools
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vespo_openrlhf.scheduling import LagOptions, Prompt, PromptLedger, SchedulerConfig, make_policy
+from vespo_openrlhf.scheduling import LagOptions, PromptLedger, SchedulerConfig, make_policy
 from vespo_openrlhf.scheduling.engines import EnginePool
-from vespo_openrlhf.scheduling.groups import Group, saved_groups
+from vespo_openrlhf.scheduling.groups import saved_groups
 from vespo_openrlhf.scheduling.live import LiveGroups
 from vespo_openrlhf.scheduling.policy import View
 from vespo_openrlhf.scheduling.setbacks import Setbacks
 from vespo_openrlhf.scheduling.sync import WeightSync
 from vespo_openrlhf.scheduling.training import Training
-
-tickets = itertools.count()
-
-
-def group(version, *, lag=8, waited_for=True, oldest=None):
-    """A group of two samples, dispatched at `version`; complete if `oldest` is given."""
-    ticket = next(tickets)
-    prompt = Prompt(0, ticket, str(ticket))
-    made = Group(ticket, prompt, 2, "engine", version, lag, waited_for, 0.0)
-    if oldest is not None:
-        for sample in range(2):
-            made.generate(sample, [(oldest, 10)], oldest, f"payload {sample}", 1.0)
-            made.settle(sample, 1.0)
-    return made
 
 
 class Desk(LiveGroups):
@@ -67,7 +53,7 @@ def desk(groups_per_update=1, updates=2, limit=8, on_stale="wait"):
     return Desk(make_policy(config), config)
 
 
-def test_oldest_first():
+def test_oldest_first(group):
     live = desk()
     old, middle, young = (group(v, oldest=v) for v in (0, 1, 2))
     for made in (young, old, middle):
@@ -76,7 +62,7 @@ def test_oldest_first():
     assert live.complete_groups() == [young]
 
 
-def test_waits_for_a_group_that_would_become_too_old():
+def test_waits_for_a_group_that_would_become_too_old(group):
     live = desk()
     straggler = group(0)
     live.add_in_flight(straggler)
@@ -87,7 +73,7 @@ def test_waits_for_a_group_that_would_become_too_old():
     assert len(live.take(6, 2)[0]) == 2
 
 
-def test_waits_when_too_many_would_be_due_at_once():
+def test_waits_when_too_many_would_be_due_at_once(group):
     """Three groups with the deadline 8 do not fit into the two updates from 7 to 8."""
     live = desk()
     for _ in range(3):
@@ -98,7 +84,7 @@ def test_waits_when_too_many_would_be_due_at_once():
     assert len(live.take(4, 2)[0]) == 2
 
 
-def test_overdue_groups_are_given_back():
+def test_overdue_groups_are_given_back(group):
     live = desk()
     late, fine, other = (group(v, waited_for=False, oldest=v) for v in (0, 2, 2))
     for made in (late, fine, other):
@@ -107,7 +93,7 @@ def test_overdue_groups_are_given_back():
     assert live.total == 0
 
 
-def test_too_few_left_after_the_overdue():
+def test_too_few_left_after_the_overdue(group):
     live = desk()
     late, fine = (group(v, waited_for=False, oldest=v) for v in (0, 2))
     live.add_complete(late)
@@ -116,7 +102,7 @@ def test_too_few_left_after_the_overdue():
     assert live.complete_groups() == [fine]
 
 
-def test_what_is_waited_for_has_the_right_of_way():
+def test_what_is_waited_for_has_the_right_of_way(group):
     live = desk()
     often_dropped = group(2, oldest=2)
     others = [group(1, waited_for=False, oldest=1) for _ in range(3)]
@@ -132,7 +118,7 @@ def test_what_is_waited_for_has_the_right_of_way():
     assert live.take(9, 2)[0] == [tight, last]
 
 
-def test_nothing_is_too_old_where_nothing_is_enforced():
+def test_nothing_is_too_old_where_nothing_is_enforced(group):
     live = desk(on_stale="keep")
     live.add_in_flight(group(0))
     old, young = (group(v, oldest=v) for v in (0, 30))
@@ -141,7 +127,7 @@ def test_nothing_is_too_old_where_nothing_is_enforced():
     assert live.take(50, 2) == ([old, young], [])
 
 
-def test_expired_groups_are_taken_out():
+def test_expired_groups_are_taken_out(group):
     live = desk()
     flying, done = group(0, waited_for=False), group(1, waited_for=False, oldest=1)
     live.add_in_flight(flying)
@@ -154,7 +140,7 @@ def test_expired_groups_are_taken_out():
     assert live.complete_groups() == [young]
 
 
-def test_restore_leaves_out_what_does_not_fit():
+def test_restore_leaves_out_what_does_not_fit(group):
     made = [group(v, oldest=v) for v in (0, 0, 1, 4)]
     saved = [g.state_dict() for g in made]
     payloads = {g.ticket: g.payloads for g in made[:3]}
@@ -176,7 +162,7 @@ def test_restore_leaves_out_what_does_not_fit():
     updates=st.integers(1, 3),
     per_update=st.integers(1, 2),
 )
-def test_take_against_brute_force(complete, flying, updates, per_update):
+def test_take_against_brute_force(group, complete, flying, updates, per_update):
     """A batch is given whenever there is one that keeps every promise, and it keeps them.
 
     Promises: each of its groups meets its deadline in its mini-batch, and afterwards everything

@@ -1,27 +1,10 @@
-import itertools
-
 import pytest
 
-from vespo_openrlhf.scheduling.groups import Batch, Group
-from vespo_openrlhf.scheduling.ledger import Prompt
+from vespo_openrlhf.scheduling.groups import Batch
 from vespo_openrlhf.scheduling.live import LiveGroups
 
-tickets = itertools.count()
 
-
-def group(version, *, lag=8, waited_for=True, oldest=None):
-    """A group of two samples, dispatched at `version`; complete if `oldest` is given."""
-    ticket = next(tickets)
-    prompt = Prompt(0, ticket, str(ticket))
-    made = Group(ticket, prompt, 2, "engine", version, lag, waited_for, 0.0)
-    if oldest is not None:
-        for sample in range(2):
-            made.generate(sample, [(oldest, 10)], oldest, f"payload {sample}", 1.0)
-            made.settle(sample, 1.0)
-    return made
-
-
-def test_the_oldest_token_decides_not_the_dispatch():
+def test_the_oldest_token_decides_not_the_dispatch(group):
     """It waited in the engine's queue while the weights changed: younger than its dispatch."""
     live = LiveGroups()
     late = group(0, oldest=3)
@@ -29,7 +12,7 @@ def test_the_oldest_token_decides_not_the_dispatch():
     assert late.deadline == 3 + 8
 
 
-def test_by_deadline():
+def test_by_deadline(group):
     live = LiveGroups()
     old, middle, young = (group(v, oldest=v, waited_for=v == 1) for v in (0, 1, 2))
     for made in (young, old, middle):
@@ -43,7 +26,7 @@ def test_by_deadline():
     assert (live.complete, live.in_flight, live.total) == (2, 0, 2)
 
 
-def test_a_sample_happens_once():
+def test_a_sample_happens_once(group):
     made = group(0)
     with pytest.raises(ValueError, match="no sample 0 to score"):
         made.settle(0, 1.0)
@@ -58,7 +41,7 @@ def test_a_sample_happens_once():
     assert (made.unfinished, made.unscored, made.scored) == (1, 1, 0)
 
 
-def test_lag_of_a_batch():
+def test_lag_of_a_batch(group):
     mini_batches = ((group(0, oldest=0),), (group(0, oldest=2),), (group(0, oldest=1),))
     batch = Batch(index=3, version=4, mini_batches=mini_batches)
     assert batch.max_lag == 5

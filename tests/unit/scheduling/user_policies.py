@@ -92,6 +92,21 @@ class Sticks(Decent):
         return Send(self.engine)
 
 
+class SendsAWord(Decent):
+    def send(self, view):
+        return view.least_loaded
+
+
+class SendsHalfALag(Decent):
+    def send(self, view):
+        return Send(view.least_loaded, lag=0.5)
+
+
+class ChoosesNone(Decent):
+    def choose(self, view):
+        return None
+
+
 class TrainsInFlight(Decent):
     def choose(self, view):
         return Choice(list(islice(view.in_flight, view.batch_size)))
@@ -139,6 +154,11 @@ class NoStep(Decent):
 class NoChoose(Policy):
     def send(self, view):
         return None
+
+
+class NoInit(Decent):
+    def __init__(self, config):
+        self.seen = 0
 
 
 class NoPolicy:

@@ -10,7 +10,6 @@ import importlib
 import inspect
 import pkgutil
 from dataclasses import fields
-from functools import cache
 
 from vespo_openrlhf import user_code
 
@@ -24,7 +23,6 @@ def policy_names() -> list[str]:
     return sorted(found.name for found in pkgutil.iter_modules(__path__))
 
 
-@cache
 def policy_class(name: str) -> type[Policy]:
     """The policy of that name.
 
@@ -59,10 +57,10 @@ def policy_class(name: str) -> type[Policy]:
     return own
 
 
-def unused_options(lag: LagOptions) -> list[str]:
+def unused_options(policy: type[Policy], lag: LagOptions) -> list[str]:
     """The options that are set, and that the policy does not use."""
     # `policy` names it, and `kv` is the engines'.
-    used = policy_class(lag.policy).uses | {"policy", "kv"}
+    used = policy.uses | {"policy", "kv"}
     return [
         option.name
         for option in fields(LagOptions)
@@ -74,12 +72,17 @@ def make_policy(config: SchedulerConfig) -> Policy:
     """The policy of a run.
 
     Raises:
-        ValueError: no such policy, an option that it does not use, or one that it cannot keep to.
+        ValueError: no such policy, one that cannot be made, an option that it does not use, or one
+            that it cannot keep to.
     """
     lag = config.lag
-    for option in unused_options(lag):
+    policy = policy_class(lag.policy)
+    for option in unused_options(policy, lag):
         raise ValueError(
             f"lag.{option} {getattr(lag, option)} is not used by lag.policy {lag.policy}: leave it "
             "out"
         )
-    return policy_class(lag.policy)(config)
+    made = policy(config)
+    if getattr(made, "config", None) is not config:
+        raise ValueError(f"lag.policy {lag.policy}: its __init__ calls no super().__init__(config)")
+    return made

@@ -1,10 +1,8 @@
 """A hard bound on the lag of every trained token: the policy that a run has by default.
 
-A group gets a deadline when it is sent: the last version at which it may be used. Because every
-update uses up one mini-batch of groups, "can all of these still be used in time?" is a count: as
-many groups as have a deadline up to t must fit into the mini-batches from here to t (see
-`LagBudget`). A prompt is sent only while that stays true, and the batch is chosen so that it stays
-true for the rest. Together they make the bound hard, however long a response takes.
+A prompt is sent only while all that is under way can still be used before its deadline (lag.py has
+the arithmetic), and a batch is chosen so that this stays true for the rest. Together they make the
+bound hard, however long a response takes.
 """
 
 from __future__ import annotations
