@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -34,8 +35,12 @@ class Run:
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
+        """Of every batch."""
+        return self.lines("train")
+
+    def lines(self, kind: str) -> list[dict[str, Any]]:
         lines = (self.folder / "metrics.jsonl").read_text().splitlines()
-        return [json.loads(line) for line in lines]
+        return [line for line in map(json.loads, lines) if line["kind"] == kind]
 
 
 @pytest.fixture(scope="session")
@@ -114,8 +119,8 @@ def train(
     return run
 
 
-@pytest.fixture
-def marked() -> Iterator[tuple[dict[str, str], Callable[[], list[psutil.Process]]]]:
+@contextlib.contextmanager
+def mark_processes() -> Iterator[tuple[dict[str, str], Callable[[], list[psutil.Process]]]]:
     """An environment, and the live processes that were started in it; none is left behind."""
     mark = uuid.uuid4().hex
 
@@ -132,3 +137,15 @@ def marked() -> Iterator[tuple[dict[str, str], Callable[[], list[psutil.Process]
     yield {**os.environ, MARK: mark}, alive
     for process in alive():
         process.kill()
+
+
+@pytest.fixture
+def marked() -> Iterator[tuple[dict[str, str], Callable[[], list[psutil.Process]]]]:
+    with mark_processes() as environment_and_processes:
+        yield environment_and_processes
+
+
+@pytest.fixture(scope="module")
+def marked_module() -> Iterator[tuple[dict[str, str], Callable[[], list[psutil.Process]]]]:
+    with mark_processes() as environment_and_processes:
+        yield environment_and_processes

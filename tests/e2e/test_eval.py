@@ -81,9 +81,10 @@ def test_the_model_is_evaluated_for_real(offline: Path) -> None:
     assert summary["tokens_per_second"] > 0
 
 
-def test_killed_while_generating_and_resumed_the_records_are_the_same(
+def test_killed_while_generating_and_resumed_on_ray_the_records_are_the_same(
     built: Path, offline: Path, tmp_path: Path
 ) -> None:
+    """The first records are there when it is killed, so most of them are the engines' on Ray."""
     out = tmp_path / "killed"
     path = out / "heldout" / "generations.jsonl"
     running = subprocess.Popen(
@@ -98,14 +99,11 @@ def test_killed_while_generating_and_resumed_the_records_are_the_same(
     running.wait()
     with open(path, "ab") as file:
         file.write(b'{"benchmark": "heldout", "id"')  # as a kill within a write leaves it
-    evaluate(built, out, "--also-greedy")
+    before = path.read_bytes().count(b"\n")
+    evaluate(built, out, "--also-greedy", "--engines", "2")
+    assert before < 64 * 8 / 2
     for name in ("heldout", "heldout-greedy"):
         assert records(out, name) == records(offline, name)
-
-
-def test_engines_on_ray_write_the_same_records(built: Path, offline: Path, tmp_path: Path) -> None:
-    out = evaluate(built, tmp_path / "ray", "--engines", "2")
-    assert records(out, "heldout") == records(offline, "heldout")
 
 
 @pytest.fixture(scope="module")

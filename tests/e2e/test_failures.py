@@ -1,4 +1,5 @@
-"""An engine that is killed in mid-run and then hangs, then the run is killed, and resumed."""
+"""An engine that is killed in mid-run and then hangs, then the run is killed, which leaves no
+process behind, and resumed."""
 
 from __future__ import annotations
 
@@ -19,16 +20,20 @@ BATCHES = 16
 SAVE_EVERY = 3
 BOUND = 8
 WAIT_S = 400
+STOP_TIMEOUT_S = 60  # after SIGKILL, nothing of a run is left
+Marked = tuple[dict[str, str], Callable[[], list[psutil.Process]]]
 
 
 class Training:
     """A run in the background."""
 
-    def __init__(self, command: list[str], folder: Path, log: Path) -> None:
+    def __init__(
+        self, command: list[str], folder: Path, log: Path, environment: dict[str, str]
+    ) -> None:
         self.folder = folder
         self.log = log
         with open(log, "ab") as output:
-            self.process = subprocess.Popen(command, stdout=output, stderr=output)
+            self.process = subprocess.Popen(command, env=environment, stdout=output, stderr=output)
 
     @property
     def step(self) -> int:
@@ -73,10 +78,12 @@ def story(
     command: Callable[..., list[str]],
     tmp_path_factory: pytest.TempPathFactory,
     started: list[Training],
+    marked_module: Marked,
 ) -> dict[str, Any]:
     """The engine is killed and comes back; its core is stopped, and it comes back again; then the
     whole run is killed; then it is resumed."""
     folder = tmp_path_factory.mktemp("failures")
+    environment, alive = marked_module
     flags: dict[str, Any] = {
         "train__async_enable": True,
         "train__partial_rollout_enable": True,
@@ -87,7 +94,7 @@ def story(
         "rollout__engine_timeout": 15,
     }
     log = folder / "log"
-    run = Training(command(folder, **flags), folder, log)
+    run = Training(command(folder, **flags), folder, log, environment)
     started.append(run)
     run.wait_until(lambda: run.step >= 1, "the first batch")
     for life in (1, 2):
@@ -105,27 +112,27 @@ def story(
         assert f"is back as engine-0.{life}" in log.read_text()
     killed_at = run.step
     run.wait_until(lambda: run.step >= killed_at + SAVE_EVERY, "another checkpoint")
-    everything = psutil.Process(run.process.pid).children(recursive=True)
     run.process.kill()
     run.process.wait()
-    deadline = time.monotonic() + WAIT_S
-    while not gone(everything) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert gone(everything)
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while alive() and time.monotonic() < deadline:
+        time.sleep(0.5)
+    left = [process.name() for process in alive()]
     before = run.step
-    resumed = Training(command(folder, ckpt__load_enable=True, **flags), folder, log)
+    resumed = Training(command(folder, ckpt__load_enable=True, **flags), folder, log, environment)
     started.append(resumed)
     assert resumed.process.wait(WAIT_S) == 0, log.read_text()[-6000:]
     samples = [json.loads(line) for line in (folder / "samples.jsonl").open()]
     text = log.read_text()
     model = {path: path.stat().st_mtime_ns for path in (folder / "model").iterdir()}
-    again = Training(command(folder, ckpt__load_enable=True, **flags), folder, log)
+    again = Training(command(folder, ckpt__load_enable=True, **flags), folder, log, environment)
     started.append(again)
     return {
         "folder": folder,
         "log": text,
         "samples": samples,
         "before": before,
+        "left": left,
         "model": model,
         "again": again.process.wait(WAIT_S),
     }
@@ -136,6 +143,10 @@ def test_the_finished_run_started_again_is_left_as_it_is(story: dict[str, Any]) 
     assert "is finished" in (story["folder"] / "log").read_text().removeprefix(story["log"])
     model = {path: path.stat().st_mtime_ns for path in (story["folder"] / "model").iterdir()}
     assert model == story["model"]
+
+
+def test_the_killed_run_left_no_process(story: dict[str, Any]) -> None:
+    assert story["left"] == []
 
 
 def test_every_prompt_is_trained_once(story: dict[str, Any]) -> None:

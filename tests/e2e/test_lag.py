@@ -61,6 +61,8 @@ def recorded(
         train__num_episodes=setting.epochs,
         data__max_samples=PROMPTS,
         lag__max=setting.bound,
+        # With it, a loss that scales the step; the lag is the same.
+        actor__policy_loss_type="vcpo" if setting.partial_rollout else "vespo",
     )
     return run, folder, setting
 
@@ -133,3 +135,14 @@ def test_every_prompt_is_trained_once_in_every_epoch(
         assert epoch["trained"] == PROMPTS
         left = ("undrawn", "filtered", "abandoned", "outstanding")
         assert not any(epoch[name] for name in left)
+
+
+def test_a_loss_that_scales_the_step_does_so_in_every_update(
+    recorded: tuple[Run, Path, Setting],
+) -> None:
+    run, _, setting = recorded
+    lines = [json.loads(line) for line in (run.folder / "updates.jsonl").open()]
+    scales = [line["vcpo/step_scale"] for line in lines if "vcpo/step_scale" in line]
+    assert len(scales) == (UPDATES if setting.partial_rollout else 0)
+    assert all(0 < scale <= 1 for scale in scales)
+    assert min(scales, default=0) < 1

@@ -1,4 +1,4 @@
-"""Synchronous, asynchronous and partial-rollout training on the real stack."""
+"""Synchronous and asynchronous training on the real stack, with evaluation in it and with LoRA."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ import torch
 from peft import PeftModel
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM
+
+from vespo_openrlhf.bridge import evaluation
 
 HERE = Path(__file__).parent
 BATCHES = 4
@@ -48,24 +50,37 @@ def captured(with_adapters: Run, calls: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def synchronous(train: Callable[..., Run]) -> Run:
+def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Evaluation problems with ids of their own, two of them with the same prompt."""
+    path = tmp_path_factory.mktemp("problems") / "eval.jsonl"
+    prompts = ["123+456=", "111+222=", "123+456=", "700+205="]
+    rows = [
+        {"id": f"p{i}", "prompt": prompt, "label": "1", "datasource": "sums"}
+        for i, prompt in enumerate(prompts)
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def synchronous(train: Callable[..., Run], problems: Path) -> Run:
     """Two micro-batches to an update, where the other runs take one; the CPU stack by force, where
-    the others find that there is no GPU."""
+    the others find that there is no GPU; with evaluations."""
     return train(
         environment={"VESPO_CPU": "1"},
         data__max_samples=16 * BATCHES,
         train__micro_batch_size=8,
+        eval__dataset=problems,
+        eval__steps=2,
+        eval__n_samples_per_prompt=4,
+        eval__temperature=1.0,
     )
 
 
 @pytest.fixture(scope="module")
 def asynchronous(train: Callable[..., Run]) -> Run:
-    return train(data__max_samples=16 * BATCHES, train__async_enable=True)
-
-
-@pytest.fixture(scope="module")
-def partial_rollout(train: Callable[..., Run]) -> Run:
-    """With the KV cache kept; test_lag.py has it computed again."""
+    """With partial rollouts and the KV cache kept; test_lag.py has it computed again, and has a run
+    without partial rollouts."""
     return train(
         data__max_samples=16 * BATCHES,
         train__async_enable=True,
@@ -124,7 +139,7 @@ def test_a_run_with_adapters_leaves_the_merged_model_and_the_adapter(
         assert torch.equal(value, before[name]) is not name.endswith("_proj.weight")
 
 
-@pytest.mark.parametrize("mode", ["synchronous", "asynchronous", "partial_rollout"])
+@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
 def test_a_run_trains_and_leaves_what_it_promises(
     mode: str, request: pytest.FixtureRequest
 ) -> None:
@@ -146,7 +161,7 @@ def test_a_run_trains_and_leaves_what_it_promises(
     assert (run.folder / "model" / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("mode", ["synchronous", "asynchronous", "partial_rollout"])
+@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
 def test_every_update_has_its_line(mode: str, request: pytest.FixtureRequest) -> None:
     """In the order they were made; their mean is the batch's, as every update has 16 samples."""
     run: Run = request.getfixturevalue(mode)
@@ -165,6 +180,28 @@ def test_every_update_has_its_line(mode: str, request: pytest.FixtureRequest) ->
         assert max(norms) == pytest.approx(batch["vespo/grad_norm_max"])
         assert norms[-1] == pytest.approx(batch["actor_grad_norm"])
         assert batch["rollout_log_ppl"] > 0
+
+
+def test_each_evaluation_leaves_records_by_problem_and_logs_the_harness_metrics(
+    synchronous: Run,
+) -> None:
+    logged = {line["step"]: line for line in synchronous.lines("eval")}
+    assert logged.keys() >= {2, 4}
+    for step, line in logged.items():
+        folder = synchronous.folder / evaluation.FOLDER / f"step_{step:06d}"
+        lines = (folder / "sums" / "generations.jsonl").read_text().splitlines()
+        records = [json.loads(line) for line in lines]
+        assert [(r["id"], r["repeat"]) for r in records] == [
+            (f"p{i}", repeat) for i in range(4) for repeat in range(4)
+        ]
+        assert all(r["prompt"].endswith("assistant\n") for r in records)
+        assert all(0 < r["tokens"] <= 32 for r in records)
+        summary = json.loads((folder / "summary.json").read_text())["benchmarks"]["sums"]
+        assert (summary["problems"], summary["repeats"]) == (4, 4)
+        assert line["eval_sums_pass1"] == pytest.approx(summary["avg@k"])
+        assert line["eval_sums_pass4"] == pytest.approx(summary["pass@k"]["4"])
+        assert line["eval_sums_standard_error"] == pytest.approx(summary["standard_error"])
+        assert line["eval_num_samples"] == 16
 
 
 def test_metrics_arrive_in_tensorboard_too(synchronous: Run) -> None:

@@ -77,7 +77,7 @@ def make_engine(happens: str = ""):
     return engine
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def trainer():
     """A trainer of one rank, with a bucket for each parameter."""
 
@@ -104,9 +104,14 @@ def trainer():
             self.publisher.publish(names, engines)
             return {name: weight.tolist() for name, weight in self.module.named_parameters()}
 
-    actor = Trainer.remote()
-    yield actor
-    ray.kill(actor)
+    return Trainer.remote()
+
+
+@pytest.fixture(scope="module")
+def sound() -> dict:
+    """Two engines to which nothing happens, by name. One takes long to start, so the tests share
+    them, and the newcomer of one is an old one in the next."""
+    return {name: make_engine() for name in ("first", "second")}
 
 
 @pytest.mark.parametrize(
@@ -118,18 +123,21 @@ def trainer():
     ],
 )
 def test_an_update_ends_with_an_engine_and_new_ones_are_given_it(
-    trainer, happens: str, error: type[Exception], message: str
+    trainer, sound: dict, happens: str, error: type[Exception], message: str
 ) -> None:
-    sound, other = make_engine(), make_engine()
-    sent = ray.get(trainer.publish.remote(["sound", "other"], [sound, other]))
-    assert ray.get([sound.loaded.remote(), other.loaded.remote()]) == [sent, sent]
+    def publish(engines: dict) -> dict[str, list]:
+        return ray.get(trainer.publish.remote(list(engines), list(engines.values())))
 
-    failing = make_engine(happens)
+    sent = publish(sound)
+    assert ray.get([engine.loaded.remote() for engine in sound.values()]) == [sent, sent]
+
+    failing, (name, lost) = make_engine(happens), next(iter(sound.items()))
     with pytest.raises(error, match=message):
-        ray.get(trainer.publish.remote(["sound", "failing"], [sound, failing]))
+        publish({name: lost, "failing": failing})
 
-    newcomer = make_engine()
-    ray.get(trainer.publish.remote(["other", "new"], [other, newcomer]))
+    del sound[name]
+    sound[f"after {happens}"] = newcomer = make_engine()
+    publish(sound)
     assert ray.get(newcomer.loaded.remote()) == sent
-    for engine in (sound, other, failing, newcomer):
+    for engine in (lost, failing):
         ray.kill(engine)
