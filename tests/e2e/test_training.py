@@ -14,7 +14,7 @@ from peft import PeftModel
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import AutoModelForCausalLM
 
-from vespo_openrlhf.bridge import evaluation
+from vespo_openrlhf.bridge.run import evaluation
 
 HERE = Path(__file__).parent
 BATCHES = 4
