@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import json
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 from vespo_openrlhf.eval.errors import EvaluationError
 
+COMMANDS = ("run", "score", "compare", "report", "paper", "watch", "bench")
 DESCRIPTION = """\
 Evaluate language models on benchmarks with checkable answers.
 
@@ -28,22 +27,6 @@ Evaluate language models on benchmarks with checkable answers.
 Killed at any point, the same `run` command resumes and generates only what is missing.
 """
 
-RUN = """\
-Generate, judge and summarise. Writes OUT/summary.json, the same in lm-evaluation-harness's shape
-as OUT/results.json, OUT/manifest.json and, line by line as they finish,
-OUT/<benchmark>/generations.jsonl. The same command resumes what was interrupted;
-more benchmarks or repeats can be added to the same folder, other settings cannot (--fresh).
-A request that an endpoint refuses for good is recorded with its error and counts as wrong; the
-rest goes on, and the exit status is 1 as long as there is one (--retry-errors).
-"""
-
-SCORE = """\
-Judge without generating. `score DIR` judges a run's records again, after the verifier changed or
-was busy. `score --benchmark NAME --responses FILE.jsonl` scores what another system wrote: a line
-is {"id": ..., "response": ...}; ids are the data's own unique_id or id, else the row number from
-0; several lines of one id are its repeats.
-"""
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
@@ -53,25 +36,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         and the signal's number where one stopped it: 130 for Ctrl-C, 143 for SIGTERM.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
-    commands: dict[str, Callable[[Sequence[str]], int]] = {
-        "run": run,
-        "score": score,
-        "compare": _elsewhere("vespo_openrlhf.eval.compare"),
-        "report": _elsewhere("vespo_openrlhf.eval.report"),
-        "paper": _elsewhere("vespo_openrlhf.eval.paper"),
-        "watch": _elsewhere("vespo_openrlhf.eval.watch"),
-        "bench": _elsewhere("vespo_openrlhf.eval.bench"),
-    }
     parser = argparse.ArgumentParser(
         prog="vespo eval",
         description=DESCRIPTION,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("command", choices=commands)
+    parser.add_argument("command", choices=COMMANDS)
     command = parser.parse_args(arguments[:1]).command
     try:
         with _orderly_end():
-            return commands[command](arguments[1:])
+            module = importlib.import_module(f"vespo_openrlhf.eval.commands.{command}")
+            code: int = module.main(arguments[1:])
+            return code
     except (ValueError, OSError) as error:
         print(f"vespo eval {command}: error: {error}", file=sys.stderr)
         return 2
@@ -100,113 +76,6 @@ def _orderly_end() -> Iterator[None]:
     finally:
         for signum, handler in before.items():
             signal.signal(signum, handler)
-
-
-def _elsewhere(module: str) -> Callable[[Sequence[str]], int]:
-    def command(arguments: Sequence[str]) -> int:
-        result: int = importlib.import_module(module).main(arguments)
-        return result
-
-    return command
-
-
-def run(argv: Sequence[str]) -> int:
-    """`vespo eval run`."""
-    from vespo_openrlhf.eval.options import add_run_options, run_of
-    from vespo_openrlhf.eval.presets import parse_with_preset
-    from vespo_openrlhf.eval.records import MANIFEST
-    from vespo_openrlhf.eval.tracking import add_tracking_options, check_tracking, track
-
-    parser = argparse.ArgumentParser(
-        prog="vespo eval run",
-        description=RUN,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--out", required=True, type=Path, help="folder for the results")
-    parser.add_argument(
-        "--fresh", action="store_true", help="delete the records in OUT first, whatever made them"
-    )
-    parser.add_argument(
-        "--retry-errors",
-        action="store_true",
-        help="generate the responses again whose requests failed, and nothing else that is there",
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="print what would be generated and how many tokens at most, and stop",
-    )
-    add_run_options(parser)
-    add_tracking_options(parser)
-    arguments = parse_with_preset(parser, argv)
-    what = run_of(arguments)
-    check_tracking(arguments)
-    from vespo_openrlhf.eval import runner, tables
-
-    if arguments.dry_run:
-        planned = runner.plan(what)
-        left = runner.left_to_do(
-            planned, arguments.out, fresh=arguments.fresh, retry_errors=arguments.retry_errors
-        )
-        print(tables.plan_text(planned, left))
-        return 0
-    try:
-        summary = runner.execute(
-            what, arguments.out, fresh=arguments.fresh, retry_errors=arguments.retry_errors
-        )
-    except EvaluationError as error:
-        raise EvaluationError(
-            f"{error}\nWhat was generated until then is in {arguments.out}; the same command goes "
-            "on from there."
-        ) from error
-    print(tables.summary_table(summary))
-    print(f"records and summary: {arguments.out}")
-    if arguments.wandb or arguments.tensorboard:
-        manifest = json.loads((arguments.out / MANIFEST).read_text(encoding="utf-8"))
-        track(arguments, manifest, summary)
-    if failed := tables.failed_count(summary):
-        print(
-            f"vespo eval run: {failed} requests failed; their errors are in the records. The same "
-            "command with --retry-errors asks just these again.",
-            file=sys.stderr,
-        )
-        return 1
-    return 0
-
-
-def score(argv: Sequence[str]) -> int:
-    """`vespo eval score`."""
-    parser = argparse.ArgumentParser(
-        prog="vespo eval score",
-        description=SCORE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="folder of a run")
-    parser.add_argument("--benchmark", help="name, or file, of the problems that were answered")
-    parser.add_argument("--responses", type=Path, metavar="FILE", help="JSONL with id, response")
-    parser.add_argument("--data-dir", type=Path, help="folder with the benchmark's file")
-    parser.add_argument(
-        "--template",
-        default="",
-        help="of the prompts that were answered; with dapo an answer needs no box",
-    )
-    parser.add_argument("--json", action="store_true", help="print the summary as JSON")
-    arguments = parser.parse_args(argv)
-    foreign = arguments.folder is None
-    given = (arguments.benchmark is not None, arguments.responses is not None)
-    if given != (foreign, foreign):
-        raise ValueError("give the folder of a run, or --benchmark and --responses")
-    from vespo_openrlhf.eval import scoring, tables
-
-    if foreign:
-        result = scoring.score_responses(
-            arguments.benchmark, arguments.responses, arguments.data_dir, arguments.template
-        )
-        summary = {"benchmarks": {result["benchmark"]: result}, "average": result["avg@k"]}
-    else:
-        result = summary = scoring.rescore(arguments.folder)
-    print(json.dumps(result, indent=2) if arguments.json else tables.summary_table(summary))
-    return 0
 
 
 if __name__ == "__main__":

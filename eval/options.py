@@ -1,225 +1,110 @@
-"""The command-line options that say what is run; `run`, `watch` and `bench` share them."""
+"""What decides the responses: two runs with the same settings may share a folder of records."""
 
 from __future__ import annotations
 
-import argparse
+import hashlib
 import json
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from vespo_openrlhf.eval.benchmarks import BENCHMARKS
-from vespo_openrlhf.eval.engines.endpoint import KEY_VARIABLE, Endpoint
-from vespo_openrlhf.eval.presets import PRESETS
-from vespo_openrlhf.eval.prompts import TEMPLATES
-from vespo_openrlhf.eval.runner import Run
-from vespo_openrlhf.eval.settings import MORE_SAMPLING, Settings
+from vespo_openrlhf.eval.benchmarks.templates import find_template
+from vespo_openrlhf.redact import redact
 
-DEFAULT_BENCHMARKS = "aime24,aime25,amc23,math500"
+#: Sampling options of vLLM's that are sent only where they are set.
+MORE_SAMPLING = ("top_k", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty")
 
-
-def add_run_options(parser: argparse.ArgumentParser, *, model: bool = True) -> None:
-    """Every option of `run_of`, with its default; to be parsed by `presets.parse_with_preset`."""
-    defaults = Settings()
-    what = parser.add_argument_group("what")
-    what.add_argument(
-        "--preset",
-        choices=PRESETS,
-        help="benchmarks, prompts and sampling of a published evaluation, as defaults: "
-        + "; ".join(f"{name}: {preset.source}" for name, preset in PRESETS.items()),
-    )
-    if model:
-        what.add_argument(
-            "--model", required=True, help="model folder or hub id; its name at an endpoint"
-        )
-        what.add_argument("--revision", help="of a hub id: branch, tag or commit")
-    what.add_argument(
-        "--benchmarks",
-        default=DEFAULT_BENCHMARKS,
-        metavar="NAME[:K],...",
-        help="names, with responses to each problem after the colon: "
-        + ", ".join(f"{b.name}:{b.repeats}" for b in BENCHMARKS.values())
-        + "; your own as my.jsonl:8 (columns problem, question or prompt, and answer or label), "
-        f"my.yaml:8 or my.py:NAME:8 (default {DEFAULT_BENCHMARKS})",
-    )
-    what.add_argument(
-        "--data-dir", type=Path, help="folder with the benchmarks' files; without, the hub"
-    )
-    what.add_argument(
-        "--limit",
-        type=int,
-        metavar="N",
-        help="the first N problems of each benchmark, for a try; every table says so, and the "
-        "folder takes no whole run later",
-    )
-    what.add_argument(
-        "--also-greedy",
-        action="store_true",
-        help="every benchmark once more at temperature 0, as NAME-greedy",
-    )
-    prompt = parser.add_argument_group("prompts")
-    prompt.add_argument(
-        "--template",
-        default=defaults.template,
-        help=f"{', '.join(TEMPLATES)}, or a text with {{problem}} in it (default: each "
-        "benchmark's own, qwen for most; plain for a file with a column prompt)",
-    )
-    prompt.add_argument("--system", default=defaults.system, help="system prompt (default none)")
-    prompt.add_argument(
-        "--raw", action="store_true", help="send prompts as they are, without the chat template"
-    )
-    prompt.add_argument(
-        "--chat-template-options",
-        type=json_object,
-        default={},
-        metavar="JSON",
-        help="for the model's chat template, such as '{\"enable_thinking\": false}'",
-    )
-    prompt.add_argument(
-        "--few-shot",
-        type=int,
-        metavar="K",
-        help="worked examples before each problem, drawn with the seed, the same for all, and "
-        "never the problem itself (default none; gsm8k has its own, others need --few-shot-from)",
-    )
-    prompt.add_argument(
-        "--few-shot-from",
-        metavar="FILE",
-        help="of the examples: columns as the benchmark's, and solution if there is one",
-    )
-    prompt.add_argument(
-        "--few-shot-text",
-        action="store_true",
-        help="examples in the one message, before the problem, not as turns of the chat; with "
-        "--raw they are always text, and --stop should end the response where a next one begins",
-    )
-    sampling = parser.add_argument_group("sampling")
-    for name, text in (
-        ("temperature", "0 is greedy"),
-        ("top_p", "nucleus sampling"),
-        ("max_tokens", "longest response"),
-        ("seed", "every response gets its own from it, whatever the order"),
-    ):
-        value = getattr(defaults, name)
-        sampling.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=type(value),
-            default=value,
-            help=f"{text} (default {value})",
-        )
-    for name, kind, text in (
-        ("top_k", int, "only the K likeliest tokens (Qwen3 asks for 20)"),
-        ("min_p", float, "only tokens at least this likely, as a share of the likeliest's"),
-        ("repetition_penalty", float, "above 1, against tokens of prompt and response"),
-        ("presence_penalty", float, "above 0, against tokens that the response has"),
-        ("frequency_penalty", float, "above 0, the same by how often"),
-    ):
-        sampling.add_argument(
-            f"--{name.replace('_', '-')}", type=kind, help=f"{text} (default: not sent)"
-        )
-    sampling.add_argument(
-        "--stop", action="append", default=[], metavar="TEXT", help="ends a response; repeatable"
-    )
-    engine = parser.add_argument_group("engine")
-    engine.add_argument(
-        "--engines",
-        type=int,
-        default=1,
-        help="vLLM engines; more than one run on Ray: the cluster of RAY_ADDRESS, or this machine "
-        "(default 1)",
-    )
-    engine.add_argument(
-        "--engine-options",
-        type=json_object,
-        default={},
-        metavar="JSON",
-        help='for vllm.LLM, such as \'{"max_model_len": 32768, "tensor_parallel_size": 2}\'',
-    )
-    endpoint = parser.add_argument_group("endpoint, instead of an engine")
-    endpoint.add_argument(
-        "--endpoint",
-        metavar="URL",
-        help=f"OpenAI-compatible server; its key, if any, in {KEY_VARIABLE}. A folder of results "
-        "is bound to its server",
-    )
-    endpoint.add_argument(
-        "--key-over-http",
-        action="store_true",
-        help=f"send {KEY_VARIABLE} over plain http to another machine too, where anyone on the way "
-        "can read it (default: over https, or to this machine)",
-    )
-    for name, text in (
-        ("concurrency", "requests in flight"),
-        ("requests_per_minute", "0 is no limit"),
-        ("retries", "of a request, with exponential backoff"),
-    ):
-        value = Endpoint.__dataclass_fields__[name].default
-        endpoint.add_argument(
-            f"--{name.replace('_', '-')}",
-            type=type(value),
-            default=value,
-            help=f"{text} (default {value:g})",
-        )
-    endpoint.add_argument(
-        "--max-completion-tokens",
-        action="store_true",
-        help="send --max-tokens under this name, which OpenAI's reasoning models ask for",
-    )
+_RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    "temperature": (lambda value: 0 <= value <= 10, "between 0 and 10"),
+    "top_p": (lambda value: 0 < value <= 1, "above 0 and at most 1"),
+    "max_tokens": (lambda value: value >= 1, "1 or more"),
+    "top_k": (lambda value: value >= 1, "1 or more (leave it out for all)"),
+    "min_p": (lambda value: 0 <= value <= 1, "between 0 and 1"),
+    "repetition_penalty": (lambda value: value > 0, "above 0 (1 is none)"),
+    "presence_penalty": (lambda value: -2 <= value <= 2, "between -2 and 2"),
+    "frequency_penalty": (lambda value: -2 <= value <= 2, "between -2 and 2"),
+    "limit": (lambda value: value >= 1, "1 or more"),
+    "few_shot": (lambda value: value >= 1, "1 or more"),
+}
 
 
-def json_object(text: str) -> dict[str, Any]:
-    """An option's value that is a JSON object."""
-    try:
-        loaded = json.loads(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"not JSON: {error}") from error
-    if not isinstance(loaded, dict):
-        raise argparse.ArgumentTypeError("expected a JSON object, such as '{\"name\": 1}'")
-    return loaded
+@dataclass(frozen=True)
+class Options:
+    """Sampling and prompting.
 
-
-def run_of(arguments: argparse.Namespace, **changes: Any) -> Run:
-    """The run that parsed options ask for.
-
-    Args:
-        arguments: parsed; of `add_run_options`.
-        changes: options to take instead, such as another `model`.
+    Attributes:
+        engine: "vllm" (this machine's or a Ray cluster's) or "endpoint".
+        temperature: 0 is greedy.
+        top_p: nucleus sampling.
+        max_tokens: longest response; a model's context may end it before.
+        top_k, min_p, repetition_penalty, presence_penalty, frequency_penalty: as vLLM names them;
+            None leaves each to the engine or the server.
+        seed: of the whole run; every response gets its own from it, see `seed_of`.
+        stop: strings that end a response.
+        template: prompt template for every benchmark; empty takes each one's own.
+        system: system prompt.
+        raw: prompts go out without the chat template.
+        chat_template_options: for the model's chat template, such as ``enable_thinking``.
+        engine_options: for ``vllm.LLM``, such as ``max_model_len``.
+        limit: of each benchmark the first so many problems; None is all.
+        few_shot: examples before each problem; None is none.
+        few_shot_from: a file of them; None takes each benchmark's own.
+        few_shot_text: they stand in the message before the problem, not as turns of the chat.
 
     Raises:
-        ValueError: a value that means nothing, or options that exclude one another.
+        ValueError: a value that means nothing.
     """
-    values: Mapping[str, Any] = {**vars(arguments), **changes}
-    endpoint = None
-    if values["endpoint"]:
-        names = ["concurrency", "requests_per_minute", "retries"]
-        names += ["max_completion_tokens", "key_over_http"]
-        endpoint = Endpoint(values["endpoint"], **{name: values[name] for name in names})
-    settings = Settings(
-        engine="endpoint" if endpoint else "vllm",
-        temperature=values["temperature"],
-        top_p=values["top_p"],
-        max_tokens=values["max_tokens"],
-        seed=values["seed"],
-        stop=tuple(values["stop"]),
-        template=values["template"],
-        system=values["system"],
-        raw=values["raw"],
-        chat_template_options=values["chat_template_options"],
-        engine_options=values["engine_options"],
-        limit=values["limit"],
-        few_shot=values["few_shot"],
-        few_shot_from=values["few_shot_from"],
-        few_shot_text=values["few_shot_text"] or None,
-        **{name: values[name] for name in MORE_SAMPLING},
-    )
-    return Run(
-        model=values["model"],
-        benchmarks=values["benchmarks"],
-        settings=settings,
-        templates=PRESETS[values["preset"]].templates if values["preset"] else {},
-        revision=values["revision"],
-        data_dir=values["data_dir"],
-        also_greedy=values["also_greedy"],
-        engines=values["engines"],
-        endpoint=endpoint,
-    )
+
+    engine: str = "vllm"
+    temperature: float = 1.0
+    top_p: float = 1.0
+    max_tokens: int = 8192
+    seed: int = 0
+    stop: tuple[str, ...] = ()
+    template: str = ""
+    system: str = ""
+    raw: bool = False
+    chat_template_options: Mapping[str, Any] = field(default_factory=dict)
+    engine_options: Mapping[str, Any] = field(default_factory=dict)
+    top_k: int | None = None
+    min_p: float | None = None
+    repetition_penalty: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    limit: int | None = None
+    few_shot: int | None = None
+    few_shot_from: str | None = None
+    few_shot_text: bool | None = None
+
+    def __post_init__(self) -> None:
+        for name, (is_within, text) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not is_within(value):
+                flag = name.replace("_", "-")
+                raise ValueError(f"--{flag} must be {text}, not {value}")
+        if self.few_shot is None and (self.few_shot_from or self.few_shot_text):
+            raise ValueError("--few-shot-from and --few-shot-text need --few-shot K")
+        if self.template:
+            find_template(self.template)
+
+    @property
+    def more_sampling(self) -> dict[str, int | float]:
+        """What was set of the sampling options that an engine need not be told."""
+        values = {name: getattr(self, name) for name in MORE_SAMPLING}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def as_json(self) -> dict[str, Any]:
+        """The settings as they stand in a manifest: without those that were not set, and without
+        the secrets among engine options."""
+        values = {name: value for name, value in asdict(self).items() if value is not None}
+        loaded: dict[str, Any] = redact(json.loads(json.dumps(values)))
+        return loaded
+
+
+def seed_of(seed: int, benchmark: str, problem: str, repeat: int) -> int:
+    """The seed of one response, 0 to 2^31 - 1: a hash of what it is, not of when it is generated.
+
+    So a response depends neither on the order of the batch nor on what else is in the run.
+    """
+    key = json.dumps([seed, benchmark, problem, repeat]).encode()
+    return int.from_bytes(hashlib.sha256(key).digest()[:4], "big") >> 1

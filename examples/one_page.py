@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from vespo_openrlhf.embedded.arithmetic import boxed_answer, split_problems
 from vespo_openrlhf.embedded.build import build
-from vespo_openrlhf.embedded.settings import MAX_RESPONSE_TOKENS, Settings
+from vespo_openrlhf.embedded.options import MAX_RESPONSE_TOKENS, BuildOptions
 from vespo_openrlhf.embedded.tokenizer import chat_text
 from vespo_openrlhf.losses import LossInputs, get_policy_loss
 from vespo_openrlhf.losses.advantages import group_advantages
@@ -99,7 +99,7 @@ class Trainer:
 def main(batches=12, folder=Path("runs/embedded"), settings=None):
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    build(folder, settings or Settings())  # unless it is there
+    build(folder, settings or BuildOptions())  # unless it is there
     policy = AutoModelForCausalLM.from_pretrained(folder / "model")
     tokenizer = AutoTokenizer.from_pretrained(folder / "model")
     (problems,) = split_problems(0, [PROMPTS * batches])

@@ -24,7 +24,7 @@ from unittest import mock
 import torch
 
 # OpenRLHF's classes from our modules, which put the CPU stack in place before they import it.
-from vespo_openrlhf.bridge.experience import ExperienceMaker, RemoteExperienceMaker
+from vespo_openrlhf.bridge.samples.experience import ExperienceMaker, RemoteExperienceMaker
 from vespo_openrlhf.bridge.wire import Experience
 
 RESPONSES, TOKENS, GROUP, PROMPT = 1024, 3_000_000, 8, 128

@@ -24,7 +24,13 @@ from typing import Any
 import torch
 
 # OpenRLHF's classes from our module, which puts the CPU stack in place before it imports them.
-from vespo_openrlhf.bridge.wire import Experience, Rollout, Share, remove_padding_in_sequences
+from vespo_openrlhf.bridge.wire import (
+    Experience,
+    Rollout,
+    Share,
+    TrainingExperience,
+    remove_padding_in_sequences,
+)
 
 LENGTHS = (100, 400, 1_600, 16_000)
 PROMPT, LOGGED, GROUP = 128, 12, 8
@@ -59,7 +65,7 @@ def make_rollouts(samples: int, length: int) -> list[Rollout]:
     return rollouts
 
 
-def to_items(rollouts: Sequence[Rollout]) -> list[Experience]:
+def to_items(rollouts: Sequence[Rollout]) -> list[TrainingExperience]:
     """Single samples as they leave the experience maker: padded, with advantages."""
     width = max(rollout.experience.sequences.shape[1] for rollout in rollouts)
     items = []
@@ -70,7 +76,7 @@ def to_items(rollouts: Sequence[Rollout]) -> list[Experience]:
         padded = {name: torch.nn.functional.pad(getattr(e, name)[0], (0, pad)) for name in steps}
         scalars = ("rewards", "scores", "response_length", "truncated", "total_length")
         items.append(
-            Experience(
+            TrainingExperience(
                 **padded,
                 advantages=padded["rollout_log_probs"].clone(),
                 returns=padded["rollout_log_probs"].clone(),
@@ -80,6 +86,7 @@ def to_items(rollouts: Sequence[Rollout]) -> list[Experience]:
                 images=e.images,
                 mm_train_inputs=e.mm_train_inputs,
                 info={name: value[0] for name, value in e.info.items()},
+                lag=torch.tensor(2.0),
             )
         )
     return items
@@ -101,7 +108,7 @@ def ours_to_driver(rollouts: Sequence[Rollout]) -> int:
     return sum(sent(rollout)[1] for rollout in rollouts)
 
 
-def objects_to_rank(items: Sequence[Experience]) -> int:
+def objects_to_rank(items: Sequence[TrainingExperience]) -> int:
     from openrlhf.trainer.ppo_utils.experience import make_experience_batch, split_experience_batch
 
     arrived, size = sent(make_experience_batch(list(items)))
@@ -109,7 +116,7 @@ def objects_to_rank(items: Sequence[Experience]) -> int:
     return size
 
 
-def ours_to_rank(items: Sequence[Experience]) -> int:
+def ours_to_rank(items: Sequence[TrainingExperience]) -> int:
     return sent(Share(items))[1]
 
 

@@ -28,8 +28,8 @@ PROCESSES = [
 
 # Stations of a sample: number, what happens, where, left, top, width.
 STATIONS = [
-    ("1", "a prompt is drawn, once per epoch", "scheduling/prompts.py", 50, 130, 390),
-    ("2", "may it be sent, and where? the lag budget", "scheduling/scheduler.py", 50, 210, 390),
+    ("1", "a prompt is drawn, once per epoch", "scheduling/ledger.py", 50, 130, 390),
+    ("2", "may it be sent, and where?", "scheduling/policies/bounded.py", 50, 210, 390),
     ("3", "n samples, side by side, streamed back", "bridge/engine.py", 580, 130, 490),
     (
         "4",
@@ -41,19 +41,26 @@ STATIONS = [
     ),
     ("5", "the answer is found, read, compared", "reward/math_reward.py", 580, 458, 490),
     ("6", "the sample travels as numbers and bytes", "bridge/wire.py", 50, 380, 390),
-    ("7", "which groups train next: the oldest", "scheduling/groups.py", 50, 460, 390),
-    ("8", "advantages, then one share for each rank", "bridge/experience.py", 50, 560, 390),
-    ("9", "log-probs of its tokens, without logits", "vespo_openrlhf/head.py", 580, 610, 490),
+    ("7", "which groups train next: the oldest", "scheduling/policies/bounded.py", 50, 460, 390),
+    ("8", "advantages, then one share for each rank", "bridge/samples/experience.py", 50, 560, 390),
+    (
+        "9",
+        "log-probs of its tokens, without logits",
+        "vespo_openrlhf/log_prob_head.py",
+        580,
+        610,
+        490,
+    ),
     ("10", "W, phi(W) and the loss", "losses/vespo.py", 580, 690, 490),
     ("11", "guard, optimizer step, what the update measured", "bridge/actor.py", 580, 770, 490),
-    ("12", "the records of the run", "bridge/records.py", 50, 770, 390),
+    ("12", "the records of the run", "bridge/run/records.py", 50, 770, 390),
 ]
 # The way of the weights, beside it: what happens, where, left, top, width.
 SYNC = [
     ("A", "when the engines get new weights", "scheduling/sync.py", 50, 850, 390),
-    ("B", "sent in buckets, adapters merged", "bridge/weights.py", 580, 850, 490),
-    ("C", "tokens counted, loaded", "bridge/weight_receiver.py", 825, 290, 245),
-    ("D", "checked by the trainer", "bridge/weight_check.py", 580, 290, 225),
+    ("B", "sent in buckets, adapters merged", "bridge/weights/sender.py", 580, 850, 490),
+    ("C", "tokens counted, loaded", "bridge/weights/receiver.py", 825, 290, 245),
+    ("D", "checked by the trainer", "bridge/weights/check.py", 580, 290, 225),
 ]
 
 

@@ -9,8 +9,8 @@ on. Exits with 1 where a result is wrong or a part failed. `--quick` does the sa
 also on a CPU, where its times say nothing.
 
 Parts: the limits of the machine (bandwidth, matrix products); the losses against float64 and their
-bench, in float32 and bfloat16; log-probs with `vespo_openrlhf.head` against full logits; and the
-light trainer of `vespo_openrlhf.study`.
+bench, in float32 and bfloat16; log-probs with `vespo_openrlhf.log_prob_head` against full logits;
+and the light trainer of `vespo_openrlhf.study`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 from torch import Tensor
 
-from vespo_openrlhf.head import token_log_probs
+from vespo_openrlhf.log_prob_head import token_log_probs
 from vespo_openrlhf.losses import POLICY_LOSS_NAMES, bench, get_policy_loss
 from vespo_openrlhf.study.cells import Cell, LossSetting, Recipe
 from vespo_openrlhf.study.trainer import Run

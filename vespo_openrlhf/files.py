@@ -1,11 +1,13 @@
-"""Files that are there whole or not at all, whatever happens while they are written."""
+"""Files that are there whole or not at all, and files of JSON objects, one a line."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -39,3 +41,33 @@ def write_text(path: Path, text: str, *, errors: str = "strict") -> None:
     """
     with written_whole(path) as draft:
         draft.write_text(text, encoding="utf-8", errors=errors, newline="\n")
+
+
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file that a run appends to; see `numbered_json_lines`."""
+    return [row for _, row in numbered_json_lines(path)]
+
+
+def numbered_json_lines(
+    path: Path, *, appended: bool = True
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number, from 1, and object of each line that is not empty, one in memory at a time.
+
+    Args:
+        appended: a last line without its end is passed over, as the file's writer has been killed
+            in it, or is at it. False: it is a line like any other, as in a file of a user's.
+
+    Raises:
+        ValueError: a line that is no JSON object.
+    """
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.strip() or (appended and not line.endswith(b"\n")):
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}, is not JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, line {number}, is no JSON object")
+            yield number, row

@@ -1,4 +1,4 @@
-"""What answers the prompts: `offline` (vLLM here), `cluster` (vLLM on Ray), `endpoint` (HTTP).
+"""What answers the prompts: `offline` (vLLM here), `on_ray` (several of them), `endpoint` (HTTP).
 
 An engine takes all requests at once and yields completions as they finish, in any order, so that
 its batch stays full to the end and what has finished is on disk long before the rest.
@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from vespo_openrlhf.eval.prompts import Prompt
+from vespo_openrlhf.eval.benchmarks.templates import Prompt
 
 #: The `finish_reason` of a request that got no response.
 FAILED = "error"

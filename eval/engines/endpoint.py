@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 from vespo_openrlhf.eval.engines import FAILED, Completion, Request
 from vespo_openrlhf.eval.engines.thinking import Thinking, opens_thinking
 from vespo_openrlhf.eval.errors import EvaluationError
-from vespo_openrlhf.eval.settings import Settings
+from vespo_openrlhf.eval.options import Options
 
 KEY_VARIABLE = "OPENAI_API_KEY"
 _PROBE_S = 15.0
@@ -99,10 +99,10 @@ class EndpointEngine:
         EvaluationError: the server cannot be reached, refuses the key, or does not have the model.
     """
 
-    def __init__(self, endpoint: Endpoint, model: str, settings: Settings) -> None:
+    def __init__(self, endpoint: Endpoint, model: str, options: Options) -> None:
         self._endpoint = endpoint
         self._model = model
-        self._settings = settings
+        self._options = options
         self._key = os.environ.get(KEY_VARIABLE) or "none"
         self._withheld = self._key != "none" and endpoint.is_open
         self._queue: queue.SimpleQueue[Completion | BaseException] = queue.SimpleQueue()
@@ -144,7 +144,7 @@ class EndpointEngine:
                     f"{self._endpoint.name} serves {', '.join(known[:5])}, not {self._model}: give "
                     "one of these as --model"
                 )
-            options = self._settings.chat_template_options
+            options = self._options.chat_template_options
             return await opens_thinking(client, self._endpoint.base_url, self._model, options)
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
@@ -225,27 +225,27 @@ class EndpointEngine:
         return self._thinking.take(index, thought, content, tokens, finish)
 
     async def _ask(self, client: Any, request: Request) -> Any:
-        settings = self._settings
-        options: dict[str, Any] = {
+        options = self._options
+        fields: dict[str, Any] = {
             "model": self._model,
             "temperature": request.temperature,
-            "top_p": settings.top_p,
-            "max_tokens": settings.max_tokens,
+            "top_p": options.top_p,
+            "max_tokens": options.max_tokens,
             "seed": request.seed,
         }
-        if settings.stop:
-            options["stop"] = list(settings.stop)
+        if options.stop:
+            fields["stop"] = list(options.stop)
         # Not all of them are OpenAI's own; servers of open models read the rest.
-        body: dict[str, Any] = dict(settings.more_sampling)
-        options["extra_body"] = body
+        body: dict[str, Any] = dict(options.more_sampling)
+        fields["extra_body"] = body
         if request.prompt.messages is None:
-            return await client.completions.create(prompt=request.prompt.text, **options)
-        if settings.chat_template_options:
-            body["chat_template_kwargs"] = dict(settings.chat_template_options)
+            return await client.completions.create(prompt=request.prompt.text, **fields)
+        if options.chat_template_options:
+            body["chat_template_kwargs"] = dict(options.chat_template_options)
         if self._endpoint.max_completion_tokens:
-            options["max_completion_tokens"] = options.pop("max_tokens")
+            fields["max_completion_tokens"] = fields.pop("max_tokens")
         return await client.chat.completions.create(
-            messages=list(request.prompt.messages), **options
+            messages=list(request.prompt.messages), **fields
         )
 
     async def _check_presence(self, client: Any) -> None:

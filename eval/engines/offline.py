@@ -8,7 +8,7 @@ from typing import Any
 
 from vespo_openrlhf.eval.engines import Completion, Request
 from vespo_openrlhf.eval.errors import EvaluationError
-from vespo_openrlhf.eval.settings import Settings
+from vespo_openrlhf.eval.options import Options
 
 
 def import_vllm() -> None:
@@ -24,23 +24,23 @@ class OfflineEngine:
     Args:
         model: a model folder or a hub id.
         revision: of a hub id; None is the newest.
-        settings: sampling; `engine_options` go to ``vllm.LLM``.
+        options: sampling; `engine_options` go to ``vllm.LLM``.
 
     Raises:
         ValueError: vLLM refuses the model or an option.
     """
 
-    def __init__(self, model: str, revision: str | None, settings: Settings) -> None:
-        options = {"model": model, "revision": revision, "seed": 0, **_platform_options()}
-        options |= settings.engine_options
+    def __init__(self, model: str, revision: str | None, options: Options) -> None:
+        arguments = {"model": model, "revision": revision, "seed": 0, **_platform_options()}
+        arguments |= options.engine_options
         import_vllm()
         import vllm
 
         try:
-            self._llm = vllm.LLM(**options)
+            self._llm = vllm.LLM(**arguments)
         except (TypeError, ValueError, OSError, RuntimeError) as error:
             raise ValueError(f"vLLM cannot load {model}: {error}") from error
-        self._settings = settings
+        self._options = options
         self._tokenizer = self._llm.get_tokenizer()
         self._tokens: dict[str, list[int]] = {}
         self._indices: dict[str, int] = {}
@@ -68,11 +68,11 @@ class OfflineEngine:
         parameters = [
             SamplingParams(
                 temperature=request.temperature,
-                top_p=self._settings.top_p,
-                max_tokens=self._settings.max_tokens,
+                top_p=self._options.top_p,
+                max_tokens=self._options.max_tokens,
                 seed=request.seed,
-                stop=list(self._settings.stop) or None,
-                **self._settings.more_sampling,
+                stop=list(self._options.stop) or None,
+                **self._options.more_sampling,
                 skip_special_tokens=False,
             )
             for request in requests
@@ -149,12 +149,10 @@ def _platform_options() -> dict[str, Any]:
         return {}
     import torch
 
-    from vespo_openrlhf.cpu import settings
-
     # One core is left to those who judge and write: an engine whose threads wait for one another
     # at every operation stands still when any of them has to give way.
     threads = int(os.environ.get("OMP_NUM_THREADS") or max(1, len(os.sched_getaffinity(0)) - 1))
     os.environ["OMP_NUM_THREADS"] = str(threads)
     torch.set_num_threads(threads)
-    os.environ.update(settings.environment())
+    os.environ.update(cpu.environment())
     return {"dtype": "float32", "enforce_eager": True}

@@ -2,7 +2,7 @@
 
 `estimators` holds avg@k, pass@k and pass^k, `majority` maj@k, `intervals` the bootstrap over
 problems, `summary` what one benchmark's records add up to.
-Standard library and numpy only.
+numpy and, for McNemar's test, scipy; no model and no disk.
 """
 
 from vespo_openrlhf.eval.metrics.estimators import Mean, avg_at_k, pass_at_k, pass_hat_k

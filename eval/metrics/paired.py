@@ -48,9 +48,9 @@ def mcnemar_p_value(gained: int, lost: int) -> float:
     Two-sided binomial test of `gained` in `gained + lost` at 1/2 (McNemar 1947, in its exact
     form). With one sample per problem it is the sign-flip test.
     """
-    n = gained + lost
-    tail = sum(math.comb(n, i) for i in range(min(gained, lost) + 1))
-    return min(1.0, 2 * tail / 2**n)
+    from scipy.stats import binomtest
+
+    return float(binomtest(gained, gained + lost).pvalue) if gained + lost else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +14,6 @@ if TYPE_CHECKING:
 
 _BINS = 8
 _LEAST_IN_BIN = 20
-_Z = 1.96
 
 
 def draw_accuracy(evaluations: Sequence[Evaluation], benchmarks: Sequence[str]) -> Block:
@@ -160,10 +158,10 @@ def _by_length(generations: Sequence[Generation]) -> list[tuple[float, float, fl
 
 def wilson(right: int, count: int) -> tuple[float, float]:
     """95 % interval of a share, right / count (Wilson 1927)."""
-    share, spread = right / count, _Z**2 / count
-    middle = (share + spread / 2) / (1 + spread)
-    half = math.sqrt(share * (1 - share) * spread + spread**2 / 4) / (1 + spread)
-    return middle - half, middle + half
+    from scipy.stats import binomtest
+
+    interval = binomtest(right, count).proportion_ci(method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def _by_k(values: Mapping[str, float]) -> tuple[list[int], list[float]]:

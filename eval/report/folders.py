@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.eval.records import GENERATIONS, MANIFEST, SUMMARY
+from vespo_openrlhf.eval.results.folder import GENERATIONS, MANIFEST, SUMMARY
 from vespo_openrlhf.pages import distinct_names
 from vespo_openrlhf.redact import redact
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 
-from vespo_openrlhf.pages import Block, raw
+from markupsafe import Markup
+
+from vespo_openrlhf.pages import Block, joined
 
 from .folders import Generation
 
@@ -32,12 +33,12 @@ def kind(generation: Generation) -> str:
 
 def key() -> Block:
     """What the colours mean."""
-    items = "".join(
+    items = joined(
         '<li><svg class="cells" viewBox="0 0 1 1" aria-hidden="true">'
-        f'<path class="{name}" d="M0 0h1v1h-1z"/></svg>{words}</li>'
-        for name, words in KINDS.items()
+        '<path class="{}" d="M0 0h1v1h-1z"/></svg>{}</li>',
+        KINDS.items(),
     )
-    return raw(f'<ul class="key">{items}</ul>')
+    return Block(Markup('<ul class="key">{}</ul>').format(items))
 
 
 def heatmap(
@@ -66,12 +67,13 @@ def heatmap(
         for row, name in enumerate(sorted(map(kind, samples), key=order.index)):
             cells[name].append(f"M{x} {bottom - row - 1:g}h.9v.9h-.9z")
         right = sum(sample.correct for sample in samples)
-        columns.append(
-            f'<rect class="hit" x="{x}" y="{bottom - height:g}" width=".9" height="{height}" '
-            f'data-problem="{escape(problem)}" data-group="{escape(benchmark)}">'
-            f"<title>{escape(problem)}: {right} of {len(samples)} right</title></rect>"
-        )
-    paths = "".join(f'<path class="{n}" d="{"".join(d)}"/>' for n, d in cells.items() if d)
+        columns.append((x, f"{bottom - height:g}", height, problem, benchmark, right, len(samples)))
+    paths = joined('<path class="{}" d="{}"/>', ((n, "".join(d)) for n, d in cells.items() if d))
+    hits = joined(
+        '<rect class="hit" x="{0}" y="{1}" width=".9" height="{2}" data-problem="{3}" '
+        'data-group="{4}"><title>{3}: {5} of {6} right</title></rect>',
+        columns,
+    )
     shares = [_share(by_problem.get(problem, [])) for problem in problems]
     always = sum(share == 1 for share in shares)
     never = sum(share == 0 for share in shares)
@@ -79,13 +81,12 @@ def heatmap(
         f"{always} of {len(problems)} problems always right, {never} never, "
         f"{len(problems) - always - never} in between."
     )
-    return Block(
-        f"<figure><h3>{escape(title)}</h3>"
-        f'<svg class="cells" role="img" aria-label="{escape(title)}: {caption}" '
-        f'viewBox="0 0 {width} {total:g}" style="max-width: {width * _CELL_PIXELS}px">'
-        f"{paths}{''.join(columns)}</svg><figcaption>{caption}</figcaption></figure>",
-        is_figure=True,
-    )
+    html = Markup(
+        '<figure><h3>{0}</h3><svg class="cells" role="img" aria-label="{0}: {1}" '
+        'viewBox="0 0 {2} {3:g}" style="max-width: {4}px">{5}{6}</svg>'
+        "<figcaption>{1}</figcaption></figure>"
+    ).format(title, caption, width, total, width * _CELL_PIXELS, paths, hits)
+    return Block(html, is_figure=True)
 
 
 def _share(samples: Sequence[Generation]) -> float:

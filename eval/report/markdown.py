@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from vespo_openrlhf.eval.settings import MORE_SAMPLING
-from vespo_openrlhf.eval.tables import percent, problem_count
+from vespo_openrlhf.eval.options import MORE_SAMPLING
+from vespo_openrlhf.eval.report.tables import percent, problem_count
 
 from .folders import Evaluation, benchmarks_of
 

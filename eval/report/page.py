@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from vespo_openrlhf import pages
-from vespo_openrlhf.eval.tables import failed_note, percent, problem_count
+from vespo_openrlhf.eval.report.tables import failed_note, percent, problem_count
 
 from . import figures
 from .folders import Evaluation, Generation, benchmarks_of

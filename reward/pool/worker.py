@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib.util
 import os
 import resource
 import signal
@@ -15,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from vespo_openrlhf import user_code
 from vespo_openrlhf.reward.comparing import symbolic
 from vespo_openrlhf.reward.comparing.expression import Expression, TooComplexError
 from vespo_openrlhf.reward.comparing.judge import MAX_CHARS, judge
@@ -147,16 +147,10 @@ def unreadable(label: str) -> bool:
 
 @lru_cache(maxsize=16)
 def _load(path: str, name: str, modified: float) -> Any:
-    spec = importlib.util.spec_from_file_location(f"reward_custom_{abs(hash(path))}", path)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"cannot load {path}")
-    module = importlib.util.module_from_spec(spec)
     directory = os.path.dirname(path)
     if directory not in sys.path:
         sys.path.append(directory)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return getattr(module, name)
+    return user_code.load(f"{path}:{name}", "reward")
 
 
 def _limit_call(seconds: float) -> None:

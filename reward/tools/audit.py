@@ -11,35 +11,19 @@ from typing import Any
 
 from vespo_openrlhf.reward.api import label_problems, verify
 from vespo_openrlhf.reward.labels import parse_label
+from vespo_openrlhf.rows import read_files
 
 _LABELS = ("label", "answer", "ground_truth", "solution", "target")
 _PROMPTS = ("prompt", "problem", "question", "input")
 
 
 def read_rows(path: str) -> list[dict[str, Any]]:
-    """The rows of a .parquet, .json, .jsonl or .csv file.
+    """The rows of a file, as training reads them.
 
     Raises:
-        ValueError: another kind of file.
+        ValueError: it cannot be read, see `rows.read_files`.
     """
-    suffix = Path(path).suffix
-    if suffix == ".parquet":
-        import pyarrow.parquet
-
-        return pyarrow.parquet.read_table(path).to_pylist()
-    if suffix == ".csv":
-        import csv
-
-        with open(path, newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    if suffix in (".jsonl", ".json"):
-        with open(path, encoding="utf-8") as file:
-            if suffix == ".jsonl":  # not splitlines, which also splits inside of strings
-                return [json.loads(line) for line in file if line.strip()]
-            loaded = json.load(file)
-        if isinstance(loaded, list):
-            return loaded
-    raise ValueError(f"{path}: expected .parquet, .jsonl, .json (a list of rows) or .csv")
+    return list(read_files([Path(path)], "vespo reward"))
 
 
 def pick_column(rows: list[dict[str, Any]], wanted: str | None, usual: Iterable[str]) -> str | None:

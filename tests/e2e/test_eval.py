@@ -19,9 +19,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from vespo_openrlhf import cpu
-from vespo_openrlhf.cpu import settings as cpu_settings
 from vespo_openrlhf.embedded.build import build
-from vespo_openrlhf.embedded.settings import Settings, WarmStart
+from vespo_openrlhf.embedded.options import BuildOptions, WarmStart
 from vespo_openrlhf.eval.engines.thinking import opens_thinking
 
 TIMEOUT_S = 240
@@ -34,7 +33,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("embedded")
     warm_start = WarmStart(steps=400, forget_share=0.3)
     build(
-        out, Settings(train_problems=64, heldout_problems=64, warm_start=warm_start), progress=False
+        out,
+        BuildOptions(train_problems=64, heldout_problems=64, warm_start=warm_start),
+        progress=False,
     )
     return out
 
@@ -122,7 +123,7 @@ def endpoint(built: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
     arguments += ["--dtype", "float32", "--enforce-eager", "--chat-template", str(template)]
     server = subprocess.Popen(
         [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *arguments],
-        env=os.environ | cpu_settings.environment(),
+        env=os.environ | cpu.environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from vespo_openrlhf.bridge import evaluation
+from vespo_openrlhf.bridge.run import evaluation
 
 
 @pytest.fixture(scope="module")

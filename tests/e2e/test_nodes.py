@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from vespo_openrlhf.chaos import reward_server
-from vespo_openrlhf.quickstart.cluster import LocalCluster, LocalNode, free_port
+from vespo_openrlhf.quickstart.local_ray import LocalCluster, LocalNode, free_port
 
 ROWS, EPOCHS = 240, 2
 BOUND = 8

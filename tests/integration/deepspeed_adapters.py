@@ -23,10 +23,10 @@ from openrlhf.utils.deepspeed.deepspeed_utils import (  # noqa: E402
 )
 from peft import PeftModel  # noqa: E402
 
-from vespo_openrlhf.bridge import model_checkpoints  # noqa: E402
-from vespo_openrlhf.bridge.guard import _gradient_is_finite  # noqa: E402
-from vespo_openrlhf.bridge.head import HeadActor  # noqa: E402
-from vespo_openrlhf.bridge.pieces import gathered, pieces  # noqa: E402
+from vespo_openrlhf.bridge.rank import checkpoint  # noqa: E402
+from vespo_openrlhf.bridge.rank.guard import _gradient_is_finite  # noqa: E402
+from vespo_openrlhf.bridge.rank.head import HeadActor  # noqa: E402
+from vespo_openrlhf.bridge.weights.pieces import gathered, pieces  # noqa: E402
 
 UPDATES = 3
 RANK = int(os.environ["RANK"])
@@ -72,7 +72,7 @@ class Policy:
         self.ds = SimpleNamespace(zero_stage=stage, tensor_parallel_size=1)
         self.strategy: Any = object.__new__(DeepspeedStrategy)
         self.strategy.args = SimpleNamespace(ds=self.ds)
-        model_checkpoints.install(self.strategy)
+        checkpoint.install(self.strategy)
         self.generator = torch.Generator().manual_seed(RANK)
 
     def update(self) -> None:
@@ -137,7 +137,7 @@ def run(folder: Path, stage: int, dtype: str, tied: bool) -> dict[str, Any]:
     policy.strategy.save_model(policy.actor, tokenizer, str(work / "model"))
     policy.strategy.save_ckpt(policy.engine, str(work / "checkpoints"), "global_step3")
     resumed = Policy(model, stage, dtype)
-    model_checkpoints.load(resumed.engine, str(work / "checkpoints"), "global_step3")
+    checkpoint.load(resumed.engine, str(work / "checkpoints"), "global_step3")
     back = apart(resumed.published(), weights)
     resumed.generator.set_state(policy.generator.get_state())
     policy.update()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from deepspeed_run import build_engine, update
 
-from vespo_openrlhf.bridge import model_checkpoints
+from vespo_openrlhf.bridge.rank import checkpoint
 
 folder = Path(sys.argv[1])
 for setup in sys.argv[2:]:
@@ -18,9 +18,9 @@ for setup in sys.argv[2:]:
     engine = build_engine(int(stage), dtype, lr=1e-2)
     for _ in range(3):
         update(engine)
-    model_checkpoints.save(engine, str(folder / setup), "global_step3", client_state={"step": 3})
+    checkpoint.save(engine, str(folder / setup), "global_step3", client_state={"step": 3})
     resumed = build_engine(int(stage), dtype, lr=4e-2)
-    _, states = model_checkpoints.load(resumed, str(folder / setup), "global_step3")
+    _, states = checkpoint.load(resumed, str(folder / setup), "global_step3")
     rates = []
     for _ in range(2):
         rates.append(resumed.optimizer.param_groups[0]["lr"])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from deepspeed_run import Run
 
-from vespo_openrlhf.bridge.checkpoints import CheckpointError
+from vespo_openrlhf.bridge.run.checkpoints import CheckpointError
 
 disk = Path(sys.argv[1])
 run = Run(disk / "run", max_num=1)

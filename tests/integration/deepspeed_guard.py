@@ -18,7 +18,7 @@ cpu.install()
 
 import deepspeed  # noqa: E402
 
-from vespo_openrlhf.bridge.guard import NonFiniteError, NonFiniteGuard  # noqa: E402
+from vespo_openrlhf.bridge.rank.guard import NonFiniteError, NonFiniteGuard  # noqa: E402
 
 ONES = torch.ones(2, 3)
 EXPERIENCE = SimpleNamespace(

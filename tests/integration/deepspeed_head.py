@@ -16,7 +16,7 @@ from openrlhf.models import Actor  # noqa: E402
 from openrlhf.utils.deepspeed.deepspeed_utils import get_train_ds_config  # noqa: E402
 from transformers import Qwen2Config, Qwen2ForCausalLM  # noqa: E402
 
-from vespo_openrlhf.bridge.head import HeadActor  # noqa: E402
+from vespo_openrlhf.bridge.rank.head import HeadActor  # noqa: E402
 
 UPDATES = 3
 

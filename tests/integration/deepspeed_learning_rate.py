@@ -16,7 +16,7 @@ cpu.install()
 
 import deepspeed  # noqa: E402
 
-from vespo_openrlhf.bridge import learning_rate  # noqa: E402
+from vespo_openrlhf.bridge.rank import learning_rate  # noqa: E402
 
 
 def build(stage: int, dtype: str) -> Any:

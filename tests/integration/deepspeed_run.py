@@ -5,6 +5,7 @@ actors' and the driver's own code. Left out are Ray, which calls it, and what is
 step is saved, so that a run does little else.
 """
 
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -21,12 +22,13 @@ import deepspeed  # noqa: E402
 from deepspeed.comm.torch import build_shm_op  # noqa: E402, F401  (loaded once for many forks)
 from openrlhf.utils.deepspeed import DeepspeedStrategy  # noqa: E402
 
-from vespo_openrlhf.bridge import model_checkpoints, records, resume  # noqa: E402
-from vespo_openrlhf.bridge.actor import PolicyActor  # noqa: E402
-from vespo_openrlhf.bridge.checkpoints import Checkpoints  # noqa: E402
-from vespo_openrlhf.bridge.metrics_file import MetricsFile  # noqa: E402
-from vespo_openrlhf.bridge.run_folder import METRICS_FILE, SAMPLES_FILE, RunFolder  # noqa: E402
-from vespo_openrlhf.bridge.trainer import ScheduledTrainer  # noqa: E402
+from vespo_openrlhf.bridge import resume  # noqa: E402
+from vespo_openrlhf.bridge.actor import CriticActor, PolicyActor  # noqa: E402
+from vespo_openrlhf.bridge.rank import checkpoint  # noqa: E402
+from vespo_openrlhf.bridge.run import records  # noqa: E402
+from vespo_openrlhf.bridge.run.folder import METRICS_FILE, SAMPLES_FILE, RunFolder  # noqa: E402
+from vespo_openrlhf.bridge.run.records import MetricsFile  # noqa: E402
+from vespo_openrlhf.bridge.run.state import BufferedRollouts, RunState, Snapshot  # noqa: E402
 from vespo_openrlhf.scheduling import PromptLedger  # noqa: E402
 
 PROMPTS_PER_STEP = 2
@@ -90,28 +92,26 @@ class Run:
                 resume_tag=flags["ckpt.resume_tag"],
                 max_num=max_num,
                 max_mem=float("inf"),
+                save_steps=1,
             ),
             ds=SimpleNamespace(use_universal_ckpt=False),
         )
         self.actor, self.critic = self._actors(args)
         self.ledger = PromptLedger([f"p{i}" for i in range(PROMPTS_PER_STEP * MAX_STEPS)])
-        self.trainer: Any = object.__new__(ScheduledTrainer)
-        self.trainer.args = args
-        self.trainer._checkpoints = Checkpoints(Path(args.ckpt.path))
-        self.trainer._rollouts = records.BufferedRollouts(Path(args.ckpt.path))
-        self.trainer.save_logs_and_checkpoints = self._save_all
+        self.state = RunState(args.ckpt)
+        self.rollouts = BufferedRollouts(Path(args.ckpt.path))
         self.step = 0
         self.resume()
         self.metrics = MetricsFile(folder / METRICS_FILE)
 
     def _actors(self, args: Any) -> tuple[Any, Any]:
         actors = []
-        for cls, name in ((PolicyActor, "actor"), (model_checkpoints.CriticActor, "critic")):
+        for cls, name in ((PolicyActor, "actor"), (CriticActor, "critic")):
             actor: Any = object.__new__(cls)
             actor.strategy = object.__new__(DeepspeedStrategy)
             actor.strategy.args = args
             actor.disable_ds_ckpt = actor.save_hf_ckpt = False
-            model_checkpoints.install(actor.strategy)
+            checkpoint.install(actor.strategy)
             actor.engine = build_engine(1, "bf16")
             setattr(actor, name, SimpleNamespace(model=actor.engine))
             if name == "critic":
@@ -126,7 +126,7 @@ class Run:
         self.critic.strategy.load_ckpt(self.critic.engine, self.critic.folder)
         self.step = states.get("global_step", 0)
         if self.step:
-            rollouts = self.trainer._rollouts.load(f"global_step{self.step}")
+            rollouts = self.rollouts.load(f"global_step{self.step}")
             assert rollouts == {self.step: [self.step]}, (rollouts, self.step)
             self.ledger.load_state_dict(json.loads(states["scheduler"]), elsewhere=set())
         assert self.actor.engine.global_steps == self.critic.engine.global_steps == self.step
@@ -165,10 +165,12 @@ class Run:
                 "global_step": self.step,
                 "scheduler": json.dumps(self.ledger.state_dict()),
             }
-            self.trainer._save(self.step, {}, states, {self.step: [self.step]})
+            snapshot = Snapshot(self.step, states, {self.step: [self.step]})
+            save_models = functools.partial(self._save_all, snapshot.step, snapshot.states)
+            self.state.save(snapshot, save_models)
             saved(self.step)
 
-    def _save_all(self, step: int, status: dict[str, Any], states: dict[str, Any]) -> None:
+    def _save_all(self, step: int, states: dict[str, Any]) -> None:
         """What OpenRLHF's trainer does through Ray: log, then save actor and critic."""
         self.metrics.log_train(step, {"weights": self.weights()})
         self.actor.save_checkpoint(f"global_step{step}", client_states=states, metric_value=-step)

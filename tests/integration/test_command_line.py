@@ -12,10 +12,10 @@ import ray
 import torch
 
 from vespo_openrlhf.bridge import plug, seams
-from vespo_openrlhf.bridge.checkpoints import CheckpointError, Checkpoints
 from vespo_openrlhf.bridge.cli import UsageError, main
 from vespo_openrlhf.bridge.events import StoppedError
-from vespo_openrlhf.bridge.run_folder import RunFolder
+from vespo_openrlhf.bridge.run.checkpoints import CheckpointError, Checkpoints
+from vespo_openrlhf.bridge.run.folder import RunFolder
 from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
 from vespo_openrlhf.embedded.model import build_model
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
@@ -77,7 +77,7 @@ def test_an_unknown_flag_is_refused_with_the_nearest(good: dict, capsys) -> None
     [
         ({"actor.model_name_or_path": "/nowhere/model"}, "there is no such folder"),
         ({"data.input_key": "question"}, "has no such column; it has prompt, label"),
-        ({"vespo.c1_neg": "-0.5"}, "--vespo.c1_neg must be 0 or more"),
+        ({"vespo.c1_neg": "-0.5"}, "--vespo.c1_neg must be at least 0"),
         ({"vespo.c2_pos": "0"}, "--vespo.c2_pos must be positive"),
         ({"rollout.top_p": "0.9"}, "set --rollout.top_p 1.0"),
         ({"actor.policy_loss_type": "vespa"}, "unknown policy loss 'vespa'"),

@@ -11,7 +11,7 @@ import pytest
 from openrlhf.datasets import PromptDataset
 from transformers import AutoTokenizer
 
-from vespo_openrlhf.bridge import prompts
+from vespo_openrlhf.bridge.run.dataset import check_lengths, settle_lengths
 from vespo_openrlhf.embedded.model import build_model
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 
@@ -84,38 +84,38 @@ def test_the_rows_are_those_that_openrlhf_would_cut(folder: Path, form: dict[str
     cut = [row for row, count in enumerate(tokens) if count > LIMIT]
     assert 0 < len(cut) < len(texts)
     with pytest.raises(ValueError, match="would lose their beginning") as refused:
-        prompts.check_lengths(given)
+        check_lengths(given)
     assert f"{len(cut)} of {len(texts)} prompts" in str(refused.value)
     assert ", ".join(f"row {row}: {tokens[row]}" for row in cut[:3]) in str(refused.value)
     assert f"raise --data.max_len to at least {LIMIT + max(tokens)}" in str(refused.value)
 
     kept = [prompt for row, prompt in enumerate(dataset.prompts) if row not in cut]
-    prompts.settle_lengths(dataset, tokenizer, given | {"data.overlong_prompts": "skip"})
+    settle_lengths(dataset, tokenizer, given | {"data.overlong_prompts": "skip"})
     assert dataset.prompts == kept
     assert len(dataset) == len(dataset.labels) == len(dataset.images) == len(kept)
     assert len(dataset.datasources) == len(kept)
 
 
 def test_prompts_that_fit_pass_and_those_beyond_the_samples_do_not_count(folder: Path) -> None:
-    prompts.check_lengths(flags(folder, ["1" * LIMIT] * 3))
-    prompts.check_lengths(flags(folder, ["1", "1" * 99], data__max_samples=1))
-    prompts.check_lengths(flags(folder, ["1" * 99], data__overlong_prompts="skip"))
-    prompts.check_lengths(flags(folder, ["1" * 63], rollout__max_new_tokens=None))
+    check_lengths(flags(folder, ["1" * LIMIT] * 3))
+    check_lengths(flags(folder, ["1", "1" * 99], data__max_samples=1))
+    check_lengths(flags(folder, ["1" * 99], data__overlong_prompts="skip"))
+    check_lengths(flags(folder, ["1" * 63], rollout__max_new_tokens=None))
 
 
 def test_data_that_is_not_here_is_refused_by_the_trainer(folder: Path) -> None:
     given = flags(folder, ["1", "1" * 99])
-    prompts.check_lengths(given | {"data.prompt_dataset": "some/hub-dataset"})
+    check_lengths(given | {"data.prompt_dataset": "some/hub-dataset"})
     dataset, tokenizer = as_openrlhf_puts_them(given)
     with pytest.raises(ValueError, match="1 of 2 prompts"):
-        prompts.settle_lengths(dataset, tokenizer, given)
+        settle_lengths(dataset, tokenizer, given)
 
 
 def test_skipping_everything_leaves_nothing_to_train_on(folder: Path) -> None:
     given = flags(folder, ["1" * 99], data__overlong_prompts="skip")
     dataset, tokenizer = as_openrlhf_puts_them(given)
     with pytest.raises(ValueError, match="no prompt is left: 1 of 1"):
-        prompts.settle_lengths(dataset, tokenizer, given)
+        settle_lengths(dataset, tokenizer, given)
 
 
 def test_evaluation_problems_are_measured_whatever_becomes_of_prompts(folder: Path) -> None:
@@ -123,7 +123,7 @@ def test_evaluation_problems_are_measured_whatever_becomes_of_prompts(folder: Pa
     long.write_text(json.dumps({"prompt": "1" * 99, "label": "1"}) + "\n")
     given = flags(folder, ["1"], data__overlong_prompts="skip", eval__dataset=str(long))
     with pytest.raises(ValueError, match=r"1 of 1 prompts of --eval\.dataset") as refused:
-        prompts.check_lengths(given)
+        check_lengths(given)
     assert "skip" not in str(refused.value)
 
 
@@ -134,4 +134,4 @@ def test_a_tokenizer_without_a_chat_template_is_refused(folder: Path, tmp_path: 
     (tmp_path / "model" / "chat_template.jinja").unlink()
     given = flags(tmp_path, ["1"], data__apply_chat_template=True)
     with pytest.raises(ValueError, match="has no chat template"):
-        prompts.check_lengths(given)
+        check_lengths(given)

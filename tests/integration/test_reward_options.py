@@ -15,7 +15,7 @@ import pytest
 from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
 from vespo_openrlhf.embedded.model import build_model
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
-from vespo_openrlhf.quickstart.cluster import LocalCluster, ray_command
+from vespo_openrlhf.quickstart.local_ray import LocalCluster, ray_command
 
 JOB = Path(__file__).parent / "reward_options_job.py"
 REWARD = Path(__file__).parents[2] / "reward" / "math_reward.py"

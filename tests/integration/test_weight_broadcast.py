@@ -30,7 +30,7 @@ def make_engine(happens: str = ""):
     @ray.remote(num_cpus=0)
     class Engine:
         def __init__(self) -> None:
-            from vespo_openrlhf.bridge.weight_receiver import WeightReceiver
+            from vespo_openrlhf.bridge.weights.receiver import WeightReceiver
 
             class Worker(WeightReceiver):
                 device = torch.device("cpu")
@@ -84,7 +84,7 @@ def trainer():
     @ray.remote(num_cpus=0)
     class Trainer:
         def __init__(self) -> None:
-            from vespo_openrlhf.bridge.weights import WeightPublisher
+            from vespo_openrlhf.bridge.weights.sender import WeightPublisher
 
             torch.distributed.init_process_group(
                 "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import torch
 
-from vespo_openrlhf.bridge.weight_receiver import WeightReceiver
+from vespo_openrlhf.bridge.weights.receiver import WeightReceiver
 
 BUCKETS = [
     [("layer.weight", (2, 3)), ("layer.bias", (2,))],

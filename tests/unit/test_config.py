@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from vespo_openrlhf import config
+from vespo_openrlhf.options import Options, option
 from vespo_openrlhf.reward.options import VARIABLE, RewardOptions
 from vespo_openrlhf.scheduling.lag import LagOptions
 
@@ -31,11 +32,10 @@ def help_text() -> str:
 
 def test_without_flags_every_group_has_its_own_defaults() -> None:
     flags = parsed()
-    assert config.lag_options(flags) == LagOptions()
-    assert config.reward_options(flags) == RewardOptions()
+    assert config.read(LagOptions, flags) == LagOptions()
+    assert config.read(RewardOptions, flags) == RewardOptions()
     for group in config.GROUPS:
         names = {spec.name for spec in dataclasses.fields(group.options)}
-        assert set(group.help) == names
         assert {f"{group.prefix}.{name}" for name in names} <= set(flags)
 
 
@@ -43,11 +43,13 @@ def test_lag_flags() -> None:
     flags = parsed(
         *"--lag.max 7 --lag.on_stale drop --lag.sync_every 2 --lag.target_ess 0.5".split()
     )
-    assert config.lag_options(flags) == LagOptions(7, "drop", 2, 0.5)
-    with pytest.raises(ValueError, match=r"^--lag\.max is a number of updates"):
-        config.lag_options(parsed("--lag.max", "-1"))
-    with pytest.raises(ValueError, match=r"^--lag\.target_ess lies between 0 and 1"):
-        config.lag_options(parsed("--lag.target_ess", "1.5"))
+    assert config.read(LagOptions, flags) == LagOptions(7, "drop", 2, 0.5)
+    with pytest.raises(
+        ValueError, match=r"^--lag\.max must be at least 0, not -1: it is a number of updates"
+    ):
+        config.read(LagOptions, parsed("--lag.max", "-1"))
+    with pytest.raises(ValueError, match=r"^--lag\.target_ess must be above 0 and below 1"):
+        config.read(LagOptions, parsed("--lag.target_ess", "1.5"))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +73,7 @@ def test_lag_flags() -> None:
     ],
 )
 def test_reward_flags(arguments: str, expected: dict) -> None:
-    assert config.reward_options(parsed(*arguments.split())) == RewardOptions(**expected)
+    assert config.read(RewardOptions, parsed(*arguments.split())) == RewardOptions(**expected)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +105,7 @@ def test_what_the_parser_refuses(arguments: str, message: str, capsys) -> None:
 )
 def test_reward_options_out_of_range_name_the_flag(arguments: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        config.reward_options(parsed(*arguments.split()))
+        config.read(RewardOptions, parsed(*arguments.split()))
 
 
 def test_the_environment_gives_the_defaults_and_flags_win_one_by_one(
@@ -111,9 +113,9 @@ def test_the_environment_gives_the_defaults_and_flags_win_one_by_one(
 ) -> None:
     in_environment = {"require_box": False, "format_reward": 0.1, "sources": {"a": "a.py:f"}}
     monkeypatch.setenv(VARIABLE, json.dumps(in_environment))
-    assert config.reward_options(parsed()) == RewardOptions(**in_environment)
-    assert config.reward_options(
-        parsed("--reward.require_box", "true", "--reward.sources", "b=b.py:g")
+    assert config.read(RewardOptions, parsed()) == RewardOptions(**in_environment)
+    assert config.read(
+        RewardOptions, parsed("--reward.require_box", "true", "--reward.sources", "b=b.py:g")
     ) == RewardOptions(format_reward=0.1, sources={"b": "b.py:g"})
 
 
@@ -142,14 +144,13 @@ def test_the_losses_own_options_are_in_the_help_where_they_have_no_flag() -> Non
 
 
 @dataclasses.dataclass(frozen=True)
-class OtherOptions:
-    weights: tuple[float, ...] = (1.0,)
-    limit: int | None = None
+class OtherOptions(Options):
+    weights: tuple[float, ...] = option((1.0,), "shares that add up to 100%")
+    limit: int | None = option(None, "none")
 
 
 def test_optional_and_repeated_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    helps = {"weights": "shares that add up to 100%", "limit": "none"}
-    monkeypatch.setattr(config, "GROUPS", (config.FlagGroup("x", "x", OtherOptions, helps),))
+    monkeypatch.setattr(config, "GROUPS", (config.FlagGroup("x", "x", OtherOptions),))
     assert parsed() == {"x.weights": (1.0,), "x.limit": None}
     assert parsed("--x.weights", "1", "2", "--x.limit", "3") == {"x.weights": [1, 2], "x.limit": 3}
     assert "add up to 100%" in help_text()

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from types import ModuleType
 
-from vespo_openrlhf.embedded.settings import Settings, WarmStart
+from vespo_openrlhf.embedded.options import BuildOptions, WarmStart
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -22,7 +22,7 @@ def test_a_run_on_one_page(tmp_path: Path, capsys) -> None:
     assert len((EXAMPLES / "one_page.py").read_text().splitlines()) <= 120
     page = load("one_page")
     page.PROMPTS, page.SAMPLES = 8, 4
-    settings = Settings(train_problems=8, warm_start=WarmStart(steps=5))
+    settings = BuildOptions(train_problems=8, warm_start=WarmStart(steps=5))
     page.main(batches=4, folder=tmp_path, settings=settings)
     lags = re.findall(r"^batch .*, lag up to (\d+)$", capsys.readouterr().out, re.MULTILINE)
     assert lags == ["3", "7", "7", "7"]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vespo_openrlhf.files import write_text, written_whole
+from vespo_openrlhf.files import numbered_json_lines, read_json_lines, write_text, written_whole
 
 
 def test_a_text_is_whole_or_not_there(tmp_path: Path) -> None:
@@ -36,3 +36,19 @@ def test_what_fails_half_way_leaves_the_old_file(tmp_path: Path) -> None:
         fill_the_disk()
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("torn", ["", '{"a": 3', '{"a": 3}'])
+def test_a_line_of_a_file_that_grows_counts_once_it_has_its_end(torn: str, tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"a": "1\u2028"}\n\n{"a": 2}\n' + torn)
+    assert read_json_lines(path) == [{"a": "1\u2028"}, {"a": 2}]
+
+
+def test_the_last_line_of_a_users_file_needs_no_end(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"a": 1}\n\n{"a": 2}')
+    assert list(numbered_json_lines(path, appended=False)) == [(1, {"a": 1}), (3, {"a": 2})]
+    path.write_text('{"a": 1}\n{"a": 2')
+    with pytest.raises(ValueError, match=r"lines.jsonl, line 2, is not JSON"):
+        list(numbered_json_lines(path, appended=False))

@@ -1,4 +1,4 @@
-"""OpenRLHF's policy actor and its trainer, with our loss in them. Run in Ray workers, one per rank.
+"""OpenRLHF's model actors with ours in them: policy, critic, reference. In Ray, one per rank.
 
 OpenRLHF builds its trainer, and the trainer its loss, inside the worker; so the worker is where
 the loss is exchanged, and where it is proved that it was.
@@ -8,23 +8,28 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from openrlhf.models import PolicyLoss
-from openrlhf.trainer.ray import ppo_actor
-from torch.utils.data import DataLoader
+from openrlhf.trainer.ray import launcher, ppo_actor, ppo_critic
+from openrlhf.utils.loss_utils import iter_grad_accum_global_norm
+from tqdm import tqdm
 
-from vespo_openrlhf.bridge import collector, head, learning_rate, model_checkpoints
-from vespo_openrlhf.bridge.guard import NonFiniteGuard
-from vespo_openrlhf.bridge.loss import PolicyLossAdapter, build_loss, uses_our_loss
-from vespo_openrlhf.bridge.sample_metrics import SampleMetrics
+from vespo_openrlhf.bridge import collector
+from vespo_openrlhf.bridge.flags import flatten
+from vespo_openrlhf.bridge.loss import build_loss, uses_our_loss
+from vespo_openrlhf.bridge.rank import checkpoint, head, learning_rate
+from vespo_openrlhf.bridge.rank.guard import NonFiniteGuard
+from vespo_openrlhf.bridge.rank.loss_adapter import PolicyLossAdapter
+from vespo_openrlhf.bridge.rank.sample_metrics import SampleMetrics
+from vespo_openrlhf.bridge.rank.update_metrics import UPDATES, UpdateMetrics, finite_means
+from vespo_openrlhf.bridge.samples.mini_batches import micro_batches
 from vespo_openrlhf.bridge.seams import SeamError, plain_class
-from vespo_openrlhf.bridge.settings import flatten
-from vespo_openrlhf.bridge.update_metrics import UPDATES, UpdateMetrics, finite_means
-from vespo_openrlhf.bridge.weights import Sent, WeightPublisher
+from vespo_openrlhf.bridge.weights.sender import Sent, WeightPublisher
+from vespo_openrlhf.bridge.wire import TrainingExperience
 from vespo_openrlhf.replaced import replaced
 
 
@@ -60,6 +65,8 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
             self._updates.watched(self.policy_loss or self.actor_loss_fn)
         )
         self._loss_name = flags["actor.policy_loss_type"].rpartition(":")[2]
+        # The last moment before DeepSpeed takes a step is within `training_step`: without, a broken
+        # gradient would be in the weights before anybody has looked.
         self._upstream_step = strategy.optimizer_step
         strategy.optimizer_step = self._optimizer_step
         self._ended: float | None = None  # the gradient norm of the update that has just ended
@@ -67,19 +74,39 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
         self._sample_metrics = SampleMetrics()
 
     def ppo_train(self, kl_ctl: float) -> dict[str, Any]:
-        """Train on the replay buffer; OpenRLHF's metrics and ours.
+        """Train what the replay buffer holds; OpenRLHF's metrics and ours.
+
+        In the place of OpenRLHF's loop, which shuffles the buffer, so that a sample would be
+        trained in another update than its lag is counted for, leaves out a short last batch, and
+        averages its metrics over ranks one by one, a wait for the device each.
 
         Raises:
             RuntimeError: OpenRLHF took its steps without calling our loss.
             NonFiniteError: an update was stopped.
         """
-        all_reduce = functools.partial(_all_reduce, self.strategy.all_reduce)
-        with (
-            replaced(ppo_actor, DataLoader=_in_order),
-            replaced(self.strategy, all_reduce=all_reduce),
-        ):
-            status: dict[str, Any] = super().ppo_train(kl_ctl)
-        status |= self._sample_metrics.drain(self._data_ranks)
+        device, strategy = torch.cuda.current_device(), self.strategy
+        dynamic = self.args.train.dynamic_batch_enable
+        if dynamic:
+            self.replay_buffer.setup_dynamic_batch(strategy)
+        batches = tqdm(
+            micro_batches(self.replay_buffer), desc="Train", disable=not strategy.is_rank_0()
+        )
+        # With the tokens of its update, by which the loss is divided; `training_step` looks up
+        # those of a dynamic batch itself.
+        steps = (
+            ((batch, None) for batch in batches)
+            if dynamic
+            else iter_grad_accum_global_norm(
+                batches, strategy, strategy.accumulated_gradient, lambda batch: batch.action_mask
+            )
+        )
+        for step, (batch, normalisation) in enumerate(steps):
+            self.training_step(batch.to_device(device), kl_ctl, step, normalisation)
+        return self._drain()
+
+    def _drain(self) -> dict[str, Any]:
+        """The metrics of the updates just made, over all data-parallel ranks."""
+        status: dict[str, Any] = self._sample_metrics.drain(self._data_ranks)
         updates = self._updates.drain()
         means = finite_means(updates)
         means.pop("grad_norm", None)
@@ -106,12 +133,13 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
             for u, o in zip(updates, own, strict=True)
         ]
 
-    def training_step(self, experience: Any, *args: Any, **kwargs: Any) -> Any:
-        # Taken out, or OpenRLHF would log its mean beside the scheduler's.
-        lag = torch.stack(experience.info.pop("lag"))
+    def training_step(self, experience: TrainingExperience, *args: Any, **kwargs: Any) -> Any:
+        """OpenRLHF's forward and backward pass, watched: what it saw, and whether it ended an
+        update."""
         self._guard.watch(experience)
         if self.policy_loss is not None:
-            self.policy_loss.note(lag=lag)
+            assert experience.lag is not None
+            self.policy_loss.note(lag=experience.lag)
         status = super().training_step(experience, *args, **kwargs)
         self._updates.take(status["metrics"])
         if self._ended is not None:
@@ -143,7 +171,9 @@ class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc
     """`PolicyModelActor` around our trainer."""
 
     def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
-        model_checkpoints.install(strategy)
+        checkpoint.install(strategy)
+        # OpenRLHF's method builds both by these names of its module, and takes no others. Without,
+        # its own loss would be trained, unwatched, and whole logits be made for it.
         with (
             replaced(ppo_actor, ActorPPOTrainer=PolicyTrainer),
             replaced(ppo_actor, Actor=head.actor_class(strategy)),
@@ -183,15 +213,23 @@ class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc
         ]
 
 
-def _in_order(buffer: Any, **options: Any) -> Any:
-    """OpenRLHF's loader of its replay buffer, without the shuffle and with the last batch."""
-    return DataLoader(buffer, **options | {"shuffle": False, "drop_last": False})
+class CriticActor(plain_class(ppo_critic.CriticModelActor)):  # type: ignore[misc]
+    """`CriticModelActor` that takes what the policy takes: its checkpoint and its samples."""
+
+    def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        # Without, it would load what its own `latest` names, of another step than the policy's.
+        checkpoint.install(strategy)
+        super().init_model_from_pretrained(strategy, *args, **kwargs)
+
+    def append(self, experience: list[Any]) -> None:
+        """Take the items of a `Share`, as the policy does."""
+        self.trainer.replay_buffer.items += experience
 
 
-def _all_reduce(upstream: Callable[..., Any], data: Any, op: str = "mean") -> Any:
-    """OpenRLHF's `strategy.all_reduce`, with the numbers of a mapping in one message: upstream
-    sends each alone, some twenty and as many waits for the device after every micro-batch."""
-    if not isinstance(data, dict):
-        return upstream(data, op)
-    numbers = upstream(torch.tensor(list(data.values()), dtype=torch.float64), op)
-    return dict(zip(data, numbers.tolist(), strict=True))
+class ReferenceActor(plain_class(launcher.ReferenceModelActor)):  # type: ignore[misc]
+    """`ReferenceModelActor` around our actor."""
+
+    def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+        # Built by this name of OpenRLHF's module: without, by its class, which makes whole logits.
+        with replaced(launcher, Actor=head.actor_class(strategy)):
+            super().init_model_from_pretrained(strategy, *args, **kwargs)

@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from vespo_openrlhf import config, versions
-from vespo_openrlhf.bridge import resume, rules, seams, settings
-from vespo_openrlhf.bridge.checkpoints import CheckpointError
+from vespo_openrlhf.bridge import resume, seams
 from vespo_openrlhf.bridge.events import StoppedError
-from vespo_openrlhf.bridge.run_folder import RunFolder
+from vespo_openrlhf.bridge.flags import check, resolve
+from vespo_openrlhf.bridge.rules.loss import UPSTREAM_DEFAULTS
+from vespo_openrlhf.bridge.run.checkpoints import CheckpointError
+from vespo_openrlhf.bridge.run.folder import RunFolder
 from vespo_openrlhf.losses.inputs import LOSS_AGG_MODES
 from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES
 from vespo_openrlhf.redact import hide
@@ -147,7 +149,7 @@ def extend_parser(parser: argparse.ArgumentParser) -> None:
         raise UsageError(str(wrong)) from wrong
     for action in parser._actions:
         action.help = _HELP.get(action.dest, action.help)
-        if action.dest in rules.UPSTREAM_DEFAULTS:
+        if action.dest in UPSTREAM_DEFAULTS:
             action.default = None
         if action.dest == "actor.loss_agg_mode":
             action.choices = LOSS_AGG_MODES
@@ -175,12 +177,12 @@ def _suggestion(message: str, flags: list[str]) -> str:
 
 
 def _prepare(flags: dict[str, Any], held: contextlib.ExitStack, plugs: Plugs) -> RunFolder | None:
-    """All that happens between parsing and OpenRLHF: settings, checks, the run folder and what is
+    """All that happens between parsing and OpenRLHF: the flags, checks, the run folder and what is
     in it. Edits `flags`; returns the run folder, which `held` holds."""
     run = None
     try:
-        notes = settings.resolve(flags)
-        settings.check(flags)
+        notes = resolve(flags)
+        check(flags)
         if flags["run.dir"] is not None:
             run = RunFolder(Path(flags["run.dir"]))
             held.enter_context(run.locked())

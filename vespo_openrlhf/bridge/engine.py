@@ -13,21 +13,17 @@ import asyncio
 import contextlib
 import dataclasses
 import logging
-import math
 import os
 import time
-from collections.abc import AsyncIterator, Coroutine, Hashable, Sequence
+from collections.abc import AsyncIterator, Hashable, Sequence
 from typing import Any
 
 import psutil
 import torch
-from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
 from openrlhf.trainer.ray import vllm_engine
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 from openrlhf.utils.vlm_utils import dedup_media_tokens
-from vllm import SamplingParams
 from vllm.inputs import TokensPrompt
-from vllm.logprobs import Logprob
 from vllm.sampling_params import RequestOutputKind
 from vllm.utils import random_uuid
 
@@ -38,10 +34,17 @@ from vespo_openrlhf.bridge.events import (
     RolloutSettings,
     Scored,
 )
+from vespo_openrlhf.bridge.samples.response import (
+    RememberingTokenizer,
+    SampleEngine,
+    mark_missing_log_probs,
+    to_experience,
+    verdict,
+)
 from vespo_openrlhf.bridge.seams import plain_class
-from vespo_openrlhf.bridge.weight_check import SAMPLED_TOKENS, Trial
+from vespo_openrlhf.bridge.weights.check import Trial, sample
 from vespo_openrlhf.bridge.wire import Rollout
-from vespo_openrlhf.scheduling.lag import Spans, TokenVersions
+from vespo_openrlhf.scheduling.lag import TokenVersions
 
 # vLLM hands its outputs to waiting requests within a few turns of the event loop; as many looks
 # without a change, this many seconds apart, mean that all have arrived.
@@ -50,7 +53,7 @@ _LOOK_SECONDS = 0.005
 _GATHER_SECONDS = 0.02
 
 # A name: vLLM's workers import it, and nothing of the engine actor's with it.
-_RECEIVER = "vespo_openrlhf.bridge.weight_receiver.WeightReceiver"
+_RECEIVER = "vespo_openrlhf.bridge.weights.receiver.WeightReceiver"
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +64,9 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
     # Asynchronous, as upstream's is: Ray awaits it.
     async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc]
         os.environ[vllm_plugin.VARIABLE] = "1"
-        kwargs["worker_extension_cls"] = _RECEIVER
+        kwargs["worker_extension_cls"] = (
+            _RECEIVER  # takes buckets, where OpenRLHF's takes one weight
+        )
         await super().__init__(*args, **kwargs)
         self._versions = TokenVersions(0)
         self._groups: dict[int, list[asyncio.Task[None]]] = {}
@@ -80,8 +85,15 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         if type(self.executor) is SingleTurnAgentExecutor:  # it makes its text from the tokens
             settings.sampling.detokenize = False
             if not hasattr(settings.tokenizer, "image_processor"):
-                settings = dataclasses.replace(settings, tokenizer=_Remembering(settings.tokenizer))
+                settings = dataclasses.replace(
+                    settings, tokenizer=RememberingTokenizer(settings.tokenizer)
+                )
         self._settings = settings
+
+    @property
+    def version(self) -> int:
+        """Of the weights that it samples with."""
+        return self._versions.version
 
     def is_alive(self) -> None:
         """Answers where the engine can go on. Raises RuntimeError where its core has died, or where
@@ -147,45 +159,40 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
     ) -> None:
         settings = self._settings
         assert settings is not None
-        request = _SampleEngine(self)
+        request = SampleEngine(self)
         # With several turns, only the end of the last tells that all is generated.
         if isinstance(self.executor, SingleTurnAgentExecutor):
             request.on_generated = lambda spans: events.put_nowait(Generated(index, spans))
+        scored = Scored(index, None, None)
         try:
-            response = await request.bounded(
-                self.executor.execute(
-                    prompt=prompt,
-                    label=label,
-                    sampling_params=settings.sampling.clone(),
-                    max_length=settings.max_length,
-                    hf_tokenizer=settings.tokenizer,
-                    llm_engine=request,
-                    images=images,
-                ),
+            response = await request.respond(
                 settings.reward_timeout,
+                prompt=prompt,
+                label=label,
+                images=images,
+                sampling_params=settings.sampling,
+                max_length=settings.max_length,
+                hf_tokenizer=settings.tokenizer,
             )
-            experience = SamplesGenerator._process_response_into_experience(
-                self, response, max_len=settings.max_length
+            rollout = Rollout(
+                to_experience(response, settings.max_length), tuple(request.request_ids)
             )
+            scored = Scored(index, verdict(rollout.experience, self.executor), rollout)
         except Exception as error:
             if self.llm.errored:  # the engine is gone, and every other request with it
                 events.put_nowait(error)
                 return
             # A prompt that is too long, an agent that fails: this sample's own trouble.
             logger.exception("a sample failed on %r", prompt[:200])
-            if not request.reported:
-                events.put_nowait(Generated(index, request.spans))
-            events.put_nowait(Scored(index, None, None))
-            return
         if not request.reported:
             events.put_nowait(Generated(index, request.spans))
-        rollout = Rollout(experience, tuple(request.request_ids))
-        events.put_nowait(Scored(index, _reward(experience, self.executor), rollout))
+        events.put_nowait(scored)
 
     async def generate(
         self, prompt_token_ids: Any, sampling_params: Any, multi_modal_data: Any = None
     ) -> Any:
-        """One response, whole at once; its `token_versions` say which weights sampled what."""
+        """One response; its `token_versions` say which weights sampled what. In the place of
+        OpenRLHF's, which takes every token from the stream to throw all but the last away."""
         sampling_params.output_kind = RequestOutputKind.FINAL_ONLY
         prompt = self._prompt(prompt_token_ids, multi_modal_data)
         self._generating += 1
@@ -209,46 +216,26 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
             prompt["multi_modal_data"] = media
         if self._keeps_kv:
             # Else a prompt would find what any older version has made of it in the prefix cache.
-            prompt["cache_salt"] = str(self._versions.version)
+            prompt["cache_salt"] = str(self.version)
         return prompt
 
     @property
     def _keeps_kv(self) -> bool:
         return self._settings is not None and self._settings.keep_kv
 
-    async def generate_responses(
-        self,
-        prompt: str,
-        label: str,
-        sampling_params: SamplingParams,
-        max_length: int,
-        hf_tokenizer: Any,
-        num_samples: int = 1,
-        images: Any = None,
-    ) -> list[Any]:
-        """Upstream's, for an evaluation.
+    async def generate_responses(self, num_samples: int = 1, **asked: Any) -> list[Any]:
+        """OpenRLHF's, for an evaluation, which without a bound would wait for a reward that hangs.
+
+        Args:
+            asked: what an executor is asked, by name.
 
         Raises:
-            TimeoutError: a reward or an environment hangs; see `_SampleEngine.bounded`.
+            TimeoutError: a reward or an environment hangs; see `SampleEngine.respond`.
         """
         assert self._settings is not None, "configure comes first"
-        requests = [_SampleEngine(self) for _ in range(num_samples)]
-        work = [
-            request.bounded(
-                self.executor.execute(
-                    prompt=prompt,
-                    label=label,
-                    sampling_params=sampling_params.clone(),
-                    max_length=max_length,
-                    hf_tokenizer=hf_tokenizer,
-                    llm_engine=request,
-                    images=images,
-                ),
-                self._settings.reward_timeout,
-            )
-            for request in requests
-        ]
-        return await asyncio.gather(*work)
+        seconds = self._settings.reward_timeout
+        requests = [SampleEngine(self) for _ in range(num_samples)]
+        return await asyncio.gather(*(request.respond(seconds, **asked) for request in requests))
 
     async def begin_update(self) -> list[tuple[int, float]]:
         """Stand still, with every request kept, until `end_update`. Raises as `is_alive` does.
@@ -310,30 +297,8 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         self._recomputed.append((sum(counts.values()), time.monotonic() - started))
 
     async def try_out(self, prompts: Sequence[list[int]]) -> list[Trial]:
-        """Sample a few tokens after each prompt, apart from all groups and their accounts.
-
-        With a seed of its own each, so that nobody else's samples change. At temperature 1 and
-        without filters, raw and processed log-probs are the same.
-        """
-        sampling = SamplingParams(
-            temperature=1.0,
-            seed=0,
-            max_tokens=SAMPLED_TOKENS,
-            logprobs=0,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        return await asyncio.gather(*(self._try(prompt, sampling) for prompt in prompts))
-
-    async def _try(self, prompt: list[int], sampling: SamplingParams) -> Trial:
-        inputs = TokensPrompt(prompt_token_ids=prompt)
-        async for output in self.llm.generate(inputs, sampling.clone(), random_uuid()):
-            completion = output.outputs[0]
-        log_probs = zip(completion.token_ids, completion.logprobs, strict=True)
-        return Trial(
-            [*prompt, *completion.token_ids],
-            [candidates[token].logprob for token, candidates in log_probs],
-        )
+        """See `weights.check.sample`; apart from all groups and their accounts."""
+        return await sample(self.llm, prompts)
 
     def _token_counts(self) -> dict[Hashable, int]:
         states = self.llm.output_processor.request_states.values()
@@ -342,104 +307,3 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
     def _progress(self) -> tuple[int, int, int]:
         counts = self._token_counts()
         return self._generating, len(counts), sum(counts.values())
-
-
-class _Remembering:
-    """A tokenizer that knows what it last made of a text: OpenRLHF's executor has the prompt of a
-    group tokenised for each of its samples. What it returns is shared, and not to be changed.
-    """
-
-    def __init__(self, tokenizer: Any) -> None:
-        self._tokenizer = tokenizer
-        self._asked: dict[str, Any] | None = None
-        self._answer: Any = None
-
-    def __call__(self, **asked: Any) -> Any:
-        if asked != self._asked:
-            self._asked, self._answer = asked, self._tokenizer(**asked)
-        return self._answer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tokenizer, name)
-
-
-class _SampleEngine:
-    """The engine as one sample's executor sees it: the same, and it remembers the versions."""
-
-    def __init__(self, engine: VersionedRollout) -> None:
-        self._engine = engine
-        self.spans: Spans = ((engine._versions.version, 0),)
-        self.request_ids: list[str] = []
-        self.on_generated: Any = None
-        self.reported = False
-        self._turns = 0  # under way on the engine
-        self._away_since = time.monotonic()
-
-    async def generate(
-        self, prompt_token_ids: Any, sampling_params: Any, multi_modal_data: Any = None
-    ) -> Any:
-        self._turns += 1
-        try:
-            output = await self._engine.generate(
-                prompt_token_ids, sampling_params, multi_modal_data
-            )
-        finally:
-            self._turns -= 1
-            self._away_since = time.monotonic()
-        self.spans = join_spans(self.spans, output.token_versions)
-        self.request_ids.append(output.request_id)
-        if self.on_generated is not None:
-            self.reported = True
-            self.on_generated(self.spans)
-        return output
-
-    async def bounded(self, work: Coroutine[Any, Any, Any], seconds: float) -> Any:
-        """The result of `work`, which uses this engine.
-
-        Raises:
-            TimeoutError: it has been away from the engine for as many seconds at a stretch. Time
-                on the engine is for the driver to bound.
-        """
-        task = asyncio.ensure_future(work)
-        try:
-            while True:
-                away = 0.0 if self._turns else time.monotonic() - self._away_since
-                if away >= seconds:
-                    raise TimeoutError(f"no word from its reward or environment for {seconds:g} s")
-                done, _ = await asyncio.wait({task}, timeout=seconds - away)
-                if done:
-                    return task.result()
-        finally:
-            task.cancel()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
-
-
-def join_spans(first: Spans, second: Spans) -> Spans:
-    """The spans of one turn and of the next, as those of one response."""
-    joined = [span for span in first if span[1]]
-    for version, tokens in second:
-        if joined and joined[-1][0] == version:
-            joined[-1] = (version, joined[-1][1] + tokens)
-        else:
-            joined.append((version, tokens))
-    return tuple(joined)
-
-
-def mark_missing_log_probs(completion: Any) -> None:
-    """A sampled token without a log-prob gets NaN: OpenRLHF's executor would write 0, certainty,
-    for it, where the loss drops a sample that has one that is not finite."""
-    if completion.logprobs is None:
-        return
-    for token, log_probs in zip(completion.token_ids, completion.logprobs, strict=True):
-        if token not in log_probs:
-            log_probs[token] = Logprob(logprob=math.nan)
-
-
-def _reward(experience: Any, executor: Any) -> float | None:
-    if experience.rewards is not None:
-        return float(experience.rewards[0])
-    # A reward model scores later, in the trainer.
-    scores_here = bool(getattr(executor, "reward_endpoints", True))
-    return None if scores_here else 0.0

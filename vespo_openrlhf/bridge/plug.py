@@ -16,13 +16,11 @@ from vllm.config import SchedulerConfig
 
 from vespo_openrlhf import cpu
 from vespo_openrlhf.bridge import placement
-from vespo_openrlhf.bridge.actor import PolicyActor
+from vespo_openrlhf.bridge.actor import CriticActor, PolicyActor, ReferenceActor
 from vespo_openrlhf.bridge.engine import VersionedRollout
-from vespo_openrlhf.bridge.head import ReferenceActor
-from vespo_openrlhf.bridge.model_checkpoints import CriticActor
+from vespo_openrlhf.bridge.roles import logical_gpus
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
 from vespo_openrlhf.cpu import build_locks
-from vespo_openrlhf.cpu import settings as cpu_settings
 from vespo_openrlhf.replaced import replaced
 from vespo_openrlhf.reward import options as reward_options
 
@@ -69,7 +67,7 @@ class RayStart:
                 message = f"removed {lock}, left by a run that was killed while it compiled"
                 print(f"[vespo] {message}", flush=True)
             runtime_env["worker_process_setup_hook"] = "vespo_openrlhf.cpu.install"
-            variables |= cpu_settings.environment()
+            variables |= cpu.environment()
             if "RAY_ADDRESS" not in os.environ:  # a cluster that is up has its own resources
                 kwargs |= _logical_resources(self._flags)
         # A submitted job may set the same variables, which Ray refuses as a conflict. It is none:
@@ -126,7 +124,7 @@ class Plugs:
 def _logical_resources(flags: dict[str, Any]) -> dict[str, Any]:
     """Every placement bundle wants a CPU of its own, and Ray's own actors some more; they are
     logical too, and a small machine must not wait for cores it does not have."""
-    gpus = cpu_settings.logical_gpus(flags)
+    gpus = logical_gpus(flags)
     cpus = max(os.cpu_count() or 1, gpus + 4)
     return {"num_gpus": gpus, "num_cpus": cpus, "include_dashboard": False}
 

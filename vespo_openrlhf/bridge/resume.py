@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.bridge.checkpoints import Checkpoints
-from vespo_openrlhf.bridge.run_folder import RunFolder
+from vespo_openrlhf.bridge.run.checkpoints import Checkpoints
+from vespo_openrlhf.bridge.run.folder import RunFolder
 from vespo_openrlhf.files import write_text
 from vespo_openrlhf.redact import redact
 

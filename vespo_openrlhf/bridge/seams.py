@@ -119,7 +119,7 @@ def _policy_actor() -> None:
 
 
 def _log_probs() -> None:
-    """What `bridge.head` does in the place of `Actor.forward`, and where it is built."""
+    """What `bridge.rank.head` does in the place of `Actor.forward`, and where it is built."""
     forward = _attribute("openrlhf.models:Actor").forward
     _has_parameters(
         forward,
@@ -168,6 +168,11 @@ def _optimizer_step() -> None:
 
 def _experience_maker() -> None:
     maker = _attribute("openrlhf.trainer.ppo_utils.experience_maker:RemoteExperienceMaker")
+    _has_parameters(
+        maker.__init__,
+        *("actor_model_group", "critic_model_group", "reward_model_group", "initial_model_group"),
+        *("kl_controller", "strategy", "tokenizer"),
+    )
     _has_parameters(maker.make_experience, "samples_list")
     _has_parameters(maker._dispatch_forward, "group", "sync_condition")
     _has_parameters(maker._flatten_results, "refs", "duplicate_factor")
@@ -177,8 +182,9 @@ def _experience_maker() -> None:
     compute_reward = _attribute("openrlhf.models.utils:compute_reward")
     _has_parameters(compute_reward, "r", "kl_coef", "kl", "action_mask", "reward_clip_range")
     _attribute("openrlhf.trainer.ppo_utils.length_penalty:apply_length_penalties")
+    _attribute("openrlhf.models.utils:compute_approx_kl")
     base = _attribute("openrlhf.trainer.ppo_trainer:BasePPOTrainer")
-    _mentions(base.__init__, "RemoteExperienceMaker(")
+    _mentions(base.__init__, "self.experience_maker = ")
 
 
 def _trainers() -> None:
@@ -188,7 +194,6 @@ def _trainers() -> None:
     _has_parameters(base.save_logs_and_checkpoints, "global_step", "logs_dict", "client_states")
     for name in ("init_checkpoint_states", "restore_best_checkpoint_state", "save_best_checkpoint"):
         getattr(base, name)
-    _has_parameters(base._compute_rollout_stats, "experiences")
     _has_parameters(_attribute("openrlhf.trainer.ppo_trainer:prepare_datasets"), "strategy")
     for path in (
         "openrlhf.trainer.ppo_trainer:PPOTrainer",
@@ -198,9 +203,20 @@ def _trainers() -> None:
 
 
 def _replay_buffer() -> None:
-    """The actor trains its buffer through a `DataLoader` that its module names."""
-    trainer = _attribute("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer")
-    _mentions(trainer.ppo_train, "DataLoader(", "shuffle=", "drop_last=")
+    """`PolicyTrainer.ppo_train` goes through the buffer itself, and calls OpenRLHF's step."""
+    module = "openrlhf.trainer.ray.ppo_actor"
+    trainer = _attribute(f"{module}:ActorPPOTrainer")
+    _has_parameters(trainer.training_step, "experience", "kl_ctl", "step", "loss_batch_info")
+    _mentions(trainer.ppo_train, "setup_dynamic_batch(", "iter_grad_accum_global_norm(")
+    actor = plain_class(_attribute(f"{module}:PolicyModelActor"))
+    _mentions(actor.fit, "self.trainer.ppo_train(", "replay_buffer.clear()")
+    buffer = _attribute("openrlhf.trainer.ppo_utils:NaiveReplayBuffer")
+    for name in ("items", "sample_batch_size", "dynamic_batch", "dynamic_indices"):
+        _mentions(buffer.__init__, f"self.{name}")
+    _has_parameters(
+        _attribute("openrlhf.utils.loss_utils:iter_grad_accum_global_norm"),
+        *("data_iter", "strategy", "accumulated_gradient", "mask_fn"),
+    )
     _attribute("openrlhf.trainer.ppo_utils.experience:split_experience_batch")
     _attribute("openrlhf.trainer.ppo_utils.experience:make_experience_batch")
 
@@ -209,7 +225,6 @@ def _weight_broadcast() -> None:
     trainer = _attribute("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer")
     _has_parameters(trainer.__init__, "vllm_engines")
     _mentions(trainer.__init__, "self.use_cuda_ipc = ", "self.vllm_engines is not None")
-    _mentions(trainer.broadcast_to_vllm, "self.vllm_engines", "self.use_cuda_ipc")
     _attribute("openrlhf.trainer.ray.utils:get_physical_gpu_id")
     worker = _attribute("openrlhf.trainer.ray.vllm_worker_wrap:WorkerWrap")
     _mentions(worker.init_process_group, "self._model_update_group", "stateless_init_process_group")
@@ -219,7 +234,9 @@ def _weight_broadcast() -> None:
         *("master_address", "master_port", "rank_offset", "world_size", "group_name"),
         *("backend", "use_ray"),
     )
-    _has_parameters(engine.update_weight_cuda_ipc, "name", "dtype", "shape", "ipc_handles")
+    _has_parameters(
+        engine.update_weight_cuda_ipc, "name", "dtype", "shape", "ipc_handles", "empty_cache"
+    )
     utils = "openrlhf.utils.distributed_util"
     _attribute(f"{utils}:torch_dist_barrier_and_cuda_sync")
     _has_parameters(
@@ -245,7 +262,8 @@ def _rollout_engine() -> None:
     )
     _mentions(executor.execute, "llm_engine.generate(")
     generator = _attribute("openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator")
-    _has_parameters(generator._process_response_into_experience, "response")
+    for name in ("observation_tokens", "action_ranges", "rollout_log_probs", "extra_logs"):
+        _mentions(executor.execute, f'"{name}"')
     _has_parameters(generator._dispatch_prompts_to_vllm, "prompts", "labels", "images")
     _attribute("vllm.v1.engine.output_processor:OutputProcessor")
     _mentions(_attribute("vllm.v1.engine.output_processor:RequestState"), "external_req_id")
@@ -298,7 +316,7 @@ SEAMS = (
     Seam("optimizer step: DeepspeedStrategy.optimizer_step", _optimizer_step),
     Seam("experience maker: RemoteExperienceMaker", _experience_maker),
     Seam("trainers and their loggers: ppo_trainer, ppo_trainer_async", _trainers),
-    Seam("replay buffer: ActorPPOTrainer.ppo_train", _replay_buffer),
+    Seam("replay buffer: ActorPPOTrainer.training_step", _replay_buffer),
     Seam("weights: ActorPPOTrainer, WorkerWrap, PyNcclCommunicator", _weight_broadcast),
     Seam("rollout engine: vllm_engine.RolloutRayActor", _rollout_engine),
 )

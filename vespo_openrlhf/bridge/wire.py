@@ -16,7 +16,23 @@ import numpy
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience, remove_padding_in_sequences
 
+
+@dataclasses.dataclass
+class TrainingExperience(Experience):
+    """An `Experience` on its way to an update.
+
+    OpenRLHF's own functions make plain ones of it: they know no field but their own.
+
+    Attributes:
+        lag: (B,) float32, or 0-dim of a single sample: versions between the sample's oldest token
+            and its update.
+    """
+
+    lag: torch.Tensor | None = None
+
+
 _FIELDS = tuple(field.name for field in dataclasses.fields(Experience))
+_TRAINING_FIELDS = tuple(field.name for field in dataclasses.fields(TrainingExperience))
 # From this size on, Ray hands a buffer over without a copy.
 _BUFFER_BYTES = 2**16
 
@@ -61,18 +77,18 @@ class Share:
     """The items of one data-parallel rank; arrives as a list of them.
 
     Args:
-        items: single samples as OpenRLHF's `split_experience_batch` makes them; what pads them on
-            the right is left behind.
+        items: single samples as `mini_batches.to_items` makes them; what pads them on the right
+            is left behind.
     """
 
-    def __init__(self, items: Sequence[Any]) -> None:
+    def __init__(self, items: Sequence[TrainingExperience]) -> None:
         self.items: list[Any] = remove_padding_in_sequences(
             [dataclasses.replace(item) for item in items]
         )
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         fields: dict[str, Any] = {}
-        for name in _FIELDS:
+        for name in _TRAINING_FIELDS:
             values = [getattr(item, name) for item in self.items]
             if isinstance(values[0], torch.Tensor):
                 fields[name] = _join(values)
@@ -84,7 +100,7 @@ class Share:
 
 
 def _items(fields: dict[str, Any], count: int) -> list[Any]:
-    items = [Experience(info={}) for _ in range(count)]
+    items = [TrainingExperience(info={}) for _ in range(count)]
     for name, value in fields.items():
         if name == "info":
             for key, joined in value.items():

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vespo_openrlhf.files import read_json_lines
+
 
 @dataclass(frozen=True)
 class Resume:
@@ -93,5 +95,4 @@ def _lags(group: dict[str, Any]) -> list[int]:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    lines = path.read_text().splitlines() if path.exists() else []
-    return [json.loads(line) for line in lines]
+    return read_json_lines(path) if path.exists() else []

@@ -17,8 +17,8 @@ from vespo_openrlhf.chaos.disk import SmallDisk
 from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
 from vespo_openrlhf.embedded.model import build_model, reproducible
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
-from vespo_openrlhf.quickstart.cluster import LocalCluster, LocalNode, free_port
 from vespo_openrlhf.quickstart.job import to_arguments
+from vespo_openrlhf.quickstart.local_ray import LocalCluster, LocalNode, free_port
 
 ENGINES = 2
 PROMPTS_PER_BATCH = 16

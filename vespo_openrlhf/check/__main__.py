@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vespo_openrlhf.check.cluster import Machines
+from vespo_openrlhf.check.gpus import Machines
 from vespo_openrlhf.check.report import as_json, as_text
 from vespo_openrlhf.check.speed import Rates
 
@@ -89,7 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check, and print the verdict.
+    """Check, and print the judgement.
 
     Returns:
         0; 1 where something has to be changed; 2 where there is nothing to check.
@@ -103,10 +103,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
     # Not before --help is answered: these import torch.
-    from vespo_openrlhf.check.model import fetch
+    from vespo_openrlhf.check.judgement import judge
     from vespo_openrlhf.check.recipe import submitted_flags
     from vespo_openrlhf.check.resolve import resolve
-    from vespo_openrlhf.check.verdict import judge
+    from vespo_openrlhf.check.shape import fetch
 
     try:
         if not recipe[0].startswith("-"):
@@ -125,12 +125,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     machines = Machines(options.nodes, options.gpus_per_node, options.address, options.gpu_memory)
     rates = Rates(**{f.name: getattr(options, f.name) for f in dataclasses.fields(Rates)})
-    verdict = judge(resolved, machines, rates, options.model_config)
+    judgement = judge(resolved, machines, rates, options.model_config)
     if options.json:
-        print(json.dumps(as_json(resolved, verdict), indent=2, default=str))
+        print(json.dumps(as_json(resolved, judgement), indent=2, default=str))
     else:
-        print(as_text(resolved, verdict))
-    return 1 if verdict.errors else 0
+        print(as_text(resolved, judgement))
+    return 1 if judgement.errors else 0
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from vespo_openrlhf.bridge import rules
-from vespo_openrlhf.bridge.settings import scheduler_config
+from vespo_openrlhf.bridge.roles import ranks
+from vespo_openrlhf.bridge.rules import sizes
+from vespo_openrlhf.bridge.scheduler_config import scheduler_config
 from vespo_openrlhf.check.findings import Finding, warning
 
 _NO_LIMIT = int(1e8)  # OpenRLHF's default of --data.max_samples
@@ -44,7 +45,7 @@ class Batches:
             samples=samples,
             responses=flags["train.batch_size"],
             updates=prompts * samples // flags["train.batch_size"],
-            ranks=rules.ranks(flags),
+            ranks=ranks(flags),
             episodes=flags["train.num_episodes"],
             all_prompts=all_prompts(flags, rows),
         )
@@ -65,10 +66,10 @@ def all_prompts(flags: Mapping[str, Any], rows: int | None) -> int | None:
 
 
 def add_up(flags: dict[str, Any]) -> bool:
-    """Whether the batches divide as `settings.FLAG_RULES` have it, so that there is a `Batches`."""
+    """Whether the batches divide as `rules.FLAG_RULES` have it, so that there is a `Batches`."""
     try:
         scheduler_config(flags)
-        for rule in (rules.check_ranks, rules.check_update):
+        for rule in (sizes.check_ranks, sizes.check_update):
             rule(flags)
     except ValueError:
         return False

@@ -1,4 +1,4 @@
-"""A verdict for a reader, and for a program."""
+"""A judgement for a reader, and for a program."""
 
 from __future__ import annotations
 
@@ -9,29 +9,31 @@ from typing import TYPE_CHECKING, Any
 from vespo_openrlhf.check.memory import GIB
 
 if TYPE_CHECKING:
+    from vespo_openrlhf.check.judgement import Judgement
     from vespo_openrlhf.check.resolve import Resolved
-    from vespo_openrlhf.check.verdict import Verdict
 
 _WIDTH = 100
 _NAME = 13
 
 
-def as_json(resolved: Resolved, verdict: Verdict) -> dict[str, Any]:
+def as_json(resolved: Resolved, judgement: Judgement) -> dict[str, Any]:
     """Every flag, finding and estimate; bytes as bytes."""
     return {
         "flags": resolved.flags,
-        **dataclasses.asdict(verdict),
-        "parameters": verdict.shape and verdict.shape.parameters,
+        **dataclasses.asdict(judgement),
+        "parameters": judgement.shape and judgement.shape.parameters,
     }
 
 
-def as_text(resolved: Resolved, verdict: Verdict) -> str:
+def as_text(resolved: Resolved, judgement: Judgement) -> str:
     """The resolved configuration, the estimates, and then what was found."""
     lines = _configuration(resolved)
-    lines += ["", *_facts(resolved.flags, verdict), ""]
+    lines += ["", *_facts(resolved.flags, judgement), ""]
     for level in ("note", "warning", "error"):
-        lines += [f"{level:<9}{finding}" for finding in verdict.findings if finding.level == level]
-    number = len(verdict.errors)
+        lines += [
+            f"{level:<9}{finding}" for finding in judgement.findings if finding.level == level
+        ]
+    number = len(judgement.errors)
     lines.append(f"{number} to change" if number else "ready: nothing has to be changed")
     return "\n".join(lines)
 
@@ -64,17 +66,17 @@ def _short(value: Any) -> str:
     return str(value)
 
 
-def _facts(flags: dict[str, Any], verdict: Verdict) -> list[str]:
+def _facts(flags: dict[str, Any], judgement: Judgement) -> list[str]:
     facts: list[tuple[str, str]] = []
-    shape, sizes, speed = verdict.shape, verdict.batches, verdict.speed
+    shape, sizes, speed = judgement.shape, judgement.batches, judgement.speed
     if shape is not None:
         kind = f"{shape.active_parameters / 1e9:.1f} B of them active" if shape.experts else "dense"
         if rank := flags["ds.lora.rank"]:
             trained = shape.adapter_parameters(rank)
             kind += f"; LoRA of rank {rank} trains {trained / 1e6:.1f} M beside them"
         facts.append(("model", f"{shape.parameters / 1e9:.2f} B parameters, {kind}"))
-    if verdict.cluster is not None:
-        facts.append(("cluster", str(verdict.cluster)))
+    if judgement.cluster is not None:
+        facts.append(("cluster", str(judgement.cluster)))
     if sizes is not None:
         facts.append(
             (
@@ -93,18 +95,18 @@ def _facts(flags: dict[str, Any], verdict: Verdict) -> list[str]:
                     f"({sizes.episodes} passes)",
                 )
             )
-    for memory in verdict.memory:
+    for memory in judgement.memory:
         terms = sorted(memory.terms.items(), key=lambda term: -term[1])
         parts = ", ".join(f"{name} {size / GIB:.1f}" for name, size in terms if size > GIB / 20)
         of = f"{memory.total / GIB:.1f} of {memory.gpu / GIB:.0f} GiB"
         facts.append(("GPU memory", f"{memory.place}: {of} = {parts}"))
-    if verdict.engine is not None:
-        full = verdict.engine.tokens // flags["data.max_len"]
+    if judgement.engine is not None:
+        full = judgement.engine.tokens // flags["data.max_len"]
         facts.append(
-            ("KV cache", f"{verdict.engine.tokens:,} tokens per engine, {full} of the longest")
+            ("KV cache", f"{judgement.engine.tokens:,} tokens per engine, {full} of the longest")
         )
     host = ", ".join(
-        f"{name} {size / GIB:.0f} GiB" for name, size in verdict.host.items() if size > GIB
+        f"{name} {size / GIB:.0f} GiB" for name, size in judgement.host.items() if size > GIB
     )
     if host:
         facts.append(("host memory", host))
@@ -114,14 +116,21 @@ def _facts(flags: dict[str, Any], verdict: Verdict) -> list[str]:
 
 
 def _lag(flags: dict[str, Any]) -> str:
-    from vespo_openrlhf.bridge.settings import scheduler_config
+    from vespo_openrlhf.bridge.scheduler_config import scheduler_config
+    from vespo_openrlhf.scheduling import make_policy
+    from vespo_openrlhf.scheduling.lag import minimum_lag
 
-    bound = scheduler_config(flags).budget()
+    config = scheduler_config(flags)
+    updates, limit = config.updates_per_batch, make_policy(config).limit
+    sync_every = config.lag.sync_every or updates
     how = "asynchronous" if flags["train.async_enable"] else "synchronous"
-    return (
-        f"{how}: no trained token older than {bound.limit} updates (the least that is possible: "
-        f"{bound.minimum}), a weight sync every {bound.sync_every}"
-    )
+    bound = f"no bound on the lag (--lag.policy {config.lag.policy})"
+    if limit is not None:
+        bound = (
+            f"no trained token older than {limit} updates (the least that is possible: "
+            f"{minimum_lag(updates, sync_every)})"
+        )
+    return f"{how}: {bound}, a weight sync every {sync_every}"
 
 
 def _time(flags: dict[str, Any], speed: Any) -> str:

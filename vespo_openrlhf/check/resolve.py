@@ -22,8 +22,9 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from vespo_openrlhf.bridge import cli, settings
-from vespo_openrlhf.check.losses import check_options
+from vespo_openrlhf.bridge import cli
+from vespo_openrlhf.bridge.flags import complete, flatten
+from vespo_openrlhf.check.flags import check_options
 from vespo_openrlhf.replaced import replaced
 
 _HEAVY = ("openrlhf", "ray")
@@ -87,7 +88,7 @@ def resolve(arguments: Sequence[str]) -> Resolved:
             # Assertions as a rule, but it also stumbles over numbers that are 0 or missing.
             reason = str(refused) if isinstance(refused, AssertionError) else repr(refused)
             raise ValueError(f"OpenRLHF refuses these flags: {reason}") from refused
-    flags = settings.flatten(resolved[0])
+    flags = flatten(resolved[0])
     if isinstance(flags["reward.remote_url"], list):  # split in validation, after ours would look
         flags["reward.remote_url"] = ",".join(flags["reward.remote_url"])
     warnings = tuple(line for line in printed.getvalue().splitlines() if line.strip())
@@ -106,7 +107,7 @@ def _our_parser(given: list[str], flags: dict[str, Any]) -> Iterator[None]:
         given.extend(name for name in parsed if parsed[name] != parser.get_default(name))
         flags.update(copy.deepcopy(parsed))
         # As training does, before OpenRLHF fills in a clip that is not the loss's.
-        settings.complete(parsed)
+        complete(parsed)
         return namespace
 
     with replaced(argparse.ArgumentParser, parse_args=parse_args):

@@ -11,14 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from vespo_openrlhf.check.memory import (
-    colocated,
-    engine_memory,
-    micro_batch_tokens,
-    token_bytes,
-    world,
-)
-from vespo_openrlhf.check.model import ModelShape
+from vespo_openrlhf.bridge.roles import colocated, gpus
+from vespo_openrlhf.check.activations import micro_batch_tokens
+from vespo_openrlhf.check.memory import engine_memory, token_bytes
+from vespo_openrlhf.check.shape import ModelShape
 
 if TYPE_CHECKING:
     from vespo_openrlhf.check.batches import Batches
@@ -100,11 +96,11 @@ def estimate(
     passes = 8 if flags["actor.gradient_checkpointing_enable"] else 6
     passes += 2 if reads_old_log_probs else 0
     arithmetic = tokens * passes * shape.active_parameters
-    compute = arithmetic / (world(flags) * rates.tflops * 1e12 * rates.utilisation)
+    compute = arithmetic / (gpus(flags) * rates.tflops * 1e12 * rates.utilisation)
     gather = 0.0
-    if flags["ds.zero_stage"] == 3 and world(flags) > 1:
+    if flags["ds.zero_stage"] == 3 and gpus(flags) > 1:
         per_micro_batch = 2 + (1 if reads_old_log_probs else 0)
-        micro_batches = tokens / world(flags) / micro_batch_tokens(flags, "train")
+        micro_batches = tokens / gpus(flags) / micro_batch_tokens(flags, "train")
         gather = micro_batches * per_micro_batch * 2 * shape.parameters / (rates.network * 1e9)
     # Gathering overlaps with computing as far as it can.
     train = max(compute, gather)

@@ -34,6 +34,27 @@ def is_active() -> bool:
     return True
 
 
+def environment() -> dict[str, str]:
+    """Variables for every Ray worker of a CPU run; a value the user has set stays."""
+    defaults = {
+        FORCE_VARIABLE: "1",
+        "CUDA_VISIBLE_DEVICES": NO_DEVICES,
+        "DS_ACCELERATOR": "cpu",
+        # One thread a process: engines and trainer share few cores, and more threads than cores
+        # make both slower.
+        "OMP_NUM_THREADS": "1",
+        "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
+        # By default vLLM pins each engine to cores of its own choice, where the trainer may run.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        # An engine's one worker in its core's process, and a `vllm.LLM`'s core in the caller's.
+        # In processes of their own, vLLM's default on a CPU, each costs ten CPU seconds of imports
+        # at every start, and they spin while they wait for one another.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    return {name: os.environ.get(name, value) for name, value in defaults.items()}
+
+
 def install() -> None:
     """Put the CPU patches in place; nothing at all where CUDA is available. Idempotent."""
     if is_active():

@@ -1,6 +1,6 @@
 """A stand-in for flash-attn, which OpenRLHF imports on start-up and needs only to pack samples.
 
-Packing is refused on the CPU (see `settings`), so nothing here is ever called; each function
+Packing is refused on the CPU (see `flags`), so nothing here is ever called; each function
 says so if it is.
 """
 

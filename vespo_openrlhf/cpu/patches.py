@@ -85,7 +85,7 @@ def _openrlhf_replay_buffer(module: Any) -> None:
 
 def _openrlhf_engine(module: Any) -> None:
     """bfloat16 is written into the engines' arguments; an engine here is float32."""
-    from vespo_openrlhf.cpu.engine import float32_engine
+    from vespo_openrlhf.cpu.float32_engine import float32_engine
 
     module.RolloutRayActor = float32_engine(module.RolloutRayActor)
 

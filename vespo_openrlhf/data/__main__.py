@@ -6,13 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from vespo_openrlhf.data.account import REASONS, Report
 from vespo_openrlhf.data.overlap import GRAM, SHARE
 from vespo_openrlhf.data.sources import SOURCES
-
-if TYPE_CHECKING:
-    from vespo_openrlhf.data.prepare import Report
 
 _EPILOG = """examples:
   vespo data prepare gsm8k                                    into data/gsm8k
@@ -68,8 +65,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _show(report: Report, out: Path) -> None:
-    from vespo_openrlhf.data.prepare import REASONS
-
     print(f"{report.read:>9,} rows read from {report.origin}")
     for name, count in report.dropped.items():
         if count:

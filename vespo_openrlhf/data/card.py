@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from vespo_openrlhf.data.account import REASONS, Report
 from vespo_openrlhf.data.sources import Source
-
-if TYPE_CHECKING:
-    from vespo_openrlhf.data.prepare import Report
 
 
 def card(source: Source, report: Report) -> str:
     """What the data is, where it is from, what was dropped and why, and what was not checked."""
-    from vespo_openrlhf.data.prepare import REASONS
-
     kept = sum(report.splits.values())
     configs = "".join(
         f"      - split: {name}\n        path: {name}.parquet\n" for name in report.splits

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.data.reading import read_files, read_hub
+from vespo_openrlhf.rows import read_files, read_hub
 
 ARITHMETIC = "arithmetic"
 
@@ -161,12 +161,10 @@ def read(source: Source, files: Sequence[Path] = ()) -> tuple[Iterator[Row], int
 
 def _arithmetic() -> list[Row]:
     """The embedded task's training problems, which share no sum with its benchmark."""
-    from vespo_openrlhf.embedded.arithmetic import split_problems
-    from vespo_openrlhf.embedded.settings import Settings
+    from vespo_openrlhf.embedded.arithmetic import task_problems
+    from vespo_openrlhf.embedded.options import BuildOptions
 
-    settings = Settings()
-    sizes = [settings.train_problems, settings.heldout_problems]
-    train = split_problems(settings.seed, sizes)[0]
+    _, train, _ = task_problems(BuildOptions())
     return [Row(problem.prompt, problem.label) for problem in train]
 
 
@@ -200,7 +198,7 @@ def _problem(value: Any) -> str:
 @functools.cache
 def _instructions() -> tuple[re.Pattern[str], ...]:
     """What a prompt may have around its problem: DAPO's words, or a template of ours."""
-    from vespo_openrlhf.eval.prompts import PLACE, TEMPLATES
+    from vespo_openrlhf.eval.benchmarks.templates import PLACE, TEMPLATES
 
     patterns = [_DAPO_INSTRUCTION]
     for template in TEMPLATES.values():

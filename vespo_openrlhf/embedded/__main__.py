@@ -6,10 +6,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from vespo_openrlhf.embedded.build import build
-from vespo_openrlhf.embedded.settings import Settings, WarmStart
+from vespo_openrlhf.embedded.options import BuildOptions, WarmStart
+from vespo_openrlhf.options import fields
 
 DESCRIPTION = """\
 Build what the quickstart trains: a tiny Qwen3 and an addition data set. Half a minute on two
@@ -18,7 +18,7 @@ hyperthreads; no GPU, no download. Writes
   DIR/model          Hugging Face folder: float32 weights, tokenizer with chat template
   DIR/train.jsonl    one problem a line: prompt, label, datasource, solution
   DIR/heldout.jsonl  the same; shares no problem with train.jsonl
-  DIR/manifest.json  the settings, the accuracy of the model, a hash of every file
+  DIR/manifest.json  the options, the accuracy of the model, a hash of every file
 
 A prompt is `347+586=`, a solution one line a column from the ones up, then the boxed sum:
 
@@ -29,7 +29,7 @@ A prompt is `347+586=`, a solution one line a column from the ones up, then the 
 
 The model is warmed up on solutions of which most are by a student who forgets to carry (no
 `+1`, and so a wrong sum: every problem has a carry). It adds columns well and mostly forgets to
-carry; training it with rewards for right sums teaches it to. Same settings, same files; run
+carry; training it with rewards for right sums teaches it to. Same options, same files; run
 again, it finds them and does nothing.
 """
 
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line; those of the process if None.
 
     Returns:
-        0, or 2 for settings or a folder that cannot be built, with the reason on standard error.
+        0, or 2 for options or a folder that cannot be built, with the reason on standard error.
     """
     parser = argparse.ArgumentParser(
         prog="python -m vespo_openrlhf.embedded",
@@ -57,35 +57,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
-    def option(flag: str, settings: type[Any], name: str, text: str) -> None:
-        value = getattr(settings, name)
-        parser.add_argument(
-            flag, dest=name, type=type(value), default=value, help=f"{text} (default {value})"
-        )
-
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to build in")
-    option("--seed", Settings, "seed", "of problems and demonstrations")
-    option("--train-problems", Settings, "train_problems", "rows of train.jsonl")
-    option("--heldout-problems", Settings, "heldout_problems", "rows of heldout.jsonl")
-    option("--steps", WarmStart, "steps", "supervised steps of the warm start")
-    option(
-        "--forget-share",
-        WarmStart,
-        "forget_share",
-        "share of demonstrations without the carry, 0 to 1; about what is left of 1 is the "
-        "accuracy of the warm start when it samples",
-    )
+    for field, kind, _ in (*fields(BuildOptions), *fields(WarmStart)):
+        if field.name in ("seed", "train_problems", "heldout_problems", "steps", "forget_share"):
+            parser.add_argument(
+                f"--{field.name.replace('_', '-')}",
+                type=kind,
+                default=field.default,
+                help=f"{field.metadata['help']} (default {field.default})",
+            )
     parser.add_argument("--force", action="store_true", help="build even if it is there already")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
     try:
-        settings = Settings(
+        chosen = BuildOptions(
             seed=options.seed,
             train_problems=options.train_problems,
             heldout_problems=options.heldout_problems,
             warm_start=WarmStart(steps=options.steps, forget_share=options.forget_share),
         )
-        report = build(options.out, settings, progress=not options.quiet, force=options.force)
+        report = build(options.out, chosen, progress=not options.quiet, force=options.force)
     except (ValueError, OSError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

@@ -25,6 +25,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from vespo_openrlhf.embedded.options import BuildOptions
+
 DATASOURCE = "arithmetic"
 
 # Operands have exactly three digits, so all prompts and almost all solutions have one length:
@@ -147,6 +149,16 @@ def split_problems(seed: int, sizes: Sequence[int]) -> list[list[Problem]]:
         splits.append(problems[:size])
         problems = problems[size:]
     return splits
+
+
+def task_problems(options: BuildOptions) -> list[list[Problem]]:
+    """The task's problems, none of them twice: held out, to train on, and shown by the warm start.
+
+    What the training run is given, it has not been shown, and nor has the evaluation.
+    """
+    warm = options.warm_start
+    shown = warm.steps * warm.batch_size
+    return split_problems(options.seed, [options.heldout_problems, options.train_problems, shown])
 
 
 def to_row(problem: Problem) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Build model and data into one folder, once: settings in, a finished folder out.
+"""Build model and data into one folder, once: options in, a finished folder out.
 
 Everything is written into a temporary folder beside its destination and moved into place at
 the end; the manifest, which alone makes a build count as finished, comes last. A process killed
@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
-from vespo_openrlhf.embedded.settings import MAX_LENGTH, Settings
+from vespo_openrlhf.embedded.arithmetic import task_problems, write_jsonl
+from vespo_openrlhf.embedded.options import MAX_LENGTH, BuildOptions
 from vespo_openrlhf.files import write_text
 
 MANIFEST = "manifest.json"
@@ -64,13 +64,13 @@ def _files(path: Path) -> list[Path]:
     return [child for child in path.rglob("*") if child.is_file()] if path.is_dir() else [path]
 
 
-def read_finished(out: Path, settings: Settings) -> Report | None:
-    """The report of a finished build of these settings in `out`, None if there is none.
+def read_finished(out: Path, options: BuildOptions) -> Report | None:
+    """The report of a finished build of these options in `out`, None if there is none.
 
     A build whose files are missing or were changed since is not a finished one.
     """
     manifest = _read_manifest(out)
-    if manifest is None or manifest.get("settings") != settings.as_manifest():
+    if manifest is None or manifest.get("settings") != options.as_manifest():
         return None
     if not all((out / product).exists() for product in PRODUCTS):
         return None
@@ -99,7 +99,9 @@ def _locked(out: Path) -> Iterator[None]:
         yield
 
 
-def build(out: Path, settings: Settings, *, progress: bool = True, force: bool = False) -> Report:
+def build(
+    out: Path, options: BuildOptions, *, progress: bool = True, force: bool = False
+) -> Report:
     """Write `out/model`, `out/train.jsonl`, `out/heldout.jsonl` and `out/manifest.json`.
 
     Does nothing but read where the same build is finished already. A second process waits for
@@ -107,7 +109,7 @@ def build(out: Path, settings: Settings, *, progress: bool = True, force: bool =
 
     Args:
         out: folder to build in; made if it is not there.
-        settings: what to build.
+        options: what to build.
         progress: show progress bars on standard error.
         force: build even if it is there.
 
@@ -122,7 +124,7 @@ def build(out: Path, settings: Settings, *, progress: bool = True, force: bool =
         raise ValueError(f"{out} is a file: name a folder to build in")
     out.mkdir(parents=True, exist_ok=True)
     with _locked(out):
-        if not force and (finished := read_finished(out, settings)):
+        if not force and (finished := read_finished(out, options)):
             return finished
         foreign = [name for name in PRODUCTS if (out / name).exists()]
         if foreign and _read_manifest(out) is None:
@@ -134,9 +136,9 @@ def build(out: Path, settings: Settings, *, progress: bool = True, force: bool =
             shutil.rmtree(left_over)
         work = Path(tempfile.mkdtemp(prefix=".building-", dir=out))
         try:
-            report = _write_products(work, settings, progress)
+            report = _write_products(work, options, progress)
             manifest = {
-                "settings": settings.as_manifest(),
+                "settings": options.as_manifest(),
                 "sampled_accuracy": report.sampled,
                 "greedy_accuracy": report.greedy,
                 "files": file_hashes(work),
@@ -153,7 +155,7 @@ def build(out: Path, settings: Settings, *, progress: bool = True, force: bool =
         return report
 
 
-def _write_products(work: Path, settings: Settings, progress: bool) -> Report:
+def _write_products(work: Path, options: BuildOptions, progress: bool) -> Report:
     """Build everything into the empty folder `work`."""
     # Here rather than at the top: finding a finished build should not take torch's import time.
     from vespo_openrlhf.embedded.model import (
@@ -165,20 +167,15 @@ def _write_products(work: Path, settings: Settings, progress: bool) -> Report:
     )
     from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 
-    warm = settings.warm_start
-    # The demonstrations are of problems in neither split: what the training run is given, it
-    # has not been shown, and nor has the evaluation.
-    heldout, train, shown = split_problems(
-        settings.seed,
-        [settings.heldout_problems, settings.train_problems, warm.steps * warm.batch_size],
-    )
+    warm = options.warm_start
+    heldout, train, shown = task_problems(options)
     write_jsonl(work / "train.jsonl", train)
     write_jsonl(work / "heldout.jsonl", heldout)
     tokenizer = build_tokenizer(MAX_LENGTH)
     with reproducible(INITIAL_WEIGHTS):
         model = build_model(tokenizer)
-    with reproducible(settings.seed):
-        ids, labels = demonstrations(tokenizer, shown, warm.forget_share, settings.seed)
+    with reproducible(options.seed):
+        ids, labels = demonstrations(tokenizer, shown, warm.forget_share, options.seed)
         warm_start(model, ids, labels, warm, progress=progress)
         measured = heldout[:MEASURED_PROBLEMS]
         sampled = accuracy(model, tokenizer, measured, samples=MEASURED_SAMPLES)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -21,7 +21,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from vespo_openrlhf.embedded.arithmetic import Problem, boxed_answer, worked_solution
-from vespo_openrlhf.embedded.settings import MAX_LENGTH, MAX_RESPONSE_TOKENS, WarmStart
+from vespo_openrlhf.embedded.options import MAX_LENGTH, MAX_RESPONSE_TOKENS, WarmStart
 from vespo_openrlhf.embedded.tokenizer import chat_text
 
 # Labels that the loss passes over: the prompt and the padding.
@@ -130,11 +130,11 @@ def warm_start(
     model: Qwen3ForCausalLM,
     ids_NT: torch.Tensor,
     labels_NT: torch.Tensor,
-    settings: WarmStart,
+    options: WarmStart,
     *,
     progress: bool = True,
 ) -> None:
-    """Train `model` in place: one pass, `settings.batch_size` rows a step, in the order given.
+    """Train `model` in place: one pass, `options.batch_size` rows a step, in the order given.
 
     The learning rate rises over the first fifth of the steps and then falls to zero, so that the
     last weights are settled and the sampled accuracy differs little from seed to seed.
@@ -143,39 +143,61 @@ def warm_start(
         model: changed in place.
         ids_NT: (N, T) int64, N at least `steps * batch_size`.
         labels_NT: (N, T) int64, `IGNORED` where there is nothing to learn.
-        settings: steps, batch size and learning rate.
+        options: steps, batch size and learning rate.
         progress: show a progress bar on standard error.
 
     Raises:
         ValueError: if there are too few rows.
     """
-    needed = settings.steps * settings.batch_size
+    needed = options.steps * options.batch_size
     if len(ids_NT) < needed:
         raise ValueError(f"the warm start needs {needed} demonstrations, not {len(ids_NT)}")
+    batches = zip(
+        ids_NT.split(options.batch_size), labels_NT.split(options.batch_size), strict=True
+    )
+    teach(model, batches, options.steps, options.peak_lr, rise=0.2, progress=progress)
+
+
+def teach(
+    model: Qwen3ForCausalLM,
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    steps: int,
+    peak_lr: float,
+    *,
+    rise: float,
+    weight_decay: float = 0.0,
+    progress: bool = True,
+) -> None:
+    """Supervised steps with AdamW; changes the model.
+
+    Args:
+        model: changed in place.
+        batches: ids and labels of each step, (B, T) int64 as `labelled` returns them.
+        steps: how many.
+        peak_lr: the highest learning rate.
+        rise: share of the steps in which the learning rate rises; then it falls to zero.
+        weight_decay: of AdamW.
+        progress: show a progress bar on standard error.
+    """
     optimizer = torch.optim.AdamW(
-        model.parameters(), lr=settings.peak_lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True
+        model.parameters(), lr=peak_lr, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer,
-        max_lr=settings.peak_lr,
-        total_steps=settings.steps + 1,
-        pct_start=0.2,
-        cycle_momentum=False,
+        optimizer, peak_lr, total_steps=steps + 1, pct_start=rise, cycle_momentum=False
     )
     model.train()
     bar = tqdm(
-        range(settings.steps),
+        range(steps),
         desc="warm start",
         unit="step",
         disable=not progress,
         # In a log file every refresh is a line of its own.
         mininterval=0.2 if sys.stderr.isatty() else 10.0,
     )
-    for step in bar:
-        rows = slice(step * settings.batch_size, (step + 1) * settings.batch_size)
+    for step, (ids_BT, labels_BT) in zip(bar, batches, strict=False):
         # The output layer is spared the third of the tokens that is prompt and padding.
-        hidden_BTD = model.model(ids_NT[rows, :-1]).last_hidden_state
-        targets_BT = labels_NT[rows, 1:]
+        hidden_BTD = model.model(ids_BT[:, :-1]).last_hidden_state
+        targets_BT = labels_BT[:, 1:]
         learnt = targets_BT != IGNORED
         loss = torch.nn.functional.cross_entropy(
             model.lm_head(hidden_BTD[learnt]), targets_BT[learnt]

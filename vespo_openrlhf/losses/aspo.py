@@ -8,7 +8,7 @@ from torch import Tensor
 from .diagnostics import Metrics
 from .inputs import LossInputs
 from .ratios import token_log_ratio, token_ratio
-from .trust_region import clip_share, within_clip
+from .trust_region import check_clip, clip_share, within_clip
 from .weighted import weighted_log_prob_loss
 
 
@@ -33,11 +33,7 @@ def aspo_loss(
     Raises:
         ValueError: an option out of range, or see `anchor_log_probs`.
     """
-    if not (0 <= clip_low <= 1 and clip_high >= 0):
-        raise ValueError(
-            f"aspo: clip_low must be in [0, 1] and clip_high at least 0, got {clip_low} and "
-            f"{clip_high}"
-        )
+    check_clip("aspo", clip_low, clip_high)
     if not dual_clip > 1:
         raise ValueError(f"aspo: dual_clip must be above 1, got {dual_clip}")
     with torch.no_grad():

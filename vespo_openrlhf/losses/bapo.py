@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .declare import declares
 from .diagnostics import Metrics
 from .inputs import LossInputs, update_statistics
 from .ratios import anchor_log_probs, token_log_ratio, token_ratio
@@ -54,14 +53,8 @@ def bapo_statistics(
     return sums.double().flatten()
 
 
-def _check_grids(
-    low_start: float,
-    low_max: float,
-    low_step: float,
-    high_start: float,
-    high_max: float,
-    high_step: float,
-) -> None:
+def _check_grids(*grids: float) -> None:
+    low_start, low_max, low_step, high_start, high_max, high_step = grids
     if not 0 <= low_start <= low_max <= 1 <= high_start <= high_max:
         raise ValueError(
             "bapo: 0 <= low_start <= low_max <= 1 <= high_start <= high_max is needed, got "
@@ -110,7 +103,6 @@ def _first(values: Tensor, wanted: Tensor) -> Tensor:
     return torch.where(wanted, values, values[-1]).min()
 
 
-@declares(statistics=bapo_statistics)
 def bapo_loss(
     inputs: LossInputs,
     *,
@@ -149,3 +141,6 @@ def bapo_loss(
     loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
     bounds = {"c_low": c_low, "c_high": c_high}
     return loss, {"phi": weight, "clip_ratio": clip_share(keep, inputs)} | bounds
+
+
+bapo_loss.statistics = bapo_statistics  # type: ignore[attr-defined]

@@ -16,6 +16,7 @@ from .ratios import (
     token_log_ratio,
     token_ratio,
 )
+from .trust_region import check_clip
 
 
 def _clipped_surrogate(
@@ -35,14 +36,6 @@ def _clipped_surrogate(
     # The dual clip is not counted, as in OpenRLHF's clip_ratio; nor is A = 0, which has no clip.
     clipped = torch.where(advantages > 0, ratio > 1 + clip_high, ratio < 1 - clip_low)
     return loss, clipped & (advantages != 0)
-
-
-def _check_clip(name: str, clip_low: float, clip_high: float) -> None:
-    if not (0 <= clip_low <= 1 and clip_high >= 0):
-        raise ValueError(
-            f"{name}: clip_low must be in [0, 1] and clip_high at least 0, "
-            f"got {clip_low} and {clip_high}"
-        )
 
 
 def _mismatch_weight(
@@ -92,7 +85,7 @@ def ppo_loss(
         ValueError: an option out of range; `tis` with the rollout anchor, whose ratio already
             contains old/rollout; the anchor's log-probs are missing.
     """
-    _check_clip("ppo", clip_low, clip_high)
+    check_clip("ppo", clip_low, clip_high)
     if dual_clip is not None and not dual_clip > 1:
         raise ValueError(f"ppo: dual_clip must be above 1, got {dual_clip}")
     if tis not in ("off", "clip", "mask"):
@@ -134,7 +127,7 @@ def decoupled_ppo_loss(
     Raises:
         ValueError: an option out of range, or one of the two log-probs is missing.
     """
-    _check_clip("decoupled_ppo", clip_low, clip_high)
+    check_clip("decoupled_ppo", clip_low, clip_high)
     if not behaviour_cap > 0:
         raise ValueError(f"decoupled_ppo: behaviour_cap must be positive, got {behaviour_cap}")
     ratio = token_ratio(token_log_ratio(inputs, "old"))
@@ -187,7 +180,7 @@ def gspo_loss(
     Raises:
         ValueError: an option out of range, or see `anchor_log_probs`.
     """
-    _check_clip("gspo", clip_low, clip_high)
+    check_clip("gspo", clip_low, clip_high)
     log_ratio = token_log_ratio(inputs, anchor)
     mean_log_ratio = log_ratio.sum(dim=-1) / inputs.num_tokens.clamp(min=1)
     ratio = token_ratio(mean_log_ratio).unsqueeze(-1)

@@ -1,7 +1,7 @@
 """What a run says about its importance weights.
 
 Losses return detached tensors that stay on the device; nothing here is called per micro-batch
-but `completed`. `summarise` is for the end of an optimizer step, over all its sequences.
+but `sequence_metrics`. `summarise` is for the end of an optimizer step, over all its sequences.
 """
 
 from __future__ import annotations
@@ -22,44 +22,28 @@ SMALL_PHI = 0.01
 _QUANTILES = {"p05": 0.05, "p50": 0.50, "p95": 0.95}
 
 
-def sequence_metrics(
-    inputs: LossInputs,
-    *,
-    log_w: Tensor | None = None,
-    phi: Tensor | None = None,
-    advantage: Tensor | None = None,
-) -> Metrics:
-    """The (B,) float32 metrics every loss returns: advantage, num_tokens, and what it knows.
+def sequence_metrics(inputs: LossInputs, own: Metrics, anchor: str) -> Metrics:
+    """A loss's metrics with the (B,) float32 ones that all losses have: `advantage`, `num_tokens`,
+    `log_w` (of the sequence's importance weight, in nats) and `phi`.
 
     Args:
         inputs: the micro-batch.
-        log_w: (B,) log of the sequence's importance weight, where the loss has an anchor.
-        phi: the constant c of a loss -c A log pi, where it is one: (B,) of the sequence, or
+        own: what the loss returned. `log_w` and `advantage` are its own where it has them. `phi`
+            is the constant c of a loss -c A log pi, where it is one: (B,) of the sequence, or
             (B, A) by token, of which the mean over the sequence's action tokens is kept.
-        advantage: (B,) sequence advantages, where the loss computed them already.
+        anchor: whose log-probs log W starts from; where they are missing, there is no log W.
     """
+    others = dict(own)
+    log_w, phi, advantage = (others.pop(name, None) for name in ("log_w", "phi", "advantage"))
+    reference = inputs.rollout_log_probs if anchor == "rollout" else inputs.old_log_probs
+    if log_w is None and reference is not None:
+        log_w = sequence_log_weight(inputs, anchor)
     if advantage is None:
         advantage = sequence_advantage(inputs)
     if phi is not None and phi.dim() == 2:
         phi = masked_sum(phi, inputs.mask) / inputs.num_tokens.clamp(min=1)
     metrics = {"advantage": advantage, "num_tokens": inputs.num_tokens, "log_w": log_w, "phi": phi}
-    return {name: m.detach().float() for name, m in metrics.items() if m is not None}
-
-
-def completed(inputs: LossInputs, metrics: Metrics, anchor: str) -> Metrics:
-    """What a loss returned, with what every loss has and need not work out: see `sequence_metrics`.
-
-    Args:
-        inputs: the micro-batch.
-        metrics: of the loss. `log_w`, `phi` and `advantage` are its own where it has them.
-        anchor: whose log-probs log W starts from; where they are missing, there is no log W.
-    """
-    own = dict(metrics)
-    log_w, phi, advantage = (own.pop(name, None) for name in ("log_w", "phi", "advantage"))
-    reference = inputs.rollout_log_probs if anchor == "rollout" else inputs.old_log_probs
-    if log_w is None and reference is not None:
-        log_w = sequence_log_weight(inputs, anchor)
-    return sequence_metrics(inputs, log_w=log_w, phi=phi, advantage=advantage) | own
+    return {name: m.detach().float() for name, m in metrics.items() if m is not None} | others
 
 
 @torch.no_grad()

@@ -168,6 +168,12 @@ def aggregate(per_token_loss: Tensor, inputs: LossInputs, mode: str = "token-mea
     return (per_sequence * sequence_scale(inputs, mode).to(per_sequence.dtype)).sum()
 
 
+def sequence_share(chosen: Tensor, inputs: LossInputs) -> Tensor:
+    """Share of the sequences with action tokens that are among these, (B,) bool: 0-dim."""
+    present = inputs.num_tokens > 0
+    return (chosen & present).sum() / present.sum().clamp(min=1)
+
+
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
     """Mean of a (B, A) tensor over the action tokens: 0-dim, 0 where there are none."""
     return zero_masked(values, mask).sum() / mask.sum().clamp(min=1)

@@ -6,19 +6,34 @@ arXiv 2602.10693: phi(W) = W^c1 exp(c2 (1 - W)), phi(1) = 1, with one (c1, c2) f
 
 from __future__ import annotations
 
+import functools
 import math
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
+
+from ..options import Options, option
 
 # exp(700) is still finite in float64; exp(c2 * (1 - exp(700))) is 0 for any c2 worth the name.
 # Without the bounds, log W = inf would give inf - inf, and log W = -inf with c1 = 0 would be nan.
 _LOG_W_LIMITS = (-torch.finfo(torch.float64).max, 700.0)
 
 
+_power = functools.partial(
+    option,
+    at_least=0,
+    below=math.inf,
+    because="below it a response counts the more, without bound, the less likely the policy has "
+    "made it",
+)
+_decay = functools.partial(
+    option, above=0, below=math.inf, because="it is what holds back large importance weights"
+)
+
+
 @dataclass(frozen=True)
-class KernelCoefficients:
+class KernelCoefficients(Options):
     """The four exponents of phi, checked. Defaults: the paper's.
 
     phi, and with it E_mu[phi^2], is bounded for every c1 >= 0 and c2 > 0 (`kernel_bound`). What
@@ -32,26 +47,14 @@ class KernelCoefficients:
             c2 <= 0 (unbounded for large W). The message begins with its name.
     """
 
-    c1_pos: float = 2.0
-    c2_pos: float = 3.0
-    c1_neg: float = 3.0
-    c2_neg: float = 2.0
-
-    def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if not math.isfinite(value):
-                raise ValueError(f"{field.name} must be finite, got {value}")
-            if field.name.startswith("c1") and value < 0:
-                raise ValueError(
-                    f"{field.name} must be 0 or more, got {value}: below it a response "
-                    "counts the more, without bound, the less likely the policy has made it"
-                )
-            if field.name.startswith("c2") and value <= 0:
-                raise ValueError(
-                    f"{field.name} must be positive, got {value}: it is what holds back "
-                    "large importance weights"
-                )
+    c1_pos: float = _power(
+        2.0,
+        "power of W where the advantage is >= 0; 0 or more, and below 1 what the policy has given "
+        "up weighs without bound against what it samples itself",
+    )
+    c2_pos: float = _decay(3.0, "decay in W where the advantage is >= 0; above 0")
+    c1_neg: float = _power(3.0, "power of W where the advantage is < 0; as c1_pos")
+    c2_neg: float = _decay(2.0, "decay in W where the advantage is < 0; above 0")
 
 
 @torch.no_grad()

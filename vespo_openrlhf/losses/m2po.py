@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .declare import declares
 from .diagnostics import Metrics
 from .inputs import LossInputs, masked_mean, update_statistics, zero_masked
 from .ratios import token_log_ratio, token_ratio
@@ -50,7 +49,6 @@ def m2po_threshold(statistics: Tensor, budget: float) -> Tensor:
     return torch.where(kept > _NUM_BINS, torch.inf, torch.where(kept > 0, edge, 0.0))
 
 
-@declares(statistics=m2po_statistics)
 def m2po_loss(
     inputs: LossInputs,
     *,
@@ -80,3 +78,6 @@ def m2po_loss(
         weight = token_ratio(log_ratio).masked_fill_(masked, 0.0)
     loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
     return loss, {"phi": weight, "clip_ratio": masked_mean(masked.float(), inputs.mask)}
+
+
+m2po_loss.statistics = m2po_statistics  # type: ignore[attr-defined]

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .diagnostics import Metrics
-from .inputs import LossInputs
+from .inputs import LossInputs, sequence_share
 from .ratios import (
     normalise_log_weight,
     sequence_advantage,
@@ -16,14 +16,8 @@ from .ratios import (
     token_log_ratio,
     token_ratio,
 )
-from .trust_region import clip_share, within_clip
+from .trust_region import check_clip, check_weight_bounds, clip_share, within_clip
 from .weighted import weighted_log_prob_loss
-
-
-def _share(sequences: Tensor, inputs: LossInputs) -> Tensor:
-    """Share of the sequences with action tokens that are among these, (B,) bool: 0-dim."""
-    present = inputs.num_tokens > 0
-    return (sequences & present).sum() / present.sum().clamp(min=1)
 
 
 def seq_mis_loss(
@@ -43,13 +37,13 @@ def seq_mis_loss(
     Raises:
         ValueError: not 0 <= weight_low <= 1 <= weight_high, or see `anchor_log_probs`.
     """
-    _check_bounds("seq_mis", weight_low, weight_high)
+    check_weight_bounds("seq_mis", weight_low, weight_high)
     log_w = sequence_log_weight(inputs, anchor)
     log_low = math.log(weight_low) if weight_low else -math.inf
     keep = (log_w >= log_low) & (log_w <= math.log(weight_high))
     weight = torch.where(keep, log_w, -torch.inf).exp()
     loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    return loss, {"log_w": log_w, "phi": weight, "is_filter_ratio": _share(~keep, inputs)}
+    return loss, {"log_w": log_w, "phi": weight, "is_filter_ratio": sequence_share(~keep, inputs)}
 
 
 def geo_mask_loss(
@@ -72,7 +66,7 @@ def geo_mask_loss(
         ValueError: not 0 <= weight_low <= 1 <= weight_high, a cap below 1, or see
             `anchor_log_probs`.
     """
-    _check_bounds("geo_mask", weight_low, weight_high)
+    check_weight_bounds("geo_mask", weight_low, weight_high)
     if not cap >= 1:
         raise ValueError(f"geo_mask: cap must be at least 1, got {cap}")
     log_w = sequence_log_weight(inputs, anchor)
@@ -81,7 +75,7 @@ def geo_mask_loss(
     with torch.no_grad():
         weight = token_ratio(token_log_ratio(inputs, anchor)).clamp_(max=cap)
     loss = weighted_log_prob_loss(inputs, weight.mul_(keep.unsqueeze(-1)), loss_agg_mode)
-    return loss, {"log_w": log_w, "phi": weight, "is_filter_ratio": _share(~keep, inputs)}
+    return loss, {"log_w": log_w, "phi": weight, "is_filter_ratio": sequence_share(~keep, inputs)}
 
 
 def off_policy_mask_loss(
@@ -109,11 +103,7 @@ def off_policy_mask_loss(
         raise ValueError(
             f"off_policy_mask: max_divergence must be at least 0, got {max_divergence}"
         )
-    if not (0 <= clip_low <= 1 and clip_high >= 0):
-        raise ValueError(
-            "off_policy_mask: clip_low must be in [0, 1] and clip_high at least 0, got "
-            f"{clip_low} and {clip_high}"
-        )
+    check_clip("off_policy_mask", clip_low, clip_high)
     log_w = sequence_log_weight(inputs, anchor)
     advantage = sequence_advantage(inputs)
     divergence = -normalise_log_weight(log_w, inputs.num_tokens, "full")
@@ -125,12 +115,5 @@ def off_policy_mask_loss(
     loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
     metrics = {"log_w": log_w, "phi": weight, "advantage": advantage}
     metrics["clip_ratio"] = clip_share(inside, inputs)
-    metrics["is_filter_ratio"] = _share(~keep, inputs)
+    metrics["is_filter_ratio"] = sequence_share(~keep, inputs)
     return loss, metrics
-
-
-def _check_bounds(name: str, low: float, high: float) -> None:
-    if not 0 <= low <= 1 <= high:
-        raise ValueError(
-            f"{name}: 0 <= weight_low <= 1 <= weight_high is needed, got {low} and {high}"
-        )

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from .diagnostics import Metrics
-from .inputs import LossInputs, masked_mean
+from .inputs import LossInputs
 from .ratios import token_log_ratio, token_ratio
-from .weighted import weighted_log_prob_loss
+from .trust_region import check_weight_bounds
+from .weighted import clipped_ratio_loss
 
 
 def minpro_loss(
@@ -32,18 +33,11 @@ def minpro_loss(
     Raises:
         ValueError: not 0 <= weight_low <= 1 <= weight_high, or see `anchor_log_probs`.
     """
-    if not 0 <= weight_low <= 1 <= weight_high:
-        raise ValueError(
-            "minpro: 0 <= weight_low <= 1 <= weight_high is needed, got "
-            f"{weight_low} and {weight_high}"
-        )
+    check_weight_bounds("minpro", weight_low, weight_high)
     with torch.no_grad():
         log_ratio = token_log_ratio(inputs, anchor)
         ratio = token_ratio(log_ratio + prefix_minimum(log_ratio, inputs.mask))
-        weight = ratio.clamp(weight_low, weight_high)
-        clip_ratio = masked_mean((weight != ratio).float(), inputs.mask)
-    loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    return loss, {"phi": weight, "clip_ratio": clip_ratio}
+    return clipped_ratio_loss(inputs, ratio, weight_low, weight_high, loss_agg_mode)
 
 
 @torch.no_grad()

@@ -9,24 +9,25 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import importlib
-import importlib.util
 import inspect
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .declare import Statistics, StepScale
-from .diagnostics import Metrics, completed
+from vespo_openrlhf import user_code
+
+from .diagnostics import Metrics, sequence_metrics
 from .inputs import LossInputs
 from .ratios import ANCHORS
 
 LossFunction = Callable[..., tuple[Tensor, Metrics]]
+Statistics = Callable[..., Tensor]
+StepScale = Callable[[Mapping[str, Tensor]], Tensor]
 
 # Modules beside this one that use it, and would import themselves through it.
 _USERS = ("bench", "registry")
@@ -100,7 +101,7 @@ class PolicyLoss:
         """
         loss, metrics = self.function(inputs, **self.options)
         anchor = self.options.get("anchor")
-        return loss, completed(inputs, metrics, anchor if anchor in ANCHORS else "rollout")
+        return loss, sequence_metrics(inputs, metrics, anchor if anchor in ANCHORS else "rollout")
 
 
 def get_policy_loss(name: str, **options: Any) -> PolicyLoss:
@@ -109,8 +110,10 @@ def get_policy_loss(name: str, **options: Any) -> PolicyLoss:
     Args:
         name: one of POLICY_LOSS_NAMES, or "package.module:function" or "path/to/file.py:function"
             for a user's own `function(inputs: LossInputs, **options) -> (loss, metrics)`. Such a
-            function may carry the attributes of `declare.declares`; without them it is given all
-            log-probs, so that nothing it may read is left out.
+            function may carry the attributes needs_rollout_log_probs, reads_old_log_probs,
+            statistics (it is also given those options of the loss that it names) and step_scale,
+            see `PolicyLoss`; without them it is given all log-probs, so that nothing it may read is
+            left out. Ours carry the last two; what they read is found out.
         options: the loss's keyword options, see `option_defaults`.
 
     Raises:
@@ -206,7 +209,7 @@ def _refuses(policy_loss: PolicyLoss, whole: LossInputs, field: str) -> bool:
 def _policy_loss(
     name: str, options: Mapping[str, Any], declared: LossFunction, function: LossFunction
 ) -> PolicyLoss:
-    """The loss `function`, with what `declared` says of itself; see `declare.declares`."""
+    """The loss `function`, with what `declared` says of itself by its attributes."""
     defaults = {
         option: default
         for option, default in _keyword_options(declared).items()
@@ -260,26 +263,10 @@ _EXPECTED = "a policy loss is called as function(inputs: LossInputs, **options) 
 
 
 def _load_function(reference: str) -> LossFunction:
-    where, _, function_name = reference.rpartition(":")
-    if where.endswith(".py"):
-        if not Path(where).is_file():
-            raise ValueError(f"{reference}: there is no file {Path(where).absolute()}")
-        spec = importlib.util.spec_from_file_location(f"vespo_user_loss_{Path(where).stem}", where)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[spec.name] = module  # dataclasses look their module up by its name
-        spec.loader.exec_module(module)
-    else:
-        try:
-            module = importlib.import_module(where)
-        except ImportError as error:
-            raise ValueError(f"{reference}: cannot import {where!r}: {error}") from error
-    function = getattr(module, function_name, None)
+    function: LossFunction = user_code.load(reference, "policy loss")
     if not callable(function):
-        raise ValueError(f"{reference}: {where} has no function {function_name!r}")
-    loss_function: LossFunction = function
-    return loss_function
+        raise ValueError(f"policy loss {reference} is no function")
+    return function
 
 
 def _check_result(reference: str, result: Any) -> tuple[Tensor, Metrics]:

@@ -1,4 +1,4 @@
-"""Which tokens a trust region leaves a gradient, by the sign of the advantage: (B, A) bool."""
+"""Trust regions: their bounds, checked, and which tokens they leave a gradient, (B, A) bool."""
 
 from __future__ import annotations
 
@@ -26,3 +26,20 @@ def moved_as_pushed(log_ratio: Tensor, advantages: Tensor) -> Tensor:
 def clip_share(keep: Tensor, inputs: LossInputs) -> Tensor:
     """Share of the action tokens whose gradient was taken away: 0-dim. A = 0 has none to take."""
     return masked_mean((~keep & (inputs.advantages != 0)).float(), inputs.mask)
+
+
+def check_clip(name: str, clip_low: float, clip_high: float) -> None:
+    """The distances of a clip from a ratio of 1. Raises ValueError where they are none."""
+    if not (0 <= clip_low <= 1 and clip_high >= 0):
+        raise ValueError(
+            f"{name}: clip_low must be in [0, 1] and clip_high at least 0, "
+            f"got {clip_low} and {clip_high}"
+        )
+
+
+def check_weight_bounds(name: str, low: float, high: float) -> None:
+    """The bounds of a weight themselves. Raises ValueError where 1 is not between them."""
+    if not 0 <= low <= 1 <= high:
+        raise ValueError(
+            f"{name}: 0 <= weight_low <= 1 <= weight_high is needed, got {low} and {high}"
+        )

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from .declare import declares
 from .diagnostics import Metrics
 from .inputs import LossInputs
-from .ratios import capped_weight, sequence_log_weight
-from .weighted import weighted_log_prob_loss
+from .weighted import tis_loss
 
 
 @torch.no_grad()
@@ -77,7 +74,6 @@ def minimum_variance_baseline(
     return (weighted / total)[index]
 
 
-@declares(step_scale=vcpo_step_scale)
 def vcpo_loss(
     inputs: LossInputs,
     *,
@@ -99,9 +95,7 @@ def vcpo_loss(
     """
     if not cap > 0:
         raise ValueError(f"vcpo: cap must be positive, got {cap}")
-    log_w = sequence_log_weight(inputs, anchor)
-    weight = capped_weight(log_w, cap)
-    present = inputs.num_tokens > 0
-    clip_ratio = (present & (log_w > math.log(cap))).sum() / present.sum().clamp(min=1)
-    loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    return loss, {"log_w": log_w, "phi": weight, "clip_ratio": clip_ratio}
+    return tis_loss(inputs, level="sequence", cap=cap, anchor=anchor, loss_agg_mode=loss_agg_mode)
+
+
+vcpo_loss.step_scale = vcpo_step_scale  # type: ignore[attr-defined]

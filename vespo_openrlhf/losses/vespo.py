@@ -7,8 +7,8 @@ from torch import Tensor
 from .diagnostics import Metrics
 from .inputs import LossInputs
 from .kernel import vespo_kernel
-from .ratios import normalise_log_weight, sequence_advantage, sequence_log_weight
-from .weighted import weighted_log_prob_loss
+from .ratios import normalise_log_weight
+from .weighted import sequence_weighted_loss
 
 
 def vespo_loss(
@@ -48,9 +48,11 @@ def vespo_loss(
     Raises:
         ValueError: an option out of range, or the anchor's log-probs are not in the batch.
     """
-    log_w = sequence_log_weight(inputs, anchor, tis_cap)
-    advantage = sequence_advantage(inputs)
-    normalised = normalise_log_weight(log_w, inputs.num_tokens, length_normalisation)
-    phi = vespo_kernel(normalised, advantage, c1_pos, c2_pos, c1_neg, c2_neg)
-    loss = weighted_log_prob_loss(inputs, phi, loss_agg_mode)
-    return loss, {"log_w": log_w, "phi": phi, "advantage": advantage}
+
+    def phi(log_w: Tensor, advantage: Tensor) -> Tensor:
+        normalised = normalise_log_weight(log_w, inputs.num_tokens, length_normalisation)
+        return vespo_kernel(normalised, advantage, c1_pos, c2_pos, c1_neg, c2_neg)
+
+    return sequence_weighted_loss(
+        inputs, phi, anchor=anchor, tis_cap=tis_cap, loss_agg_mode=loss_agg_mode
+    )

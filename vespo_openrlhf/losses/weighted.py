@@ -6,12 +6,13 @@ VESPO is one (in vespo.py); here are what they share, and the rivals: reinforce,
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .diagnostics import Metrics
-from .inputs import LossInputs, masked_mean, sequence_scale, zero_masked
+from .inputs import LossInputs, masked_mean, sequence_scale, sequence_share, zero_masked
 from .ratios import (
     capped_weight,
     normalise_log_weight,
@@ -20,6 +21,7 @@ from .ratios import (
     token_log_ratio,
     token_ratio,
 )
+from .trust_region import check_weight_bounds
 
 
 def weighted_log_prob_loss(inputs: LossInputs, weight: Tensor, mode: str) -> Tensor:
@@ -50,6 +52,45 @@ def weighted_log_prob_loss(inputs: LossInputs, weight: Tensor, mode: str) -> Ten
     # A scalar that has this gradient, and the value that float64 gives it.
     linear = torch.linalg.vecdot(gradient, zero_masked(inputs.log_probs, mask)).sum()
     return value.float() + (linear - linear.detach()).float()
+
+
+def sequence_weighted_loss(
+    inputs: LossInputs,
+    weight_of: Callable[[Tensor, Tensor], Tensor],
+    *,
+    anchor: str = "rollout",
+    tis_cap: float | None = None,
+    loss_agg_mode: str = "token-mean",
+) -> tuple[Tensor, Metrics]:
+    """-c A log pi with one constant c for each sequence, a function of its log W and advantage.
+
+    Args:
+        inputs: the micro-batch.
+        weight_of: (B,) log W and (B,) advantages, both float64, to (B,) weights c >= 0.
+        anchor, tis_cap: of log W, see `sequence_log_weight`.
+        loss_agg_mode: see `aggregate`.
+
+    Returns:
+        0-dim loss, and per sequence `log_w`, `phi` (that is c), `advantage`.
+
+    Raises:
+        ValueError: see `sequence_log_weight`.
+    """
+    log_w = sequence_log_weight(inputs, anchor, tis_cap)
+    advantage = sequence_advantage(inputs)
+    phi = weight_of(log_w, advantage)
+    loss = weighted_log_prob_loss(inputs, phi, loss_agg_mode)
+    return loss, {"log_w": log_w, "phi": phi, "advantage": advantage}
+
+
+def clipped_ratio_loss(
+    inputs: LossInputs, ratio: Tensor, low: float, high: float, mode: str
+) -> tuple[Tensor, Metrics]:
+    """-clip(r, low, high) A log pi per token, the ratio r (B, A) a constant."""
+    weight = ratio.clamp(low, high)
+    clip_ratio = masked_mean((weight != ratio).float(), inputs.mask)
+    loss = weighted_log_prob_loss(inputs, weight, mode)
+    return loss, {"phi": weight, "clip_ratio": clip_ratio}
 
 
 def reinforce_loss(
@@ -85,19 +126,20 @@ def tis_loss(
     """
     if not cap > 0:
         raise ValueError(f"tis: cap must be positive, got {cap}")
-    log_w = sequence_log_weight(inputs, anchor)
     if level == "sequence":
-        weight = capped_weight(log_w, cap)
-        present = inputs.num_tokens > 0
-        clip_ratio = (present & (log_w > math.log(cap))).sum() / present.sum().clamp(min=1)
-    elif level == "token":
-        ratio = token_ratio(token_log_ratio(inputs, anchor).detach())
-        weight = ratio.clamp(max=cap)
-        clip_ratio = masked_mean((ratio > cap).float(), inputs.mask)
-    else:
+        loss, metrics = sequence_weighted_loss(
+            inputs,
+            lambda log_w, _: capped_weight(log_w, cap),
+            anchor=anchor,
+            loss_agg_mode=loss_agg_mode,
+        )
+        return loss, metrics | {
+            "clip_ratio": sequence_share(metrics["log_w"] > math.log(cap), inputs)
+        }
+    if level != "token":
         raise ValueError(f"tis: level must be token or sequence, got {level!r}")
-    loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    return loss, {"log_w": log_w, "phi": weight, "clip_ratio": clip_ratio}
+    ratio = token_ratio(token_log_ratio(inputs, anchor).detach())
+    return clipped_ratio_loss(inputs, ratio, 0.0, cap, loss_agg_mode)
 
 
 def cispo_loss(
@@ -118,16 +160,9 @@ def cispo_loss(
     Raises:
         ValueError: not 0 <= weight_low <= 1 <= weight_high, or see `anchor_log_probs`.
     """
-    if not 0 <= weight_low <= 1 <= weight_high:
-        raise ValueError(
-            "cispo: 0 <= weight_low <= 1 <= weight_high is needed, got "
-            f"{weight_low} and {weight_high}"
-        )
+    check_weight_bounds("cispo", weight_low, weight_high)
     ratio = token_ratio(token_log_ratio(inputs, anchor).detach())
-    weight = ratio.clamp(weight_low, weight_high)
-    loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    clip_ratio = masked_mean((weight != ratio).float(), inputs.mask)
-    return loss, {"phi": weight, "clip_ratio": clip_ratio}
+    return clipped_ratio_loss(inputs, ratio, weight_low, weight_high, loss_agg_mode)
 
 
 def topr_loss(
@@ -150,8 +185,9 @@ def topr_loss(
     Raises:
         ValueError: unknown normalisation, or see `anchor_log_probs`.
     """
-    log_w = sequence_log_weight(inputs, anchor)
-    normalised = normalise_log_weight(log_w, inputs.num_tokens, length_normalisation)
-    weight = torch.where(sequence_advantage(inputs) >= 0, 1.0, capped_weight(normalised, 1.0))
-    loss = weighted_log_prob_loss(inputs, weight, loss_agg_mode)
-    return loss, {"log_w": log_w, "phi": weight}
+
+    def weight_of(log_w: Tensor, advantage: Tensor) -> Tensor:
+        normalised = normalise_log_weight(log_w, inputs.num_tokens, length_normalisation)
+        return torch.where(advantage >= 0, 1.0, capped_weight(normalised, 1.0))
+
+    return sequence_weighted_loss(inputs, weight_of, anchor=anchor, loss_agg_mode=loss_agg_mode)

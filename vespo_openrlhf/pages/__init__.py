@@ -2,14 +2,15 @@
 
 `page.Page` collects sections of blocks and writes the file; `blocks` makes text and tables,
 `figures` inlines matplotlib as SVG in the page's own colours, `browser` shows samples with
-filters, `command` is the command line of a report. matplotlib is imported when a figure is made,
-and nothing else beside the standard library.
+filters, `arguments` are what a report is given. matplotlib is imported when a figure is made.
 """
 
+from .arguments import distinct_names, report_parser
 from .blocks import (
     Block,
     details,
     facts,
+    joined,
     legend,
     paragraph,
     raw,
@@ -18,9 +19,7 @@ from .blocks import (
     tiles,
 )
 from .browser import Problem, Sample, mark_answer, sample_browser
-from .command import report_parser
 from .figures import SERIES, figure, line_style, plotting
-from .names import distinct_names
 from .page import Page
 
 __all__ = [
@@ -33,6 +32,7 @@ __all__ = [
     "distinct_names",
     "facts",
     "figure",
+    "joined",
     "legend",
     "line_style",
     "mark_answer",

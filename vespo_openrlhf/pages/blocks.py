@@ -1,13 +1,18 @@
-"""What a section is made of: text, tables, settings. Text is escaped; `raw` alone takes HTML."""
+"""What a section is made of: text, tables, settings.
+
+Markup is of the type `Markup`, whose `format` and `join` escape what is not: so text cannot become
+HTML by being forgotten. `raw` alone takes HTML.
+"""
 
 from __future__ import annotations
 
-import html
 import json
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from markupsafe import Markup, escape
 
 
 @dataclass(frozen=True)
@@ -20,36 +25,37 @@ class Block:
         is_figure: whether it may stand beside other figures.
     """
 
-    html: str
+    html: Markup
     script: str = ""
     is_figure: bool = False
 
 
-def escape(text: object) -> str:
-    """`text` for HTML, in an attribute as well."""
-    return html.escape(str(text))
-
-
-def inline(text: object) -> str:
+def inline(text: object) -> Markup:
     """`text` for HTML, with `backquoted` parts set as code."""
-    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+    return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+
+
+def joined(template: str, rows: Iterable[Sequence[object]]) -> Markup:
+    """The template, filled in with each row, one behind the other."""
+    return Markup().join(Markup(template).format(*row) for row in rows)
 
 
 def raw(markup: str) -> Block:
     """HTML as it is. Whoever calls this has escaped what came from outside."""
-    return Block(markup)
+    return Block(Markup(markup))
 
 
 def paragraph(text: str) -> Block:
     """Text; an empty line starts a new paragraph, `backquotes` set code."""
     parts = [part for part in re.split(r"\n\s*\n", text) if part.strip()]
-    return Block("".join(f"<p>{inline(part)}</p>" for part in parts))
+    return Block(joined("<p>{}</p>", ((inline(part),) for part in parts)))
 
 
 def facts(mapping: Mapping[str, object]) -> Block:
     """Names and their values, one pair a line; a Block is a value too."""
-    pairs = (f"<div><dt>{inline(k)}</dt><dd>{_cell(v)}</dd></div>" for k, v in mapping.items())
-    return Block(f'<dl class="facts">{"".join(pairs)}</dl>')
+    pairs = ((inline(name), _cell(value)) for name, value in mapping.items())
+    inside = joined("<div><dt>{}</dt><dd>{}</dd></div>", pairs)
+    return Block(Markup('<dl class="facts">{}</dl>').format(inside))
 
 
 def tiles(mapping: Mapping[str, tuple[str, str] | str]) -> Block:
@@ -57,9 +63,9 @@ def tiles(mapping: Mapping[str, tuple[str, str] | str]) -> Block:
     parts = []
     for name, value in mapping.items():
         number, note = value if isinstance(value, tuple) else (value, "")
-        note = f'<dd class="note">{inline(note)}</dd>' if note else ""
-        parts.append(f"<div><dt>{inline(name)}</dt><dd>{inline(number)}</dd>{note}</div>")
-    return Block(f'<dl class="tiles">{"".join(parts)}</dl>')
+        parts.append((inline(name), inline(number), optional('<dd class="note">{}</dd>', note)))
+    inside = joined("<div><dt>{}</dt><dd>{}</dd>{}</div>", parts)
+    return Block(Markup('<dl class="tiles">{}</dl>').format(inside))
 
 
 def legend(names: Sequence[str], note: str = "") -> Block:
@@ -69,12 +75,12 @@ def legend(names: Sequence[str], note: str = "") -> Block:
         names: in the order of `figures.line_style`.
         note: said after them.
     """
-    items = "".join(
-        f'<li><span class="swatch {_swatch(index)}" aria-hidden="true"></span>{escape(name)}</li>'
-        for index, name in enumerate(names)
+    items = joined(
+        '<li><span class="swatch {}" aria-hidden="true"></span>{}</li>',
+        ((_swatch(index), name) for index, name in enumerate(names)),
     )
-    note = f"<li>{inline(note)}</li>" if note else ""
-    return Block(f'<ul class="legend" aria-label="runs">{items}{note}</ul>')
+    template = Markup('<ul class="legend" aria-label="runs">{}{}</ul>')
+    return Block(template.format(items, optional("<li>{}</li>", note)))
 
 
 def _swatch(index: int) -> str:
@@ -97,38 +103,58 @@ def table(
         numeric: indices of the columns that are set flush right.
     """
     assert all(len(row) == len(headers) for row in rows)
-    classes = ['class="number"' if column in numeric else "" for column in range(len(headers))]
-    head = "".join(
-        f'<th scope="col" {c}>{inline(name)}</th>' for c, name in zip(classes, headers, strict=True)
-    )
-    body = "".join(_row(row, classes) for row in rows)
     # Not a <caption>: that is as wide as its table, and would scroll away with it.
-    above = f'<p class="caption">{inline(caption)}</p>' if caption else ""
-    label = escape(caption or ", ".join(headers))
+    above = optional('<p class="caption">{}</p>', caption)
+    label = caption or ", ".join(headers)
     return Block(
-        f'<div>{above}<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div></div>"
+        Markup("<div>{}{}</div>").format(above, _scrolling("scroll", label, headers, rows, numeric))
     )
 
 
-def _row(cells: Sequence[object], classes: Sequence[str], row_class: str = "") -> str:
-    first, *rest = (_cell(cell) for cell in cells)
-    columns = "".join(f"<td {c}>{cell}</td>" for c, cell in zip(classes[1:], rest, strict=True))
-    mark = f' class="{row_class}"' if row_class else ""
-    return f'<tr{mark}><th scope="row" {classes[0]}>{first}</th>{columns}</tr>'
+def _scrolling(
+    style: str,
+    label: str,
+    headers: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    numeric: Collection[int] = (),
+    row_class: str = "",
+) -> Markup:
+    right = Markup(' class="number"')
+    classes = [right if column in numeric else "" for column in range(len(headers))]
+    mark = Markup(' class="{}"').format(row_class) if row_class else ""
+    lines = []
+    for row in rows:
+        first, *rest = zip(classes, map(_cell, row), strict=True)
+        heading = joined('<th scope="row"{}>{}</th>', [first])
+        lines.append((mark, heading, joined("<td{}>{}</td>", rest)))
+    return Markup(
+        '<div class="{}" tabindex="0" role="region" aria-label="{}">'
+        "<table><thead><tr>{}</tr></thead><tbody>{}</tbody></table></div>"
+    ).format(
+        style,
+        label,
+        joined('<th scope="col"{}>{}</th>', zip(classes, map(inline, headers), strict=True)),
+        joined("<tr{}>{}{}</tr>", lines),
+    )
 
 
-def _cell(value: object) -> str:
+def optional(template: str, text: str) -> Markup:
+    """The template around a text, or nothing where there is none."""
+    return Markup(template).format(inline(text)) if text else Markup()
+
+
+def _cell(value: object) -> Markup:
     if isinstance(value, Block):
         return value.html
-    return "–" if value is None else inline(value)
+    return Markup("–") if value is None else inline(value)
 
 
 def details(summary: str, *blocks: Block) -> Block:
     """Blocks that are shown when the reader asks for them."""
-    inside = "".join(block.html for block in blocks)
+    inside = Markup().join(block.html for block in blocks)
     scripts = "\n".join(dict.fromkeys(block.script for block in blocks if block.script))
-    return Block(f"<details><summary>{inline(summary)}</summary>{inside}</details>", scripts)
+    template = Markup("<details><summary>{}</summary>{}</details>")
+    return Block(template.format(inline(summary), inside), scripts)
 
 
 def settings_table(runs: Mapping[str, Mapping[str, Any]], what: str = "settings") -> Block:
@@ -155,20 +181,15 @@ def settings_table(runs: Mapping[str, Mapping[str, Any]], what: str = "settings"
             title = f"{title} that are equal" if different else f"All {title} are equal"
         columns = {name: shown[name][:1] for name in equal}
         parts.append(details(title, _named_values(["value"], columns)))
-    return Block("".join(part.html for part in parts))
+    return Block(Markup().join(part.html for part in parts))
 
 
 def _named_values(columns: list[str], rows: Mapping[str, list[str]], row_class: str = "") -> Block:
-    classes = [""] * (len(columns) + 1)
-    body = "".join(
-        _row([Block(f"<code>{escape(name)}</code>"), *values], classes, row_class)
-        for name, values in rows.items()
-    )
-    head = "".join(f'<th scope="col">{escape(column)}</th>' for column in ("name", *columns))
-    return Block(
-        '<div class="scroll settings" tabindex="0" role="region" aria-label="settings">'
-        f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
-    )
+    lines = [
+        [Block(Markup("<code>{}</code>").format(name)), *values] for name, values in rows.items()
+    ]
+    headers = ["name", *columns]
+    return Block(_scrolling("scroll settings", "settings", headers, lines, row_class=row_class))
 
 
 def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:

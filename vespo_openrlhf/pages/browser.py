@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from importlib import resources
 from typing import Any
 
-from .blocks import Block, escape
+from markupsafe import Markup
+
+from .blocks import Block, joined
 
 #: A stretch of a response: text as it stands, the answer that was judged, or how many characters
 #: are left out here.
@@ -114,33 +116,28 @@ def sample_browser(
     }
     # "<" would let a response close the element.
     text = json.dumps(data, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
+    wrong = sorted({sample.reason for sample in samples if not sample.right})
     controls = [
         _select("run", "run", [(str(i), run) for i, run in enumerate(runs)]),
         _select("group", "benchmark", [(g, g) for g in sorted({p.group for p in problems})]),
-        _select(
-            "verdict",
-            "verdict",
-            [("right", "right"), ("wrong", "wrong")]
-            + [(reason, reason) for reason in sorted({s.reason for s in samples if not s.right})],
-        ),
-        '<label>text or problem<input type="search" name="text" autocomplete="off"></label>',
+        _select("verdict", "verdict", [(v, v) for v in ("right", "wrong", *wrong)]),
     ]
     script = resources.files(__package__).joinpath("browser.js").read_text(encoding="utf-8")
-    return Block(
+    html = Markup(
         '<div class="browser"><noscript><p>Leafing through samples needs JavaScript.</p></noscript>'
-        f'<form class="controls" role="search">{"".join(controls)}</form>'
+        '<form class="controls" role="search">{}'
+        '<label>text or problem<input type="search" name="text" autocomplete="off"></label></form>'
         '<p class="count" role="status"></p><ol></ol>'
         '<button type="button" hidden>show more</button>'
-        f'<script type="application/json">{text}</script></div>',
-        script,
+        '<script type="application/json">{}</script></div>'
     )
+    return Block(html.format(Markup().join(controls), Markup(text)), script)
 
 
-def _select(name: str, title: str, choices: Sequence[tuple[str, str]]) -> str:
+def _select(name: str, title: str, choices: Sequence[tuple[str, str]]) -> Markup:
     if len(choices) < 2:
-        return ""
-    options = "".join(f'<option value="{escape(v)}">{escape(text)}</option>' for v, text in choices)
-    return (
-        f'<label>{title}<select name="{name}"><option value="">all</option>{options}</select>'
-        "</label>"
-    )
+        return Markup()
+    options = joined('<option value="{}">{}</option>', choices)
+    return Markup(
+        '<label>{}<select name="{}"><option value="">all</option>{}</select></label>'
+    ).format(title, name, options)

@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from .blocks import Block, escape, inline
+from markupsafe import Markup
+
+from .blocks import Block, optional
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -102,21 +104,24 @@ def figure(drawing: Figure, caption: str, alt: str = "", *, title: str = "") -> 
         alt: what a reader who cannot see it is told; the title and caption if empty.
         title: above it: the quantity and its unit.
     """
-    label = escape(alt or " ".join(filter(None, (title, caption))))
-    heading = f"<h3>{inline(title)}</h3>" if title else ""
-    under = f"<figcaption>{inline(caption)}</figcaption>" if caption else ""
+    label = alt or " ".join(filter(None, (title, caption)))
     width = 72 * drawing.get_size_inches()[0]
     drawn = _svg(drawing, label)
     if width > _WIDE:
-        drawn = (
-            f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">'
-            f'<div style="min-width: {width:.0f}px">{drawn}</div></div>'
-        )
-    wide = ' class="wide"' if width > _WIDE else ""
-    return Block(f"<figure{wide}>{heading}{drawn}{under}</figure>", is_figure=True)
+        drawn = Markup(
+            '<div class="scroll" tabindex="0" role="region" aria-label="{}">'
+            '<div style="min-width: {:.0f}px">{}</div></div>'
+        ).format(label, width, drawn)
+    html = Markup("<figure{}>{}{}{}</figure>").format(
+        Markup(' class="wide"') if width > _WIDE else "",
+        optional("<h3>{}</h3>", title),
+        drawn,
+        optional("<figcaption>{}</figcaption>", caption),
+    )
+    return Block(html, is_figure=True)
 
 
-def _svg(drawing: Figure, label: str) -> str:
+def _svg(drawing: Figure, label: str) -> Markup:
     import matplotlib
 
     stream = io.StringIO()
@@ -136,7 +141,7 @@ def _svg(drawing: Figure, label: str) -> str:
     text = re.sub(r'\bid="', f'id="{prefix}-', text)
     text = re.sub(r'(href="|url\()#', rf"\1#{prefix}-", text)
     text = re.sub(r">\s+<", "><", text)
-    opening = f'<svg role="img" aria-label="{label}" '
-    return re.sub(
-        r'^<svg[^>]*?(viewBox="[^"]*")[^>]*>', lambda hit: f"{opening}{hit[1]}>", text
+    opening = Markup('<svg role="img" aria-label="{}" ').format(label)
+    return Markup(
+        re.sub(r'^<svg[^>]*?(viewBox="[^"]*")[^>]*>', lambda hit: f"{opening}{hit[1]}>", text)
     ).strip()

@@ -12,13 +12,13 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vespo_openrlhf.cpu import FORCE_VARIABLE
+from vespo_openrlhf.files import read_json_lines
 from vespo_openrlhf.peers import trl_env
 from vespo_openrlhf.peers.figures import Batch, Run
 from vespo_openrlhf.peers.task import LEARNING_RATE, Task
-from vespo_openrlhf.peers.watch import Watch
+from vespo_openrlhf.peers.usage import Watch
 from vespo_openrlhf.quickstart.job import to_arguments
 from vespo_openrlhf.quickstart.pipeline import Plan, training_flags
 
@@ -98,7 +98,7 @@ def run_trl(job: Job, venv: Path, *, continuous: bool) -> Run:
 
 
 def _ours_batches(run_dir: Path) -> list[Batch]:
-    lines = _lines(run_dir / "metrics.jsonl")
+    lines = read_json_lines(run_dir / "metrics.jsonl")
     return [
         Batch(line["time"], line["rollout/reward_mean"], int(line["rollout/num_samples"]))
         for line in lines
@@ -109,7 +109,7 @@ def _ours_batches(run_dir: Path) -> list[Batch]:
 def _ours_began(run_dir: Path) -> float:
     """When the first group was sent to an engine. Its stamp is of the clock that all processes of a
     machine have in common, and that starts with the machine."""
-    first = min(group["dispatched_at"] for group in _lines(run_dir / "samples.jsonl"))
+    first = min(group["dispatched_at"] for group in read_json_lines(run_dir / "samples.jsonl"))
     return first + time.time() - time.monotonic()
 
 
@@ -128,12 +128,8 @@ def _openrlhf_batches(run_dir: Path, samples: int) -> tuple[float, list[Batch]]:
 
 
 def _trl_batches(path: Path) -> tuple[float, list[Batch]]:
-    first, *rest = _lines(path)
+    first, *rest = read_json_lines(path)
     return first["began"], [Batch(**line) for line in rest]
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def _run(command: list[str], out: Path) -> tuple[float, Watch]:

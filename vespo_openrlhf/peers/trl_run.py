@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from vespo_openrlhf.files import read_json_lines
 from vespo_openrlhf.peers.task import LEARNING_RATE, MIN_LEARNING_RATE_SHARE, WARM_UP_SHARE
 from vespo_openrlhf.reward import verify
 
@@ -28,7 +29,7 @@ def main(path: str) -> None:
 
     transformers.logging.set_verbosity_error()
     tokenizer = AutoTokenizer.from_pretrained(job["model"])
-    rows = [json.loads(line) for line in Path(job["data"]).read_text().splitlines()]
+    rows = read_json_lines(Path(job["data"]))
     dataset = Dataset.from_list(to_rows(rows[: job["prompts"] * job["batches"]], tokenizer))
     model = AutoModelForCausalLM.from_pretrained(
         job["model"], dtype=torch.float32, attn_implementation="sdpa"

@@ -16,13 +16,14 @@ import copy
 import json
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
 from vespo_openrlhf.embedded.arithmetic import Problem, split_problems, worked_solution
-from vespo_openrlhf.embedded.model import labelled, reproducible
+from vespo_openrlhf.embedded.model import labelled, reproducible, teach
 from vespo_openrlhf.peers.task import LARGE
 
 #: The chance of working a sum out once more, and the most times.
@@ -49,7 +50,8 @@ def build(embedded: Path, out: Path) -> None:
     used = settings["heldout_problems"] + settings["train_problems"]
     problems = split_problems(settings["seed"], [used, STEPS * ROWS])[1]
     with reproducible(settings["seed"]):
-        teach(model, tokenizer, problems)
+        batches = demonstrations(tokenizer, problems)
+        teach(model, batches, STEPS, PEAK_LR, rise=0.1, weight_decay=0.01, progress=False)
         model = grow(model)
     tokenizer.model_max_length = GROWN["max_position_embeddings"]
     part = out.with_name(out.name + ".part")
@@ -67,25 +69,14 @@ def solution(problem: Problem, rng: random.Random) -> str:
     return "\n".join([worked] * times)
 
 
-def teach(
-    model: Qwen3ForCausalLM, tokenizer: PreTrainedTokenizerFast, problems: list[Problem]
-) -> None:
-    """Supervised steps on `solution`s; changes the model."""
+def demonstrations(
+    tokenizer: PreTrainedTokenizerFast, problems: list[Problem]
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Ids and labels of `ROWS` `solution`s at a time."""
     rng = random.Random("uneven")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=PEAK_LR, betas=(0.9, 0.95))
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, PEAK_LR, total_steps=STEPS + 1, pct_start=0.1, cycle_momentum=False
-    )
-    model.train()
-    for step in range(STEPS):
-        rows = problems[step * ROWS : (step + 1) * ROWS]
-        ids, labels = labelled(tokenizer, rows, [solution(problem, rng) for problem in rows])
-        optimizer.zero_grad()
-        model(input_ids=ids, labels=labels).loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-    model.eval()
+    for start in range(0, len(problems), ROWS):
+        rows = problems[start : start + ROWS]
+        yield labelled(tokenizer, rows, [solution(problem, rng) for problem in rows])
 
 
 def grow(small: Qwen3ForCausalLM) -> Qwen3ForCausalLM:

@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vespo_openrlhf.quickstart.cluster import LocalCluster, ray_command
+from vespo_openrlhf.quickstart.local_ray import LocalCluster, ray_command
 
 _POLL_S = 0.5
 _TAIL_LINES = 40

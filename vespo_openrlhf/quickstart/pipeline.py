@@ -15,10 +15,10 @@ from typing import Any
 
 from vespo_openrlhf import cpu
 from vespo_openrlhf.embedded.build import read_finished
-from vespo_openrlhf.embedded.settings import Settings
-from vespo_openrlhf.quickstart.cluster import LocalCluster
+from vespo_openrlhf.embedded.options import BuildOptions
 from vespo_openrlhf.quickstart.evaluator import Evaluator
 from vespo_openrlhf.quickstart.job import run_job, to_arguments
+from vespo_openrlhf.quickstart.local_ray import LocalCluster
 from vespo_openrlhf.quickstart.plot import plot_run
 from vespo_openrlhf.report import write_report
 from vespo_openrlhf.report.runs import read_run
@@ -129,7 +129,7 @@ def _step(title: str) -> Iterator[None]:
 
 def _build(plan: Plan) -> None:
     begun = [name for name in ("before", "run") if (plan.out / name).exists()]
-    built = read_finished(plan.built, Settings(seed=plan.seed))
+    built = read_finished(plan.built, BuildOptions(seed=plan.seed))
     if begun and built is None:
         raise ValueError(
             f"{plan.out} holds a run of another model than this version builds: name another "

@@ -282,7 +282,7 @@ def _rest(runs: Sequence[Run], used: set[str]) -> list[pages.Block]:
         title = f"{len(drawn)} more metrics, under the names they were logged by" + (
             f" ({left} more are left out)" if left else ""
         )
-        grid = pages.raw(f'<div class="figures">{"".join(block.html for block in drawn)}</div>')
+        grid = pages.raw('<div class="figures">{}</div>'.format("".join(b.html for b in drawn)))
         blocks.append(pages.details(title, grid))
     if constant:
         rows = [

@@ -18,9 +18,9 @@ import time
 from collections import deque
 from collections.abc import Sequence
 
-from .config import SchedulerConfig
 from .lag import LagOptions
-from .prompts import PromptLedger
+from .ledger import PromptLedger
+from .options import SchedulerConfig
 from .protocols import Request, TrainStep
 from .scheduler import Scheduler
 

@@ -1,4 +1,4 @@
-"""The engines as the scheduler sees them: load, weights, and what each of them holds."""
+"""The engines as the scheduler sees them: what each of them holds, and which has room."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class EngineSlot:
 
 
 class EnginePool:
-    """Engines that have weights and take requests, and those that still wait for weights.
+    """The engines that have weights and take requests.
 
     Args:
         capacity: sequences kept in flight per engine, at most.
@@ -32,34 +32,21 @@ class EnginePool:
         self.capacity = capacity
         self._group_size = group_size
         self.ready: dict[str, EngineSlot] = {}
-        self.joining: dict[str, Engine] = {}
         self.in_flight = 0
         self.idle = 0
         # (load, order of entry, slot); an entry whose load is out of date is skipped.
         self._by_load: list[tuple[int, int, EngineSlot]] = []
         self._entries = 0
 
-    @property
-    def names(self) -> list[str]:
-        """All engines, those that wait for weights included."""
-        return [*self.ready, *self.joining]
+    def add(self, name: str, engine: Engine) -> None:
+        """A new engine, which takes requests from now on."""
+        slot = self.ready[name] = EngineSlot(name, engine)
+        self.idle += 1
+        self._offer(slot)
 
-    def join(self, name: str, engine: Engine) -> None:
-        """A new engine, which waits for its first weights.
-
-        Raises:
-            ValueError: an engine of that name is here already.
-        """
-        if name in self.ready or name in self.joining:
-            raise ValueError(f"engine {name!r} is here already")
-        self.joining[name] = engine
-
-    def make_ready(self, name: str) -> None:
-        """An engine has weights: a joining one takes requests from now on."""
-        if name in self.joining:
-            slot = self.ready[name] = EngineSlot(name, self.joining.pop(name))
-            self.idle += 1
-            self._offer(slot)
+    def has_room(self, slot: EngineSlot) -> bool:
+        """Whether the engine can take a group."""
+        return slot.load + self._group_size <= self.capacity
 
     def least_loaded(self) -> EngineSlot | None:
         """The engine with the fewest sequences that has room for a group."""
@@ -71,7 +58,7 @@ class EnginePool:
             heapq.heappop(heap)
         return None
 
-    def add(self, slot: EngineSlot, group: Group) -> None:
+    def dispatch(self, slot: EngineSlot, group: Group) -> None:
         """A group is dispatched to the engine."""
         slot.groups[group.ticket] = group
         self._change_load(slot, self._group_size)
@@ -89,7 +76,6 @@ class EnginePool:
 
     def fail(self, name: str) -> list[Group]:
         """The engine is dead: the groups it held are returned, and no longer counted."""
-        self.joining.pop(name, None)
         slot = self.ready.get(name)
         if slot is None:
             return []
@@ -109,11 +95,11 @@ class EnginePool:
         self._offer(slot)
 
     def _offer(self, slot: EngineSlot) -> None:
-        if slot.load + self._group_size > self.capacity:
+        if not self.has_room(slot):
             return
         self._entries += 1
         heapq.heappush(self._by_load, (slot.load, self._entries, slot))
         if len(self._by_load) > 64 + 8 * len(self.ready):
-            self._by_load = [(s.load, i, s) for i, s in enumerate(self.ready.values())]
-            self._by_load = [e for e in self._by_load if e[0] + self._group_size <= self.capacity]
+            slots = [slot for slot in self.ready.values() if self.has_room(slot)]
+            self._by_load = [(slot.load, i, slot) for i, slot in enumerate(slots)]
             heapq.heapify(self._by_load)

@@ -1,19 +1,17 @@
-"""Version-stamped groups, and the choice of the ones that train next.
+"""Version-stamped groups: all n samples of one prompt.
 
-A group is all n samples of one prompt; it is dispatched, completed, trained or dropped as a
-whole. `LiveGroups` holds those that are in flight or complete, by their deadline, and chooses the
-batch that can go to the trainer such that everything that is waited for can still be used in time.
+A group is dispatched, completed, trained or dropped as a whole. live.py holds those that are in
+flight or complete.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .lag import LagBudget, Spans, check_spans
-from .prompts import Prompt
+from .lag import Spans, check_spans
+from .ledger import Prompt
 
 _GENERATING, _GENERATED, _SETTLED = range(3)
 
@@ -26,8 +24,8 @@ class Group:
             a new one, so that events of the old dispatch can be told apart.
         engine: where all its samples are generated, so that they share the prompt's prefix.
         dispatched_version: the version every engine had at dispatch; no token is older.
-        lag: the working lag at dispatch, in updates.
-        waited_for: the trainer may not go past this group's deadline without it.
+        lag, waited_for: what the policy said at dispatch, see `policy.Send`.
+        deadline: that lag after its dispatch, and once it is complete after its oldest token.
         spans, payloads, rewards: per sample. A payload is whatever the engine handed over with
             the sample, never looked into here; a reward of None is one that never came.
         unfinished, unscored: how many samples are not generated yet, or have no verdict yet.
@@ -167,6 +165,30 @@ class Group:
         return group
 
 
+def saved_groups(
+    saved: Sequence[dict[str, Any]],
+    payloads: Mapping[int, Sequence[Any]],
+    limit: int | None,
+    now: float,
+) -> list[Group]:
+    """The complete groups of a checkpoint, earliest deadline first.
+
+    Args:
+        saved: of `Group.state_dict`.
+        payloads: ticket -> payloads of its samples; a group that has none is left out.
+        limit: their lag is cut to that many updates.
+        now: seconds.
+    """
+    groups = []
+    for state in saved:
+        if len(payloads.get(state["ticket"], ())) == len(state["rewards"]):
+            group = Group.from_state_dict(state, list(payloads[state["ticket"]]), now)
+            group.lag = group.lag if limit is None else min(group.lag, limit)
+            group.deadline = group.oldest_version + group.lag
+            groups.append(group)
+    return sorted(groups, key=lambda group: group.deadline)
+
+
 @dataclass(frozen=True, eq=False)
 class Batch:
     """A rollout batch of complete groups.
@@ -200,182 +222,3 @@ class Batch:
             for version, mini_batch in enumerate(self.mini_batches, start=self.version)
             for group in mini_batch
         )
-
-
-class _Shelf:
-    """Groups by deadline, and how many of each deadline are waited for."""
-
-    def __init__(self) -> None:
-        self.groups: dict[int, dict[Group, None]] = {}
-        self.waited_for: dict[int, int] = {}
-        self.size = 0
-
-    def add(self, group: Group) -> None:
-        deadline = group.deadline
-        self.groups.setdefault(deadline, {})[group] = None
-        self.waited_for[deadline] = self.waited_for.get(deadline, 0) + group.waited_for
-        self.size += 1
-
-    def remove(self, group: Group) -> None:
-        deadline = group.deadline
-        del self.groups[deadline][group]
-        self.waited_for[deadline] -= group.waited_for
-        if not self.groups[deadline]:
-            del self.groups[deadline], self.waited_for[deadline]
-        self.size -= 1
-
-    def before(self, position: int) -> list[Group]:
-        return [group for d, groups in self.groups.items() if d < position for group in groups]
-
-
-class LiveGroups:
-    """Groups in flight and complete groups, by deadline.
-
-    Args:
-        budget: what has to be kept.
-        enforced: False where a group that is too old is trained all the same.
-    """
-
-    def __init__(self, budget: LagBudget, *, enforced: bool) -> None:
-        self._budget = budget
-        self._enforced = enforced
-        self._in_flight = _Shelf()
-        self._complete = _Shelf()
-
-    @property
-    def in_flight(self) -> int:
-        """Groups in flight."""
-        return self._in_flight.size
-
-    @property
-    def complete(self) -> int:
-        """Complete groups."""
-        return self._complete.size
-
-    @property
-    def total(self) -> int:
-        """Groups in flight and complete ones."""
-        return self.in_flight + self.complete
-
-    def add_in_flight(self, group: Group) -> None:
-        """A group has been dispatched."""
-        self._in_flight.add(group)
-
-    def remove_in_flight(self, group: Group) -> None:
-        """A group in flight is given up, or about to be complete."""
-        self._in_flight.remove(group)
-
-    def add_complete(self, group: Group) -> None:
-        """A group is whole. Its tokens may turn out younger than its dispatch."""
-        group.deadline = group.oldest_version + group.lag
-        self._complete.add(group)
-
-    def complete_groups(self) -> list[Group]:
-        """The complete groups, earliest deadline first."""
-        shelf = self._complete.groups
-        return [group for deadline in sorted(shelf) for group in shelf[deadline]]
-
-    def restore(
-        self,
-        saved: Sequence[dict[str, Any]],
-        payloads: Mapping[int, Sequence[Any]],
-        position: int,
-        now: float,
-    ) -> None:
-        """Complete groups of a checkpoint join, as many as can be used from `position` in time.
-
-        Args:
-            saved: of `Group.state_dict`.
-            payloads: ticket -> payloads of its samples; a group that has none is left out.
-            position: the version at which the next batch starts.
-            now: seconds.
-        """
-        groups = []
-        for state in saved:
-            if len(payloads.get(state["ticket"], ())) == len(state["rewards"]):
-                state = {**state, "lag": min(state["lag"], self._budget.limit)}
-                found = list(payloads[state["ticket"]])
-                groups.append(Group.from_state_dict(state, found, now))
-        for group in sorted(groups, key=lambda group: group.deadline):
-            if self.complete < self._budget.room(group.deadline, position):
-                self.add_complete(group)
-
-    def take(self, position: int, size: int) -> tuple[list[Group], list[Group]]:
-        """The groups of the next batch, oldest first, and those that are now too old to use.
-
-        Args:
-            position: the version at which the batch starts.
-            size: groups in the batch; at least that many are complete.
-
-        Returns:
-            (batch, overdue). The overdue groups are taken out. The batch is empty if too few are
-            left, or if a group in flight has to be waited for; otherwise it is taken out, and
-            group i of it meets its deadline in mini-batch i // groups_per_update.
-        """
-        updates = -(-size // self._budget.groups_per_update)
-        if not self._in_flight_fit(position + updates):
-            return [], []
-        chosen, overdue = self._choose(position, size)
-        if len(chosen) < size:
-            chosen = []
-        for group in itertools.chain(chosen, overdue):
-            self._complete.remove(group)
-        return chosen, overdue
-
-    def expired(self, position: int) -> tuple[list[Group], list[Group]]:
-        """Groups with a deadline before `position`: (in flight, complete). They are taken out.
-
-        None where groups are trained whatever their age.
-        """
-        if not self._enforced:
-            return [], []
-        in_flight, complete = self._in_flight.before(position), self._complete.before(position)
-        assert not any(group.waited_for for group in in_flight + complete), "not waited for"
-        for group in in_flight:
-            self._in_flight.remove(group)
-        for group in complete:
-            self._complete.remove(group)
-        return in_flight, complete
-
-    def _choose(self, position: int, size: int) -> tuple[list[Group], list[Group]]:
-        """Those that are waited for, and the others in the slots that are left; of both the
-        earliest deadlines, and the chosen in the order of their deadlines.
-
-        Of those that are waited for, the rest then still fits: all that were taken have earlier
-        deadlines, so that every count up to a later deadline has gone down by a whole batch.
-        """
-        candidates = self.complete_groups()
-        if not self._enforced:
-            return candidates[:size], []
-        must = min(size, sum(group.waited_for for group in candidates))
-        free = size - must
-        chosen: list[Group] = []
-        overdue: list[Group] = []
-        for group in candidates:
-            in_time = len(chosen) < self._budget.room(group.deadline, position)
-            if group.waited_for and must:
-                if not in_time:  # the last that is not waited for gives way
-                    place = max(i for i, other in enumerate(chosen) if not other.waited_for)
-                    overdue.append(chosen.pop(place))
-                    free += 1
-                chosen.append(group)
-                must -= 1
-            elif not group.waited_for and not in_time:
-                overdue.append(group)
-            elif not group.waited_for and free:
-                chosen.append(group)
-                free -= 1
-            if not must and not free:
-                break
-        return chosen, overdue
-
-    def _in_flight_fit(self, position: int) -> bool:
-        """Whether the groups in flight that are waited for can all be used from `position`."""
-        if not self._enforced:
-            return True
-        waiting = 0
-        for deadline in sorted(self._in_flight.groups):
-            waiting += self._in_flight.waited_for[deadline]
-            if waiting > self._budget.room(deadline, position):
-                return False
-        return True

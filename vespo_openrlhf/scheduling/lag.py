@@ -17,7 +17,9 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Literal
+
+from ..options import Options, option
 
 OnStale = Literal["wait", "drop", "keep"]
 KV = Literal["recompute", "keep"]
@@ -104,52 +106,58 @@ class TokenVersions:
 
 
 @dataclass(frozen=True)
-class LagOptions:
-    """How old a trained token may be, and what is done about it. Flags: `--lag.{field}`.
+class LagOptions(Options):
+    """How old a trained token may be, and what is done about it."""
 
-    Args:
-        max: L, the bound on the lag of the oldest token of any trained sample, in updates. None:
-            the least that lets the next batch be generated while one trains.
-        on_stale: what to do about a group that would become too old. "wait": the trainer waits
-            for it. "drop": it is dropped and its prompt sent again; a prompt dropped twice is
-            waited for. "keep": it is trained all the same, and counted; L is then no hard bound.
-        sync_every: k, updates from one weight sync to the next. None: one sync per batch.
-        target_ess: effective sample size of the importance weights, as a share of the batch in
-            (0, 1), that the working lag is steered to, within `max`. None: the working lag is
-            `max`.
-        kv: what becomes of the KV cache of an unfinished response when its engine takes new
-            weights. "recompute": it is computed again, so that a token depends on one version
-            alone, that of its stamp. "keep": later tokens attend to what older weights made of
-            the earlier ones; their stamp is the version that sampled them.
-
-    Raises:
-        ValueError: a value out of range.
-    """
-
-    max: int | None = None
-    on_stale: OnStale = "wait"
-    sync_every: int | None = None
-    target_ess: float | None = None
-    kv: KV = "recompute"
-
-    def __post_init__(self) -> None:
-        if self.max is not None and self.max < 0:
-            raise ValueError(f"lag.max is a number of updates, at least 0, got {self.max}")
-        if self.on_stale not in get_args(OnStale):
-            names = ", ".join(get_args(OnStale))
-            raise ValueError(f"lag.on_stale must be one of {names}, got {self.on_stale!r}")
-        if self.kv not in get_args(KV):
-            raise ValueError(f"lag.kv must be one of {', '.join(get_args(KV))}, got {self.kv!r}")
-        if self.sync_every is not None and self.sync_every < 1:
-            raise ValueError(f"lag.sync_every is at least 1 update, got {self.sync_every}")
-        if self.target_ess is not None and not 0 < self.target_ess < 1:
-            raise ValueError(f"lag.target_ess lies between 0 and 1, got {self.target_ess}")
+    max: int | None = option(
+        None,
+        "L, the bound on the lag of the oldest token of any trained sample: time on the engine, in "
+        "the queue and in the batch all count. 0 is on-policy and needs one update per rollout "
+        "batch; higher lets engines and trainer wait less (default: the least that lets the next "
+        "batch be generated while one trains, 2N - 1 for N updates per rollout batch)",
+        at_least=0,
+        because="it is a number of updates",
+    )
+    on_stale: OnStale = option(
+        "wait",
+        "about a group that would become too old: the trainer waits for it (wait); it is dropped "
+        "and its prompt sent again, at most twice (drop); it is trained all the same and counted, "
+        "which makes the bound soft (keep)",
+    )
+    sync_every: int | None = option(
+        None,
+        "k, updates from one weight sync to the next; above N it adds to the lag (default: one "
+        "sync per rollout batch, k = N)",
+        at_least=1,
+    )
+    target_ess: float | None = option(
+        None,
+        "steer the working lag, within --lag.max, to this effective sample size of the importance "
+        "weights, as a share of the batch between 0 and 1 (default: the working lag is --lag.max)",
+        above=0,
+        below=1,
+    )
+    kv: KV = option(
+        "recompute",
+        "the KV cache of unfinished responses when an engine takes new weights, with "
+        "--train.partial_rollout_enable: recompute it, so that a token depends on the weights of "
+        "its version alone; or keep it, which costs nothing, and later tokens attend to what older "
+        "weights made of the earlier ones",
+    )
+    policy: str = option(
+        "bounded",
+        "what decides when a prompt is sent and where, which groups train next, and when the "
+        "engines take new weights: bounded keeps to --lag.max; fifo has no bound, and the lag is "
+        "what comes of it; or a class of yours, as package.module:Class or path/to/file.py:Class",
+    )
 
     def synchronous(self, updates_per_batch: int) -> LagOptions:
-        """The same for the synchronous loop: the least bound that N and k allow. Then no batch is
-        begun before the engines have the weights of the one before."""
+        """The same for the synchronous loop: the policy with a bound, and the least bound that N
+        and k allow. Then no batch is begun before the engines have the weights of the one
+        before."""
         least = minimum_lag(updates_per_batch, self.sync_every or updates_per_batch)
-        return replace(self, max=least if self.max is None else min(self.max, least))
+        limit = least if self.max is None else min(self.max, least)
+        return replace(self, max=limit, policy=LagOptions.policy)
 
 
 @dataclass(frozen=True)

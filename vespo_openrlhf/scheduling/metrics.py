@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .engines import EnginePool
-from .groups import Batch, LiveGroups
+from .groups import Batch
+from .live import LiveGroups
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,7 @@ class BatchReport:
         index, version, updates: which batch; the trainer's version before it, and its updates.
         groups, samples, tokens: its size.
         seconds: since the report before it.
-        working_lag: what admission goes by, in updates.
+        working_lag: what the policy goes by, in updates; None where it has no such thing.
         ess: effective sample size as a share, where the trainer measures it.
         lag: its lag statistics.
         counters: what happened since the report before it.
@@ -122,7 +123,7 @@ class BatchReport:
     samples: int
     tokens: int
     seconds: float
-    working_lag: int
+    working_lag: int | None
     ess: float | None
     lag: LagStatistics
     counters: Counters
@@ -145,7 +146,6 @@ class BatchReport:
             "lag/max": self.lag.max,
             "lag/mean": self.lag.mean,
             "lag/mean_oldest": self.lag.mean_oldest,
-            "lag/working": self.working_lag,
             "lag/tokens_after_sync": self.lag.after_sync / tokens,
             "scheduler/in_flight_samples": self.in_flight,
             "scheduler/in_flight_groups": self.in_flight_groups,
@@ -155,6 +155,8 @@ class BatchReport:
             "scheduler/engine_occupancy": self.engine_occupancy,
             "scheduler/samples_per_second": self.samples / self.seconds if self.seconds else 0.0,
         }
+        if self.working_lag is not None:
+            flat["lag/working"] = self.working_lag
         if self.ess is not None:
             flat["lag/ess"] = self.ess
         for name, count in vars(self.counters).items():
@@ -234,8 +236,8 @@ class Recorder:
         live: LiveGroups,
         *,
         started: float,
-        working_lag: int,
-        limit: int,
+        working_lag: int | None,
+        limit: int | None,
         ess: float | None,
     ) -> BatchReport:
         """The report on a batch that has just been trained; the next one starts from zero.
@@ -243,13 +245,14 @@ class Recorder:
         Args:
             batch, pool, live: as they are now.
             started: when the batch went to the trainer.
-            working_lag, limit: in updates.
+            working_lag, limit: the policy's, in updates.
             ess: as measured by the trainer.
         """
         lag = LagStatistics.of(batch)
         groups = list(batch.groups)
-        over_limit = sum(count for age, count in lag.oldest.items() if age > limit)
-        self.counters.over_limit_samples = over_limit
+        if limit is not None:
+            over_limit = sum(count for age, count in lag.oldest.items() if age > limit)
+            self.counters.over_limit_samples = over_limit
         queued = sum(started - group.completed_at for group in groups)
         seconds = self._now - self._start
         report = BatchReport(

@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 from .groups import Batch
-from .prompts import Prompt
+from .ledger import Prompt
 
 
 class Request(NamedTuple):

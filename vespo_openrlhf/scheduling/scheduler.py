@@ -1,7 +1,7 @@
-"""The asynchronous loop: who generates what, what trains next, when the engines get weights.
+"""The asynchronous loop: the mechanism that carries out what a policy decides.
 
 A state machine without threads or timers of its own. Events come in through the `on_*` methods,
-decisions go out through the two protocols, and the time is read from the clock it is given; so it
+orders go out through the two protocols, and the time is read from the clock it is given; so it
 runs the same under asyncio, under Ray and in simulated time.
 """
 
@@ -10,25 +10,30 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .adaptive import controller_for
-from .config import SchedulerConfig
+from .answers import Answers
 from .deadlines import RewardDeadlines
 from .engines import EnginePool, EngineSlot
-from .groups import Batch, Group, LiveGroups
+from .groups import Batch, Group, saved_groups
+from .ledger import PromptLedger
+from .live import LiveGroups
 from .metrics import BatchReport, Recorder
-from .prompts import Prompt, PromptLedger
-from .protocols import Engine, Request, Trainer, TrainStep
+from .options import SchedulerConfig
+from .outcomes import Outcomes
+from .policies import make_policy
+from .policy import Send, View
+from .protocols import Engine, Request, Trainer
 from .setbacks import Setbacks
 from .sync import WeightSync
+from .training import Training
 
 logger = logging.getLogger(__name__)
 
 
 class Scheduler:
-    """Streams groups through engines to the trainer under a lag budget.
+    """Streams groups through engines to the trainer, as its policy decides.
 
     Args:
         config: the run.
@@ -39,6 +44,9 @@ class Scheduler:
             given to the next prompt at once.
         on_batch: called with the report of each trained batch, before the next one starts; the
             moment to save a checkpoint (`state_dict`).
+
+    Raises:
+        ValueError: the policy cannot keep to the options.
 
     Use: `load_state_dict` to resume, `start`, then events until `finished`, and `tick` at
     `next_timeout`; where it is `hopeless`, to go on would only burn the rest of the data.
@@ -55,36 +63,37 @@ class Scheduler:
         on_batch: Callable[[BatchReport], None] | None = None,
     ) -> None:
         self.config = config
-        self.budget = config.budget()
         self.ledger = ledger
-        self.version = 0  # optimizer updates done
-        self.position = 0  # version at which the next batch will start
-        self.batches = 0
-        self.abandoned = 0  # prompts given up in this process
         self.pool = EnginePool(config.in_flight_per_engine, config.samples_per_prompt)
-        self.live = LiveGroups(self.budget, enforced=config.lag.on_stale != "keep")
+        self.live = LiveGroups()
+        self.policy = make_policy(config)
         self._trainer = trainer
         self._clock = clock
-        self._accept = accept
         self._on_batch = on_batch
-        self._adaptive = controller_for(config.lag, self.budget)
         self._recorder = Recorder(clock())
-        self._groups: dict[int, Group] = {}  # in flight, by ticket
-        self._next_ticket = 0
         self._setbacks = Setbacks(config.prompts_per_batch)
-        self._deadlines = RewardDeadlines(config.reward_timeout, self._groups)
-        self._job = "idle"  # what the trainer does: "idle", "train", "publish"
-        self._sync = WeightSync(self.budget.sync_every, partial_rollout=config.partial_rollout)
-        self._step: TrainStep | None = None  # of the batch in training, the step under way or done
-        self._batch_started = 0.0
-        self._ess: list[float] = []
-        self._recheck = True  # something has changed since no batch could be formed
+        self._outcomes = Outcomes(
+            self.live, self.pool, ledger, self._setbacks, self._recorder, accept
+        )
+        self._deadlines = RewardDeadlines(config.reward_timeout, self.live.tickets)
+        self._training = Training(config.groups_per_update)
+        self._sync = WeightSync(self.pool, partial_rollout=config.partial_rollout)
+        self._view = View(
+            *(self._training, self._sync, self.pool, self.live, ledger, self._setbacks),
+            config.prompts_per_batch,
+        )
+        self._answers = Answers(config.lag.policy, self.pool, self.live, ledger)
         self._deciding = False
 
     @property
-    def working_lag(self) -> int:
-        """The lag that admission goes by now, in updates."""
-        return self._adaptive.lag if self._adaptive else self.budget.limit
+    def version(self) -> int:
+        """Optimizer updates done."""
+        return self._training.version
+
+    @property
+    def batches(self) -> int:
+        """Batches trained."""
+        return self._training.batches
 
     @property
     def finished(self) -> bool:
@@ -103,9 +112,9 @@ class Scheduler:
         Every engine that ever joins needs a name of its own, a replacement too.
         """
         for name, engine in engines.items():
-            self.pool.join(name, engine)
+            self._sync.join(name, engine)
             if self.version == 0:
-                self.pool.make_ready(name)
+                self._sync.have_weights(name)
         self._advance()
 
     def on_generated(
@@ -146,8 +155,9 @@ class Scheduler:
             return
         if payload is not None and group.awaits_reward(sample):
             group.payloads[sample] = payload
-        if self._settle_sample(group, sample, reward):
-            self._recorder.scored(self._clock() - group.generated_at[sample])
+        now = self._clock()
+        if self._outcomes.settle(group, sample, reward, now):
+            self._recorder.scored(now - group.generated_at[sample])
             self._advance()
         else:
             self._recorder.counters.late_events += 1
@@ -155,19 +165,15 @@ class Scheduler:
     def on_engine_failed(self, name: str) -> None:
         """An engine is dead. Its groups are sent again, to others or to its replacement."""
         self._note_time()
-        lost = self.pool.fail(name)
-        for group in lost:
-            del self._groups[group.ticket]
-            self.live.remove_in_flight(group)
-            self._lose(group)
-        logger.warning("engine %s failed: %d groups are sent again", name, len(lost))
+        lost = self._outcomes.lose_engine(name)
+        logger.warning("engine %s failed: %d groups are sent again", name, lost)
         self._settle_update(name)
         self._advance()
 
     def on_engine_joined(self, name: str, engine: Engine) -> None:
         """A new engine. It is given the present weights between two steps of the trainer."""
         self._note_time()
-        self.pool.join(name, engine)
+        self._sync.join(name, engine)
         self._advance()
 
     def on_engine_updated(self, name: str, version: int) -> None:
@@ -176,7 +182,7 @@ class Scheduler:
         if version != self.version or not self._sync.awaits(name):
             self._recorder.counters.late_events += 1
             return
-        self.pool.make_ready(name)
+        self._sync.have_weights(name)
         self._settle_update(name)
         self._advance()
 
@@ -187,15 +193,10 @@ class Scheduler:
             ess: effective sample size of its importance weights, as a share, NaN of none; needed
                 with a target.
         """
-        step = self._step
-        assert self._job == "train" and step, "trained without having been asked"  # noqa: PT018
         self._note_time()
-        self._job = "idle"
-        self.version += step.last - step.first
-        if ess is not None:
-            self._ess.append(ess)
-        if step.last == len(step.batch.mini_batches):
-            self._finish_batch(step.batch)
+        batch = self._training.finish_step(ess)
+        if batch is not None:
+            self._finish_batch(batch)
         self._advance()
 
     def status(self) -> str:
@@ -204,7 +205,7 @@ class Scheduler:
         events = ", ".join(f"{name} {value:g}" for name, value in counters.items() if value)
         return (
             f"{self.live.in_flight} groups in flight ({self.pool.in_flight} sequences on "
-            f"{len(self.pool.ready)} engines, {len(self.pool.joining)} engines without weights), "
+            f"{len(self.pool.ready)} engines, {len(self._sync.joining)} engines without weights), "
             f"{self.live.complete} of {self.config.prompts_per_batch} complete, the trainer: "
             f"{self._job}" + (f"; since the last batch: {events}" if events else "")
         )
@@ -218,7 +219,7 @@ class Scheduler:
         """Give up the rewards that are overdue, and try again what was held back."""
         self._note_time()
         while overdue := self._deadlines.pop_overdue(self._clock()):
-            self._settle_sample(*overdue, None)
+            self._outcomes.settle(*overdue, None, self._clock())
         self._setbacks.tick(self._clock())
         self._advance()
 
@@ -230,15 +231,15 @@ class Scheduler:
         Raises:
             RuntimeError: in mid-batch, where it would not belong to any weights.
         """
-        if self._step is not None:
+        if self._training.batch is not None:
             raise RuntimeError("a checkpoint is taken between batches: in on_batch, say")
         return {
             "version": self.version,
             "batches": self.batches,
-            "next_ticket": self._next_ticket,
+            "next_ticket": self.live.next_ticket,
             "ledger": self.ledger.state_dict(),
             "groups": [group.state_dict() for group in self.live.complete_groups()],
-            "adaptive": self._adaptive.state_dict() if self._adaptive else None,
+            "policy": {"name": self.config.lag.policy, "state": self.policy.state_dict()},
         }
 
     def load_state_dict(
@@ -249,31 +250,40 @@ class Scheduler:
         Args:
             state: of `state_dict`, of a run on the same prompts.
             payloads: ticket -> the payloads of that group's samples. A group without payloads, or
-                too old for the present bound, is not used; its prompt is sent again.
+                one that the policy has no use for, is left out; its prompt is sent again.
 
         Raises:
             ValueError: the state does not belong to these prompts.
         """
-        self.version = self._sync.visible_version = self.position = state["version"]
-        self.batches = state["batches"]
-        self._next_ticket = state["next_ticket"]
-        self.live.restore(state["groups"], payloads or {}, self.position, self._clock())
+        self._training.restore(state["version"], state["batches"])
+        self._sync.visible_version = state["version"]
+        self.live.next_ticket = state["next_ticket"]
+        limit = self.policy.limit
+        for group in saved_groups(state["groups"], payloads or {}, limit, self._clock()):
+            if self.policy.readmit(self._view, group):
+                self.live.add_complete(group)
         whole = {group.prompt[:2] for group in self.live.complete_groups()}
         self.ledger.load_state_dict(state["ledger"], elsewhere=whole)
-        if self._adaptive and state["adaptive"]:
-            self._adaptive.load_state_dict(state["adaptive"])
+        # Checkpoints of before there were policies have the state of bounded's working lag.
+        of_policy = state.get("policy", {"name": "bounded", "state": state.get("adaptive")})
+        if of_policy["name"] == self.config.lag.policy and of_policy["state"] is not None:
+            self.policy.load_state_dict(of_policy["state"])
+
+    @property
+    def _job(self) -> str:
+        """What the trainer does."""
+        return "publish" if self._sync.under_way else "train" if self._training.busy else "idle"
 
     @property
     def _all_trained(self) -> bool:
-        no_more = self.ledger.exhausted or self.position == self.config.max_updates
-        return no_more and not self._step and not self.live.total
+        return self.ledger.exhausted and not self._training.batch and not self.live.total
 
     def _note_time(self) -> None:
         self._recorder.advance(self._clock(), self.pool, self._job)
 
     def _find(self, ticket: int) -> Group | None:
         self._note_time()
-        group = self._groups.get(ticket)
+        group = self.live.tickets.get(ticket)
         if group is None:
             self._recorder.counters.late_events += 1
         return group
@@ -285,146 +295,85 @@ class Scheduler:
         if self._job == "idle":
             self._start_trainer_job()
         self._dispatch()
+        self._check_progress()
         self._deciding = False
 
     def _start_trainer_job(self) -> None:
-        engines = self._sync.engines_to_update(self.version, self.pool, last=self._all_trained)
-        if engines:
-            self._job = "publish"
-            self._sync.begin(engines, self.pool)
+        behind = self.version > self._sync.visible_version
+        due = behind and (self._all_trained or self.policy.sync_now(self._view))
+        if engines := self._sync.begin(due=due):
             self._trainer.publish(self.version, engines)
-        elif self._step is not None:
-            self._train(self._step.batch, self._step.last)
-        elif self._recheck:
-            batch = self._form_batch()
-            self._recheck = batch is not None
-            if batch:
-                self._train(batch, 0)
+            return
+        if self._training.batch is None and self.live.changed:
+            self._form_batch()
+        if self._training.batch is not None:
+            updates = self._answers.updates(self.policy.updates_to_sync(self._view))
+            self._trainer.train(self._training.next_step(updates))
 
     def _settle_update(self, engine: str) -> None:
-        if self._sync.settle(engine, self.version):
-            self._job = "idle"
+        self._sync.settle(engine, self.version)
+        self.live.changed |= not self._sync.under_way  # what the policy sees has
 
-    def _train(self, batch: Batch, first: int) -> None:
-        """Train up to the next weight sync, or to the end of the batch."""
-        self._job = "train"
-        last = min(first + self._sync.updates_to_next(self.version), len(batch.mini_batches))
-        self._step = TrainStep(batch, first, last)
-        self._trainer.train(self._step)
-
-    def _form_batch(self) -> Batch | None:
-        size = min(self.config.prompts_per_batch, self.live.complete)
+    def _form_batch(self) -> None:
+        """A batch to train now, if there is one."""
+        self.live.changed = False
+        size = self._view.batch_size
         more = self.live.in_flight or not self.ledger.exhausted
         if not size or (more and size < self.config.prompts_per_batch):
-            return None  # only the last batch of the data may be short
-        groups, overdue = self.live.take(self.position, size)
-        self._drop(overdue)
-        self._recorder.waiting(not groups and self.live.complete >= size, self._clock())
-        if not groups:
-            return None
-        batch = Batch.of(self.batches, self.position, groups, self.budget.groups_per_update)
-        assert self.config.lag.on_stale == "keep" or batch.max_lag <= self.budget.limit
-        self._batch_started = self._clock()
-        self.position += len(batch.mini_batches)
-        in_flight, complete = self.live.expired(self.position)
-        for group in in_flight:
-            del self._groups[group.ticket]
-            self.pool.remove(group).engine.abort(group.ticket)
-        self._drop([*in_flight, *complete])
-        return batch
+            return  # only the last batch of the data may be short
+        train, drop = self._answers.groups(self.policy.choose(self._view), size)
+        for group in train:
+            self.live.remove_complete(group)
+        for group in drop:
+            self._outcomes.drop(group)
+        self._recorder.waiting(not train and self.live.complete >= size, self._clock())
+        if train:
+            self._training.begin(train, self._clock())
 
     def _finish_batch(self, batch: Batch) -> None:
         for group in batch.groups:
             self.ledger.settle(group.prompt, "trained")
-        self._step = None
-        self.batches += 1
-        self._recheck = True
-        reported, self._ess = self._ess, []
-        known = [ess for ess in reported if not math.isnan(ess)]
-        ess = math.fsum(known) / len(known) if known else None
+        self.live.changed = True
+        ess = self._training.ess()
         report = self._recorder.report(
             batch,
             self.pool,
             self.live,
-            started=self._batch_started,
-            working_lag=self.working_lag,
-            limit=self.budget.limit,
-            ess=ess,
+            started=self._training.started,
+            working_lag=self.policy.working_lag,
+            limit=self.policy.limit,
+            ess=None if ess is None or math.isnan(ess) else ess,
         )
-        if self._adaptive:
-            if not reported:
-                raise ValueError("lag.target_ess is set, and the trainer reports no ess")
-            if ess is not None:
-                self._adaptive.observe(self.version, ess)
+        self.policy.trained(self._view, ess)
         if self._on_batch:
             self._on_batch(report)
 
     def _dispatch(self) -> None:
-        limit = self.config.max_updates
-        while not self._sync.draining and not self.ledger.exhausted:
-            room = self.budget.room(self._sync.visible_version + self.working_lag, self.position)
-            if limit is not None:
-                room = min(room, self.budget.room(limit - 1, self.position))
-            slot = self.pool.least_loaded()
-            if slot is None or self.live.total >= room:
-                return
-            if not self._setbacks.may_send(self._groups):
-                return
-            self._send(self.ledger.draw(fresh=self._setbacks.outage), slot)
+        while (
+            not self._sync.draining
+            and not self.ledger.exhausted
+            and self.pool.least_loaded() is not None
+            and self._setbacks.may_send(self.live.tickets)
+            and (send := self.policy.send(self._view)) is not None
+        ):
+            self._send(send, self._answers.slot(send))
 
-    def _send(self, prompt: Prompt, slot: EngineSlot) -> None:
-        stale = self.config.lag.on_stale
-        waited_for = stale == "wait" or (stale == "drop" and self.ledger.dropped_often(prompt))
-        ticket = self._next_ticket
-        self._next_ticket += 1
-        samples = self.config.samples_per_prompt
-        version, lag, now = self._sync.visible_version, self.working_lag, self._clock()
-        group = Group(ticket, prompt, samples, slot.name, version, lag, waited_for, now)
-        self._groups[ticket] = group
+    def _send(self, send: Send, slot: EngineSlot) -> None:
+        # In an outage prompts take turns, so that none is given up for it.
+        prompt = self.ledger.draw(fresh=send.fresh or self._setbacks.outage)
+        ticket, samples = self.live.next_ticket, self.config.samples_per_prompt
+        version, now = self._sync.visible_version, self._clock()
+        group = Group(ticket, prompt, samples, slot.name, version, send.lag, send.waited_for, now)
         self.live.add_in_flight(group)
-        self.pool.add(slot, group)
+        self.pool.dispatch(slot, group)
         slot.engine.generate(Request(ticket, prompt, samples, version))
 
-    def _settle_sample(self, group: Group, sample: int, reward: float | None) -> bool:
-        """The verdict, or the end of waiting for it; False if there has been one before."""
-        if reward is not None and not math.isfinite(reward):
-            reward = None
-        if not group.settle(sample, reward):
-            return False
-        self._recorder.counters.unscored_samples += reward is None
-        if not group.unscored:
-            self._complete(group)
-        return True
-
-    def _complete(self, group: Group) -> None:
-        del self._groups[group.ticket]
-        self.pool.remove(group)
-        self.live.remove_in_flight(group)
-        self._recheck = True
-        group.completed_at = self._clock()
-        if 2 * group.scored < len(group.rewards):
-            self._setbacks.lose(group, self._next_ticket, group.completed_at)
-            self._lose(group)
+    def _check_progress(self) -> None:
+        """Where nothing is under way or will be, and there are engines, the policy stands still."""
+        if self.live.tickets or self._job != "idle" or not self.pool.ready or self.finished:
             return
-        self._setbacks.score()
-        accepted = self._accept is None or self._accept(group)
-        if self._setbacks.refuse(not accepted):
-            logger.warning("filtering has refused %d groups in a row", self._setbacks.refused)
-        if accepted:
-            self.live.add_complete(group)
-        else:
-            self._recorder.counters.filtered += 1
-            self.ledger.settle(group.prompt, "filtered")
-
-    def _drop(self, groups: Iterable[Group]) -> None:
-        for group in groups:
-            self._recorder.counters.dropped += 1
-            self.ledger.drop(group.prompt)
-
-    def _lose(self, group: Group) -> None:
-        self._recheck = True
-        if self.ledger.lose(group.prompt):
-            self._recorder.counters.resent += 1
-        else:
-            self.abandoned += 1
-            self._recorder.counters.abandoned += 1
+        if self.next_timeout() is None:
+            raise self._answers.error(
+                f"stands still: nothing is in flight, {self.live.complete} groups are complete, "
+                "and it neither sends a prompt nor trains a batch"
+            )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from .groups import Group
-from .prompts import Prompt
+from .ledger import Prompt
 
 #: Seconds from the first loss to the first new try; doubled with each that fails, up to the last.
 FIRST_DELAY, LAST_DELAY = 1.0, 20.0

@@ -6,7 +6,6 @@ between, and the order in which the problems come.
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Sequence
@@ -16,8 +15,9 @@ from typing import Any
 
 from vespo_openrlhf.config import LOSS_OPTION_FLAGS
 from vespo_openrlhf.embedded.arithmetic import DATASOURCE, write_jsonl
-from vespo_openrlhf.quickstart.cluster import LocalCluster
+from vespo_openrlhf.files import read_json_lines
 from vespo_openrlhf.quickstart.job import run_job, to_arguments
+from vespo_openrlhf.quickstart.local_ray import LocalCluster
 from vespo_openrlhf.study.cells import Cell, LossSetting, Recipe
 from vespo_openrlhf.study.store import Store
 
@@ -102,7 +102,7 @@ def run_cell(cell: Cell, store: Store) -> dict[str, Any]:
             metrics=folder / "run" / "metrics.jsonl",
             total_steps=recipe.updates // cell.updates_per_batch,
         )
-    lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").open()]
+    lines = read_json_lines(folder / "run" / "metrics.jsonl")
     name = f"eval_{DATASOURCE}_pass1"
     return {
         "cell": asdict(cell),

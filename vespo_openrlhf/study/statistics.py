@@ -1,6 +1,6 @@
 """From runs to statements: final accuracy over seeds, paired comparisons, collapse.
 
-Standard library only. Intervals are Student's t over seeds: with four to eight seeds the normal
+Intervals are Student's t over seeds: with four to eight seeds the normal
 quantile would be too narrow by a third and more.
 """
 
@@ -11,6 +11,10 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from scipy.stats import t
+
+from vespo_openrlhf.eval.metrics.paired import holm
 
 #: A run that ends below this share of its own best level has collapsed.
 COLLAPSE_SHARE = 0.5
@@ -118,33 +122,6 @@ def summarise_run(
     return RunSummary(evaluations[0][1], means[-1][1], max(mean for _, mean in means), reached)
 
 
-def t_probability(t: float, freedom: int) -> float:
-    """P(|T| <= t) of Student's t with a whole number of degrees of freedom.
-
-    The finite series of Abramowitz and Stegun, 26.7.3 and 26.7.4.
-    """
-    angle = math.atan(t / math.sqrt(freedom))
-    sine, cosine = math.sin(angle), math.cos(angle)
-    odd = freedom % 2
-    term = cosine if odd else 1.0
-    total = 0.0
-    for k in range(1 + odd, freedom, 2):
-        total += term
-        term *= cosine**2 * k / (k + 1)
-    return (angle + sine * total) * 2 / math.pi if odd else sine * total
-
-
-def t_quantile(freedom: int, level: float = 0.95) -> float:
-    """The t that |T| stays below with probability `level`."""
-    low, high = 0.0, 1.0
-    while t_probability(high, freedom) < level:
-        high *= 2
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_probability(middle, freedom) < level else (low, middle)
-    return (low + high) / 2
-
-
 def estimate(values: Sequence[float]) -> Estimate:
     """Mean and 95 % t interval.
 
@@ -158,7 +135,7 @@ def estimate(values: Sequence[float]) -> Estimate:
     if count == 1:
         return Estimate(mean, math.nan, 1)
     variance = sum((value - mean) ** 2 for value in values) / (count - 1)
-    return Estimate(mean, t_quantile(count - 1) * math.sqrt(variance / count), count)
+    return Estimate(mean, _t_quantile(count - 1) * math.sqrt(variance / count), count)
 
 
 def t_test(values: Sequence[float]) -> float:
@@ -166,10 +143,15 @@ def t_test(values: Sequence[float]) -> float:
     found = estimate(values)
     if found.count == 1 or found.mean == 0:
         return 1.0
-    error = found.half_width / t_quantile(found.count - 1)
+    error = found.half_width / _t_quantile(found.count - 1)
     if error == 0:
         return 0.0
-    return 1 - t_probability(abs(found.mean) / error, found.count - 1)
+    return 2 * float(t.sf(abs(found.mean) / error, found.count - 1))
+
+
+def _t_quantile(freedom: int) -> float:
+    """The t that |T| stays below in 95 % of cases."""
+    return float(t.ppf(0.975, freedom))
 
 
 def sign_flip_test(values: Sequence[float]) -> float:
@@ -187,19 +169,6 @@ def sign_flip_test(values: Sequence[float]) -> float:
         for signs in itertools.product((1, -1), repeat=len(others))
     ]
     return sum(total >= found for total in sums) / len(sums)
-
-
-def holm(ps: Sequence[float]) -> list[float]:
-    """Holm's p (Scandinavian Journal of Statistics 6, 1979, 65-70), in the order given.
-
-    Below 5 % they are wrong about any of the comparisons 5 % of the time.
-    """
-    corrected = [0.0] * len(ps)
-    largest = 0.0
-    for rank, place in enumerate(sorted(range(len(ps)), key=ps.__getitem__)):
-        largest = max(largest, min(1.0, (len(ps) - rank) * ps[place]))
-        corrected[place] = largest
-    return corrected
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> dict[int, float]:

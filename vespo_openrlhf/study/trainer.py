@@ -17,8 +17,8 @@ from torch import Tensor
 
 from vespo_openrlhf.losses import LossInputs, PolicyLoss, get_policy_loss, summarise
 from vespo_openrlhf.scheduling.groups import Batch, Group
+from vespo_openrlhf.scheduling.ledger import Prompt
 from vespo_openrlhf.scheduling.metrics import LagStatistics
-from vespo_openrlhf.scheduling.prompts import Prompt
 from vespo_openrlhf.study.cells import Cell, Recipe
 from vespo_openrlhf.study.model import Decoder, Samples
 from vespo_openrlhf.study.task import encode_answers, encode_prompts, is_right

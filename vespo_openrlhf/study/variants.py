@@ -8,22 +8,13 @@ mini-batch, and constants in the gradient like everything else about phi.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
-from vespo_openrlhf.losses import LossInputs, sequence_metrics, vespo_kernel
-from vespo_openrlhf.losses.ratios import sequence_advantage, sequence_log_weight
-from vespo_openrlhf.losses.weighted import weighted_log_prob_loss
-
-Metrics = dict[str, Tensor]
-
-
-def effective_share(log_weights: Tensor) -> Tensor:
-    """Effective sample size (sum w)^2 / (B sum w^2) of (B,) log-weights, 0-dim in (0, 1]."""
-    log_size = 2 * torch.logsumexp(log_weights, 0) - torch.logsumexp(2 * log_weights, 0)
-    return log_size.exp() / len(log_weights)
+from vespo_openrlhf.losses import LossInputs, vespo_kernel
+from vespo_openrlhf.losses.diagnostics import Metrics
+from vespo_openrlhf.losses.vcpo import effective_share
+from vespo_openrlhf.losses.weighted import sequence_weighted_loss
 
 
 def largest_power(log_weights: Tensor, target: float, low: float, high: float) -> float:
@@ -40,14 +31,6 @@ def largest_power(log_weights: Tensor, target: float, low: float, high: float) -
     return low
 
 
-def _loss(inputs: LossInputs, phi_of: Callable[[Tensor, Tensor], Tensor]) -> tuple[Tensor, Metrics]:
-    log_w = sequence_log_weight(inputs, "rollout")
-    advantage = sequence_advantage(inputs)
-    phi = phi_of(log_w, advantage)
-    loss = weighted_log_prob_loss(inputs, phi, "token-mean")
-    return loss, sequence_metrics(inputs, log_w=log_w, phi=phi, advantage=advantage)
-
-
 def tempered(inputs: LossInputs, *, target: float = 0.5) -> tuple[Tensor, Metrics]:
     """phi(W^b), b <= 1 the largest at which W^b keeps the effective sample size `target`.
 
@@ -58,7 +41,7 @@ def tempered(inputs: LossInputs, *, target: float = 0.5) -> tuple[Tensor, Metric
     def phi_of(log_w: Tensor, advantage: Tensor) -> Tensor:
         return vespo_kernel(largest_power(log_w, target, 0.0, 1.0) * log_w, advantage)
 
-    return _loss(inputs, phi_of)
+    return sequence_weighted_loss(inputs, phi_of)
 
 
 def shrunk(inputs: LossInputs, *, mismatch_std: float) -> tuple[Tensor, Metrics]:
@@ -78,7 +61,7 @@ def shrunk(inputs: LossInputs, *, mismatch_std: float) -> tuple[Tensor, Metrics]
         share = noise / log_w.square().mean().clamp(min=1e-12)
         return vespo_kernel((1 - share).clamp(min=0) * log_w, advantage)
 
-    return _loss(inputs, phi_of)
+    return sequence_weighted_loss(inputs, phi_of)
 
 
 def one_sided(inputs: LossInputs) -> tuple[Tensor, Metrics]:
@@ -93,7 +76,7 @@ def one_sided(inputs: LossInputs) -> tuple[Tensor, Metrics]:
     def phi_of(log_w: Tensor, advantage: Tensor) -> Tensor:
         return vespo_kernel(torch.where(advantage >= 0, log_w.clamp(min=0), log_w), advantage)
 
-    return _loss(inputs, phi_of)
+    return sequence_weighted_loss(inputs, phi_of)
 
 
 def adaptive_kernel(inputs: LossInputs, *, target: float = 0.5) -> tuple[Tensor, Metrics]:
@@ -105,4 +88,4 @@ def adaptive_kernel(inputs: LossInputs, *, target: float = 0.5) -> tuple[Tensor,
         sharpness = largest_power(phi.double().clamp(min=1e-30).log(), target, 0.5, 2.0)
         return phi**sharpness
 
-    return _loss(inputs, phi_of)
+    return sequence_weighted_loss(inputs, phi_of)

@@ -25,4 +25,4 @@ if os.environ.get("VESPO_TEST_FORGETS"):
 
         module.WeightReceiver.receive_weights = receive_weights
 
-    wrapt.register_post_import_hook(forget, "vespo_openrlhf.bridge.weight_receiver")
+    wrapt.register_post_import_hook(forget, "vespo_openrlhf.bridge.weights.receiver")

@@ -86,7 +86,7 @@ if FOLDER:
         "vllm.v1.core.sched.scheduler": record_sampled_tokens,
         "vllm.v1.engine.core": record_weights_received,
         "openrlhf.trainer.ray.ppo_actor": record_training,
-        "vespo_openrlhf.bridge.weights": record_broadcasts,
+        "vespo_openrlhf.bridge.weights.sender": record_broadcasts,
         "deepspeed.runtime.engine": record_optimizer_steps,
     }.items():
         wrapt.register_post_import_hook(hook, name)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from vespo_openrlhf.eval.report import main as evaluation_report
+from vespo_openrlhf.eval.commands.report import main as evaluation_report
 from vespo_openrlhf.report.__main__ import main as run_report
 from vespo_openrlhf.study.__main__ import run as run_study
 from vespo_openrlhf.study.analysis import Analysis

@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from vespo_openrlhf.check.memory import training_states
-from vespo_openrlhf.check.model import ModelShape
+from vespo_openrlhf.check.shape import ModelShape
+from vespo_openrlhf.check.states import training_states
 
 RANKS = 2
 

@@ -23,7 +23,7 @@ from vespo_openrlhf.check.__main__ import main as check
 from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
 from vespo_openrlhf.embedded.model import build_model, reproducible
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
-from vespo_openrlhf.quickstart.cluster import LocalCluster
+from vespo_openrlhf.quickstart.local_ray import LocalCluster
 
 SCRIPTS = Path(__file__).parents[3] / "scripts"
 TIMEOUT_S = 400

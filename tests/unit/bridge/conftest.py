@@ -1,4 +1,4 @@
-"""Groups as the scheduler hands them over, with rollouts that OpenRLHF's own code has made."""
+"""Groups as the scheduler hands them over, with rollouts as an engine makes them."""
 
 from collections.abc import Callable, Sequence
 
@@ -16,8 +16,7 @@ def make_group() -> Callable[..., Group]:
     it where that is not the reward: "lost" for no rollout at all, None or NaN for one without a
     usable verdict. `oldest`: version of every sample's first token.
     """
-    from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
-
+    from vespo_openrlhf.bridge.samples.response import to_experience
     from vespo_openrlhf.bridge.wire import Rollout
 
     def rollout(first_token: int, verdict: float | None, response: int) -> Rollout:
@@ -32,8 +31,7 @@ def make_group() -> Callable[..., Group]:
             "scores": verdict,
             "extra_logs": {} if verdict is None else {"well_formed": 1.0},
         }
-        experience = SamplesGenerator._process_response_into_experience(None, result, max_len=64)
-        return Rollout(experience, (f"request-{first_token}",))
+        return Rollout(to_experience(result, 64), (f"request-{first_token}",))
 
     def make(
         ticket: int,

@@ -8,9 +8,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.device_mesh import init_device_mesh
 
-from vespo_openrlhf.bridge.loss import PolicyLossAdapter
-from vespo_openrlhf.bridge.sample_metrics import SampleMetrics
-from vespo_openrlhf.bridge.update_metrics import UpdateMetrics
+from vespo_openrlhf.bridge.rank.loss_adapter import PolicyLossAdapter
+from vespo_openrlhf.bridge.rank.sample_metrics import SampleMetrics
+from vespo_openrlhf.bridge.rank.update_metrics import UpdateMetrics
 from vespo_openrlhf.losses import get_policy_loss
 
 
@@ -35,8 +35,12 @@ def main(rank: int, shape: tuple[int, ...], folder: Path) -> None:
     mask[-1] = 0
     samples = SampleMetrics()
     status = {
-        "metrics": {"reward": torch.full((rows,), float(data_rank))},
-        "weights": {"reward": "sample"},
+        "metrics": {
+            "reward": torch.full((rows,), float(data_rank)),
+            "kl": torch.tensor(float(data_rank)),
+        },
+        "weights": {"reward": "sample", "kl": "token"},
+        "num_action_tokens": float(mask.sum()),
     }
     samples.take(status, mask)
     metrics = adapter.drain() | samples.drain(data_ranks)

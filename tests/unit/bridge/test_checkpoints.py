@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from vespo_openrlhf.bridge.checkpoints import CheckpointError, Checkpoints
+from vespo_openrlhf.bridge.run.checkpoints import CheckpointError, Checkpoints
 
 Save = Callable[..., None]
 BOTH = ("_actor", "_critic")
@@ -74,7 +74,12 @@ def test_the_best_is_not_one_to_go_on_from(tmp_path: Path, save: Save) -> None:
     assert (tmp_path / "_actor" / "latest").read_text() == "global_step4"
     save(8, tag="best_global_step8")
     assert "best_global_step6" in tags(tmp_path)  # until the better one is complete
+    for name in ("best_global_step6", "best_global_step8", "global_step4"):  # of --ckpt.save_hf
+        (tmp_path / f"{name}_hf").mkdir()
     Checkpoints(tmp_path).keep_best("best_global_step8")
+    assert not (tmp_path / "best_global_step6_hf").exists()
+    assert (tmp_path / "best_global_step8_hf").exists()
+    assert (tmp_path / "global_step4_hf").exists()
     with Checkpoints(tmp_path).saving("best_global_step9"):
         pass  # no better
     Checkpoints(tmp_path).keep_best("best_global_step9")

@@ -1,11 +1,16 @@
 """When a run ends well, and what it leaves. The actors and the driver are stand-ins."""
 
 import asyncio
+import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from vespo_openrlhf.bridge.events import StoppedError
+from vespo_openrlhf.bridge.run.dataset import check_given_up
+from vespo_openrlhf.bridge.run.folder import RunFolder
+from vespo_openrlhf.bridge.run.log import RunLog
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
 from vespo_openrlhf.scheduling import PromptLedger
 
@@ -24,34 +29,44 @@ def ledger(trained: int, abandoned: int) -> PromptLedger:
 def test_a_run_that_lost_a_tenth_of_its_prompts_does_not_end_well(
     trained: int, abandoned: int, ends_well: bool
 ) -> None:
-    def check() -> None:
-        ScheduledTrainer._check_given_up(None, ledger(trained, abandoned).account())
-
+    account = ledger(trained, abandoned).account()
     if ends_well:
-        check()
+        check_given_up(account)
         return
     with pytest.raises(StoppedError, match=f"{abandoned} prompts were given up"):
-        check()
+        check_given_up(account)
+
+
+class Logger:
+    """One of OpenRLHF's, as far as it is used here."""
+
+    def __init__(self, name: str, done: list[str]) -> None:
+        self.writer = self.handle = SimpleNamespace(define_metric=lambda *args, **kwargs: None)
+        self.close = lambda: done.append(name)
 
 
 class Ending:
     """A trainer at the end of its run: the driver fails as told, and each record notes its end."""
 
     _save_models = ScheduledTrainer._save_models
-    _end_records = ScheduledTrainer._end_records
-    _check_given_up = ScheduledTrainer._check_given_up
 
     def __init__(
-        self, error: Exception | None, batches: int, critic: bool = True, full: bool = True
+        self,
+        folder: Path,
+        error: Exception | None,
+        batches: int,
+        critic: bool = True,
+        full: bool = True,
     ) -> None:
-        self._full = full
         self.done: list[str] = []
         self._driver = SimpleNamespace(run=self._run)
         self._error = error
-        self._progress = SimpleNamespace(close=lambda: None)
+        self._account = folder / "prompts.json"
+        loggers = Logger("tensorboard", self.done), Logger("wandb", self.done)
+        self._log = RunLog(RunFolder(folder), *loggers, batches, 1)
+        if full:
+            self._account.mkdir()  # and cannot be written
         self.scheduler = SimpleNamespace(batches=batches, ledger=ledger(9, 0))
-        self.wandb_logger = SimpleNamespace(close=lambda: self.done.append("wandb"))
-        self.tensorboard_logger = SimpleNamespace(close=lambda: self.done.append("tensorboard"))
         self.args = SimpleNamespace(critic=SimpleNamespace(save_value_network=True))
         self.actor_model_group = self._group("actor")
         self.critic_model_group = self._group("critic") if critic else None
@@ -67,47 +82,43 @@ class Ending:
         if self._error:
             raise self._error
 
-    def _write_prompts(self, account: list) -> None:
-        self.done.append("prompts")
-        if self._full:
-            raise OSError("the disk is full")
-
     def end(self) -> None:
         asyncio.run(ScheduledTrainer._run_to_the_end(self, self.scheduler))
 
 
-LOGS = ["prompts", "wandb", "tensorboard"]
+LOGS = ["wandb", "tensorboard"]
 
 
-def test_a_run_that_is_stopped_writes_its_models() -> None:
-    ending = Ending(StoppedError("no rewards"), batches=1)
+def test_a_run_that_is_stopped_writes_its_models(tmp_path: Path) -> None:
+    ending = Ending(tmp_path, StoppedError("no rewards"), batches=1)
     with pytest.raises(StoppedError, match="no rewards"):
         ending.end()
     assert ending.done == ["actor", "critic", *LOGS]
 
 
-def test_a_run_that_is_stopped_before_it_has_trained_writes_none() -> None:
-    ending = Ending(StoppedError("no rewards"), batches=0)
+def test_a_run_that_is_stopped_before_it_has_trained_writes_none(tmp_path: Path) -> None:
+    ending = Ending(tmp_path, StoppedError("no rewards"), batches=0)
     with pytest.raises(StoppedError, match="no rewards"):
         ending.end()
     assert ending.done == LOGS
 
 
-def test_a_record_that_cannot_be_written_does_not_hide_why_the_run_ended() -> None:
-    ending = Ending(ValueError("why"), batches=1)
+def test_a_record_that_cannot_be_written_does_not_hide_why_the_run_ended(tmp_path: Path) -> None:
+    ending = Ending(tmp_path, ValueError("why"), batches=1)
     with pytest.raises(ValueError, match="why"):
         ending.end()
     assert ending.done == LOGS
 
 
-def test_a_run_that_ends_well_leaves_its_models_to_openrlhf() -> None:
-    ending = Ending(None, batches=1, critic=False, full=False)
+def test_a_run_that_ends_well_leaves_its_models_to_openrlhf(tmp_path: Path) -> None:
+    ending = Ending(tmp_path, None, batches=1, critic=False, full=False)
     ending.end()
     assert ending.done == LOGS
+    assert json.loads((tmp_path / "prompts.json").read_text())[0]["trained"] == 9
 
 
-def test_a_run_that_cannot_write_its_records_has_not_ended_well() -> None:
-    ending = Ending(None, batches=1)
-    with pytest.raises(OSError, match="the disk is full"):
+def test_a_run_that_cannot_write_its_records_has_not_ended_well(tmp_path: Path) -> None:
+    ending = Ending(tmp_path, None, batches=1)
+    with pytest.raises(OSError, match=r"prompts\.json"):
         ending.end()
     assert ending.done == LOGS

@@ -2,99 +2,18 @@
 
 import asyncio
 import functools
-import math
 import subprocess
 import sys
 from types import SimpleNamespace
 
 import psutil
 import pytest
-import torch
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 from vllm import SamplingParams
-from vllm.logprobs import Logprob
 
-from vespo_openrlhf.bridge.engine import (
-    VersionedRollout,
-    _Remembering,
-    _reward,
-    _SampleEngine,
-    join_spans,
-    mark_missing_log_probs,
-)
+from vespo_openrlhf.bridge.engine import VersionedRollout
 from vespo_openrlhf.bridge.events import Generated, RolloutSettings, Scored
-from vespo_openrlhf.bridge.loss import PolicyLossAdapter
-from vespo_openrlhf.losses import get_policy_loss
 from vespo_openrlhf.scheduling.lag import TokenVersions
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "joined"),
-    [
-        (((0, 0),), ((0, 5),), ((0, 5),)),  # before the first turn there are no tokens
-        (((0, 3),), ((0, 5),), ((0, 8),)),
-        (((0, 3),), ((2, 5),), ((0, 3), (2, 5))),
-        (((0, 3), (2, 1)), ((2, 4), (4, 6)), ((0, 3), (2, 5), (4, 6))),
-        (((0, 3),), ((2, 0),), ((0, 3), (2, 0))),  # a turn that ended at once
-    ],
-)
-def test_spans_of_turns_are_those_of_one_response(first, second, joined) -> None:
-    assert join_spans(first, second) == joined
-
-
-def completion(tokens: list[int], log_probs: list[dict[int, float]] | None) -> SimpleNamespace:
-    """What is read of vLLM's CompletionOutput, with its own Logprob."""
-    if log_probs is None:
-        return SimpleNamespace(token_ids=tokens, logprobs=None)
-    return SimpleNamespace(
-        token_ids=tokens,
-        logprobs=[{t: Logprob(logprob=p) for t, p in each.items()} for each in log_probs],
-    )
-
-
-def test_a_missing_log_prob_becomes_nan_and_its_sample_is_dropped_and_counted() -> None:
-    whole = completion([5, 6], [{5: -0.1}, {6: -0.2, 9: -0.05}])
-    lacking = completion([5, 6], [{5: -0.1}, {9: -0.05}])
-    rows = []
-    for output in (whole, lacking):
-        mark_missing_log_probs(output)
-        pairs = zip(output.token_ids, output.logprobs, strict=True)
-        rows.append([at[token].logprob for token, at in pairs])
-    assert rows[0] == [-0.1, -0.2]
-    assert rows[1][0] == -0.1
-    assert math.isnan(rows[1][1])
-
-    rollout = torch.tensor(rows)
-    log_probs = torch.full((2, 2), -0.3, requires_grad=True)
-    adapter = PolicyLossAdapter(get_policy_loss("vespo"))
-    loss, *_ = adapter(
-        log_probs, rollout, torch.ones(2, 2), torch.ones(2, 2), rollout_log_probs=rollout
-    )
-    (gradient,) = torch.autograd.grad(loss, log_probs)
-    assert gradient[0].abs().min() > 0
-    assert (gradient[1] == 0).all()
-    metrics = adapter.drain()
-    assert metrics["vespo/num_dropped"] == 1
-    assert metrics["vespo/num_positive"] == 1
-
-
-def test_a_run_without_log_probs_has_none_to_mark() -> None:
-    output = completion([5], None)
-    mark_missing_log_probs(output)
-    assert output.logprobs is None
-
-
-@pytest.mark.parametrize(
-    ("rewards", "executor", "expected"),
-    [
-        (torch.tensor([0.5]), SimpleNamespace(reward_endpoints=["r.py"]), 0.5),
-        (None, SimpleNamespace(reward_endpoints=["r.py"]), None),  # it should have scored here
-        (None, SimpleNamespace(reward_endpoints=None), 0.0),  # a reward model will
-        (None, SimpleNamespace(), None),  # an agent brings its own
-    ],
-)
-def test_the_verdict_that_is_reported(rewards, executor, expected) -> None:
-    assert _reward(SimpleNamespace(rewards=rewards), executor) == expected
 
 
 def bare_engine(*, errored: bool, configured: bool) -> VersionedRollout:
@@ -117,33 +36,6 @@ def test_an_engine_that_ray_restarted_unnoticed_says_so() -> None:
         begin.send(None)
 
 
-def sample_engine(seconds: float) -> _SampleEngine:
-    """A sample's view of an engine that takes so long for every turn."""
-
-    async def generate(*_) -> SimpleNamespace:
-        await asyncio.sleep(seconds)
-        return SimpleNamespace(token_versions=((0, 3),), request_id="0")
-
-    return _SampleEngine(SimpleNamespace(generate=generate, _versions=TokenVersions(0)))
-
-
-def test_an_environment_that_hangs_costs_its_sample_and_no_more() -> None:
-    request = sample_engine(0.0)
-    reached = []
-
-    async def episode() -> None:
-        await request.generate([1], None)
-        try:
-            await asyncio.sleep(600)
-        finally:
-            reached.append("the end")
-
-    with pytest.raises(TimeoutError, match=r"no word from its reward or environment for 0\.1 s"):
-        asyncio.run(request.bounded(episode(), 0.1))
-    assert reached == ["the end"]
-    assert request.spans == ((0, 3),)
-
-
 def test_an_evaluation_whose_reward_hangs_ends() -> None:
     async def execute(**_) -> None:
         await asyncio.sleep(600)
@@ -151,7 +43,7 @@ def test_an_evaluation_whose_reward_hangs_ends() -> None:
     engine = bare_engine(errored=False, configured=True)
     engine._versions, engine.executor = TokenVersions(0), SimpleNamespace(execute=execute)
     engine._settings = SimpleNamespace(reward_timeout=0.1)
-    work = engine.generate_responses("p", "l", SamplingParams(), 64, None, num_samples=2)
+    work = engine.generate_responses(2, prompt="p", label="l", sampling_params=SamplingParams())
     with pytest.raises(TimeoutError, match=r"no word from its reward"):
         asyncio.run(asyncio.wait_for(work, 30))
 
@@ -172,17 +64,6 @@ def test_an_engine_that_is_given_up_leaves_nothing_behind() -> None:
     assert ended.returncode == 1
     child = int(ended.stdout.split()[-1])  # nothing was said after its pid
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie"
-
-
-def test_time_on_the_engine_is_not_the_environments() -> None:
-    request = sample_engine(0.3)
-
-    async def episode() -> str:
-        for _ in range(2):
-            await request.generate([1], None)
-        return "done"
-
-    assert asyncio.run(request.bounded(episode(), 0.2)) == "done"
 
 
 def test_an_engine_at_rest_shows_no_progress_to_be_missed() -> None:
@@ -254,24 +135,6 @@ def stream(engine: VersionedRollout, samples: int) -> tuple[list[list], str]:
     except RuntimeError as error:
         return told, str(error)
     return told, ""
-
-
-def test_a_prompt_is_tokenised_once_for_its_group() -> None:
-    asked = []
-
-    class Tokenizer:
-        eos_token_id = 3
-
-        def __call__(self, text: str, return_tensors: str | None = None) -> list[str]:
-            asked.append(text)
-            return [text, str(return_tensors)]
-
-    tokenizer = _Remembering(Tokenizer())
-    assert [tokenizer(text="a", return_tensors="pt") for _ in range(3)] == [["a", "pt"]] * 3
-    assert asked == ["a"]
-    assert tokenizer(text="a") == ["a", "None"]  # another question
-    assert tokenizer(text="b") == ["b", "None"]
-    assert tokenizer.eos_token_id == 3
 
 
 def test_what_happens_at_once_is_told_at_once() -> None:

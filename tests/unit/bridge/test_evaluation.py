@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from vespo_openrlhf.bridge.evaluation import _judge
+from vespo_openrlhf.bridge.run.evaluation import _judge
 
 
 @pytest.mark.parametrize(

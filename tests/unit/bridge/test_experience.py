@@ -16,8 +16,8 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 from openrlhf.trainer.ray import launcher
 
-from vespo_openrlhf.bridge.experience import ExperienceMaker
-from vespo_openrlhf.bridge.rules import GROUP_ESTIMATORS
+from vespo_openrlhf.bridge.rules.sizes import GROUP_ESTIMATORS
+from vespo_openrlhf.bridge.samples.experience import ExperienceMaker
 
 MAKER = RemoteExperienceMaker
 ESTIMATORS = ("group_norm", "rloo", "dr_grpo", "reinforce_baseline", "reinforce", "gae")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from vespo_openrlhf.bridge.guard import NonFiniteError, NonFiniteGuard
+from vespo_openrlhf.bridge.rank.guard import NonFiniteError, NonFiniteGuard
 
 
 class Engine:

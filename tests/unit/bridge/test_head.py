@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from vespo_openrlhf import head as pure_head
-from vespo_openrlhf.bridge.head import HeadActor, OutputHead, ReferenceActor
+from vespo_openrlhf import log_prob_head
+from vespo_openrlhf.bridge.actor import PolicyActor, ReferenceActor
+from vespo_openrlhf.bridge.rank.head import HeadActor, OutputHead
 from vespo_openrlhf.bridge.seams import _log_probs
 
 SMALL = {
@@ -277,7 +278,7 @@ def test_policy_and_reference_are_built_around_the_chosen_actor(
     from openrlhf.models import Actor
     from openrlhf.trainer.ray import launcher, ppo_actor
 
-    from vespo_openrlhf.bridge.actor import PolicyActor
+    from vespo_openrlhf.bridge.actor import ReferenceActor
 
     built: list[type] = []
 
@@ -320,4 +321,4 @@ def test_openrlhfs_command_line_finds_our_reference() -> None:
 
 def test_the_seam_holds() -> None:
     _log_probs()
-    assert pure_head.BLOCK % 64 == 0
+    assert log_prob_head.BLOCK % 64 == 0

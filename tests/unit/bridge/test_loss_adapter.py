@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from vespo_openrlhf.bridge import learning_rate
-from vespo_openrlhf.bridge.loss import PolicyLossAdapter, build_loss
+from vespo_openrlhf.bridge.loss import build_loss
+from vespo_openrlhf.bridge.rank import learning_rate
+from vespo_openrlhf.bridge.rank.loss_adapter import PolicyLossAdapter
 from vespo_openrlhf.losses import POLICY_LOSS_NAMES, LossInputs, get_policy_loss
 
 VESPO = {

@@ -2,7 +2,7 @@
 
 import json
 
-from vespo_openrlhf.bridge.metrics_file import MetricsFile
+from vespo_openrlhf.bridge.run.records import MetricsFile
 
 
 class Recorder:

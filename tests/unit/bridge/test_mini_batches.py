@@ -10,7 +10,14 @@ from openrlhf.trainer.ppo_utils import NaiveReplayBuffer
 from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 
-from vespo_openrlhf.bridge.mini_batches import for_ranks, to_items, to_samples, unscored_logs
+from vespo_openrlhf.bridge.samples.mini_batches import (
+    for_ranks,
+    lags,
+    micro_batches,
+    to_items,
+    to_samples,
+    unscored_logs,
+)
 from vespo_openrlhf.bridge.wire import Share
 from vespo_openrlhf.scheduling import Batch
 
@@ -30,6 +37,12 @@ def upstream_batches(samples: list, sizes: str) -> list:
     )
     maker = SimpleNamespace(args=args, tokenizer=SimpleNamespace(pad_token_id=0))
     return RemoteExperienceMaker.split_rollout_samples(maker, samples)
+
+
+def planned_items(batch: Batch, sizes: str, groups_per_update: int = 2) -> list:
+    """Items by update, by way of OpenRLHF's batches."""
+    batches = upstream_batches(to_samples(batch, groups_per_update), sizes)
+    return to_items(batches, lags(batch, groups_per_update), len(batch.mini_batches))
 
 
 def names(items: list) -> list[int]:
@@ -61,7 +74,7 @@ def test_batches_of_any_size_come_back_in_the_order_of_the_plan(batch) -> None:
         if sizes == "dynamic":
             shuffled = [index for each in batches for index in each.index]
             assert shuffled != sorted(shuffled)
-        first, second = to_items(batches, 2)
+        first, second = to_items(batches, lags(batch, 2), 2)
         assert names(first) + names(second) == planned
         assert len(first) == len(second) == 8
 
@@ -69,7 +82,7 @@ def test_batches_of_any_size_come_back_in_the_order_of_the_plan(batch) -> None:
 @pytest.mark.parametrize("ranks", [1, 2, 4])
 @pytest.mark.parametrize("sizes", BATCH_SIZES)
 def test_all_ranks_together_train_mini_batch_j_in_update_j(batch, ranks, sizes) -> None:
-    updates = to_items(upstream_batches(to_samples(batch, 2), sizes), 2)
+    updates = planned_items(batch, sizes)
     buffers = [arrived(items).items for items in for_ranks(updates, ranks)]
     per_update = 8 // ranks
     for j, mini_batch in enumerate(batch.mini_batches):
@@ -85,7 +98,7 @@ def test_all_ranks_together_train_mini_batch_j_in_update_j(batch, ranks, sizes) 
 
 
 def test_what_padded_an_item_does_not_arrive(batch) -> None:
-    (items,) = for_ranks(to_items(upstream_batches(to_samples(batch, 2), "dynamic"), 2), 1)
+    (items,) = for_ranks(planned_items(batch, "dynamic"), 1)
     buffer = arrived(items)
     originals = {names([p.experience])[0]: p.experience for g in batch.groups for p in g.payloads}
     for item in buffer.items:
@@ -95,17 +108,31 @@ def test_what_padded_an_item_does_not_arrive(batch) -> None:
 
 
 def test_items_that_do_not_divide_among_the_ranks(batch) -> None:
-    updates = to_items(upstream_batches(to_samples(batch, 2), "fixed"), 2)
+    updates = planned_items(batch, "fixed")
     with pytest.raises(ValueError, match=r"--train\.batch_size 8 does not divide among 3"):
         for_ranks(updates, 3)
 
 
 def test_the_lag_of_a_sample_is_that_of_its_oldest_token_at_its_update(batch) -> None:
-    lags = [int(sample.info["lag"]) for sample in to_samples(batch, 2)]
-    assert lags == [6 - 2] * 4 + [6 - 0] * 4 + [7 - 3] * 4 + [7 - 1] * 4
-    (items,) = for_ranks(to_items(upstream_batches(to_samples(batch, 2), "fixed"), 2), 1)
-    buffer = arrived(items, 16)
-    assert torch.stack(buffer.collate_fn(buffer.items).info["lag"]).tolist() == lags
+    expected = [6 - 2] * 4 + [6 - 0] * 4 + [7 - 3] * 4 + [7 - 1] * 4
+    assert lags(batch, 2) == expected
+    (items,) = for_ranks(planned_items(batch, "dynamic"), 1)
+    (trained,) = micro_batches(arrived(items, 16))
+    assert trained.lag.tolist() == expected
+    assert "lag" not in trained.info
+
+
+def test_a_buffer_is_trained_in_its_order_to_the_end(batch) -> None:
+    updates = planned_items(batch, "fixed")
+    buffer = arrived([item for update in updates for item in update], 3)
+    planned = names(buffer.items)
+    trained = list(micro_batches(buffer))
+    assert [len(part.sequences) for part in trained] == [3, 3, 3, 3, 3, 1]
+    assert [int(row[0]) for part in trained for row in part.sequences] == planned
+    buffer.dynamic_batch, buffer.dynamic_indices = True, [[3, 1], [0]]
+    first, second = micro_batches(buffer)
+    assert first.sequences[:, 0].tolist() == [planned[3], planned[1]]
+    assert second.lag.tolist() == [buffer.items[0].lag.item()]
 
 
 # --- samples without a verdict -------------------------------------------------------------
@@ -144,7 +171,6 @@ def test_an_unscored_sample_has_no_action_tokens_and_no_numbers(
     # What the scheduler keeps is as it was: the samples log and a second resume read it.
     for payload, verdict in zip(group.payloads, verdicts, strict=True):
         if payload is not None:
-            assert "lag" not in payload.experience.info
             assert payload.experience.action_mask.any()
             assert (payload.experience.rewards is None) == (verdict is None)
 
@@ -182,7 +208,7 @@ def test_samples_may_log_what_others_do_not(make_group, ranks, sizes) -> None:
                 del info["well_formed"]
                 info |= {key: torch.tensor([value]) for key, value in logs[name].items()}
     batch = Batch(0, 0, (tuple(groups[:2]), tuple(groups[2:])))
-    updates = to_items(upstream_batches(to_samples(batch, 2), sizes), 2)
+    updates = planned_items(batch, sizes)
     for items in for_ranks(updates, ranks):
         for item in arrived(items).items:
             scored = bool(item.action_mask.any())
@@ -207,8 +233,7 @@ def test_fields_that_some_samples_lack(make_group) -> None:
 def test_a_short_last_mini_batch_is_filled_with_what_counts_for_nothing(make_group) -> None:
     groups = [make_group(t, [1.0, 0.0]) for t in range(4)]
     batch = Batch(9, 0, ((groups[0], groups[1], groups[2]), (groups[3],)))
-    samples = to_samples(batch, 3)
-    first, second = to_items(upstream_batches(samples, "fixed"), 2)
+    first, second = planned_items(batch, "fixed", 3)
     assert len(first) == len(second) == 6
     assert names(second)[:2] == [31, 32]
     assert [bool(item.action_mask.any()) for item in second] == [True] * 2 + [False] * 4

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel, Qwen2Config, Qwen2ForCausalLM
 
-from vespo_openrlhf.bridge.pieces import Piece, buckets, gathered, pieces
+from vespo_openrlhf.bridge.weights.pieces import Piece, buckets, gathered, pieces
 
 SIZES = {"vocab_size": 61, "bos_token_id": None, "eos_token_id": None}
 

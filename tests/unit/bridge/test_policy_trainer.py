@@ -1,4 +1,4 @@
-"""OpenRLHF's own training loop and step around our loss, over a stand-in for the model."""
+"""Our training loop and OpenRLHF's step around our loss, over a stand-in for the model."""
 
 import math
 from pathlib import Path
@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 import torch
-from openrlhf.trainer.ppo_utils.experience import Experience
 
 from vespo_openrlhf.bridge.actor import PolicyTrainer
-from vespo_openrlhf.bridge.guard import NonFiniteGuard
-from vespo_openrlhf.bridge.loss import PolicyLossAdapter
-from vespo_openrlhf.bridge.sample_metrics import SampleMetrics
-from vespo_openrlhf.bridge.update_metrics import UPDATES, UpdateMetrics
+from vespo_openrlhf.bridge.rank.guard import NonFiniteGuard
+from vespo_openrlhf.bridge.rank.loss_adapter import PolicyLossAdapter
+from vespo_openrlhf.bridge.rank.sample_metrics import SampleMetrics
+from vespo_openrlhf.bridge.rank.update_metrics import UPDATES, UpdateMetrics
+from vespo_openrlhf.bridge.wire import TrainingExperience
 from vespo_openrlhf.losses import get_policy_loss
 
 MICRO_BATCHES = 2
@@ -69,29 +69,23 @@ class Actor:
         return (MU + self.parameter).expand(mask.shape), SimpleNamespace(entropy=entropy)
 
 
-class Buffer(list):
-    sample_batch_size = 1
-
-    @staticmethod
-    def collate_fn(batch: list[Any]) -> Any:
-        return batch[0]
-
-
-def experience(length: int, entropy: int, advantage: float = 1.0) -> Experience:
-    ones = torch.ones(1, 6)
-    mask = (torch.arange(6) < length)[None]
-    return Experience(
-        sequences=torch.full((1, 6), entropy),
+def experience(length: int, entropy: int, advantage: float = 1.0) -> TrainingExperience:
+    """A single sample, as it arrives."""
+    ones = torch.ones(6)
+    mask = torch.arange(6) < length
+    return TrainingExperience(
+        sequences=torch.full((6,), entropy),
         attention_mask=ones,
         action_mask=mask,
         action_log_probs=MU * ones,
         rollout_log_probs=MU * ones,
         advantages=advantage * ones,
-        info={"lag": [torch.tensor(0.0)], "reward": torch.ones(1)},
+        info={"reward": torch.tensor(1.0)},
+        lag=torch.tensor(0.0),
     )
 
 
-def trainer(tmp_path: Path, experiences: list[Experience]) -> PolicyTrainer:
+def trainer(tmp_path: Path, experiences: list[TrainingExperience]) -> PolicyTrainer:
     actor = Actor()
     made: Any = object.__new__(PolicyTrainer)
     made.args = SimpleNamespace(
@@ -104,7 +98,6 @@ def trainer(tmp_path: Path, experiences: list[Experience]) -> PolicyTrainer:
         ring_attn_group=None,
         accumulated_gradient=MICRO_BATCHES,
         is_rank_0=lambda: True,
-        all_reduce=lambda values, op: values,
         # As DeepSpeed, which divides by the micro-batches of an update.
         backward=lambda loss, *rest: (loss / MICRO_BATCHES).backward(),
         optimizer_step=made._optimizer_step,
@@ -112,7 +105,9 @@ def trainer(tmp_path: Path, experiences: list[Experience]) -> PolicyTrainer:
     )
     made.actor, made.actor_optim, made.ema_model, made.aux_loss = actor, None, None, False
     made.actor_scheduler = SimpleNamespace(get_last_lr=lambda: [1e-6])
-    made.replay_buffer, made.dataloader_pin_memory, made.max_epochs = Buffer(experiences), False, 1
+    made.replay_buffer = SimpleNamespace(
+        items=experiences, sample_batch_size=1, dynamic_batch=False
+    )
     made._guard = NonFiniteGuard("skip", tmp_path, 0)
     made._data_ranks, made._ended, made._num_skipped = None, None, 0
     made.policy_loss = PolicyLossAdapter(get_policy_loss("vespo"))
@@ -129,7 +124,7 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "current_device", lambda: "cpu")
 
 
-def test_every_update_of_openrlhfs_loop_has_its_metrics(tmp_path: Path) -> None:
+def test_every_update_has_its_metrics(tmp_path: Path) -> None:
     """Two updates of two micro-batches, of unequal lengths, with the entropies 1, 3 and 5, 5."""
     made = trainer(
         tmp_path, [experience(2, 1), experience(6, 3), experience(4, 5), experience(4, 5)]
@@ -171,21 +166,3 @@ def test_only_rank_0_sends_its_updates(tmp_path: Path) -> None:
     made = trainer(tmp_path, [experience(2, 1), experience(2, 1)])
     made.strategy.is_rank_0 = lambda: False
     assert UPDATES not in made.ppo_train(0.0)
-
-
-def test_a_micro_batchs_metrics_are_one_message(tmp_path: Path) -> None:
-    """OpenRLHF's `all_reduce` sends every entry of a mapping by itself."""
-    made = trainer(tmp_path, [experience(2, 1), experience(6, 3)])
-    sent: list[int] = []
-
-    def all_reduce(values: torch.Tensor, op: str) -> torch.Tensor:
-        assert op == "mean"
-        sent.append(len(values))
-        return values * 3
-
-    made.strategy.all_reduce = all_reduce
-    status = made.ppo_train(0.0)
-    first, second = sent  # and none but one for each micro-batch
-    assert first == second > 5
-    assert status["policy_loss"] == pytest.approx(1.0)  # of our own, which is not sent there
-    assert made.strategy.all_reduce is all_reduce

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vespo_openrlhf.bridge.prompts import prompt_ledger
+from vespo_openrlhf.bridge.run.dataset import prompt_ledger
 
 
 def data(prompts: list[str], labels: list[str]) -> SimpleNamespace:

@@ -1,4 +1,4 @@
-"""What the trainer makes of an update that an engine does not survive.
+"""What the driver makes of an update that an engine does not survive.
 
 Stand-ins: the engines, the trainer's actors and the driver note what they are told.
 """
@@ -10,10 +10,14 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from vespo_openrlhf.bridge.checkpoints import Checkpoints
 from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError, StoppedError
+from vespo_openrlhf.bridge.run import evaluation
+from vespo_openrlhf.bridge.run.checkpoints import Checkpoints
+from vespo_openrlhf.bridge.run.evaluation import Evaluations
+from vespo_openrlhf.bridge.run.state import RunState
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
-from vespo_openrlhf.bridge.weights import Sent
+from vespo_openrlhf.bridge.weights.publishing import Publisher
+from vespo_openrlhf.bridge.weights.sender import Sent
 
 
 class Engine:
@@ -27,16 +31,13 @@ class Publishing:
     _publish = ScheduledTrainer._publish
 
     def __init__(self, error: Exception | None) -> None:
-        self.args = SimpleNamespace(vllm=SimpleNamespace(enable_sleep=False))
         self._weights = asyncio.Lock()
-        self._recomputed: list[tuple[int, float]] = []
-        self._sent: list[Sent] = []
+        self._global_step = 8
         self.engines = [Engine(0), Engine(1)]
         self.failed: list[str] = []
         self.updated: list[tuple[str, int]] = []
         self.evaluated = 0
         self.asked: list[str] = []
-        self.actor_model_group = SimpleNamespace(async_run_method=self._run)
         self._driver = SimpleNamespace(
             by_name=lambda names: [e for e in self.engines if e.name in names],
             living=[],
@@ -46,6 +47,13 @@ class Publishing:
             scheduler=SimpleNamespace(on_engine_updated=lambda *args: self.updated.append(args)),
             wake=lambda: None,
         )
+        args = SimpleNamespace(
+            vllm=SimpleNamespace(enable_sleep=False, weight_tolerance=0),
+            ds=SimpleNamespace(param_dtype="fp32"),
+        )
+        actors = SimpleNamespace(async_run_method=self._run)
+        self._publisher = Publisher(args, actors, self._driver, [])
+        self._evaluations = SimpleNamespace(run_if_due=self._evaluate)
         self._error = error
 
     def _run(self, method: str, names: list[str], actors: list[Engine]) -> list:
@@ -64,10 +72,8 @@ class Publishing:
         self.asked.append(method)
         return {engine: [(10, 0.5)] for engine in engines}
 
-    async def _check_weights(self, engines: list[Engine], version: int) -> list[Engine]:
-        return engines
-
-    async def _evaluate_if_due(self, engines: list[Engine]) -> None:
+    async def _evaluate(self, step: int, engines: list[Engine], driver: object) -> None:
+        assert (step, engines) == (8, self.engines)
         self.evaluated += 1
 
 
@@ -82,8 +88,13 @@ def test_engines_have_a_version_when_it_has_reached_them_all() -> None:
     assert trainer.updated == [("engine-0", 4), ("engine-1", 4)]
     assert trainer.evaluated == 1
     assert not trainer.failed
-    assert trainer._recomputed == [(10, 0.5), (10, 0.5)]
-    assert trainer._sent == [Sent(messages=3, seconds=0.5)]
+    assert trainer._publisher.drain() == {
+        "recompute/tokens": 20,
+        "recompute/seconds": 1.0,
+        "weights/messages": 3.0,
+        "weights/seconds": 0.5,
+    }
+    assert trainer._publisher.drain() == {}
 
 
 def test_all_that_took_part_in_a_broken_update_are_started_again() -> None:
@@ -107,22 +118,24 @@ def test_any_other_error_ends_the_run(error: Exception) -> None:
 
 @pytest.mark.parametrize("hangs", [True, False])
 def test_an_evaluation_whose_reward_hangs_is_left_out_and_any_other_error_is_raised(
-    hangs: bool, caplog
+    hangs: bool, caplog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     error = TimeoutError("no word from its reward") if hangs else ValueError("no such problem")
 
-    def evaluate(step: int, options: dict) -> None:
+    def evaluate(generator: object, step: int, **options: object) -> None:
         raise as_ray_raises(error)
 
+    monkeypatch.setattr(evaluation, "evaluate", evaluate)
     trainer = Publishing(None)
-    trainer.args.eval = SimpleNamespace(steps=1, n_samples_per_prompt=1, temperature=1.0)
-    trainer.eval_dataloader, trainer._global_step, trainer._last_eval = [1], 1, 0
-    trainer._generate_kwargs, trainer._samples_generator = {}, SimpleNamespace()
-    trainer._evaluate = evaluate
-    work = ScheduledTrainer._evaluate_if_due(trainer, trainer.engines)
+    flags = SimpleNamespace(steps=2, n_samples_per_prompt=1, temperature=1.0)
+    generator = SimpleNamespace(args=SimpleNamespace(eval=flags), eval_dataloader=[1])
+    evaluations = Evaluations(generator, {}, 2)
+    assert asyncio.run(evaluations.run_if_due(3, trainer.engines, trainer._driver)) is None
+    assert not caplog.records  # not due
+    work = evaluations.run_if_due(4, trainer.engines, trainer._driver)
     if hangs:
-        asyncio.run(work)
-        assert "no evaluation at global step 1: no word from its reward" in caplog.text
+        assert asyncio.run(work) is None
+        assert "no evaluation at global step 4: no word from its reward" in caplog.text
     else:
         with pytest.raises(ValueError, match="a traceback"):
             asyncio.run(work)
@@ -140,9 +153,8 @@ def sharing(path: Path, **changes) -> SimpleNamespace:
         args=SimpleNamespace(
             vllm=SimpleNamespace(sync_backend="nccl"),
             train=SimpleNamespace(**train),
-            ckpt=SimpleNamespace(path=str(path)),
         ),
-        _checkpoints=Checkpoints(path),
+        _state=RunState(SimpleNamespace(path=str(path))),
     )
 
 
@@ -152,7 +164,7 @@ def test_where_engines_share_the_trainers_gpus_the_end_names_the_last_checkpoint
     assert not ScheduledTrainer._shares_gpus(sharing(tmp_path, async_enable=True))
     assert not ScheduledTrainer._shares_gpus(sharing(tmp_path, colocate_all=False))
     assert "No checkpoint was saved" in ScheduledTrainer._why_no_restart(trainer)
-    with trainer._checkpoints.saving("global_step12"):
+    with Checkpoints(tmp_path).saving("global_step12"):
         folder = tmp_path / "_actor" / "global_step12"
         folder.mkdir(parents=True)
         (folder / "rank_0.pt").write_bytes(b"x")

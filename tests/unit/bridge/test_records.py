@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from vespo_openrlhf.bridge import events
-from vespo_openrlhf.bridge.records import BufferedRollouts, append_lines, stamps
+from vespo_openrlhf.bridge.run.records import append_lines, stamps
+from vespo_openrlhf.bridge.run.state import BufferedRollouts
 from vespo_openrlhf.bridge.wire import Rollout
 from vespo_openrlhf.scheduling import Batch, TrainStep
 

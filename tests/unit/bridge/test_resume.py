@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from vespo_openrlhf.bridge import resume
-from vespo_openrlhf.bridge.checkpoints import Checkpoints
 from vespo_openrlhf.bridge.cli import extend_parser
-from vespo_openrlhf.bridge.run_folder import RunFolder
+from vespo_openrlhf.bridge.run.checkpoints import Checkpoints
+from vespo_openrlhf.bridge.run.folder import RunFolder
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +90,7 @@ def test_every_flag_has_one_rule_and_every_rule_a_flag(defaults: dict[str, Any])
         ("actor.lr_scheduler", "refuse"),
         ("ds.zero_stage", "refuse"),
         ("lag.max", "apply"),
+        ("lag.policy", "apply"),
         ("ckpt.save_steps", "apply"),
         ("eval.steps", "apply"),
         ("vllm.num_engines", "apply"),

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from vespo_openrlhf.bridge.run_folder import RunFolder
+from vespo_openrlhf.bridge.run.folder import RunFolder
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from vespo_openrlhf.bridge.run_folder import RunFolder
+from vespo_openrlhf.bridge.run.folder import RunFolder
 with RunFolder(Path(sys.argv[1])).locked():
     import subprocess
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])

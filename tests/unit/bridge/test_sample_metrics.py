@@ -6,14 +6,11 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
-from openrlhf.trainer.ppo_utils.experience import Experience
-from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
 
-from vespo_openrlhf.bridge.sample_metrics import SampleMetrics
+from vespo_openrlhf.bridge.rank.sample_metrics import SampleMetrics
 
 
 def status(**per_sample: list[float]) -> dict:
@@ -36,24 +33,31 @@ def test_means_are_over_what_is_finite_of_what_was_trained() -> None:
     metrics.take(status(reward=[1.0, 0.0], steps=[4.0, math.nan], never=[math.nan] * 2), trained)
     metrics.take(status(reward=[9.0, 1.0], steps=[9.0, math.inf], never=[9.0, math.nan]), half)
     means = metrics.drain(None)
-    assert means.pop("never") != means.get("never")  # NaN: Statuses leaves it out
-    assert means == pytest.approx({"reward": 2 / 3, "steps": 4.0})
-    assert metrics.drain(None) == {}
+    assert math.isnan(means["never"])  # Statuses leaves it out
+    assert (means["reward"], means["steps"]) == pytest.approx((2 / 3, 4.0))
 
 
-def test_a_micro_batch_without_an_action_token_weighs_nothing() -> None:
-    """All ranks' tokens of it may be none, and OpenRLHF divides by them."""
-    report = status(reward=[math.nan, math.nan])
+def test_means_are_over_tokens_and_the_last_of_what_is_none() -> None:
     metrics = SampleMetrics()
-    metrics.take(report, torch.zeros(2, 3))
-    assert 0 < report["num_action_tokens"] < 1e-6
-    assert report["metrics"]["policy_loss"] == report["metrics"]["ppo_kl"] == 0
-    assert report["metrics"]["actor_lr"] == 1e-3
-    assert math.isnan(metrics.drain(None)["reward"])
-    whole = status(reward=[1.0, 1.0])
-    metrics.take(whole, torch.ones(2, 3))
-    assert math.isnan(whole["metrics"]["ppo_kl"])  # of tokens: to be seen
-    assert whole["num_action_tokens"] == 7
+    for tokens, kl, rate in ((6, 0.5, 1e-3), (0, math.nan, 2e-3), (2, 0.1, 3e-3)):
+        report = status(reward=[1.0, 1.0])
+        report["num_action_tokens"] = float(tokens)
+        report["metrics"] |= {"ppo_kl": torch.tensor(kl), "actor_lr": rate}
+        metrics.take(report, torch.full((2, 3), tokens).bool())
+    means = metrics.drain(None)
+    assert means["ppo_kl"] == pytest.approx((6 * 0.5 + 2 * 0.1) / 8)
+    assert means["policy_loss"] == pytest.approx(0.5)
+    assert means["actor_lr"] == 3e-3
+    metrics.take(status(reward=[1.0, 1.0]), torch.ones(2, 3))
+    assert math.isnan(metrics.drain(None)["ppo_kl"])  # of tokens: to be seen
+
+
+def test_a_batch_without_an_action_token_has_means_of_nothing() -> None:
+    metrics = SampleMetrics()
+    metrics.take(status(reward=[math.nan, math.nan]), torch.zeros(2, 3))
+    means = metrics.drain(None)
+    assert all(math.isnan(means[name]) for name in ("reward", "policy_loss", "ppo_kl"))
+    assert means["actor_lr"] == 1e-3
 
 
 @pytest.mark.parametrize("mesh", ["4,1,1", "2,2,1", "2,1,2", "1,2,2"])
@@ -81,51 +85,5 @@ def test_copies_of_a_sample_count_once(mesh: str, tmp_path: Path) -> None:
             assert update["rollout_kl"] == pytest.approx(kl)
             assert update["vespo/log_w_mean"] == pytest.approx(-3 * kl)
             assert update["rollout_log_ppl"] == 1.0
-        assert metrics["reward"] == pytest.approx(
-            sum(d * (d + 1) for d in range(data)) / number, abs=1e-6
-        )
-
-
-def test_openrlhfs_own_means_survive_a_micro_batch_without_an_action_token() -> None:
-    """`ActorPPOTrainer.ppo_train` itself, over what a stand-in for its training step reports."""
-    metrics = SampleMetrics()
-    masks = [torch.ones(1, 3), torch.zeros(1, 3)]
-
-    def training_step(experience: Experience, *args: object) -> dict:
-        mask = experience.action_mask
-        report = status(reward=[1.0 if mask.any() else math.nan])
-        report["metrics"]["ppo_kl"] = (0.25 * mask).sum() / mask.sum()
-        report |= {"num_samples": 1.0, "num_action_tokens": float(mask.sum())}
-        metrics.take(report, mask)
-        return report
-
-    trainer = SimpleNamespace(
-        args=SimpleNamespace(
-            train=SimpleNamespace(dynamic_batch_enable=False),
-            ds=SimpleNamespace(tensor_parallel_size=1),
-        ),
-        strategy=SimpleNamespace(
-            ring_attn_group=None,
-            accumulated_gradient=1,
-            is_rank_0=lambda: False,
-            all_reduce=lambda values: values,
-        ),
-        replay_buffer=Buffer([Experience(action_mask=mask) for mask in masks]),
-        dataloader_pin_memory=False,
-        max_epochs=1,
-        training_step=training_step,
-    )
-    means = ActorPPOTrainer.ppo_train(trainer, 0.0) | metrics.drain(None)
-    assert means["ppo_kl"] == pytest.approx(0.25)
-    assert means["policy_loss"] == pytest.approx(0.5)
-    assert means["reward"] == 1.0
-
-
-class Buffer(list):
-    """One experience a micro-batch."""
-
-    sample_batch_size = 1
-
-    @staticmethod
-    def collate_fn(batch: list) -> Experience:
-        return batch[0]
+        for name in ("reward", "kl"):  # by sample, and by token: 3 of each sample
+            assert metrics[name] == pytest.approx(drift, abs=1e-6)

@@ -2,8 +2,8 @@
 
 import pytest
 
-from vespo_openrlhf.bridge.settings import scheduler_config
-from vespo_openrlhf.scheduling import LagOptions
+from vespo_openrlhf.bridge.scheduler_config import scheduler_config
+from vespo_openrlhf.scheduling import LagOptions, make_policy
 
 # 16 prompts x 4 samples in 4 updates.
 FLAGS = {
@@ -24,6 +24,7 @@ FLAGS = {
     "lag.sync_every": None,
     "lag.target_ess": None,
     "lag.kv": "recompute",
+    "lag.policy": "bounded",
 }
 SYNCHRONOUS = {"train.async_enable": False}
 TAKES_TURNS = SYNCHRONOUS | {"train.colocate_all": True, "vllm.enable_sleep": True}
@@ -53,7 +54,7 @@ def test_sizes_in_groups_and_updates() -> None:
     ],
 )
 def test_the_bound_on_the_lag(changes: dict, limit: int) -> None:
-    assert scheduler_config(FLAGS | changes).budget().limit == limit
+    assert make_policy(scheduler_config(FLAGS | changes)).limit == limit
 
 
 def test_the_other_lag_flags_arrive() -> None:
@@ -75,15 +76,17 @@ def test_the_other_lag_flags_arrive() -> None:
         ({"vllm.num_engines": 0}, r"set --vllm\.num_engines to 1 or more"),
         ({"vllm.num_engines": None}, r"set --vllm\.num_engines to 1 or more"),
         ({"rollout.in_flight_per_engine": 3}, "less than one group of 4 samples"),
-        ({"rollout.reward_timeout": 0.0}, r"--rollout\.reward_timeout is above 0 seconds"),
-        ({"rollout.engine_timeout": -1.0}, r"--rollout\.engine_timeout is above 0 seconds"),
+        ({"rollout.reward_timeout": 0.0}, r"--rollout\.reward_timeout must be above 0"),
+        ({"rollout.engine_timeout": -1.0}, r"--rollout\.engine_timeout must be above 0"),
         ({"lag.max": 2}, r"lag\.max 2 cannot be kept: .* 3 \+ 0 = 3 > 2"),
         (SYNCHRONOUS | {"lag.max": 2}, r"3 \+ 0 = 3 > 2"),
-        ({"lag.max": -1}, r"--lag\.max is a number of updates"),
+        ({"lag.max": -1}, r"--lag\.max must be at least 0"),
         ({"lag.on_stale": "never"}, r"--lag\.on_stale must be one of"),
-        ({"lag.target_ess": 1.0}, r"--lag\.target_ess lies between 0 and 1"),
+        ({"lag.target_ess": 1.0}, r"--lag\.target_ess must be above 0 and below 1"),
         (TAKES_TURNS | {"lag.sync_every": 2}, r"--lag\.sync_every 2 with --vllm\.enable_sleep"),
-        ({"lag.sync_every": 0}, r"--lag\.sync_every is at least 1"),
+        ({"lag.sync_every": 0}, r"--lag\.sync_every must be at least 1"),
+        ({"lag.policy": "fifo", "lag.max": 7}, r"lag\.max 7 is not used by lag\.policy fifo"),
+        ({"lag.policy": "fifo", "lag.on_stale": "drop"}, r"lag\.on_stale drop is not used by"),
     ],
 )
 def test_what_cannot_work_is_refused_with_the_arithmetic(changes: dict, message: str) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from vespo_openrlhf.bridge.loss import PolicyLossAdapter
-from vespo_openrlhf.bridge.update_log import UpdateLog
-from vespo_openrlhf.bridge.update_metrics import UpdateMetrics, finite_means
+from vespo_openrlhf.bridge.rank.loss_adapter import PolicyLossAdapter
+from vespo_openrlhf.bridge.rank.update_metrics import UpdateMetrics, finite_means
+from vespo_openrlhf.bridge.run.records import UpdateLog
 from vespo_openrlhf.losses import get_policy_loss
 
 Batch = dict[str, torch.Tensor]

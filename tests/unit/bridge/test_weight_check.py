@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 from vllm.logprobs import Logprob
 
-from vespo_openrlhf.bridge import weight_check
 from vespo_openrlhf.bridge.actor import PolicyActor
 from vespo_openrlhf.bridge.driver import Driver
 from vespo_openrlhf.bridge.engine import VersionedRollout
-from vespo_openrlhf.bridge.trainer import ScheduledTrainer
-from vespo_openrlhf.bridge.weight_check import Trial
+from vespo_openrlhf.bridge.weights import check as weight_check
+from vespo_openrlhf.bridge.weights.check import Trial
+from vespo_openrlhf.bridge.weights.publishing import Publisher
 
 
 class Tokenizer:
@@ -103,13 +103,20 @@ class Engine:
         return [Trial([*prompt, 7], [-1.0 - self._gap]) for prompt in prompts]
 
 
-def check(engines: list[Engine], version: int, trainer: object) -> list[Engine]:
-    return asyncio.run(ScheduledTrainer._check_weights(trainer, engines, version))
+def check(engines: list[Engine], version: int, publisher: Publisher) -> list[Engine]:
+    return asyncio.run(publisher._check(engines, version))
 
 
 @pytest.fixture
-def trainer():
-    """What the check reads of the trainer, with two ranks that score -1."""
+def args() -> SimpleNamespace:
+    return SimpleNamespace(
+        vllm=SimpleNamespace(weight_tolerance=None), ds=SimpleNamespace(param_dtype="fp32")
+    )
+
+
+@pytest.fixture
+def publisher(args: SimpleNamespace) -> Publisher:
+    """Of two ranks that score -1."""
 
     async def score(sequences: list[list[int]]) -> list[list[float]]:
         return [[-1.0] * (len(sequence) - 1) for sequence in sequences]
@@ -124,43 +131,35 @@ def trainer():
     )
     driver._answer = lambda call: Driver._answer(driver, call)
     driver.answers = lambda *args: Driver.answers(driver, *args)
-    return SimpleNamespace(
-        args=SimpleNamespace(
-            vllm=SimpleNamespace(weight_tolerance=None), ds=SimpleNamespace(param_dtype="fp32")
-        ),
-        actor_model_group=Group(),
-        _trial_prompts=[[1, 2], [3]],
-        _checked=set(),
-        _driver=driver,
-    )
+    return Publisher(args, Group(), driver, [[1, 2], [3]])
 
 
-def test_each_life_of_an_engine_is_checked_on_its_first_trained_weights(trainer) -> None:
+def test_each_life_of_an_engine_is_checked_on_its_first_trained_weights(publisher) -> None:
     engine, newcomer = Engine("engine-0", 1e-6), Engine("engine-0.1", 1e-6)
     for version in (0, 4, 8):
-        assert check([engine], version, trainer) == [engine]
-    assert check([newcomer], 8, trainer) == [newcomer]
+        assert check([engine], version, publisher) == [engine]
+    assert check([newcomer], 8, publisher) == [newcomer]
     assert (engine.tries, newcomer.tries) == (1, 1)
 
 
 @pytest.mark.parametrize("gap", [0.01, math.nan])
-def test_an_engine_that_is_apart_stops_the_run(trainer, gap: float) -> None:
+def test_an_engine_that_is_apart_stops_the_run(publisher, gap: float) -> None:
     with pytest.raises(RuntimeError, match=r"engine-1 does not sample .* version 4, .*experts"):
-        check([Engine("engine-0", 0.0), Engine("engine-1", gap)], 4, trainer)
+        check([Engine("engine-0", 0.0), Engine("engine-1", gap)], 4, publisher)
 
 
-def test_it_may_be_meant(trainer) -> None:
-    trainer.args.vllm.weight_tolerance = 0.02
-    assert check([Engine("engine-0", 0.01)], 4, trainer)
-    trainer.args.vllm.weight_tolerance = 0
-    (engine,) = check([Engine("engine-1", 10.0)], 4, trainer)
+def test_it_may_be_meant(publisher, args) -> None:
+    args.vllm.weight_tolerance = 0.02
+    assert check([Engine("engine-0", 0.01)], 4, publisher)
+    args.vllm.weight_tolerance = 0
+    (engine,) = check([Engine("engine-1", 10.0)], 4, publisher)
     assert not engine.tries
 
 
-def test_an_engine_that_dies_when_it_is_asked_is_given_up(trainer) -> None:
+def test_an_engine_that_dies_when_it_is_asked_is_given_up(publisher) -> None:
     async def die(prompts: object) -> None:
         raise RuntimeError("the actor died")
 
     lost, other = Engine("engine-0", 0.0), Engine("engine-1", 0.0)
     lost.actor = SimpleNamespace(try_out=SimpleNamespace(remote=die))
-    assert check([lost, other], 4, trainer) == [other]
+    assert check([lost, other], 4, publisher) == [other]

@@ -18,7 +18,7 @@ import torch
 import transformers
 
 from vespo_openrlhf import cpu
-from vespo_openrlhf.bridge.pieces import Piece, buckets, pieces
+from vespo_openrlhf.bridge.weights.pieces import Piece, buckets, pieces
 
 SMALL = {
     "vocab_size": 61,
@@ -67,7 +67,7 @@ class Both:
         from vllm.engine.arg_utils import EngineArgs
         from vllm.model_executor.model_loader import get_model
 
-        from vespo_openrlhf.bridge.weight_receiver import WeightReceiver
+        from vespo_openrlhf.bridge.weights.receiver import WeightReceiver
 
         family, options = KINDS[kind]
         torch.manual_seed(0)

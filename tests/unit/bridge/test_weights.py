@@ -17,11 +17,12 @@ import peft
 import pytest
 import torch
 import torch.distributed as dist
-from openrlhf.trainer.ray.ppo_actor import ActorPPOTrainer
+from openrlhf.trainer.ray.vllm_worker_wrap import WorkerWrap
 
-from vespo_openrlhf.bridge import pieces, seams, weights
+from vespo_openrlhf.bridge import seams
 from vespo_openrlhf.bridge.driver import engine_name
 from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError
+from vespo_openrlhf.bridge.weights import pieces, sender
 
 NAMES = ["0.weight", "0.bias", "1.weight", "1.bias"]
 
@@ -167,8 +168,8 @@ def groups(monkeypatch: pytest.MonkeyPatch) -> list[Group]:
         return made[-1]
 
     ray = Ray(util=SimpleNamespace(get_node_ip_address=lambda: "127.0.0.1"))
-    monkeypatch.setattr(weights, "ray", ray)
-    monkeypatch.setattr(weights.distributed_util, "stateless_init_process_group", make)
+    monkeypatch.setattr(sender, "ray", ray)
+    monkeypatch.setattr(sender.distributed_util, "stateless_init_process_group", make)
     return made
 
 
@@ -190,7 +191,7 @@ def names(*indices: int) -> list[str]:
     return [engine_name(index) for index in indices]
 
 
-class Publisher(weights.WeightPublisher):
+class Publisher(sender.WeightPublisher):
     """Gives the engines the group that was made; without Ray they cannot make their ends of it."""
 
     def _send(self, bucket, engines) -> None:
@@ -294,10 +295,10 @@ def test_a_group_that_cannot_be_made_is_an_error_at_the_end_too(
     groups, gathered, monkeypatch
 ) -> None:
     """Its making blocks on this side until all are there."""
-    made = weights.distributed_util.stateless_init_process_group
+    made = sender.distributed_util.stateless_init_process_group
     never = threading.Event()
     monkeypatch.setattr(
-        weights.distributed_util, "stateless_init_process_group", lambda *a: never.wait()
+        sender.distributed_util, "stateless_init_process_group", lambda *a: never.wait()
     )
     publisher = one_each(Trainer(zero_stage=3))
     engines = [Engine(), Engine(join="dies")]
@@ -305,7 +306,7 @@ def test_a_group_that_cannot_be_made_is_an_error_at_the_end_too(
         publisher.publish(names(0, 1), engines)
     assert gathered == [6, 3, 6, 2]
     assert engines[0].received == []
-    monkeypatch.setattr(weights.distributed_util, "stateless_init_process_group", made)
+    monkeypatch.setattr(sender.distributed_util, "stateless_init_process_group", made)
     publisher.publish(names(0), engines[:1])
     assert engines[0].received == NAMES
 
@@ -319,34 +320,26 @@ def test_the_other_ranks_only_take_part(groups, gathered, monkeypatch) -> None:
     assert groups == []
 
 
-def test_engines_on_the_trainers_gpus_are_left_to_openrlhf(groups) -> None:
-    calls = []
-    trainer = Trainer()
-    trainer.use_cuda_ipc = True
-    trainer.broadcast_to_vllm = lambda: calls.append("all")
-    engine = Engine()
-    sent = weights.WeightPublisher(trainer).publish(names(0), [engine])
-    assert calls == ["all"]
-    assert trainer.vllm_engines == [engine]
-    assert engine.finished == [0]
-    assert sent.messages == 4  # one per parameter
-
-
-def test_the_seam_of_what_is_left_to_openrlhf(monkeypatch) -> None:
+def test_the_seam_holds_and_moves(monkeypatch) -> None:
     seams._weight_broadcast()
-    # As if it sent to engines that it is given.
-    monkeypatch.setattr(ActorPPOTrainer, "broadcast_to_vllm", lambda self, engines: None)
+    # As if a worker kept nothing to be told of.
+    monkeypatch.setattr(WorkerWrap, "init_process_group", lambda self: None)
     with pytest.raises(AttributeError, match="no longer holds"):
         seams._weight_broadcast()
 
 
-def test_with_adapters_they_read_every_weight_where_it_lies(monkeypatch) -> None:
+@pytest.mark.parametrize("adapted", [False, True])
+def test_engines_on_the_trainers_gpus_read_every_weight_where_it_lies(
+    monkeypatch, adapted: bool
+) -> None:
     """On a GPU the handle is CUDA's; here it is that of a CPU tensor, opened in the same way."""
-    monkeypatch.setattr(weights, "get_physical_gpu_id", lambda: "gpu-0")
-    monkeypatch.setattr(weights, "ray", Ray)
+    monkeypatch.setattr(sender, "get_physical_gpu_id", lambda: "gpu-0")
+    monkeypatch.setattr(sender, "ray", Ray)
     received: dict[str, torch.Tensor] = {}
+    emptied = []
 
-    def read(name, dtype, shape, ipc_handles) -> Future:
+    def read(name, dtype, shape, ipc_handles, empty_cache) -> Future:
+        emptied.append(empty_cache)
         rebuild, arguments = ipc_handles["gpu-0"]
         received[name] = rebuild(*arguments).clone()
         assert (received[name].dtype, received[name].shape) == (dtype, shape)
@@ -356,15 +349,17 @@ def test_with_adapters_they_read_every_weight_where_it_lies(monkeypatch) -> None
 
     trainer = Trainer()
     whole = {name: weight.clone() for name, weight in trainer.module.state_dict().items()}
-    lora = peft.LoraConfig(r=1, lora_alpha=1, target_modules=["0"], init_lora_weights=False)
-    adapter = peft.inject_adapter_in_model(lora, trainer.module)[0]
-    whole["0.weight"] += adapter.get_delta_weight("default")
+    if adapted:
+        lora = peft.LoraConfig(r=1, lora_alpha=1, target_modules=["0"], init_lora_weights=False)
+        adapter = peft.inject_adapter_in_model(lora, trainer.module)[0]
+        whole["0.weight"] += adapter.get_delta_weight("default")
     trainer.use_cuda_ipc = True
     engine = Engine()
     engine.update_weight_cuda_ipc = SimpleNamespace(remote=read)
-    sent = weights.WeightPublisher(trainer).publish(names(0), [engine])
+    sent = sender.WeightPublisher(trainer).publish(names(0), [engine])
     assert sent.messages == 4  # OpenRLHF's workers take one weight a call
     assert engine.finished == [0]
     assert list(received) == NAMES
+    assert emptied == [False, False, False, True]
     for name, weight in whole.items():
         torch.testing.assert_close(received[name], weight)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 
-from vespo_openrlhf.bridge.wire import Rollout, Share
+from vespo_openrlhf.bridge.wire import Rollout, Share, TrainingExperience
 
 
 def assert_same(left: object, right: object) -> None:
@@ -30,7 +30,7 @@ def assert_same(left: object, right: object) -> None:
 
 
 def assert_same_experience(left: Experience, right: Experience) -> None:
-    for name in Experience.__dataclass_fields__:
+    for name in type(left).__dataclass_fields__:
         assert_same(getattr(left, name), getattr(right, name))
 
 
@@ -72,7 +72,7 @@ def test_every_tensor_arrives_as_it_was(tensor: torch.Tensor) -> None:
 
 def test_items_arrive_as_they_were_without_their_padding() -> None:
     items = [
-        Experience(
+        TrainingExperience(
             sequences=torch.tensor([5, 6, 7, 0]),
             attention_mask=torch.tensor([1] * (4 - pad) + [0] * pad),
             action_mask=torch.tensor([0, 1, 1]),
@@ -80,7 +80,8 @@ def test_items_arrive_as_they_were_without_their_padding() -> None:
             rewards=torch.tensor(float(pad)),
             prompts=["p"],
             mm_train_inputs=[{"pixels": torch.ones(2, 2)}],
-            info={"reward": torch.tensor(float(pad)), "lag": torch.tensor(2.0)},
+            info={"reward": torch.tensor(float(pad))},
+            lag=torch.tensor(2.0),
         )
         for pad in (0, 1)
     ]
@@ -97,7 +98,7 @@ def test_items_arrive_as_they_were_without_their_padding() -> None:
 
 
 def test_items_without_logs() -> None:
-    items = [Experience(sequences=torch.tensor([1, 2]), attention_mask=torch.ones(2))] * 2
+    items = [TrainingExperience(sequences=torch.tensor([1, 2]), attention_mask=torch.ones(2))] * 2
     first, second = pickle.loads(pickle.dumps(Share(items)))
     assert first.info == second.info == {}
     assert first.info is not second.info

@@ -17,7 +17,9 @@ def group(row: int, update: int = 4, oldest: int = 1) -> dict:
 def write(run: Path, samples: list, steps: list[int], account: dict | None) -> Path:
     (run / "samples.jsonl").write_text("".join(json.dumps(s) + "\n" for s in samples))
     lines = [json.dumps({"kind": "train", "step": step}) for step in steps]
-    (run / "metrics.jsonl").write_text("\n".join([json.dumps({"kind": "eval", "step": 1}), *lines]))
+    (run / "metrics.jsonl").write_text(
+        "\n".join([json.dumps({"kind": "eval", "step": 1}), *lines, ""])
+    )
     if account is not None:
         empty = {"undrawn": 0, "trained": 0, "filtered": [], "abandoned": [], "outstanding": []}
         (run / "prompts.json").write_text(json.dumps([empty | account]))

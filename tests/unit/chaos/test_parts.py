@@ -13,7 +13,7 @@ import pytest
 
 from vespo_openrlhf.chaos import reward_server
 from vespo_openrlhf.chaos.disk import SmallDisk
-from vespo_openrlhf.quickstart.cluster import free_port
+from vespo_openrlhf.quickstart.local_ray import free_port
 
 
 def test_the_reward_server_answers_as_openrlhf_asks(tmp_path: Path) -> None:

@@ -57,8 +57,8 @@ BROKEN = {
     ),
     "a kernel without a bound": (
         {"vespo.c1_neg": "-0.5"},
-        "--vespo.c1_neg must be 0 or more",
-        "got -0.5",
+        "--vespo.c1_neg must be at least 0",
+        "not -0.5: below it a response counts the more",
     ),
     "sampling from a truncated distribution": (
         {"rollout.top_p": "0.9"},

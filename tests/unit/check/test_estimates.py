@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 
-from vespo_openrlhf.check import memory, speed
+from vespo_openrlhf.check import memory, speed, states
 from vespo_openrlhf.check.batches import Batches
-from vespo_openrlhf.check.cluster import Cluster
+from vespo_openrlhf.check.gpus import Cluster
 from vespo_openrlhf.check.memory import GIB
-from vespo_openrlhf.check.model import ModelShape, fetch, find_config
 from vespo_openrlhf.check.recipe import submitted_flags
 from vespo_openrlhf.check.resolve import resolve
+from vespo_openrlhf.check.shape import ModelShape, fetch, find_config
 
 CONFIGS = Path(__file__).parents[2] / "data" / "configs"
 SCRIPTS = Path(__file__).parents[3] / "scripts"
@@ -31,19 +31,17 @@ def flags() -> dict[str, Any]:
 
 
 def test_states_of_16_bit_training_are_16_bytes_a_parameter() -> None:
-    states = memory.training_states(1000, zero_stage=3, shards=1, dtype="bf16")
-    assert (states.parameters, states.gradients, states.optimizer) == (2000, 2000, 12000)
-    shared = memory.training_states(1000, zero_stage=2, shards=4, dtype="bf16")
+    held = states.training_states(1000, zero_stage=3, shards=1, dtype="bf16")
+    assert (held.parameters, held.gradients, held.optimizer) == (2000, 2000, 12000)
+    shared = states.training_states(1000, zero_stage=2, shards=4, dtype="bf16")
     assert (shared.parameters, shared.gradients, shared.optimizer) == (2000, 500, 3000)
-    offloaded = memory.training_states(1000, zero_stage=3, shards=4, dtype="bf16", offload=True)
+    offloaded = states.training_states(1000, zero_stage=3, shards=4, dtype="bf16", offload=True)
     assert offloaded.total == 500
 
 
 def test_gradients_added_up_in_float32_take_4_bytes_a_parameter(flags: dict[str, Any]) -> None:
-    states = memory.training_states(
-        1000, zero_stage=3, shards=4, dtype="bf16", gradient_dtype="fp32"
-    )
-    assert (states.parameters, states.gradients, states.optimizer) == (500, 1000, 3000)
+    held = states.training_states(1000, zero_stage=3, shards=4, dtype="bf16", gradient_dtype="fp32")
+    assert (held.parameters, held.gradients, held.optimizer) == (500, 1000, 3000)
     model = shape("Qwen3-30B-A3B-Base")
     assert flags["ds.grad_accum_dtype"] == "fp32"
     terms = memory.trainer_memory(model, flags, 79 * GIB, reads_old_log_probs=False).terms
@@ -51,8 +49,8 @@ def test_gradients_added_up_in_float32_take_4_bytes_a_parameter(flags: dict[str,
 
 
 def test_with_adapters_only_they_have_gradients_and_an_optimizer(flags: dict[str, Any]) -> None:
-    states = memory.training_states(1000, trained=10, zero_stage=3, shards=1, dtype="bf16")
-    assert (states.parameters, states.gradients, states.optimizer) == (2000, 20, 120)
+    held = states.training_states(1000, trained=10, zero_stage=3, shards=1, dtype="bf16")
+    assert (held.parameters, held.gradients, held.optimizer) == (2000, 20, 120)
     model = shape("Qwen3-0.6B")
     # Rank times in + out: queries, keys, values, output; gate, up, down; in 28 layers.
     attention = (1024 + 2048) + 2 * (1024 + 1024) + (2048 + 1024)

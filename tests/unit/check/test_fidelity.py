@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from vespo_openrlhf.bridge import settings
 from vespo_openrlhf.bridge.loss import build_loss, uses_our_loss
+from vespo_openrlhf.bridge.scheduler_config import scheduler_config
 from vespo_openrlhf.check.recipe import submitted_flags
 from vespo_openrlhf.check.resolve import resolve
 
@@ -59,7 +59,7 @@ def pair(*of: float) -> str:
 
 
 def updates(flags: Flags) -> int:
-    return settings.scheduler_config(flags).updates_per_batch
+    return scheduler_config(flags).updates_per_batch
 
 
 def gpus(flags: Flags) -> str:
@@ -119,10 +119,8 @@ HERE: dict[str, Callable[[Flags], str]] = {
         "dr_grpo": "reward - mean",
     }[f["algo.advantage.estimator"]],
     "loss averaged over": lambda f: {"token-mean": "tokens"}[loss("loss_agg_mode")(f)],
-    "oldest token trained, updates": lambda f: str(settings.scheduler_config(f).lag.max),
-    "weight sync every, updates": lambda f: str(
-        settings.scheduler_config(f).lag.sync_every or updates(f)
-    ),
+    "oldest token trained, updates": lambda f: str(scheduler_config(f).lag.max),
+    "weight sync every, updates": lambda f: str(scheduler_config(f).lag.sync_every or updates(f)),
     "partial rollout": lambda f: "yes" if f["train.partial_rollout_enable"] else "no",
     "checkpoint every, updates": lambda f: str(f["ckpt.save_steps"] * updates(f)),
     "models kept": lambda f: "all" if f["ckpt.save_hf"] else "the last",

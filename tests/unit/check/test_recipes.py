@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from vespo_openrlhf.bridge.loss import build_loss
-from vespo_openrlhf.check.model import ModelShape
 from vespo_openrlhf.check.recipe import submitted_flags
 from vespo_openrlhf.check.resolve import resolve
+from vespo_openrlhf.check.shape import ModelShape
 
 CONFIGS = Path(__file__).parents[2] / "data" / "configs"
 SCRIPTS = Path(__file__).parents[3] / "scripts"

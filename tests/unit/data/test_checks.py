@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vespo_openrlhf.data.checks import check_model, check_prompts, experts, load_reward
+from vespo_openrlhf.data.checks import check_prompts, load_reward
+from vespo_openrlhf.models import check_model, experts
 
 
 def write_rows(path: Path, rows: list[dict]) -> str:

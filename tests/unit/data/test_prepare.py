@@ -17,7 +17,7 @@ from vespo_openrlhf.data.checks import check_prompts
 from vespo_openrlhf.data.prepare import Options, prepare
 from vespo_openrlhf.data.sources import SOURCES, read
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
-from vespo_openrlhf.eval.prompts import find_template
+from vespo_openrlhf.eval.benchmarks.templates import find_template
 from vespo_openrlhf.reward import verify
 from vespo_openrlhf.reward.labels import parse_label
 
@@ -230,7 +230,7 @@ def test_data_stay_whole_where_the_new_ones_cannot_be_written(
         raise OSError("no space left on device")
 
     with monkeypatch.context() as broken:
-        broken.setattr("vespo_openrlhf.data.card.card", full)
+        broken.setattr("vespo_openrlhf.data.publish.card", full)
         with pytest.raises(OSError, match="no space"):
             prepare(options)
     assert {path.name: path.read_bytes() for path in options.out.iterdir()} == before

@@ -24,14 +24,16 @@ from vespo_openrlhf.embedded.model import (
     reproducible,
     warm_start,
 )
-from vespo_openrlhf.embedded.settings import Settings, WarmStart
+from vespo_openrlhf.embedded.options import BuildOptions, WarmStart
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 
-TINY = Settings(train_problems=20, heldout_problems=10, warm_start=WarmStart(steps=2, batch_size=4))
+TINY = BuildOptions(
+    train_problems=20, heldout_problems=10, warm_start=WarmStart(steps=2, batch_size=4)
+)
 
 
-def make(out: Path, settings: Settings = TINY, force: bool = False) -> building.Report:
-    return build(out, settings, progress=False, force=force)
+def make(out: Path, options: BuildOptions = TINY, force: bool = False) -> building.Report:
+    return build(out, options, progress=False, force=force)
 
 
 def manifest(out: Path) -> dict[str, object]:
@@ -59,7 +61,7 @@ def test_another_seed_other_bytes(tmp_path: Path) -> None:
     make(tmp_path / "a")
     make(
         tmp_path / "b",
-        Settings(seed=1, train_problems=20, heldout_problems=10, warm_start=TINY.warm_start),
+        BuildOptions(seed=1, train_problems=20, heldout_problems=10, warm_start=TINY.warm_start),
     )
     a, b = file_hashes(tmp_path / "a"), file_hashes(tmp_path / "b")
     for name in ("model/model.safetensors", "train.jsonl", "heldout.jsonl"):
@@ -102,7 +104,7 @@ def test_finished_build_is_not_built_again(tmp_path: Path, monkeypatch: pytest.M
 def test_what_is_not_the_finished_build_is_built(tmp_path: Path, damage: str) -> None:
     make(tmp_path)
     before = file_hashes(tmp_path)
-    settings = TINY
+    options = TINY
     if damage == "change":
         (tmp_path / "train.jsonl").write_text("{}\n")
     elif damage == "remove":
@@ -112,8 +114,8 @@ def test_what_is_not_the_finished_build_is_built(tmp_path: Path, damage: str) ->
     elif damage == "manifest":
         (tmp_path / "manifest.json").write_text('{"settings": null}')
     elif damage == "setting":
-        settings = Settings(train_problems=21, heldout_problems=10, warm_start=TINY.warm_start)
-    assert make(tmp_path, settings, force=damage == "force").built
+        options = BuildOptions(train_problems=21, heldout_problems=10, warm_start=TINY.warm_start)
+    assert make(tmp_path, options, force=damage == "force").built
     if damage != "setting":
         assert file_hashes(tmp_path) == before
 
@@ -172,10 +174,10 @@ def test_warm_start_learns_and_leaves_the_caller_alone() -> None:
     with reproducible(0):
         model = build_model(tokenizer)
         rows = torch.arange(len(ids)).repeat(4)
-        settings = WarmStart(steps=32, batch_size=32)
+        options = WarmStart(steps=32, batch_size=32)
         with torch.no_grad():
             first = model(input_ids=ids, labels=labels).loss
-        warm_start(model, ids[rows], labels[rows], settings, progress=False)
+        warm_start(model, ids[rows], labels[rows], options, progress=False)
         with torch.no_grad():
             last = model(input_ids=ids, labels=labels).loss
     assert last < 0.5 * first
@@ -215,7 +217,7 @@ def test_accuracy_of_an_untrained_model_is_zero() -> None:
     ],
 )
 def test_bad_warm_starts_are_refused(options: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"warm start|share|learning rate"):
+    with pytest.raises(ValueError, match=rf"^{next(iter(options))} must be "):
         WarmStart(**options)  # type: ignore[arg-type]
 
 
@@ -247,9 +249,9 @@ def test_command_line_builds_then_finds(tmp_path: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("option", "value", "message"),
     [
-        ("--steps", "0", "at least one step"),
-        ("--forget-share", "2", "0..1"),
-        ("--train-problems", "0", "at least one problem"),
+        ("--steps", "0", "steps must be at least 1, not 0"),
+        ("--forget-share", "2", "forget_share must be at least 0 and at most 1, not 2.0"),
+        ("--train-problems", "0", "train_problems must be at least 1, not 0"),
         ("--train-problems", "1000000", "at most"),
     ],
 )

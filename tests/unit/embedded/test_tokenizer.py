@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from vespo_openrlhf.embedded.arithmetic import Problem, sample_problems, worked_solution
 from vespo_openrlhf.embedded.model import demonstrations
-from vespo_openrlhf.embedded.settings import MAX_RESPONSE_TOKENS
+from vespo_openrlhf.embedded.options import MAX_RESPONSE_TOKENS
 from vespo_openrlhf.embedded.tokenizer import (
     END,
     PAD,

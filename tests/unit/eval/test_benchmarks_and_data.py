@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from vespo_openrlhf.data.sources import SOURCES, read
+from vespo_openrlhf.embedded.arithmetic import task_problems
+from vespo_openrlhf.embedded.options import BuildOptions
 from vespo_openrlhf.eval.benchmarks import BENCHMARKS, Benchmark, parse
-from vespo_openrlhf.eval.data import find_files, load
-from vespo_openrlhf.eval.records import Folder
+from vespo_openrlhf.eval.benchmarks.loading import find_files, load
+from vespo_openrlhf.eval.results.folder import Folder
 
 ROW = {"problem": "1+1", "answer": "2"}
 
@@ -219,7 +222,7 @@ def test_a_users_own_entry_in_yaml_and_in_python(tmp_path: Path) -> None:
     (selection,) = parse(f"{tmp_path}/own.py:MINE")
     assert (selection.benchmark, selection.repeats) == (Benchmark("mine", hub="a/b", rows=3), None)
     assert parse(f"{tmp_path}/own.py:MINE:8")[0].repeats == 8
-    with pytest.raises(ValueError, match="defines no Benchmark of the name YOURS"):
+    with pytest.raises(ValueError, match="there is no 'YOURS' in it"):
         parse(f"{tmp_path}/own.py:YOURS")
     for entry, message in (
         ("path: data.jsonl\nrepeat: 2\n", "did you mean repeats"),
@@ -241,10 +244,18 @@ def test_the_embedded_benchmark_needs_no_files() -> None:
     assert loaded.problems[0].gold == str(int(a) + int(b))
 
 
+def test_the_embedded_benchmark_is_what_the_embedded_task_holds_out() -> None:
+    heldout, train, _ = task_problems(BuildOptions())
+    asked = {problem.text for problem in load(BENCHMARKS["embedded"]).problems}
+    assert asked == {problem.prompt for problem in heldout}
+    given, _, _ = read(SOURCES["arithmetic"])
+    assert [row.problem for row in given] == [problem.prompt for problem in train]
+
+
 READ = """
 import sys
 from vespo_openrlhf.eval.benchmarks import Benchmark
-from vespo_openrlhf.eval.data import load
+from vespo_openrlhf.eval.benchmarks.loading import load
 loaded = load(Benchmark("sums", hub="me/sums", revision=sys.argv[1] or None))
 print(loaded.revision, len(loaded.problems))
 """

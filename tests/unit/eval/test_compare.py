@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from vespo_openrlhf.eval import compare as module
 from vespo_openrlhf.eval.__main__ import main as command
-from vespo_openrlhf.eval.compare import compare, main
+from vespo_openrlhf.eval.commands.compare import main
+from vespo_openrlhf.eval.report import comparison as module
+from vespo_openrlhf.eval.report.comparison import compare
 
 
 def write_run(folder: Path, verdicts, *, benchmark="aime24", settings=None, **fields) -> Path:
@@ -218,7 +219,7 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     torn = write_run(tmp_path / "torn", single("110"))
     records = torn / "aime24" / "generations.jsonl"
     records.write_text(records.read_text()[:-20])
-    with pytest.raises(ValueError, match="line 3 is no complete record"):
+    with pytest.raises(ValueError, match=r"line 3, is not JSON .*: if the run was interrupted"):
         compare([a, torn])
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from vespo_openrlhf.eval.__main__ import main
+from vespo_openrlhf.eval.benchmarks.templates import Prompt
 from vespo_openrlhf.eval.engines import Completion, Request
 from vespo_openrlhf.eval.engines.endpoint import KEY_VARIABLE, Endpoint, EndpointEngine
-from vespo_openrlhf.eval.judging import judge
-from vespo_openrlhf.eval.prompts import Prompt
-from vespo_openrlhf.eval.settings import Settings
+from vespo_openrlhf.eval.judging.verdicts import judge
+from vespo_openrlhf.eval.options import Options
 
 Command = Callable[..., list[str]]
 ReadLines = Callable[[Path], list[str]]
@@ -63,7 +63,7 @@ def ask(server: Any, problems: Sequence[str], **options: Any) -> list[Completion
         Request("sums", text, 0, 1, Prompt(text, ({"role": "user", "content": text},)), 0.0)
         for text in problems
     ]
-    engine = EndpointEngine(Endpoint(server.url, concurrency=1, **options), "adder", Settings())
+    engine = EndpointEngine(Endpoint(server.url, concurrency=1, **options), "adder", Options())
     return sorted(engine.generate(requests), key=lambda completion: completion.index)
 
 

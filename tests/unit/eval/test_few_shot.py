@@ -8,10 +8,10 @@ import pytest
 
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 from vespo_openrlhf.eval.benchmarks import BENCHMARKS, parse
-from vespo_openrlhf.eval.data import Problem, load
-from vespo_openrlhf.eval.few_shot import load_examples
-from vespo_openrlhf.eval.judging import judge_all
-from vespo_openrlhf.eval.prompts import TEMPLATES, Renderer, Template
+from vespo_openrlhf.eval.benchmarks.few_shot import load_examples
+from vespo_openrlhf.eval.benchmarks.loading import Problem, load
+from vespo_openrlhf.eval.benchmarks.templates import TEMPLATES, Renderer, Template
+from vespo_openrlhf.eval.judging.verdicts import judge_all
 
 PLAIN, DAPO = TEMPLATES["plain"], TEMPLATES["dapo"]
 

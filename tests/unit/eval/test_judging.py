@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from vespo_openrlhf.eval import judging
-from vespo_openrlhf.eval.judging import judge, judge_all, source_hash, verifier_version
-from vespo_openrlhf.eval.records import Folder, slim
-from vespo_openrlhf.eval.runner import summarise_folder
-from vespo_openrlhf.eval.scoring import rescore
-from vespo_openrlhf.eval.settings import Settings
+from vespo_openrlhf.eval.judging import verdicts
+from vespo_openrlhf.eval.judging.verdicts import judge, judge_all, source_hash, verifier_version
+from vespo_openrlhf.eval.options import Options
+from vespo_openrlhf.eval.results.folder import Folder, slim
+from vespo_openrlhf.eval.running.rescoring import rescore
+from vespo_openrlhf.eval.running.summary import summarise_folder
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_records_are_judged_in_order_and_few_are_in_memory() -> None:
 
     for given, record in enumerate(judge_all(records(), {})):
         assert (record["id"], record["correct"]) == (given, given % 2 == 1)
-        assert taken - given <= judging._AHEAD + 1
+        assert taken - given <= verdicts._AHEAD + 1
     assert taken == 500
 
 
@@ -76,7 +76,7 @@ def long_records(tmp_path: Path) -> Path:
     folder = Folder(tmp_path)
     entry = {"rows": 80, "repeats": 8, "checksum": "", "template": "", "temperature": 1.0}
     manifest = {
-        "model": "m", "revision": None, "settings": Settings(engine="endpoint").as_json(),
+        "model": "m", "revision": None, "settings": Options(engine="endpoint").as_json(),
         "benchmarks": {"long": entry | {"source": "long.jsonl"}}, "versions": {},
         "created": "2026-01-01T00:00:00+0000",
     }  # fmt: skip

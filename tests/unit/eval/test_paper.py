@@ -10,12 +10,12 @@ import pytest
 
 from vespo_openrlhf.eval.__main__ import main
 from vespo_openrlhf.eval.benchmarks import BENCHMARKS as KNOWN
-from vespo_openrlhf.eval.options import add_run_options, run_of
-from vespo_openrlhf.eval.paper import BENCHMARKS, PUBLISHED, SPARSE
-from vespo_openrlhf.eval.presets import PRESETS, parse_with_preset
-from vespo_openrlhf.eval.prompts import find_template
-from vespo_openrlhf.eval.runner import Run, plan
-from vespo_openrlhf.eval.settings import Settings
+from vespo_openrlhf.eval.benchmarks.templates import find_template
+from vespo_openrlhf.eval.commands.flags import add_run_options, run_of
+from vespo_openrlhf.eval.commands.paper import BENCHMARKS, PUBLISHED, SPARSE
+from vespo_openrlhf.eval.commands.presets import PRESETS, parse_with_preset
+from vespo_openrlhf.eval.options import Options
+from vespo_openrlhf.eval.running.plan import Run, plan
 
 
 def asked(*words: str) -> Run:
@@ -26,14 +26,14 @@ def asked(*words: str) -> Run:
 
 def test_a_presets_numbers_are_defaults_and_the_command_line_wins() -> None:
     run = asked("--preset", "vespo")
-    assert (run.settings.temperature, run.settings.top_p, run.settings.max_tokens) == (
+    assert (run.options.temperature, run.options.top_p, run.options.max_tokens) == (
         1,
         0.7,
         15360,
     )
     assert run.benchmarks == "aime25:32,aime24:32,amc23:16,math500:4"
     changed = asked("--top-p", "1.0", "--preset", "vespo", "--benchmarks", "amc23:2")
-    assert (changed.settings.top_p, changed.settings.max_tokens) == (1.0, 15360)
+    assert (changed.options.top_p, changed.options.max_tokens) == (1.0, 15360)
     assert changed.benchmarks == "amc23:2"
     assert asked().templates == {}
 
@@ -111,8 +111,8 @@ def test_what_the_published_evaluation_has_not_set_is_named(
     """As a run writes its settings, with examples before each problem and fewer tokens to draw."""
     mine = evaluation(tmp_path / "mine", 0.7)
     manifest = json.loads((mine / "manifest.json").read_text())
-    settings = Settings(top_p=0.7, max_tokens=15360, top_k=20, few_shot=4, system="Be brief.")
-    (mine / "manifest.json").write_text(json.dumps(manifest | {"settings": settings.as_json()}))
+    options = Options(top_p=0.7, max_tokens=15360, top_k=20, few_shot=4, system="Be brief.")
+    (mine / "manifest.json").write_text(json.dumps(manifest | {"settings": options.as_json()}))
     assert main(["paper", str(mine)]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == (
         "mine is measured otherwise: top_k 20 (published: not set); system Be brief. (published: "

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from vespo_openrlhf.eval.errors import EvaluationError
-from vespo_openrlhf.eval.records import Folder, Lines, Recorder, rates
+from vespo_openrlhf.eval.results.folder import Folder
+from vespo_openrlhf.eval.results.lines import Lines
+from vespo_openrlhf.eval.results.recorder import Recorder, rates
 
 
 @pytest.mark.parametrize("torn", ["", '{"a": 3', '{"a": 3}', "x" * 200_000, "\x00" * 10])

@@ -3,9 +3,9 @@
 import pytest
 
 from vespo_openrlhf.eval.benchmarks import BENCHMARKS, Benchmark
-from vespo_openrlhf.eval.judging import judge, judge_all
+from vespo_openrlhf.eval.judging.tolerance import within
+from vespo_openrlhf.eval.judging.verdicts import judge, judge_all
 from vespo_openrlhf.eval.metrics import summarise
-from vespo_openrlhf.eval.tolerance import within
 
 MINERVA = BENCHMARKS["minerva"].tolerance
 

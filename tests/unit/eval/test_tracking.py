@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from vespo_openrlhf.eval import tracking
 from vespo_openrlhf.eval.__main__ import main
+from vespo_openrlhf.eval.commands import tracking
 
 Command = Callable[..., list[str]]
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import save_file
 
-from vespo_openrlhf.eval import best, watch
 from vespo_openrlhf.eval.__main__ import main
+from vespo_openrlhf.eval.commands import checkpoints
+from vespo_openrlhf.eval.report import best, curve
 
 
 def checkpoint(path: Path, tokenizer: bool = True) -> Path:
@@ -38,9 +39,9 @@ def test_only_complete_checkpoints_count_in_the_order_of_their_steps(tmp_path: P
     (sharded / "model.safetensors.index.json").write_text(
         json.dumps({"weight_map": {"a": "model.safetensors", "b": "model-2.safetensors"}})
     )
-    assert [step for step, _ in watch.checkpoints(tmp_path)[0]] == [2, 9, 10]
+    assert [step for step, _ in checkpoints.checkpoints(tmp_path)[0]] == [2, 9, 10]
     (tmp_path / "global_step11_hf" / "tokenizer.json").write_text("{}")
-    assert [step for step, _ in watch.checkpoints(tmp_path)[0]] == [2, 9, 10, 11]
+    assert [step for step, _ in checkpoints.checkpoints(tmp_path)[0]] == [2, 9, 10, 11]
 
 
 @pytest.mark.parametrize("critics", ["critic", "_critic", "Critic-4b"])
@@ -51,8 +52,8 @@ def test_a_critic_is_no_checkpoint_to_evaluate(
     actor = checkpoint(found / "actor" / "global_step8_hf")
     critic = checkpoint(found / critics / "global_step8_hf")
     later = checkpoint(found / critics / "global_step9_hf")  # its actor is not written yet
-    assert watch.checkpoints(found) == ([(8, actor)], [critic, later])
-    assert watch.checkpoints(found / critics) == ([(8, critic), (9, later)], [])
+    assert checkpoints.checkpoints(found) == ([(8, actor)], [critic, later])
+    assert checkpoints.checkpoints(found / critics) == ([(8, critic), (9, later)], [])
     arguments = ["watch", str(found), "--out", str(tmp_path / "out"), "--once"]
     assert main([*arguments, "--data-dir", str(tmp_path / "nowhere")]) == 1
     printed = capsys.readouterr().out
@@ -65,7 +66,7 @@ def test_the_best_models_copy_is_not_another_checkpoint(tmp_path: Path) -> None:
     """OpenRLHF saves it beside the checkpoint of its step, or alone where none was due."""
     for name in ("best_global_step8_hf", "global_step8_hf", "best_global_step6_hf"):
         checkpoint(tmp_path / name)
-    found, _ = watch.checkpoints(tmp_path)
+    found, _ = checkpoints.checkpoints(tmp_path)
     assert [path.name for _, path in found] == ["best_global_step6_hf", "global_step8_hf"]
 
 
@@ -103,7 +104,8 @@ def test_an_evaluation_ends_with_its_watch(signum: int, deaf: str, tmp_path: Pat
     arguments += ["--benchmarks", f"{tmp_path}/hangs.py:MINE"]
     grace_s = 0.3 if deaf else 60
     code = (
-        "import sys; from vespo_openrlhf.eval import __main__, watch\n"
+        "import sys; from vespo_openrlhf.eval import __main__\n"
+        "from vespo_openrlhf.eval.commands import watch\n"
         f"watch._GRACE_S = {grace_s}\n"
         f"sys.exit(__main__.main({arguments}))"
     )
@@ -145,8 +147,8 @@ def test_accuracy_over_steps_is_drawn(tmp_path: Path) -> None:
         folder.mkdir()
         numbers = {"avg@k": step / 4, "interval": [step / 5, step / 3], "repeats": 4}
         (folder / "summary.json").write_text(json.dumps({"benchmarks": {"math500": numbers}}))
-    watch.plot(tmp_path)
-    assert (tmp_path / watch.PICTURE).read_bytes().startswith(b"\x89PNG")
+    curve.plot(tmp_path)
+    assert (tmp_path / curve.PICTURE).read_bytes().startswith(b"\x89PNG")
 
 
 def evaluated(

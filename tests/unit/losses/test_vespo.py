@@ -10,6 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vespo_openrlhf.losses import LossInputs, get_policy_loss
+from vespo_openrlhf.losses.inputs import sequence_scale, zero_masked
+from vespo_openrlhf.losses.weighted import weighted_log_prob_loss
 
 mpmath.mp.dps = 50
 SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
@@ -309,7 +311,7 @@ def test_a_sum_over_tokens_is_equation_20_to_the_letter():
 
 
 def test_options_out_of_range_stop_before_the_run():
-    with pytest.raises(ValueError, match=r"^c1_pos must be 0 or more"):
+    with pytest.raises(ValueError, match=r"^c1_pos must be at least 0"):
         get_policy_loss("vespo", c1_pos=-0.5)
     with pytest.raises(ValueError, match="length_normalisation"):
         get_policy_loss("vespo", length_normalisation="half")
@@ -317,3 +319,29 @@ def test_options_out_of_range_stop_before_the_run():
         get_policy_loss("vespo", anchor="reference")
     with pytest.raises(ValueError, match="loss_agg_mode"):
         get_policy_loss("vespo", loss_agg_mode="sum")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("per_token", [False, True])
+def test_the_gradient_is_the_coefficient_to_the_bit(dtype, per_token):
+    """That of (coefficient * log_probs).sum(): no gradient of our own is needed for it."""
+    generator = torch.Generator().manual_seed(0)
+    log_probs = (-2 * torch.rand(5, 40, generator=generator)).to(dtype)
+    mask = torch.rand(5, 40, generator=generator) < 0.7
+    inputs = LossInputs(
+        log_probs=log_probs.clone().requires_grad_(),
+        advantages=torch.randn(5, 40, generator=generator).to(dtype),
+        action_mask=mask,
+    )
+    weight = torch.rand(5, 40, generator=generator) if per_token else torch.rand(5).double()
+    weighted_log_prob_loss(inputs, weight, "seq-mean-token-mean").backward()
+    scale = -sequence_scale(inputs, "seq-mean-token-mean").unsqueeze(-1)
+    signal = zero_masked(inputs.advantages, mask).double()
+    if per_token:
+        coefficient = signal * zero_masked(weight, mask) * scale
+    else:
+        coefficient = signal * (scale * weight.unsqueeze(-1))
+    plain = log_probs.clone().requires_grad_()
+    (coefficient.to(dtype) * zero_masked(plain, mask)).sum().backward()
+    assert inputs.log_probs.grad.dtype == dtype
+    assert torch.equal(inputs.log_probs.grad, plain.grad)

@@ -1,5 +1,4 @@
 from vespo_openrlhf import pages
-from vespo_openrlhf.pages.blocks import escape
 
 NASTY = '<script>alert("&")</script>'
 
@@ -28,7 +27,7 @@ def test_a_paragraph_sets_backquotes_as_code_and_splits_at_empty_lines() -> None
 
 def test_a_table_takes_blocks_and_none_and_sets_numbers_flush_right() -> None:
     block = pages.table(["a", "b"], [[pages.raw("<i>x</i>"), None], ["y", 2]], "title", {1})
-    assert '<th scope="row" ><i>x</i></th><td class="number">–</td>' in block.html
+    assert '<th scope="row"><i>x</i></th><td class="number">–</td>' in block.html
     assert '<td class="number">2</td>' in block.html
     assert '<p class="caption">title</p>' in block.html
 
@@ -58,5 +57,9 @@ def test_details_pass_on_the_scripts_of_what_they_hold() -> None:
     assert pages.details("more", inner, inner).script == inner.script != ""
 
 
-def test_escape_takes_anything() -> None:
-    assert escape(1.5) == "1.5"
+def test_what_is_no_markup_is_escaped_by_its_type() -> None:
+    from vespo_openrlhf.pages.blocks import joined, optional
+
+    assert joined("<i>{}</i>", [(NASTY,), (1.5,)]).endswith("&lt;/script&gt;</i><i>1.5</i>")
+    assert optional("<p>{}</p>", "`<`") == "<p><code>&lt;</code></p>"
+    assert optional("<p>{}</p>", "") == ""

@@ -19,7 +19,7 @@ from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 from vespo_openrlhf.peers import command, stacks, trl_env, trl_run, uneven
 from vespo_openrlhf.peers.figures import Batch
 from vespo_openrlhf.peers.task import LARGE, SMALL, TASKS
-from vespo_openrlhf.peers.watch import Watch
+from vespo_openrlhf.peers.usage import Watch
 from vespo_openrlhf.quickstart import pipeline
 
 

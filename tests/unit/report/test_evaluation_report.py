@@ -2,6 +2,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vespo_openrlhf.eval.__main__ import main as command
-from vespo_openrlhf.eval.report import main
+from vespo_openrlhf.eval.commands.report import main
 from vespo_openrlhf.eval.report.figures import wilson
 from vespo_openrlhf.eval.report.folders import Generation, read_folders
 from vespo_openrlhf.eval.report.heatmap import easiest_first, kind
@@ -68,7 +69,7 @@ def test_side_by_side(evaluation_folder: MakeFolder, tmp_path: Path) -> None:
     html = page.read_text()
     assert {"aime24 · base", "aime24 · tuned", "gsm8k · base"} <= set(titles(html))
     assert "gsm8k · tuned" not in titles(html)
-    assert '<tr class="different"><th scope="row" ><code>max_tokens</code></th>' in html
+    assert '<tr class="different"><th scope="row"><code>max_tokens</code></th>' in html
     assert data_of(html)["runs"] == ["base", "tuned"]
 
 
@@ -225,9 +226,10 @@ class TestHeatmap:
 
 @pytest.mark.parametrize(("right", "count"), [(0, 20), (7, 20), (20, 20), (150, 200)])
 def test_the_interval_of_a_share_is_wilsons(right: int, count: int) -> None:
-    """Its ends are the p for which the observed share lies 1.96 standard errors away."""
+    """Its ends are the p for which the observed share lies that many standard errors away."""
+    z = NormalDist().inv_cdf(0.975)
     for p in wilson(right, count):
-        assert (right / count - p) ** 2 == pytest.approx(1.96**2 * p * (1 - p) / count, abs=1e-12)
+        assert (right / count - p) ** 2 == pytest.approx(z**2 * p * (1 - p) / count, abs=1e-12)
 
 
 def test_a_secret_in_an_old_manifest_is_not_on_the_page(evaluation_folder: MakeFolder) -> None:

@@ -39,7 +39,7 @@ def test_one_run(run_folder: MakeFolder, capsys: pytest.CaptureFixture[str]) -> 
     assert "2.13.0" in html
     # What no chart of ours describes is shown all the same: moving ones drawn, others in a table.
     assert "something/new" in titles(html)
-    assert '<th scope="row" >always</th>' in html
+    assert '<th scope="row">always</th>' in html
     assert "<code>--actor.entropy_coef 0</code> logs it" in html
 
 
@@ -51,7 +51,7 @@ def test_two_runs_side_by_side(run_folder: MakeFolder, tmp_path: Path) -> None:
     page = tmp_path / "both.html"
     assert main([*map(str, runs), "--out", str(page)]) == 0
     html = page.read_text()
-    assert '<tr class="different"><th scope="row" ><code>lr</code></th>' in html
+    assert '<tr class="different"><th scope="row"><code>lr</code></th>' in html
     assert '<ul class="legend"' in html
     for run in ("vespo", "grpo"):
         assert f"Lag of the tokens (updates) · {run}" in titles(html)

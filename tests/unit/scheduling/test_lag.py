@@ -66,8 +66,8 @@ def test_default_lets_one_batch_be_generated_while_one_trains():
     [
         ({"max": -1}, "at least 0"),
         ({"on_stale": "hope"}, "wait, drop, keep"),
-        ({"sync_every": 0}, "at least 1 update"),
-        ({"target_ess": 1.0}, "between 0 and 1"),
+        ({"sync_every": 0}, "at least 1"),
+        ({"target_ess": 1.0}, "above 0 and below 1"),
     ],
 )
 def test_options_out_of_range(options, message):

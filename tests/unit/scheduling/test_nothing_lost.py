@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from vespo_openrlhf.scheduling.prompts import MAX_FAILURES
+from vespo_openrlhf.scheduling.ledger import MAX_FAILURES
 
 
 def test_a_dead_engine_loses_nothing(World):

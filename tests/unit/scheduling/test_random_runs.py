@@ -6,6 +6,7 @@ the first token was by the engine's word), not on the scheduler's.
 
 import json
 import random
+from pathlib import Path
 
 import pytest
 
@@ -16,19 +17,20 @@ from vespo_openrlhf.scheduling import (
     Scheduler,
     SchedulerConfig,
 )
-from vespo_openrlhf.scheduling.cluster import Cluster
 from vespo_openrlhf.scheduling.lag import minimum_lag
-from vespo_openrlhf.scheduling.workload import ClusterConfig, Faults, Lengths
+from vespo_openrlhf.simulator.simulated_cluster import Cluster
+from vespo_openrlhf.simulator.workload import ClusterConfig, Faults, Lengths
 
+USER_POLICIES = Path(__file__).with_name("user_policies.py")
 SEEDS = 1200
 CHUNK = 100
 HORIZON = 1e6  # simulated seconds; the runs take some thousands
 
 
 class RandomRun:
-    """One seed's cluster, options and prompts; `run` takes it to the end, `resume` in two goes."""
+    """One seed's cluster, options and prompts, under a policy (the default one has a bound)."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, policy: str = "bounded") -> None:
         self.seed = seed
         dice = random.Random(seed)
         updates = dice.randint(1, 4)
@@ -46,10 +48,11 @@ class RandomRun:
                 on_stale=dice.choice(["wait", "wait", "drop", "drop", "keep"]),
                 sync_every=sync_every,
                 target_ess=dice.choice([None, None, 0.7]),
-            ),
+            )
+            if policy == "bounded"
+            else LagOptions(sync_every=sync_every, policy=policy),
             partial_rollout=dice.random() < 0.6,
             reward_timeout=20.0,
-            max_updates=dice.choice([None, None, None, updates * dice.randint(1, 6)]),
         )
         self.cluster_config = ClusterConfig(
             engines=dice.randint(1, 4),
@@ -92,7 +95,7 @@ class RandomRun:
         trainer = cluster.trainer
         assert trainer.broken_groups == 0
         assert self.config.partial_rollout or trainer.mixed_samples == 0
-        if self.config.lag.on_stale != "keep":
+        if scheduler.policy.limit is not None and self.config.lag.on_stale != "keep":
             assert trainer.max_lag <= self.limit
             assert all(report.lag.max <= self.limit for report in self.reports)
         trained = dict(earlier or {})
@@ -108,11 +111,8 @@ class RandomRun:
                 accounts += [(epoch, name) for name in ledger.names_with(outcome, epoch)]
         accounts += [(p.epoch, p.name) for p in ledger.outstanding()]
         assert len(accounts) == len(set(accounts)) == ledger.drawn
-        if self.config.max_updates is None:
-            assert ledger.drawn == len(self.names) * self.epochs
-            assert not ledger.outstanding()
-        else:
-            assert scheduler.version <= self.config.max_updates
+        assert ledger.drawn == len(self.names) * self.epochs
+        assert not ledger.outstanding()
         assert trainer.version == scheduler.version == sum(r.updates for r in self.reports)
         assert [r.index for r in self.reports] == list(range(len(self.reports)))
 
@@ -126,16 +126,27 @@ def test_promises_hold(first: int) -> None:
         run.check(cluster, scheduler)
 
 
+@pytest.mark.parametrize("policy", ["fifo", f"{USER_POLICIES}:Dice", f"{USER_POLICIES}:Decent"])
+def test_promises_hold_under_any_policy(policy: str) -> None:
+    """All but the bound: exactly once, whole groups, order, an end."""
+    for seed in range(2 * CHUNK):
+        run = RandomRun(seed, policy)
+        cluster, scheduler = run.start()
+        cluster.run(scheduler, max_seconds=HORIZON)
+        run.check(cluster, scheduler)
+
+
 class KilledError(Exception):
     """The driver was killed."""
 
 
+@pytest.mark.parametrize("policy", ["bounded", "fifo"])
 @pytest.mark.parametrize("first", range(0, 300, CHUNK))
-def test_promises_hold_across_a_restart(first: int) -> None:
+def test_promises_hold_across_a_restart(first: int, policy: str) -> None:
     """Killed in the middle, resumed from the last checkpoint: as JSON, with some payloads."""
     resumed = 0
     for seed in range(first, first + CHUNK):
-        run = RandomRun(seed)
+        run = RandomRun(seed, policy)
         cluster, scheduler = run.start()
         dice = random.Random(f"restart/{seed}")
         last = dice.randint(1, 4)

@@ -71,7 +71,7 @@ def test_where_no_reward_ever_came_the_run_is_hopeless_without_delay(World) -> N
     assert world.now == 0.0
     assert world.scheduler.hopeless is not None
     assert ticket == FEWEST_LOST  # not the first few again and again
-    assert not world.scheduler.abandoned
+    assert not world.ledger.names_with("abandoned", 0)
 
 
 def test_a_few_bad_prompts_at_the_end_are_abandoned_by_name(World) -> None:

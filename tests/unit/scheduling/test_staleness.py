@@ -2,7 +2,7 @@
 
 import pytest
 
-from vespo_openrlhf.scheduling.prompts import MAX_DROPS
+from vespo_openrlhf.scheduling.policies.bounded import MAX_DROPS
 
 
 def test_waits_for_the_straggler(World):
@@ -50,7 +50,7 @@ def test_a_prompt_that_is_dropped_often_is_waited_for(World):
         slow = newest.pop("p0").ticket
         done = 0
         for request in sorted(newest.values()):
-            if request.ticket in world.scheduler._groups and request.ticket != slow:
+            if request.ticket in world.scheduler.live.tickets and request.ticket != slow:
                 world.complete(request.ticket, request.version)
                 done += 1
         return done
@@ -88,13 +88,13 @@ def test_keeps_the_straggler_and_counts_it(World):
 
 def test_target_ess_moves_the_working_lag(World):
     world = World(lag={"target_ess": 0.5}).start()
-    assert world.scheduler.working_lag == 3
+    assert world.scheduler.policy.working_lag == 3
     for ticket in (0, 1, 2, 3):
         world.complete(ticket)
     world.trained(ess=0.99)
     world.updated()
     world.trained(ess=0.99)
-    assert world.scheduler.working_lag == 5
+    assert world.scheduler.policy.working_lag == 5
     assert world.reports[1].scalars()["lag/ess"] == 0.99
 
 

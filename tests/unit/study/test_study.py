@@ -258,7 +258,7 @@ def test_the_command_line_replaces_axes() -> None:
     ("arguments", "message"),
     [
         (["--loss", "vespa"], "unknown policy loss 'vespa'"),
-        (["--loss", "vespo,c1_pos=-0.5"], "c1_pos must be 0 or more"),
+        (["--loss", "vespo,c1_pos=-0.5"], "c1_pos must be at least 0"),
         (["--loss", "vespo,c1_pos"], "write c1_pos=VALUE"),
         (["--n", "0"], "N must be at least 1"),
         (["--learning-rate", "-1"], "learning rate must be positive"),

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from vespo_openrlhf.losses import LossInputs, get_policy_loss
-from vespo_openrlhf.study.variants import effective_share, largest_power
+from vespo_openrlhf.losses.vcpo import effective_share
+from vespo_openrlhf.study.variants import largest_power
 
 NAME = "vespo_openrlhf.study.variants:"
 

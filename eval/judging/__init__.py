@@ -1,0 +1,1 @@
+"""Right or wrong, by the training's own verifier; `tolerance` for benchmarks of numbers."""

@@ -1,0 +1,1 @@
+"""What works in each of the trainer's ranks beside `actor`: head, guard, metrics, its files."""

@@ -1,0 +1,1 @@
+"""A sample between the engine and the ranks: response, rollout batch, advantages, its order."""

@@ -1,0 +1,1 @@
+"""The weights between the ranks and the engines: in pieces, sent, received, checked."""
