@@ -50,6 +50,27 @@ def sequence_metrics(inputs: LossInputs, own: Metrics, anchor: str) -> Metrics:
 def summarise(per_sequence: Mapping[str, Tensor]) -> Metrics:
     """Scalars that describe one optimizer step's sequences.
 
+    - num_positive, num_negative, num_zero: sequences by the sign of the advantage.
+    - log_w_mean, _max, _std (population), _abs_mean, _p05, _p50, _p95: nats.
+    - ess_ratio: effective sample size (sum W)^2 / sum W^2 over the number of sequences, in
+      (0, 1]; from log W, so that |log W| = 200 does not overflow. Of W itself, which only
+      plain importance sampling uses: one large W ruins it, whatever the loss makes of it.
+    - log_mean_w: log of the mean of W. E_mu[W] = 1, so it is 0 for an engine that reports
+      the probabilities it samples from, up to chance. Samples rarely hold the few large W
+      that the mean of a wide W rests on, so it is then below 0: read it where log_w_std is
+      below 1 or so.
+    - log1p_chi_square: log(1 + chi^2) = log of the mean of W^2, with chi^2 the chi-square
+      divergence E_mu[W^2] - 1 of pi from mu. As a logarithm: chi^2 leaves float32 at
+      log W = 44.
+    - phi_mean, phi_max, phi_p05, _p50, _p95, phi_mean_positive, phi_mean_negative,
+      phi_small_share (phi < 0.01).
+    - phi_ess_ratio: effective sample size (sum phi |A|)^2 / sum (phi |A|)^2, over the number
+      of sequences with A != 0, in [0, 1]: of the weights that the gradient has. On-policy it
+      is that of |A| alone, which is 1 only where all advantages are equally large.
+    - phi_balance: sum of phi A where A > 0 over sum of phi |A| where A < 0. 1 on-policy with
+      a group's mean as baseline; what pushes up and what pushes down have parted elsewhere.
+      nan without the latter.
+
     Args:
         per_sequence: (N,) tensors under the names of `sequence_metrics`, each the concatenation
             over the step's micro-batches. `advantage` and `num_tokens` are needed; `log_w` and
@@ -58,27 +79,6 @@ def summarise(per_sequence: Mapping[str, Tensor]) -> Metrics:
     Returns:
         0-dim float32 tensors on the same device. Sequences without action tokens are left out.
         A mean over no sequence is nan.
-
-        - num_positive, num_negative, num_zero: sequences by the sign of the advantage.
-        - log_w_mean, _max, _std (population), _abs_mean, _p05, _p50, _p95: nats.
-        - ess_ratio: effective sample size (sum W)^2 / sum W^2 over the number of sequences, in
-          (0, 1]; from log W, so that |log W| = 200 does not overflow. Of W itself, which only
-          plain importance sampling uses: one large W ruins it, whatever the loss makes of it.
-        - log_mean_w: log of the mean of W. E_mu[W] = 1, so it is 0 for an engine that reports
-          the probabilities it samples from, up to chance. Samples rarely hold the few large W
-          that the mean of a wide W rests on, so it is then below 0: read it where log_w_std is
-          below 1 or so.
-        - log1p_chi_square: log(1 + chi^2) = log of the mean of W^2, with chi^2 the chi-square
-          divergence E_mu[W^2] - 1 of pi from mu. As a logarithm: chi^2 leaves float32 at
-          log W = 44.
-        - phi_mean, phi_max, phi_p05, _p50, _p95, phi_mean_positive, phi_mean_negative,
-          phi_small_share (phi < 0.01).
-        - phi_ess_ratio: effective sample size (sum phi |A|)^2 / sum (phi |A|)^2, over the number
-          of sequences with A != 0, in [0, 1]: of the weights that the gradient has. On-policy it
-          is that of |A| alone, which is 1 only where all advantages are equally large.
-        - phi_balance: sum of phi A where A > 0 over sum of phi |A| where A < 0. 1 on-policy with
-          a group's mean as baseline; what pushes up and what pushes down have parted elsewhere.
-          nan without the latter.
     """
     present = per_sequence["num_tokens"] > 0
     advantage = per_sequence["advantage"][present]
