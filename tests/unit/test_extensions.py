@@ -1,4 +1,4 @@
-"""What a newcomer adds, a loss, a reward or a benchmark, is one file and no edit elsewhere."""
+"""A newcomer's loss, reward, scheduling policy or benchmark is one file, and no edit elsewhere."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 from vespo_openrlhf.eval.__main__ import main as evaluate
 from vespo_openrlhf.losses import LossInputs, get_policy_loss
+from vespo_openrlhf.simulator.command import main as simulate
 
 REPOSITORY = Path(__file__).parents[2]
 CONFIG = REPOSITORY / "tests" / "data" / "configs" / "Qwen3-0.6B.json"
@@ -45,6 +46,23 @@ def label_problems(labels):
 
 reward_func = make_reward_func(score, isolated=False)
 """
+
+
+POLICY = '''
+"""The newest groups first, and any number of them under way."""
+from itertools import islice
+
+from vespo_openrlhf.scheduling.policy import Choice, Policy, Send
+
+
+class Newest(Policy):
+    def send(self, view):
+        return Send(view.least_loaded)
+
+    def choose(self, view):
+        newest = sorted(view.complete, key=lambda group: -group.oldest_version)
+        return Choice(list(islice(newest, view.batch_size)))
+'''
 
 
 @pytest.fixture
@@ -143,6 +161,25 @@ def test_a_loss_in_the_folder_of_the_losses(
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ready: nothing has to be changed" in done.stdout
+
+
+def test_a_scheduling_policy(
+    recipe: list[str], reward: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tried in the simulator first, then named in a recipe."""
+    path = tmp_path / "newest.py"
+    path.write_text(POLICY)
+    name = f"{path}:Newest"
+    size = "--engines 1 --prompts 8 --samples 2 --updates 2 --length-median 50"
+    assert simulate([*size.split(), "--policy", name, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert (figures["lost"], figures["duplicated"]) == (0, 0)
+
+    recipe += ["--reward.remote_url", str(reward), "--lag.policy"]
+    assert check([*recipe, name]) == 0
+    assert "no bound on the lag" in " ".join(capsys.readouterr().out.split())
+    assert check([*recipe, f"{path}:Newst"]) == 1
+    assert "there is no 'Newst' in it" in capsys.readouterr().out
 
 
 def test_a_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
