@@ -201,8 +201,6 @@ def test_a_new_policy_is_one_file_of_a_users_own(tmp_path, capsys, World) -> Non
 def test_a_new_policy_of_ours_is_one_file_in_the_folder(tmp_path, capsys, monkeypatch) -> None:
     (tmp_path / "newest.py").write_text(NEW_POLICY)
     monkeypatch.setattr(policies, "__path__", [*policies.__path__, str(tmp_path)])
-    # What it remembers would outlive this test.
-    monkeypatch.setattr(policies, "policy_class", policies.policy_class.__wrapped__)
     assert policies.policy_names() == ["bounded", "fifo", "newest"]
     assert simulated(capsys, "--policy", "newest")["lost"] == 0
 
