@@ -24,7 +24,9 @@ from vespo_openrlhf.reward.comparing.words import (
 from vespo_openrlhf.reward.reading.normalize import compact, normalize
 from vespo_openrlhf.reward.reading.quantity import (
     Quantity,
+    parse_parts,
     parse_quantity,
+    same_parts,
     same_quantity,
     same_unit,
 )
@@ -131,6 +133,9 @@ class Judge:
         gold_number, answer_number = parse_quantity(gold), parse_quantity(answer)
         if gold_number is not None and answer_number is not None:
             return same_quantity(gold_number, answer_number)
+        gold_parts, answer_parts = parse_parts(gold), parse_parts(answer)
+        if gold_parts and answer_parts:
+            return same_parts(gold_parts, answer_parts)
         return self._expression(gold, answer, gold_number, answer_number)
 
     def _ratio(self, gold: list[str], answer: list[str]) -> bool:
