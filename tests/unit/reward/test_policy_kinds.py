@@ -118,6 +118,8 @@ ROOTS_AND_POINTS = [
 ]  # fmt: skip
 
 QUALIFIERS = [
+    (r"k\pi, k\in\mathbb{N}", r"k\pi, k\in\mathbb{Z}", False), (r"k\pi \text{ for } k\in\mathbb N", r"k\pi, k\in\mathbb{Z}", False),
+    (r"k\pi (k\in\mathbb{Z})", r"k\pi, k\in\mathbb{Z}", True), (r"x^2, x\ge 5", r"x^2, x\ge 0", False), (r"x^2, x\geq 0", r"x^2, x\ge 0", True),
     (r"3k+1, k\in\mathbb{N}", "3k+1", True), (r"3k+1, k\in\mathbb{Z}^+", "3k+1", True), (r"3k+1, k\in\mathbb{Z}_{>0}", "3k+1", True),
     (r"3k+1 \text{ for all } k \in \mathbb{Z}", "3k+1", True), (r"3k+1 \text{ for any integer } k", "3k+1", True),
     (r"3k+1 \text{ where } k \text{ is an integer}", "3k+1", True), (r"3k+1, k\in\mathbb{N}", "3k", False), ("3k+1, k>0", "3k+1", True),
