@@ -461,6 +461,30 @@ def parse_quantity(text: str) -> Quantity | None:
     )
 
 
+_PART = re.compile(r"\d+(?:\.\d+)? ?(?:\\text ?\{[^{}]{1,40}\}|[A-Za-z]{1,20}(?![A-Za-z])) ?")
+
+
+def parse_parts(text: str) -> list[Quantity] | None:
+    r"""Read ``3\text{ feet }4\text{ inches}``, which is no product; None if it is not one."""
+    parts = _PART.findall(text)
+    if len(parts) < 2 or "".join(parts) != text:
+        return None
+    read = [parse_quantity(part.strip()) for part in parts]
+    found = [quantity for quantity in read if quantity is not None and quantity.unit is not None]
+    return found if len(found) == len(parts) else None
+
+
+def same_parts(gold: list[Quantity], answer: list[Quantity]) -> bool:
+    """Whether the parts are together as much, where they measure one thing; else one by one."""
+    units = [quantity.unit for quantity in (*gold, *answer) if quantity.unit is not None]
+    if all(unit.measures and unit.agrees(units[0]) for unit in units):
+        left, right = (
+            sum(q.value * q.unit.factor for q in parts if q.unit) for parts in (gold, answer)
+        )
+        return left == right
+    return len(gold) == len(answer) and all(map(same_quantity, gold, answer))
+
+
 def same_quantity(gold: Quantity, answer: Quantity) -> bool:
     """Whether two numbers are the same, exactly.
 
