@@ -40,7 +40,8 @@ _BEFORE_BOX = (
     r"|(?:text)?color ?\{\w{1,9}\})(?![a-z])|[{($*]"
 )
 _SIGN = re.compile(
-    r"(?:(?:=|\\(?:[(\[]|(?:approx|to|therefore|Rightarrow|implies)(?![a-z]))"
+    r"(?:(?:[=<≤≥≠≈]|(?<!<br)(?<!/)(?<!<p)(?<!<li)(?<!/p)>"  # no tag's
+    r"|\\(?:[(\[]|(?:leq?|geq?|lt|gt|neq?|approx|to|therefore|Rightarrow|implies)(?![a-z]))"
     r"|(?:\A|(?<=[\s(*:]))\${1,2})(?: |\\[,;:!])*(?:\\text ?(?={))?[{(*]{0,4}"
     rf"(?P<sign>[-−–‑﹣－]|\\pm|\\mp|±)(?:\s|~|\\[,;:! ]|}}|{_BEFORE_BOX})*"
     r"|(?:\A|(?<=[\s*({\[:]))(?P<tight>[-−‑﹣－]|\\pm|\\mp|±)"

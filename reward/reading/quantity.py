@@ -176,12 +176,14 @@ _NOT_UNITS = frozenset(
     "and or not if otherwise except to through from no none minus plus times over divided by with "
     "without is are than less more at least most about approximately between unless for all any "
     "where when infinity base mod modulo equals squared cubed choose but maybe undefined factorial "
-    "negative am pm below above under beyond before after opposite repeating recurring".split()
+    "negative am pm below above under beyond before after opposite repeating recurring "
+    "lakh crore bn mn grand gross googol ppm ppb permille basis bps doubled halved tripled "
+    "quadrupled inverse reciprocal wrong false incorrect true".split()
 )
 _NUMBER_WORD = re.compile(
     r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twel(?:ve|f)|third|fif|eigh|nin"
     r"|(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|eigh|nine)t(?:y|ie)"
-    r"|hundred|thousand|[mbtr]+illion|half|halve|quarter|dozen)(?:th)?s?"
+    r"|hundred|thousand|[a-z]{1,9}illion|[a-z]{2,9}fold|half|halve|quarter|dozen)(?:th)?s?"
 )
 # What says nothing of what is counted.
 _NEUTRAL = frozenset("unit total in of the a an each every per different possible distinct old "

@@ -107,6 +107,7 @@ def test_a_prompt_that_opens_the_thinking(opens: str) -> None:
         ("$y = –\\boxed{6}$", "6", False), ("$y = –\\boxed{6}$", "-6", True), ("$y=－\\boxed{6}$", "6", False),
         (r"$y=\text{-}\boxed{6}$", "6", False), (r"$y=\;-\;\boxed{6}$", "6", False), (r"$y=-\large\boxed{6}$", "6", False),
         (r"$y=-\textbf{\boxed{6}}$", "6", False), (r"$y=-\color{red}\boxed{6}$", "-6", True), (r"$y=\mp\boxed{6}$", "6", False),
+        (r"$y > -\boxed{6}$", "6", False), (r"$y \le -\boxed{6}$", "6", False), (r"$y \neq - \boxed{6}$", "-6", True),
         (r"$y=-\bigl(\boxed{6}\bigr)$", "6", False), ("So: – $\\boxed{6}$", "6", True), ("<br>- \\boxed{6}", "6", True),
     ],
 )  # fmt: skip

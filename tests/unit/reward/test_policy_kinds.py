@@ -84,6 +84,9 @@ WORDS = [
     (r"\text{A D}", "D", False), (r"\text{A B}", "B", False), (r"\text{a circle}", r"\text{circle}", True), ("TTH", "THT", False),
     ("TTH", "TTH", True), ("BCA", "ABC", False), ("xyz", "zyx", True), ("2:3:4", "2:4:3", False), ("2:3:4", "4:6:8", True), ("2:3:4", "2:3", False),
     ("6:4", "3:2", True), ("2:3:4", r"\frac16", False), ("a:b:c", "a:c:b", False), (r"1:\sqrt3:2", r"1 : \sqrt{3} : 2", True),
+    (r"5 \text{ lakh}", "5", False), (r"5 \text{ crore}", "5", False), (r"5 \text{ octillion}", "5", False), (r"5 \text{ ppm}", "5", False),
+    (r"5 \text{ grand}", "5", False), (r"5 \text{ basis points}", "5", False), (r"5 \text{ fourfold}", "5", False), (r"5 \text{ doubled}", "5", False),
+    (r"5 \text{ is wrong}", "5", False), (r"5 \text{ false}", "5", False), (r"5 \text{ folders}", "5", True), (r"5 \text{ basins}", "5", True),
     (r"\text{ACD}", "A, C, D", True), ("A, C", "AC", True), ("C, A", "AC", True), ("A, B", "AC", False), ("A, C, D", "AC", False),
 ]  # fmt: skip
 
