@@ -22,7 +22,14 @@ DEFAULT_BENCHMARKS = "aime24,aime25,amc23,math500"
 def add_run_options(parser: argparse.ArgumentParser, *, model: bool = True) -> None:
     """Every option of `run_of`, with its default; to be parsed by `presets.parse_with_preset`."""
     defaults = Options()
-    what = parser.add_argument_group("what")
+    _add_what(parser.add_argument_group("what"), model=model)
+    _add_prompts(parser.add_argument_group("prompts"), defaults)
+    _add_sampling(parser.add_argument_group("sampling"), defaults)
+    _add_engine(parser.add_argument_group("engine"))
+    _add_endpoint(parser.add_argument_group("endpoint, instead of an engine"))
+
+
+def _add_what(what: argparse._ArgumentGroup, *, model: bool) -> None:
     what.add_argument(
         "--preset",
         choices=PRESETS,
@@ -58,7 +65,9 @@ def add_run_options(parser: argparse.ArgumentParser, *, model: bool = True) -> N
         action="store_true",
         help="every benchmark once more at temperature 0, as NAME-greedy",
     )
-    prompt = parser.add_argument_group("prompts")
+
+
+def _add_prompts(prompt: argparse._ArgumentGroup, defaults: Options) -> None:
     prompt.add_argument(
         "--template",
         default=defaults.template,
@@ -94,7 +103,9 @@ def add_run_options(parser: argparse.ArgumentParser, *, model: bool = True) -> N
         help="examples in the one message, before the problem, not as turns of the chat; with "
         "--raw they are always text, and --stop should end the response where a next one begins",
     )
-    sampling = parser.add_argument_group("sampling")
+
+
+def _add_sampling(sampling: argparse._ArgumentGroup, defaults: Options) -> None:
     for name, text in (
         ("temperature", "0 is greedy"),
         ("top_p", "nucleus sampling"),
@@ -121,7 +132,9 @@ def add_run_options(parser: argparse.ArgumentParser, *, model: bool = True) -> N
     sampling.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="ends a response; repeatable"
     )
-    engine = parser.add_argument_group("engine")
+
+
+def _add_engine(engine: argparse._ArgumentGroup) -> None:
     engine.add_argument(
         "--engines",
         type=int,
@@ -136,7 +149,9 @@ def add_run_options(parser: argparse.ArgumentParser, *, model: bool = True) -> N
         metavar="JSON",
         help='for vllm.LLM, such as \'{"max_model_len": 32768, "tensor_parallel_size": 2}\'',
     )
-    endpoint = parser.add_argument_group("endpoint, instead of an engine")
+
+
+def _add_endpoint(endpoint: argparse._ArgumentGroup) -> None:
     endpoint.add_argument(
         "--endpoint",
         metavar="URL",

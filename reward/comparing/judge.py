@@ -24,7 +24,9 @@ from vespo_openrlhf.reward.comparing.words import (
 from vespo_openrlhf.reward.reading.normalize import compact, normalize
 from vespo_openrlhf.reward.reading.quantity import (
     Quantity,
+    parse_parts,
     parse_quantity,
+    same_parts,
     same_quantity,
     same_unit,
 )
@@ -131,6 +133,9 @@ class Judge:
         gold_number, answer_number = parse_quantity(gold), parse_quantity(answer)
         if gold_number is not None and answer_number is not None:
             return same_quantity(gold_number, answer_number)
+        gold_parts, answer_parts = parse_parts(gold), parse_parts(answer)
+        if gold_parts and answer_parts:
+            return same_parts(gold_parts, answer_parts)
         return self._expression(gold, answer, gold_number, answer_number)
 
     def _ratio(self, gold: list[str], answer: list[str]) -> bool:
@@ -461,6 +466,20 @@ def _read(text: str) -> Expression:
     return parse(normalize(text))
 
 
+# A condition at the end of a value: whose whole numbers, from where on.
+_LAST_CONDITION = re.compile(
+    r"(?:[,;(]|[,;(]? ?\\text ?\{[^{}]{0,20}\}) ?[a-z] ?"
+    r"(?:\\in ?\\mathbb\{(?P<set>[NZQR])\} ?\)?|(?P<bound>(?:\\ge|>) ?\d+))\Z"
+)
+
+
+def _other_condition(gold: str, answer: str) -> bool:
+    """Whether both end in a condition, and not in the same: one may leave it out, not change it."""
+    ends = [_LAST_CONDITION.search(normalize(text)) for text in (gold, answer) if len(text) <= 400]
+    found = [compact(end["set"] or end["bound"]) for end in ends if end]
+    return len(found) == 2 and found[0] != found[1]
+
+
 def _tight(text: str) -> str:
     return re.sub(r",\s+", ",", text.strip())
 
@@ -489,7 +508,8 @@ def judge(golds: tuple[str, ...], answers: tuple[str, ...], algebra: Algebra) ->
     unreadable, waiting = False, False
     for gold in golds:
         try:
-            if Judge(algebra).same(_read(gold), node):
+            same = Judge(algebra).same(_read(gold), node)
+            if same and (len(answers) > 1 or not _other_condition(gold, answers[0])):
                 return "correct"
         except UndecidedError:
             waiting = True

@@ -35,11 +35,17 @@ _ANSWER_LINE = re.compile(r"answer(?:[ \t]+is)?[ \t*_]*[::][ \t*_]*([^\n]*)", re
 
 # A sign that belongs to the box: x = -\boxed{7}, -(\boxed{7}), **-\boxed{7}**. A dash with a space
 # after it may be the mark of a list or of a sentence: it needs the start of mathematics before it.
+_BEFORE_BOX = (
+    r"\\(?:left|[bB]igg?l?|math(?:bf|rm)|text(?:bf)?|bm|bf|underline|displaystyle|large|Large|q?quad"
+    r"|(?:text)?color ?\{\w{1,9}\})(?![a-z])|[{($*]"
+)
 _SIGN = re.compile(
-    r"(?:(?:=|\\(?:[(\[]|approx(?![a-z])|to(?![a-z]))|(?:\A|(?<=[\s(*:]))\${1,2}) ?[{(*]{0,4}"
-    r"(?P<sign>[-−]|\\pm|±)(?:\s|~|\\[,;:! ]|\\(?:left|mathbf|bm|bf|displaystyle)(?![a-z])|[{($*])*"
-    r"|(?:\A|(?<=[\s*({\[:]))(?P<tight>[-−]|\\pm|±)"
-    r"(?:~|\\[,;:!]|\\(?:left|mathbf|bm|bf|displaystyle)(?![a-z])|[{($*])*)\Z"
+    r"(?:(?:[=<≤≥≠≈]|(?<!<br)(?<!/)(?<!<p)(?<!<li)(?<!/p)>"  # no tag's
+    r"|\\(?:[(\[]|(?:leq?|geq?|lt|gt|neq?|approx|to|therefore|Rightarrow|implies)(?![a-z]))"
+    r"|(?:\A|(?<=[\s(*:]))\${1,2})(?: |\\[,;:!])*(?:\\text ?(?={))?[{(*]{0,4}"
+    rf"(?P<sign>[-−–‑﹣－]|\\pm|\\mp|±)(?:\s|~|\\[,;:! ]|}}|{_BEFORE_BOX})*"
+    r"|(?:\A|(?<=[\s*({\[:]))(?P<tight>[-−‑﹣－]|\\pm|\\mp|±)"
+    rf"(?:~|\\[,;:!]|{_BEFORE_BOX})*)\Z"
 )
 # Once it has answered, a model that goes on to another problem answers that.
 _NEXT_TASK = re.compile(
@@ -259,6 +265,6 @@ def extract(response: str, *, prompt: str = "", require_box: bool = True) -> Ext
         group.insert(0, box)
     answers = [box[2].strip() for box in group]
     if sign := _SIGN.search(text[max(0, group[0][0] - 24) : group[0][0]]):
-        minus = (sign["sign"] or sign["tight"]) in "-−"
+        minus = (sign["sign"] or sign["tight"]) in "-−–‑﹣－"
         answers[0] = ("-" if minus else "\\pm ") + f"({answers[0]})"
     return Extraction(tuple(answers))

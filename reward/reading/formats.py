@@ -12,6 +12,7 @@
 | Llama 3 | none | `<|start_header_id|>`, `<|eot_id|>` |
 | gpt-oss | `<|channel|>analysis` | `<|start|>`, `<|end|>`, `<|return|>` |
 | Seed-OSS, MiniMax M3, Command A | `<seed:think>`, `<mm:think>`, `<|START_THINKING|>` | |
+| by a prompt of one's own | `<thinking>`, `<reasoning>` | |
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ THINKING = (
     ("<think>", "</think>"), ("[THINK]", "[/THINK]"), ("◁think▷", "◁/think▷"),
     ("<|open|>think<|sep|>", "<|close|>think<|sep|>"), ("<|channel>", "<channel|>"),
     ("<seed:think>", "</seed:think>"), ("<mm:think>", "</mm:think>"),
-    ("<|START_THINKING|>", "<|END_THINKING|>"),
+    ("<|START_THINKING|>", "<|END_THINKING|>"), ("<thinking>", "</thinking>"),
+    ("<reasoning>", "</reasoning>"),
 )  # fmt: skip
 OPEN_THINKING = re.compile(
     "(?:" + "|".join(re.escape(opens) for opens, _ in THINKING)

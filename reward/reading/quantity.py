@@ -176,12 +176,14 @@ _NOT_UNITS = frozenset(
     "and or not if otherwise except to through from no none minus plus times over divided by with "
     "without is are than less more at least most about approximately between unless for all any "
     "where when infinity base mod modulo equals squared cubed choose but maybe undefined factorial "
-    "negative am pm below above under beyond before after opposite repeating recurring".split()
+    "negative am pm below above under beyond before after opposite repeating recurring "
+    "lakh crore bn mn grand gross googol ppm ppb permille basis bps doubled halved tripled "
+    "quadrupled inverse reciprocal wrong false incorrect true".split()
 )
 _NUMBER_WORD = re.compile(
     r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twel(?:ve|f)|third|fif|eigh|nin"
     r"|(?:thir|four|fif|six|seven|eigh|nine)teen|(?:twen|thir|for|fif|six|seven|eigh|nine)t(?:y|ie)"
-    r"|hundred|thousand|[mbtr]+illion|half|halve|quarter|dozen)(?:th)?s?"
+    r"|hundred|thousand|[a-z]{1,9}illion|[a-z]{2,9}fold|half|halve|quarter|dozen)(?:th)?s?"
 )
 # What says nothing of what is counted.
 _NEUTRAL = frozenset("unit total in of the a an each every per different possible distinct old "
@@ -459,6 +461,30 @@ def parse_quantity(text: str) -> Quantity | None:
         decimals=decimals,
         digits=len(re.sub(r"\D", "", number).lstrip("0")) if number and decimals >= 0 else 0,
     )
+
+
+_PART = re.compile(r"\d+(?:\.\d+)? ?(?:\\text ?\{[^{}]{1,40}\}|[A-Za-z]{1,20}(?![A-Za-z])) ?")
+
+
+def parse_parts(text: str) -> list[Quantity] | None:
+    r"""Read ``3\text{ feet }4\text{ inches}``, which is no product; None if it is not one."""
+    parts = _PART.findall(text)
+    if len(parts) < 2 or "".join(parts) != text:
+        return None
+    read = [parse_quantity(part.strip()) for part in parts]
+    found = [quantity for quantity in read if quantity is not None and quantity.unit is not None]
+    return found if len(found) == len(parts) else None
+
+
+def same_parts(gold: list[Quantity], answer: list[Quantity]) -> bool:
+    """Whether the parts are together as much, where they measure one thing; else one by one."""
+    units = [quantity.unit for quantity in (*gold, *answer) if quantity.unit is not None]
+    if all(unit.measures and unit.agrees(units[0]) for unit in units):
+        left, right = (
+            sum(q.value * q.unit.factor for q in parts if q.unit) for parts in (gold, answer)
+        )
+        return left == right
+    return len(gold) == len(answer) and all(map(same_quantity, gold, answer))
 
 
 def same_quantity(gold: Quantity, answer: Quantity) -> bool:

@@ -26,4 +26,4 @@ except CheckpointError as error:
     errors.append(str(error))
 filler.unlink()
 left = sorted(str(path.relative_to(disk)) for path in disk.rglob("*") if "_step3" in path.name)
-print(json.dumps({"errors": errors, "left": left, "newest": run.trainer._checkpoints.newest()}))
+print(json.dumps({"errors": errors, "left": left, "newest": run.state._checkpoints.newest()}))

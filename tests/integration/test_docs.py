@@ -241,7 +241,7 @@ def words_of_metrics() -> frozenset[str]:
     code = " ".join(
         path.read_text()
         for room in ("losses", "scheduling", "bridge")
-        for path in (REPOSITORY / "vespo_openrlhf" / room).glob("*.py")
+        for path in (REPOSITORY / "vespo_openrlhf" / room).rglob("*.py")
     )
     return frozenset(re.findall(r"\w+", code)) | {*summarise(measured), *summarise_by_lag(measured)}
 

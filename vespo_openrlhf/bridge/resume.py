@@ -85,7 +85,7 @@ REFUSED = {
 APPLIED = (
     *("lag.", "rollout.", "train.", "vllm.", "eval.", "ckpt.", "reward.", "ref.", "ds.", "nodes."),
     *("algo.dynamic_filtering_enable", "algo.dynamic_filtering_range"),
-    # Put into optimizer and schedule after these are loaded: `model_checkpoints.load`.
+    # Put into optimizer and schedule after these are loaded: `rank.checkpoint`.
     *("actor.adam.lr", "actor.muon.lr", "critic.adam.lr", "critic.muon.lr"),
     *("actor.max_norm", "critic.max_norm", "critic.save_value_network", "vespo.on_nonfinite"),
     *("vespo.recompute_old_log_probs", "actor.gradient_checkpointing_enable"),

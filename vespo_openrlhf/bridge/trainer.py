@@ -1,8 +1,8 @@
 """OpenRLHF's trainer under our scheduler: synchronous and asynchronous are one loop.
 
 One Ray worker, on the node of the command line. What it does for the scheduler is here; what it
-tells is in `run_log`, what it keeps for a resume in `run_state`, and how engines get their weights
-in `publishing`.
+tells is in `run/log.py`, what it keeps for a resume in `run/state.py`, and how engines get their
+weights in `weights/publishing.py`.
 """
 
 from __future__ import annotations

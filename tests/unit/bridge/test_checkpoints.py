@@ -76,7 +76,9 @@ def test_the_best_is_not_one_to_go_on_from(tmp_path: Path, save: Save) -> None:
     assert "best_global_step6" in tags(tmp_path)  # until the better one is complete
     for name in ("best_global_step6", "best_global_step8", "global_step4"):  # of --ckpt.save_hf
         (tmp_path / f"{name}_hf").mkdir()
+    (tmp_path / "best_so_far_hf").mkdir()  # a user's own
     Checkpoints(tmp_path).keep_best("best_global_step8")
+    assert (tmp_path / "best_so_far_hf").exists()
     assert not (tmp_path / "best_global_step6_hf").exists()
     assert (tmp_path / "best_global_step8_hf").exists()
     assert (tmp_path / "global_step4_hf").exists()

@@ -33,7 +33,7 @@ def test_means_are_over_what_is_finite_of_what_was_trained() -> None:
     metrics.take(status(reward=[1.0, 0.0], steps=[4.0, math.nan], never=[math.nan] * 2), trained)
     metrics.take(status(reward=[9.0, 1.0], steps=[9.0, math.inf], never=[9.0, math.nan]), half)
     means = metrics.drain(None)
-    assert math.isnan(means["never"])  # Statuses leaves it out
+    assert math.isnan(means["never"])  # BatchMetrics leaves it out
     assert (means["reward"], means["steps"]) == pytest.approx((2 / 3, 4.0))
 
 

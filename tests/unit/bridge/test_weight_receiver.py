@@ -206,6 +206,16 @@ def test_experts_are_shuffled_again_for_a_backend_that_shuffles_them(
     assert both.places() == places
 
 
+def test_an_engine_in_which_an_update_broke_off_takes_part_in_no_other(
+    vllm_alone: None, tmp_path: Path
+) -> None:
+    both = Both("experts", tmp_path)
+    found = pieces(both.trained)
+    both.send(found[: len(found) // 2], 1)
+    with pytest.raises(RuntimeError, match="broken off: the engine is not whole"):
+        both.worker.init_process_group("127.0.0.1", 1, 1, 2, "weights", "gloo", False)
+
+
 def test_what_cannot_be_put_in_place_is_refused(
     vllm_alone: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -104,6 +104,11 @@ def test_a_prompt_that_opens_the_thinking(opens: str) -> None:
         ("\n- \\boxed{6}", "6", True), (r"Answer - \boxed{6}", "6", True), (r"The value of $y$ - \boxed{6}", "6", True),
         (r"$10 - \boxed{6}$", "6", True), (r"$y=10 - \boxed{6}$", "6", True), (r"**Answer** - \boxed{6}", "6", True),
         (r"$5\pm\boxed{6}$", "6", True),
+        ("$y = –\\boxed{6}$", "6", False), ("$y = –\\boxed{6}$", "-6", True), ("$y=－\\boxed{6}$", "6", False),
+        (r"$y=\text{-}\boxed{6}$", "6", False), (r"$y=\;-\;\boxed{6}$", "6", False), (r"$y=-\large\boxed{6}$", "6", False),
+        (r"$y=-\textbf{\boxed{6}}$", "6", False), (r"$y=-\color{red}\boxed{6}$", "-6", True), (r"$y=\mp\boxed{6}$", "6", False),
+        (r"$y > -\boxed{6}$", "6", False), (r"$y \le -\boxed{6}$", "6", False), (r"$y \neq - \boxed{6}$", "-6", True),
+        (r"$y=-\bigl(\boxed{6}\bigr)$", "6", False), ("So: – $\\boxed{6}$", "6", True), ("<br>- \\boxed{6}", "6", True),
     ],
 )  # fmt: skip
 def test_a_sign_before_the_box(response: str, gold: str, right: bool) -> None:

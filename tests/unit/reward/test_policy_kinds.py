@@ -27,6 +27,9 @@ MEMBERS = [
     ("p=2, q=7", "7,2", False), ("p=2, q=7", "2,7", True), ("7,2", "p=2, q=7", False), ("q=7, p=2", "p=2, q=7", True),
     (r"\text{Answer: } 3, 5", "5,3", True), (r"x=1,y=2 \text{ or } x=3,y=4", "(1,2),(3,4)", True),
     ("x=3,y=4; x=1,y=2", "(1,2),(3,4)", True), (r"x=1,y=4 \text{ or } x=3,y=2", "(1,2),(3,4)", False),
+    (r"2\text{ feet }6\text{ inches}", r"6\text{ feet }2\text{ inches}", False), ("2 feet 6 inches", "6 feet 2 inches", False),
+    (r"5\text{ red }3\text{ blue}", r"3\text{ red }5\text{ blue}", False), (r"2\text{ days }28\text{ hours}", r"3\text{ days }4\text{ hours}", True),
+    (r"2\text{ ft }6\text{ in}", r"2\text{ feet }6\text{ inches}", True),
     ("(x=1,y=2),(x=3,y=4)", "(1,2),(3,4)", True), (r"(x,y)=(1,2) \text{ or } (3,4)", "(3,4),(1,2)", True),
 ]  # fmt: skip
 
@@ -81,6 +84,9 @@ WORDS = [
     (r"\text{A D}", "D", False), (r"\text{A B}", "B", False), (r"\text{a circle}", r"\text{circle}", True), ("TTH", "THT", False),
     ("TTH", "TTH", True), ("BCA", "ABC", False), ("xyz", "zyx", True), ("2:3:4", "2:4:3", False), ("2:3:4", "4:6:8", True), ("2:3:4", "2:3", False),
     ("6:4", "3:2", True), ("2:3:4", r"\frac16", False), ("a:b:c", "a:c:b", False), (r"1:\sqrt3:2", r"1 : \sqrt{3} : 2", True),
+    (r"5 \text{ lakh}", "5", False), (r"5 \text{ crore}", "5", False), (r"5 \text{ octillion}", "5", False), (r"5 \text{ ppm}", "5", False),
+    (r"5 \text{ grand}", "5", False), (r"5 \text{ basis points}", "5", False), (r"5 \text{ fourfold}", "5", False), (r"5 \text{ doubled}", "5", False),
+    (r"5 \text{ is wrong}", "5", False), (r"5 \text{ false}", "5", False), (r"5 \text{ folders}", "5", True), (r"5 \text{ basins}", "5", True),
     (r"\text{ACD}", "A, C, D", True), ("A, C", "AC", True), ("C, A", "AC", True), ("A, B", "AC", False), ("A, C, D", "AC", False),
 ]  # fmt: skip
 
@@ -115,6 +121,8 @@ ROOTS_AND_POINTS = [
 ]  # fmt: skip
 
 QUALIFIERS = [
+    (r"k\pi, k\in\mathbb{N}", r"k\pi, k\in\mathbb{Z}", False), (r"k\pi \text{ for } k\in\mathbb N", r"k\pi, k\in\mathbb{Z}", False),
+    (r"k\pi (k\in\mathbb{Z})", r"k\pi, k\in\mathbb{Z}", True), (r"x^2, x\ge 5", r"x^2, x\ge 0", False), (r"x^2, x\geq 0", r"x^2, x\ge 0", True),
     (r"3k+1, k\in\mathbb{N}", "3k+1", True), (r"3k+1, k\in\mathbb{Z}^+", "3k+1", True), (r"3k+1, k\in\mathbb{Z}_{>0}", "3k+1", True),
     (r"3k+1 \text{ for all } k \in \mathbb{Z}", "3k+1", True), (r"3k+1 \text{ for any integer } k", "3k+1", True),
     (r"3k+1 \text{ where } k \text{ is an integer}", "3k+1", True), (r"3k+1, k\in\mathbb{N}", "3k", False), ("3k+1, k>0", "3k+1", True),

@@ -127,7 +127,7 @@ class Checkpoints:
         for path in self._folder.glob(f"{PARTS[0]}/best*"):
             if path.name != tag:
                 self.discard(path.name)
-        for path in self._folder.glob("best*_hf"):
+        for path in self._folder.glob("best_global_step*_hf"):  # and no model of the user's
             if path.name != f"{tag}_hf":
                 shutil.rmtree(path)
 

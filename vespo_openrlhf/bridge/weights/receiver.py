@@ -27,7 +27,14 @@ class WeightReceiver(WorkerWrap):
     _updating = False
 
     def init_process_group(self, *args: Any, **kwargs: Any) -> None:
-        """As OpenRLHF's, after leaving the group of before."""
+        """As OpenRLHF's, after leaving the group of before.
+
+        Raises:
+            RuntimeError: an update was broken off. Of a layer that it left half done, the next one
+                would make experts of both, and nothing would fail.
+        """
+        if self._updating:
+            raise RuntimeError("an update of the weights was broken off: the engine is not whole")
         group, self._model_update_group = getattr(self, "_model_update_group", None), None
         if group is not None:
             group.destroy()
@@ -68,12 +75,16 @@ class WeightReceiver(WorkerWrap):
         """As OpenRLHF's, for a weight that lies in the trainer's memory until this returns."""
         model = self.model_runner.model
         load = model.load_weights
-        # An expert's is kept until its layer has all, so copied.
-        model.load_weights = lambda weights: self._load([(n, w.clone()) for n, w in weights], load)
+        kept = bool(self._experts())  # an expert's is, until its layer has all, so copied
+        model.load_weights = lambda weights: self._load(
+            [(n, w.clone() if kept else w) for n, w in weights], load
+        )
         try:
             super().update_weight_cuda_ipc(name, dtype, shape, ipc_handles, empty_cache)
         finally:
             del model.load_weights
+        if empty_cache:  # which OpenRLHF's leaves undone
+            torch.cuda.empty_cache()
 
     def finish_weights(self) -> str:
         """Put the experts in place that came since the last call. Nothing may be sampled before.
