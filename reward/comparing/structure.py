@@ -54,7 +54,8 @@ _COMPOUND = re.compile(
 _CONDITION = re.compile(
     r"(?P<rest>.*?\S) ?[,;]? ?(?:\\text ?\{,? ?(?:where|with|for(?: (?:any|all|every|each|some))?"
     r"(?: (?:positive )?(?:integers?|reals?(?: numbers?)?|real numbers?))?)? ?\} ?)?"
-    r"[,(]? ?(?:\\forall ?)?(?<![\w\\])[a-z](?: ?, ?[a-z]){0,4} ?\\in ?\\mathbb\{[ZNRQ]\}"
+    r"(?:(?:[,(] ?(?:\\forall ?)?|(?<=\}) ?|(?<=\} )|\\forall ?)(?P<first>[a-z])(?: ?, ?(?!(?P=first))[a-z]){1,4}"
+    r"|[,(]? ?(?:\\forall ?)?(?<![\w\\])[a-z]) ?\\in ?\\mathbb\{[ZNRQ]\}"
     r" ?(?:[_^] ?(?:\{ ?[-+*0\\a-z>\s]{1,8} ?\}|[-+*0]|\\(?:cdot|star)(?![a-z])))* ?\)?"
 )
 # "for all real x", "where k is an integer"
@@ -448,11 +449,11 @@ def parse(text: str) -> Expression:
     if condition and len(text) <= _MAX_CONDITIONED:
         value = (condition["rest"] or condition["rest2"]).rstrip(" ,")
         if not re.search(r"[(\[{|:,]$", value):
-            return parse(value.rstrip(" ,;"))
+            return replace(parse(value.rstrip(" ,;")), condition=text[len(value) :].strip(" ,;()"))
     domain = _DOMAIN.fullmatch(text)
     if domain and (not domain["bound"] or re.search(_ALONE % domain["name"], domain["rest"])):
         # an expression, and where it is defined
-        return parse(domain.group("rest"))
+        return replace(parse(domain["rest"]), condition=text[domain.start("name") :])
     point = _POINT.fullmatch(text)
     if point:
         return parse(point.group("coordinates"))

@@ -49,6 +49,8 @@ _LOG_POWER = re.compile(
     r"(\\(?:ln|log(?: ?_ ?(?:\{[^{}]{1,20}\}|\w))?)) ?\^ ?\{? ?(\d) ?\}? ?"
     r"(\([^()]{1,60}\)|\{[^{}]{1,60}\}|\d+(?:\.\d+)?|\\?[a-zA-Z]+)"
 )
+# Beside the logarithm that a slash divides it by, a logarithm is of no quotient.
+_LOG_BY_LOG = re.compile(r"(\\(?:ln|log) ?(?:\d+|[a-zA-Z])) ?(?=/ ?\\(?:ln|log)(?![a-zA-Z]))")
 _DIGITS = 50
 _POINTS = 8
 _UNFINISHED = (sympy.Integral, sympy.Sum, sympy.Product, sympy.Limit, sympy.Derivative)
@@ -59,6 +61,7 @@ def _prepare(text: str) -> str:
     text = _TEXT.sub(r"\1", text)
     text = _TRANSPOSED.sub("^{(T)}", text)
     text = _LOG_POWER.sub(r"(\1 \3)^{\2}", text)
+    text = _LOG_BY_LOG.sub(r"(\1) ", text)
     text = _PRIMES.sub(lambda m: f"{m[1]}_{{{'p' * len(m[2])}}}", text)
     text = _REPEATING.sub(_repeating, text)
     text = _SLASH.sub(r"\\frac{\1}{\2} ", text)

@@ -283,7 +283,7 @@ def read_unit(text: str) -> Unit | None:
     tokens = re.findall(rf"\^-?\d|/|° ?[CF](?![a-z])|°|[€£₹¥¢{CURRENCY}]|[A-Za-zΩμ]+\.?|\S", words)
     for index, token in enumerate(tokens):
         if token[0] == "^":
-            if not last or not token[-1].isdigit():
+            if not last or not token[-1].isdigit() or token[-1] == "0":
                 return None
             if last in UNITS:
                 take(last, sign * (int(token[1:]) - 1))
@@ -291,7 +291,7 @@ def read_unit(text: str) -> Unit | None:
         if token in ("/", "per", "a", "an", "each", "every") and (
             token in ("/", "per") or dims or others
         ):
-            sign = -1
+            sign, last = -1, ""
             continue
         word = token.rstrip(".").replace("° ", "°") if len(token) > 1 else token
         lower = word.lower()

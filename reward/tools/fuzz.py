@@ -14,7 +14,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import sympy
@@ -25,18 +25,27 @@ from vespo_openrlhf.reward.tools.audit import label_column_of, read_rows
 
 _THREADS = 8
 _MAX_GOLD = 300
+_DRAWS = 3  # of each change of a gold
 _MAX_POWER = 500
 _DIGITS = 40
 
 # --- The oracle -----------------------------------------------------------------------------------
 
 _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|\d+(?:\.\d+)?|\.\d+|\S")
-_LAYOUT = re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])|\\[!,;: ]|(?<!\\)[$~]")
+_LAYOUT = re.compile(
+    r"\\(?:left|right|displaystyle)(?![a-zA-Z])|(?<!\\)\\[!,;: ]|(?<!\\)[$~]"
+)
 _UNIT = re.compile(
     r"(?P<head>.*\S) ?(?P<unit>\^ ?(?:\\circ|\{ ?\\circ ?\})|\\%|\\text ?\{(?P<word>[^{}]*)\}"
     r"(?: ?\^ ?\{? ?(?P<power>\d) ?\}?)?)"
 )
 _BASED = re.compile(r"(\d+) ?_ ?\{? ?(\d+) ?\}?")
+_CONDITION = re.compile(
+    r"(?P<head>.*?\S) ?,? ?(?:\\text ?\{ ?(?:for|where|with|if) ?\})?(?<![(\[{|])[, ]"
+    r"(?P<condition>[a-z] ?(?:\\in ?\\mathbb ?\{? ?[A-Z] ?\}?|\\ne ?-?\d+))"
+)
+_OPERATORS = {"<": "<", ">": ">", "\\le": "<=", "\\leq": "<=", "\\ge": ">=", "\\geq": ">="}
+_RELATION = r"<|>|\\[lg]eq?(?![a-z])"
 _OPEN, _CLOSE = ("(", "[", "{", "\\{"), (")", "]", "}", "\\}")
 _FUNCTIONS = {name: getattr(sympy, name) for name in "sin cos tan cot sec csc".split()}
 _FUNCTIONS |= {"ln": sympy.log, "log": lambda x: sympy.log(x, 10)}
@@ -48,11 +57,19 @@ class _UnknownError(Exception):
 
 @dataclass(frozen=True)
 class Value:
-    """What a text is worth: scalar, words, based, equation, tuple, interval, list or matrix."""
+    """What a text is worth.
+
+    Attributes:
+        kind: scalar, words, based, equation, relation, ratio, tuple, interval, list, matrix, cases.
+        items: what it holds.
+        unit: what stands after a scalar.
+        condition: of what variables, where it says.
+    """
 
     kind: str
     items: tuple[Any, ...]
     unit: str = ""
+    condition: str = ""
 
 
 def _number(text: str) -> Any:
@@ -107,12 +124,24 @@ class _Grammar:
         if self.next() == "^":
             self.take()
             exponent = self.argument()
-            if not exponent.is_number or abs(exponent) > _MAX_POWER or (base == exponent == 0):
+            large = abs(exponent) > _MAX_POWER if exponent.is_number else base.free_symbols
+            if large or base == exponent == 0:
                 raise _UnknownError
             base = base**exponent
             if self.next() == "^":
                 raise _UnknownError
         return base
+
+    def applied(self) -> Any:
+        """What a function is of: a group, or the numbers and letters that follow."""
+        grouped = self.next() in ("(", "{")
+        value = self.power()
+        while not grouped and re.fullmatch(r"[a-hj-zA-Z]|\\pi", self.next()):
+            value *= self.power()
+        operator, after = (*self.tokens[:2], "", "")[:2]
+        if not grouped and operator in ("\\cdot", "\\times", "*", "/") and after[1:] not in _FUNCTIONS:
+            raise _UnknownError  # \sin 3 \cdot x
+        return value
 
     def argument(self) -> Any:
         """What a command or a caret takes: a group, or one character."""
@@ -133,10 +162,25 @@ class _Grammar:
         return value
 
     def atom(self) -> Any:
+        value = self._atom()
+        if self.next() == "!":
+            self.take()
+            if not (value.is_Integer and 0 <= value < 100):
+                raise _UnknownError
+            return sympy.factorial(value)
+        return value
+
+    def _atom(self) -> Any:
         token = self.next()
         if token in ("(", "{"):
             return self.group(token, {"(": ")", "{": "}"}[token])
         self.take()
+        if token == "\\binom":
+            return sympy.binomial(self.argument(), self.argument())
+        if token == "\\log" and self.next() == "_":
+            self.take()
+            base = self.argument()
+            return sympy.log(self.applied(), base)
         if token[0] in ".0123456789":
             value = _number(token)
             if self.next() == "\\frac" and token.isdigit():  # a mixed number, or a product
@@ -153,13 +197,16 @@ class _Grammar:
         if token == "\\sqrt":
             degree = self.group("[", "]") if self.next() == "[" else 2
             inside = self.argument()
-            return sympy.real_root(inside, degree) if inside.is_number else inside ** (1 / degree)
+            return sympy.real_root(inside, degree) if inside.is_number else inside ** (1 / sympy.S(degree))
         if token[1:] in _FUNCTIONS and token[0] == "\\":
-            return _FUNCTIONS[token[1:]](self.power())
+            return _FUNCTIONS[token[1:]](self.applied())
         names = {"\\pi": sympy.pi, "e": sympy.E, "i": sympy.I, "\\infty": sympy.oo}
         if token in names:
             return names[token]
         if token.isalpha() and len(token) == 1 and token.isascii():
+            if self.next() == "_":
+                self.take()
+                token += f"_{self.argument()}"
             return sympy.Symbol(token, positive=True)
         raise _UnknownError
 
@@ -181,6 +228,7 @@ def _plain(text: str) -> str:
     text = _LAYOUT.sub(" ", re.sub(r"\\! *", "", text))
     text = re.sub(r"\\[dt]frac(?![a-zA-Z])", r"\\frac", text)
     text = re.sub(r"\\(?:mbox|textbf|mathrm)(?![a-zA-Z])", r"\\text", text)
+    text = re.sub(r"\A\{((?:[^{}]|\{[^{}]*\})*)\}\Z", r"\1", text)
     text = re.sub(r"(?<!\d)\d{1,3}(?:(?:\{,\}|,)\d{3})+(?![\d,])", _joined(text), text)
     return re.sub(r"\s+", " ", text).strip().rstrip(".").strip()
 
@@ -213,14 +261,26 @@ def _shape(text: str) -> Value:
     if matrix:
         rows = (_split(row, "&") for row in re.split(r"\\\\", matrix[1]) if row.strip())
         return Value("matrix", tuple(Value("tuple", tuple(map(_shape, row))) for row in rows))
+    cases = re.fullmatch(r"(?:[a-z]\([a-z]\) ?= ?)?\\begin ?\{cases\}(.*)\\end ?\{cases\}", text)
+    if cases:
+        return Value("cases", tuple(map(_branch, re.split(r"\\\\", cases[1]))))
     if "\\begin" in text or not text:
         raise _UnknownError
+    if condition := _CONDITION.fullmatch(text):
+        value = _shape(condition["head"].strip(" ,"))
+        return replace(value, condition=re.sub(r"[{} ]", "", condition["condition"]))
     if member := re.fullmatch(r"[a-z] ?\\in(?![a-z]) ?(?P<set>.*)", text):
         return _shape(member["set"])
     for separator in (r"\\cup(?![a-z])", ",|;|\\\\text ?\\{ ?(?:and|or) ?\\}"):
         pieces = _split(text, separator)
         if len(pieces) > 1:
             return Value("list", tuple(i for p in pieces for i in _members(_shape(p))))
+    parts, signs = _split(text, _RELATION), re.findall(_RELATION, text)
+    if len(parts) > 1:
+        return _relation(parts, [_OPERATORS[sign] for sign in signs])
+    terms = _split(text, ":")
+    if len(terms) > 1:
+        return Value("ratio", tuple(_Grammar(term).whole() for term in terms))
     sides = _split(text, "=")
     if len(sides) == 2:
         return Value("equation", (_Grammar(sides[0]).whole() - _Grammar(sides[1]).whole(),))
@@ -230,6 +290,34 @@ def _shape(text: str) -> Value:
         both = (text.replace("\\pm", sign) for sign in "+-")
         return Value("list", tuple(map(_shape, both)))
     return _bracketed(text) or _scalar(text)
+
+
+def _branch(row: str) -> Value:
+    value, _, condition = row.strip().rstrip(",").partition("&")
+    condition = re.sub(r"\\text ?\{ ?(?:if|for|when) ?\}|^ ?(?:if|for|when) ", "", condition)
+    return Value("branch", (_shape(value.strip(" ,")), _shape(condition.strip(" ,"))))
+
+
+def _relation(parts: list[str], operators: list[str]) -> Value:
+    """An interval, where it is of one variable alone."""
+    if len(parts) == 3 and all(operator[0] == ">" for operator in operators):
+        parts, operators = parts[::-1], [o.replace(">", "<") for o in operators[::-1]]
+    values = [_Grammar(part).whole() for part in parts]
+    if len(values) == 2 and operators[0][0] == ">":
+        values, operators = values[::-1], [operators[0].replace(">", "<")]
+    brackets = [("[", "]") if "=" in operator else ("(", ")") for operator in operators]
+    scalars = [Value("scalar", (value,)) for value in values]
+    letters = [value.is_Symbol for value in values]
+    if letters == [False, True, False] and all(operator[0] == "<" for operator in operators):
+        return Value("interval", (brackets[0][0] + brackets[1][1], scalars[0], scalars[2]))
+    if letters == [False, True]:
+        high = Value("scalar", (sympy.oo,))
+        return Value("interval", (brackets[0][0] + ")", scalars[0], high))
+    if letters == [True, False]:
+        return Value("interval", ("(" + brackets[0][1], Value("scalar", (-sympy.oo,)), scalars[1]))
+    if len(values) != 2:
+        raise _UnknownError
+    return Value("relation", (operators[0], values[0] - values[1]))
 
 
 def _members(value: Value) -> tuple[Any, ...]:
@@ -268,7 +356,7 @@ def _same_number(left: Any, right: Any) -> bool:
     if difference == 0:
         return True
     for at in (sympy.Rational(17, 7), sympy.Rational(5, 11)):
-        symbols = sorted(difference.free_symbols, key=str)
+        symbols = sorted(left.free_symbols | right.free_symbols, key=str)
         point = {symbol: at + 3 * index for index, symbol in enumerate(symbols)}
         size = abs(sympy.N(left.subs(point), _DIGITS)) + 1
         if abs(sympy.N(difference.subs(point), _DIGITS)) > size * sympy.Float(10) ** -20:
@@ -289,8 +377,20 @@ def same(left: Value, right: Value) -> bool:
         if kinds in ({"tuple", "interval"}, {"scalar", "list"}, {"scalar", "tuple"}):
             return False
         raise _UnknownError
+    if left.condition and right.condition and left.condition != right.condition:
+        if left.condition[0] == right.condition[0]:
+            return False
+        raise _UnknownError
     if left.kind in ("words", "based"):
         return left.items == right.items
+    if left.kind == "ratio":
+        factors = [a / b for a, b in zip(left.items, right.items, strict=False) if b != 0]
+        return len(left.items) == len(right.items) and all(
+            _same_number(a, factors[0] * b) for a, b in zip(left.items, right.items, strict=True)
+        )
+    if left.kind == "relation":
+        ratio = sympy.simplify(left.items[1] / right.items[1])
+        return left.items[0] == right.items[0] and bool(ratio.is_number and ratio.is_positive)
     if left.kind == "scalar":
         if left.unit and right.unit and left.unit != right.unit:
             return False
@@ -299,7 +399,7 @@ def same(left: Value, right: Value) -> bool:
         return _same_equation(left.items[0], right.items[0])
     if left.kind == "interval" and left.items[0] != right.items[0]:
         return False
-    if left.kind == "list":
+    if left.kind in ("list", "cases"):
         return _each_in(left.items, right.items) and _each_in(right.items, left.items)
     first = 1 if left.kind == "interval" else 0
     pairs = zip(left.items[first:], right.items[first:], strict=False)
@@ -384,6 +484,33 @@ def _ends(match: re.Match[str]) -> tuple[str, str]:
     return match["a"] or match["a1"] or "", match["b"] or match["b1"] or ""
 
 
+def _numbers_swapped(text: str, source: random.Random) -> str | None:
+    found = list(re.finditer(r"\d+", text))
+    if len(found) < 2:
+        return None
+    first, second = sorted(source.sample(range(len(found)), 2))
+    one, two = found[first], found[second]
+    return f"{text[: one.start()]}{two[0]}{text[one.end() : two.start()]}{one[0]}{text[two.end() :]}"
+
+
+def _operator(match: re.Match[str], source: random.Random) -> str:
+    return source.choice([o for o in ("<", ">", "\\le ", "\\ge ") if o.strip() != match[0]])
+
+
+def _turned(match: re.Match[str], _: random.Random) -> str:
+    flipped = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le", "\\leq": "\\geq",
+               "\\geq": "\\leq"}  # fmt: skip
+    return f"{match['r']} {flipped[match['o']]} {match['l']}"
+
+
+def _as_interval(text: str, _: random.Random) -> str | None:
+    match = re.fullmatch(r"([^<>]+?) ?(<|\\leq?) ?[a-z] ?(<|\\leq?) ?([^<>a-z]+)", text)
+    if match is None:
+        return None
+    low, left, right, high = match.groups()
+    return f"{'(' if left == '<' else '['}{low}, {high}{')' if right == '<' else ']'}"
+
+
 def _rounded(text: str, source: random.Random) -> str | None:
     value = evaluate(text)
     if value.kind != "scalar" or not value.items[0].is_real:
@@ -395,7 +522,9 @@ def _decimal(match: re.Match[str], _: random.Random) -> str:
     top, bottom = _ends(match)
     if not (top.strip().isdigit() and bottom.strip().isdigit() and int(bottom)):
         return match.group()
-    return repr(int(top) / int(bottom))  # the oracle keeps those that are exact
+    value = sympy.Rational(int(top), int(bottom))
+    exact = set(sympy.factorint(value.q)) <= {2, 5}  # else the policy has a rule of its own
+    return f"{float(value)!r}" if exact else match.group()
 
 
 def _reprinted(text: str, source: random.Random) -> str | None:
@@ -430,6 +559,7 @@ MUTATIONS: dict[str, Change] = {
     "sign": _one(r"[-+]", lambda m, _: "+" if m.group() == "-" else "-"),
     "leading sign": _one(_START, lambda m, _: m["space"] + ("" if m["minus"] else "-")),
     "off by one": _one(r"\d+", lambda m, source: str(abs(int(m.group()) + source.choice((-1, 1))))),
+    "numbers swapped": _numbers_swapped,
     "digit": _one(r"\d", _other("0123456789")),
     "digits swapped": _one(r"(\d)(\d)", lambda m, _: m[2] + m[1]),
     "digit dropped": _one(r"\d(?=\d)", lambda m, _: ""),
@@ -443,6 +573,16 @@ MUTATIONS: dict[str, Change] = {
     ),
     "root dropped": _one(r"\\sqrt ?(?=\{|\d)", lambda m, _: ""),
     "parts swapped": _parts(_swap, r",|&"),
+    "ends swapped": _one(
+        r"(?<=[(\[])([^()\[\],<>]+),([^()\[\],<>]+)(?=[)\]])", lambda m, _: f"{m[2]},{m[1]}"
+    ),
+    "term dropped": _one(r"(?<=[\w)}]) ?[-+] ?[^-+(){}=,<>|&]+(?=$|[-+=)])", lambda m, _: ""),
+    "another function": _one(
+        r"\\(?:sin|cos|tan|ln|log)(?![a-z_])",
+        lambda m, source: source.choice(["\\sin", "\\cos", "\\tan", "\\ln"]),
+    ),
+    "product for a sum": _one(r"(?<=[\w)}]) ?[-+] ?(?=[\w(\\])", lambda m, _: " \\cdot "),
+    "sum for a product": _one(r"(?<=[\d)])(?=\\sqrt|\\pi|[a-z(])| ?\\cdot ", lambda m, _: "+"),
     "rows swapped": _parts(_swap, r"\\\\"),
     "part dropped": _parts(_drop, r",|\\\\|\\cup"),
     "part added": _parts(_more, r","),
@@ -450,6 +590,9 @@ MUTATIONS: dict[str, Change] = {
     "closing bracket": _one(r"[)\]]$|[)\]](?= \\cup)", lambda m, _: "]" if m.group() == ")" else ")"),
     "unit": _one(r"(?<![a-z])(?:%s)(?![a-z])" % "|".join(_UNITS), _unit),
     "another unit": _one(r"\^ ?\\circ$|\^ ?\{ ?\\circ ?\}$", lambda m, _: "\\text{ cm}"),
+    "another operator": _one(r"<|>|\\[lg]eq?(?![a-z])", _operator),
+    "another domain": _one(r"(?<=\\mathbb\{)[ZNRQ]", _other("ZNRQ")),
+    "another exception": _one(r"(?<=\\ne )\d", _other("123456789")),
     "base": _one(r"(?<=_)(?P<b>\{?)(?P<n>\d+)", lambda m, _: f"{m['b']}{int(m['n']) + 1}"),
     "letter": _one(r"(?<![\\a-zA-Z{])[a-df-hj-z](?![a-zA-Z{])", _other("abkmnpqrxyz")),
     "word": _one(r"(?<=[{(a-zA-Z])[a-zA-Z](?=[a-zA-Z ]*\)?\}$)", _other("bcdfgknqtz")),
@@ -495,6 +638,12 @@ REWRITES: dict[str, Change] = {
     "root below": _one(r"\\frac ?\{(?P<k>\d*)\\sqrt ?\{(?P<n>\d+)\}\} ?\{(?P<d>\d+)\}", lambda m, _: "\\frac{%d}{%s\\sqrt{%s}}" % (int(m["k"] or 1) * int(m["n"]), m["d"], m["n"])),
     "unit after": _one(r"^[^\\,=_a-zA-Z]*\d$|^\\frac[^\\,=_]*$", lambda m, _: m.group() + "\\text{ units}"),
     "sign on both": _one(r"^(?P<l>[a-z]) ?= ?(?P<r>.*)$", lambda m, _: f"{m['r']} = {m['l']}"),
+    "turned round": _one(
+        r"^(?P<l>[^<>=,]+?) ?(?P<o><|>|\\[lg]eq?(?![a-z])) ?(?P<r>(?:(?!\\[lg]e)[^<>=,])+)$", _turned
+    ),
+    "as an interval": _as_interval,
+    "rows in another order": _parts(lambda pieces, _: pieces[::-1], r"\\\\"),
+    "condition dropped": _one(r",? ?(?:\\text ?\{[a-z ]*\} ?)?[a-z] ?(?:\\in ?\\mathbb|\\ne).*$", lambda m, _: ""),
     "reprinted": _reprinted,
 }  # fmt: skip
 
@@ -522,28 +671,28 @@ def cases_of(gold: str, seed: int) -> tuple[list[Case], int]:
     """The cases of a gold, and how many were left out. The same for the same gold and seed."""
     source = random.Random(f"{seed} {gold}")
     cases: dict[str, Case] = {}
-    left_out = 0
+    left_out: set[str] = set()
     try:
         value = evaluate(gold) if len(gold) <= _MAX_GOLD else None
     except Exception:  # sympy raises much, on odd input
         value = None
-    for expected, table in ((False, MUTATIONS), (True, REWRITES)):
-        for name, change in table.items():
+    for table in (MUTATIONS, REWRITES):
+        for name, change in [item for item in table.items() for _ in range(_DRAWS)]:
             try:
                 answer = change(gold, source)
             except Exception:
                 answer = None
-            if answer is None or answer == gold or answer in cases:
+            if answer is None or answer == gold or answer in cases.keys() | left_out:
                 continue
             try:
-                agreed = value is not None and same(value, evaluate(answer)) == expected
+                equal = None if value is None else same(value, evaluate(answer))
             except Exception:
-                agreed = False
-            if agreed:
-                cases[answer] = Case(gold, answer, name, expected)
+                equal = None
+            if equal is None or (equal and table is MUTATIONS):
+                left_out.add(answer)
             else:
-                left_out += 1
-    return list(cases.values()), left_out
+                cases[answer] = Case(gold, answer, name, equal)
+    return list(cases.values()), len(left_out)
 
 
 def fuzz(golds: Iterable[str], seed: int = 0) -> dict[str, Any]:
