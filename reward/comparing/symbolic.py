@@ -19,6 +19,7 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from math_verify import verify as math_verify
 from sympy.concrete.expr_with_limits import ExprWithLimits
 
+from vespo_openrlhf.reward.comparing.expression import split_top
 from vespo_openrlhf.reward.comparing.judge import UnreadableError, check_size
 from vespo_openrlhf.reward.comparing.words import choice, split_unit, text_key
 from vespo_openrlhf.reward.reading.quantity import (
@@ -65,6 +66,8 @@ def _prepare(text: str) -> str:
     text = _LOG_BY_LOG.sub(r"(\1) ", text)
     text = _PRIMES.sub(lambda m: f"{m[1]}_{{{'p' * len(m[2])}}}", text)
     text = _REPEATING.sub(_repeating, text)
+    if len(terms := [term for term, _ in split_top(text, "[|:]")]) == 2 and "|" not in text:
+        text = f"\\frac{{{terms[0]}}}{{{terms[1]}}}"
     text = _SLASH.sub(r"\\frac{\1}{\2} ", text)
     text = _SCIENTIFIC.sub(r"\1 \\cdot 10^{\2}", text)
     text = _DECIMAL.sub(_decimal, text)
@@ -188,13 +191,26 @@ def _points(symbols: list[Any]) -> list[dict[Any, Any]]:
     return points
 
 
+def _ends(value: Any) -> list[Any]:
+    """The bounds of the sums and products of an expression."""
+    nodes = value.atoms(sympy.Sum, sympy.Product)
+    return [end for node in nodes for limit in node.limits for end in limit[1:]]
+
+
 def _agree_at_points(left: Any, right: Any) -> bool | None:
     """Whether two expressions agree wherever both are real (or everywhere, if they hold i)."""
     symbols = sorted(left.free_symbols | right.free_symbols, key=lambda s: s.name)
+    counted = {
+        symbol: sympy.Integer(2 + index % 3)  # how far a sum or product goes
+        for index, symbol in enumerate(symbols)
+        if any(end.has(symbol) for e in (left, right) for end in _ends(e))
+    }
     imaginary = left.has(sympy.I) or right.has(sympy.I)
     agreed = 0
     for point in _points(symbols):
-        values = left.subs(point), right.subs(point)
+        values = left.subs(point | counted), right.subs(point | counted)
+        if counted:
+            values = values[0].doit(), values[1].doit()
         if not imaginary and any((n := _number(v)) is not None and n.has(sympy.I) for v in values):
             continue  # outside the domain, as ln x is below zero
         same = _close(*values)
@@ -234,7 +250,10 @@ def _flat(node: Any) -> list[Any]:
     """The terms of a sum, or the factors of a product, that the parser leaves nested as written."""
     if not isinstance(node, sympy.Add | sympy.Mul):
         return list(node.args)
-    return [a for arg in node.args for a in (_flat(arg) if arg.func == node.func else [arg])]
+    args = [a for arg in node.args for a in (_flat(arg) if arg.func == node.func else [arg])]
+    numbers = [arg for arg in args if arg.is_Rational and not arg.args]
+    whole = node.func(*numbers)
+    return [arg for arg in args if arg not in numbers] + [whole] * (whole != node.identity)
 
 
 def _abbreviated(value: Any) -> Any:

@@ -327,6 +327,8 @@ def read_unit(text: str) -> Unit | None:
     if "°" in words and dims.get("angle") and len(dims) > 1:
         return Unit()
     measures = tuple(sorted((d, e) for d, e in dims.items() if e))
+    if dims and not measures:  # km/m
+        return None
     return Unit(measures, factor, frozenset(others) - _NEUTRAL)
 
 

@@ -374,6 +374,9 @@ def same(left: Value, right: Value) -> bool:
     """
     kinds = {left.kind, right.kind}
     if len(kinds) == 2:
+        interval = left if left.kind == "interval" else right
+        if kinds == {"tuple", "interval"} and interval.items[0] == "()":
+            raise _UnknownError
         if kinds in ({"tuple", "interval"}, {"scalar", "list"}, {"scalar", "tuple"}):
             return False
         raise _UnknownError
@@ -609,7 +612,7 @@ REWRITES: dict[str, Change] = {
     "fraction braces": _all(_FRACTION, lambda m: "\\frac{ %s }{ %s }" % _ends(m)),
     "braces around": lambda text, _: "{" + text + "}",
     "dollars": lambda text, _: f"${text}$",
-    "full stop": lambda text, _: text + ".",
+    "full stop": _all(r"(?<!\.)\Z", "."),
     "left, right": lambda text, _: (
         re.sub(r"[(\[]", lambda m: "\\left" + m.group(),
                re.sub(r"[)\]]", lambda m: "\\right" + m.group(), text))
