@@ -260,6 +260,8 @@ def _bracketed(text: str, opening: str, inside: str, closing: str) -> Expression
         return Expression("tuple", text, tuple(parse(piece) for piece in items_text), detail="()")
     if len(items_text) == 2 and opening in ("(", "[") and closing in (")", "]"):
         left, right = (parse(piece) for piece in items_text)
+        if opening + closing == "[]" and left.kind == right.kind == "tuple":
+            return Expression("list", text, (left, right))
         kind = "tuple" if opening + closing == "()" else "interval"
         return Expression(kind, text, (left, right), detail=opening + closing)
     if len(items_text) == 1 and opening == "(" and closing == ")" and len(inside) > 1:
@@ -337,6 +339,8 @@ def _list(text: str, split: list[tuple[str, str]]) -> Expression:
             node = parse(piece)
             if node.kind == "scalar" and (label := _LABEL.match(piece) or _BARE_LABEL.match(piece)):
                 node = _labelled(label, parse(piece[label.end() :]))
+            if _POINT.fullmatch(piece):  # A(1,2), B(3,4)
+                node = Expression("named", piece, (node,), name=piece[0])
             if node.kind == "named" and len(node.items) == 1:  # x = -2, x = 1 \\pm \\sqrt{5}
                 node = node.items[0] if node.items[0].kind == "list" else node
             items.extend(node.items if node.kind == "list" else (node,))

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a row of a table is read whole
 r"""``vespo reward fuzz``: golds changed so that they are wrong, or rewritten so that they are not.
 
 What an answer is worth is said by an oracle of its own: a small grammar (numbers, roots, powers,
@@ -32,9 +33,7 @@ _DIGITS = 40
 # --- The oracle -----------------------------------------------------------------------------------
 
 _TOKEN = re.compile(r"\\[a-zA-Z]+|\\.|\d+(?:\.\d+)?|\.\d+|\S")
-_LAYOUT = re.compile(
-    r"\\(?:left|right|displaystyle)(?![a-zA-Z])|(?<!\\)\\[!,;: ]|(?<!\\)[$~]"
-)
+_LAYOUT = re.compile(r"\\(?:left|right|displaystyle)(?![a-zA-Z])|(?<!\\)\\[!,;: ]|(?<!\\)[$~]")
 _UNIT = re.compile(
     r"(?P<head>.*\S) ?(?P<unit>\^ ?(?:\\circ|\{ ?\\circ ?\})|\\%|\\text ?\{(?P<word>[^{}]*)\}"
     r"(?: ?\^ ?\{? ?(?P<power>\d) ?\}?)?)"
@@ -139,7 +138,11 @@ class _Grammar:
         while not grouped and re.fullmatch(r"[a-hj-zA-Z]|\\pi", self.next()):
             value *= self.power()
         operator, after = (*self.tokens[:2], "", "")[:2]
-        if not grouped and operator in ("\\cdot", "\\times", "*", "/") and after[1:] not in _FUNCTIONS:
+        if (
+            not grouped
+            and operator in ("\\cdot", "\\times", "*", "/")
+            and after[1:] not in _FUNCTIONS
+        ):
             raise _UnknownError  # \sin 3 \cdot x
         return value
 
@@ -197,7 +200,11 @@ class _Grammar:
         if token == "\\sqrt":
             degree = self.group("[", "]") if self.next() == "[" else 2
             inside = self.argument()
-            return sympy.real_root(inside, degree) if inside.is_number else inside ** (1 / sympy.S(degree))
+            return (
+                sympy.real_root(inside, degree)
+                if inside.is_number
+                else inside ** (1 / sympy.S(degree))
+            )
         if token[1:] in _FUNCTIONS and token[0] == "\\":
             return _FUNCTIONS[token[1:]](self.applied())
         names = {"\\pi": sympy.pi, "e": sympy.E, "i": sympy.I, "\\infty": sympy.oo}
@@ -374,9 +381,9 @@ def same(left: Value, right: Value) -> bool:
     """
     kinds = {left.kind, right.kind}
     if len(kinds) == 2:
-        interval = left if left.kind == "interval" else right
+        pair, interval = (left, right) if left.kind == "tuple" else (right, left)
         if kinds == {"tuple", "interval"} and interval.items[0] == "()":
-            raise _UnknownError
+            return same(pair, replace(interval, kind="tuple", items=interval.items[1:]))
         if kinds in ({"tuple", "interval"}, {"scalar", "list"}, {"scalar", "tuple"}):
             return False
         raise _UnknownError
@@ -493,7 +500,9 @@ def _numbers_swapped(text: str, source: random.Random) -> str | None:
         return None
     first, second = sorted(source.sample(range(len(found)), 2))
     one, two = found[first], found[second]
-    return f"{text[: one.start()]}{two[0]}{text[one.end() : two.start()]}{one[0]}{text[two.end() :]}"
+    return (
+        f"{text[: one.start()]}{two[0]}{text[one.end() : two.start()]}{one[0]}{text[two.end() :]}"
+    )
 
 
 def _operator(match: re.Match[str], source: random.Random) -> str:
