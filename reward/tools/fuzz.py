@@ -436,8 +436,8 @@ _UNITS = {"cm": "m", "degrees": "radians", "inches": "feet", "cents": "dollars",
           "feet": "inches", "miles": "feet", "hours": "minutes", "meters": "feet"}  # fmt: skip
 
 
-def _one(pattern: str, replacement: Callable[[re.Match[str], random.Random], str]) -> Change:
-    """A change of one match of a pattern, drawn at random."""
+def _one(pattern: str, replacement: str | Callable[[re.Match[str], random.Random], str]) -> Change:
+    """A change of one match of a pattern, drawn at random: to a template, or what a function says."""
     compiled = re.compile(pattern)
 
     def change(text: str, source: random.Random) -> str | None:
@@ -445,14 +445,19 @@ def _one(pattern: str, replacement: Callable[[re.Match[str], random.Random], str
         if not found:
             return None
         match = source.choice(found)
-        return text[: match.start()] + replacement(match, source) + text[match.end() :]
+        new = (
+            match.expand(replacement)
+            if isinstance(replacement, str)
+            else replacement(match, source)
+        )
+        return text[: match.start()] + new + text[match.end() :]
 
     return change
 
 
-def _all(pattern: str, replacement: str | Callable[[re.Match[str]], str]) -> Change:
+def _all(pattern: str, template: str) -> Change:
     compiled = re.compile(pattern)
-    return lambda text, _: compiled.sub(replacement, text)
+    return lambda text, _: compiled.sub(template, text)
 
 
 def _parts(reorder: Callable[[list[str], random.Random], list[str]], separators: str) -> Change:
@@ -476,9 +481,8 @@ def _parts(reorder: Callable[[list[str], random.Random], list[str]], separators:
 
 def _swap(pieces: list[str], source: random.Random) -> list[str]:
     first, second = source.sample(range(len(pieces)), 2)
-    swapped = list(pieces)
-    swapped[first], swapped[second] = pieces[second], pieces[first]
-    return swapped
+    pieces[first], pieces[second] = pieces[second], pieces[first]
+    return pieces
 
 
 def _drop(pieces: list[str], source: random.Random) -> list[str]:
@@ -539,6 +543,16 @@ def _decimal(match: re.Match[str], _: random.Random) -> str:
     return f"{float(value)!r}" if exact else match.group()
 
 
+def _tripled(match: re.Match[str], _: random.Random) -> str:
+    top, bottom = (str(3 * int(x)) if x.isdigit() else f"3({x})" for x in _ends(match))
+    return f"\\frac{{{top}}}{{{bottom}}}"
+
+
+def _root_below(match: re.Match[str], _: random.Random) -> str:
+    top = int(match["k"] or 1) * int(match["n"])
+    return f"\\frac{{{top}}}{{{match['d']}\\sqrt{{{match['n']}}}}}"
+
+
 def _reprinted(text: str, source: random.Random) -> str | None:
     value = evaluate(text)
     if value.kind != "scalar" or not value.items[0].free_symbols:
@@ -559,10 +573,6 @@ def _terms(text: str, _: random.Random) -> str | None:
     return f"{last.removeprefix('+').strip()} {'' if first[0] == '-' else '+ '}{first}"
 
 
-def _unit(match: re.Match[str], _: random.Random) -> str:
-    return _UNITS[match.group()]
-
-
 def _other(letters: str) -> Callable[[re.Match[str], random.Random], str]:
     return lambda m, source: source.choice([c for c in letters if c != m.group()])
 
@@ -573,42 +583,42 @@ MUTATIONS: dict[str, Change] = {
     "off by one": _one(r"\d+", lambda m, source: str(abs(int(m.group()) + source.choice((-1, 1))))),
     "numbers swapped": _numbers_swapped,
     "digit": _one(r"\d", _other("0123456789")),
-    "digits swapped": _one(r"(\d)(\d)", lambda m, _: m[2] + m[1]),
-    "digit dropped": _one(r"\d(?=\d)", lambda m, _: ""),
+    "digits swapped": _one(r"(\d)(\d)", r"\2\1"),
+    "digit dropped": _one(r"\d(?=\d)", ""),
     "exponent": _one(r"(?<=\^)(?P<b> ?\{?)(?P<n>\d+)", lambda m, _: f"{m['b']}{int(m['n']) + 1}"),
-    "exponent dropped": _one(r"\^ ?(?:\{[^{}]*\}|\d)", lambda m, _: ""),
-    "squared": _one(r"(?<![\\a-zA-Z{])[a-z](?![a-zA-Z])|\d(?![\d.,_])|\\pi", lambda m, _: m.group() + "^2"),
-    "upside down": _one(_FRACTION, lambda m, _: "\\frac{%s}{%s}" % _ends(m)[::-1]),
+    "exponent dropped": _one(r"\^ ?(?:\{[^{}]*\}|\d)", ""),
+    "squared": _one(r"(?<![\\a-zA-Z{])[a-z](?![a-zA-Z])|\d(?![\d.,_])|\\pi", r"\g<0>^2"),
+    "upside down": _one(_FRACTION, r"\\frac{\g<b>\g<b1>}{\g<a>\g<a1>}"),
     "factor dropped": _one(
         r"\\pi|\\sqrt ?(?:\{[^{}]*\}|\d)|(?<![a-zA-Z\\{])[a-z](?![a-zA-Z])|\d+ ?(?=[\\a-z(])",
-        lambda m, _: "",
+        "",
     ),
-    "root dropped": _one(r"\\sqrt ?(?=\{|\d)", lambda m, _: ""),
+    "root dropped": _one(r"\\sqrt ?(?=\{|\d)", ""),
     "parts swapped": _parts(_swap, r",|&"),
     "ends swapped": _one(
-        r"(?<=[(\[])([^()\[\],<>]+),([^()\[\],<>]+)(?=[)\]])", lambda m, _: f"{m[2]},{m[1]}"
+        r"(?<=[(\[])([^()\[\],<>]+),([^()\[\],<>]+)(?=[)\]])", r"\2,\1"
     ),
-    "term dropped": _one(r"(?<=[\w)}]) ?[-+] ?[^-+(){}=,<>|&]+(?=$|[-+=)])", lambda m, _: ""),
+    "term dropped": _one(r"(?<=[\w)}]) ?[-+] ?[^-+(){}=,<>|&]+(?=$|[-+=)])", ""),
     "another function": _one(
         r"\\(?:sin|cos|tan|ln|log)(?![a-z_])",
         lambda m, source: source.choice(["\\sin", "\\cos", "\\tan", "\\ln"]),
     ),
-    "product for a sum": _one(r"(?<=[\w)}]) ?[-+] ?(?=[\w(\\])", lambda m, _: " \\cdot "),
-    "sum for a product": _one(r"(?<=[\d)])(?=\\sqrt|\\pi|[a-z(])| ?\\cdot ", lambda m, _: "+"),
+    "product for a sum": _one(r"(?<=[\w)}]) ?[-+] ?(?=[\w(\\])", r" \\cdot "),
+    "sum for a product": _one(r"(?<=[\d)])(?=\\sqrt|\\pi|[a-z(])| ?\\cdot ", "+"),
     "rows swapped": _parts(_swap, r"\\\\"),
     "part dropped": _parts(_drop, r",|\\\\|\\cup"),
     "part added": _parts(_more, r","),
     "opening bracket": _one(r"^\(|(?<=\\left)\(|^\[|(?<=\\left)\[|(?<=cup )\(", lambda m, _: "[" if m.group() == "(" else "("),
     "closing bracket": _one(r"[)\]]$|[)\]](?= \\cup)", lambda m, _: "]" if m.group() == ")" else ")"),
-    "unit": _one(r"(?<![a-z])(?:%s)(?![a-z])" % "|".join(_UNITS), _unit),
-    "another unit": _one(r"\^ ?\\circ$|\^ ?\{ ?\\circ ?\}$", lambda m, _: "\\text{ cm}"),
+    "unit": _one(r"(?<![a-z])(?:" + "|".join(_UNITS) + ")(?![a-z])", lambda m, _: _UNITS[m[0]]),
+    "another unit": _one(r"\^ ?\\circ$|\^ ?\{ ?\\circ ?\}$", r"\\text{ cm}"),
     "another operator": _one(r"<|>|\\[lg]eq?(?![a-z])", _operator),
     "another domain": _one(r"(?<=\\mathbb\{)[ZNRQ]", _other("ZNRQ")),
     "another exception": _one(r"(?<=\\ne )\d", _other("123456789")),
     "base": _one(r"(?<=_)(?P<b>\{?)(?P<n>\d+)", lambda m, _: f"{m['b']}{int(m['n']) + 1}"),
     "letter": _one(r"(?<![\\a-zA-Z{])[a-df-hj-z](?![a-zA-Z{])", _other("abkmnpqrxyz")),
     "word": _one(r"(?<=[{(a-zA-Z])[a-zA-Z](?=[a-zA-Z ]*\)?\}$)", _other("bcdfgknqtz")),
-    "point moved": _one(r"(\d*)\.(\d)", lambda m, _: f"{m[1]}{m[2]}."),
+    "point moved": _one(r"(\d*)\.(\d)", r"\1\2."),
     "rounded": _rounded,
 }  # fmt: skip
 REWRITES: dict[str, Change] = {
@@ -617,8 +627,8 @@ REWRITES: dict[str, Change] = {
     "thin spaces": _all(r"(?<=[,+=]) ?(?=[\d\\-])", r"\\,"),
     "dfrac": _all(r"\\frac", r"\\dfrac"),
     "tfrac": _all(r"\\[d]?frac", r"\\tfrac"),
-    "braces": _all(r"(?<=\^)\d(?!\d)|(?<=_)\d+", lambda m: "{" + m.group() + "}"),
-    "fraction braces": _all(_FRACTION, lambda m: "\\frac{ %s }{ %s }" % _ends(m)),
+    "braces": _all(r"(?<=\^)\d(?!\d)|(?<=_)\d+", r"{\g<0>}"),
+    "fraction braces": _all(_FRACTION, r"\\frac{ \g<a>\g<a1> }{ \g<b>\g<b1> }"),
     "braces around": lambda text, _: "{" + text + "}",
     "dollars": lambda text, _: f"${text}$",
     "full stop": _all(r"(?<!\.)\Z", "."),
@@ -628,34 +638,34 @@ REWRITES: dict[str, Change] = {
         if "\\left" not in text and "\\text" not in text and "\\sqrt[" not in text else None
     ),
     "no left, right": _all(r"\\(?:left|right)(?![a-z]) ?", ""),
-    "slash": _one(_FRACTION, lambda m, _: "%s/%s" % _ends(m)),
-    "slash in brackets": _one(_FRACTION, lambda m, _: "(%s)/(%s)" % _ends(m)),
-    "not reduced": _one(_FRACTION, lambda m, _: "\\frac{%s}{%s}" % tuple(f"3({x})" if not x.isdigit() else str(3 * int(x)) for x in _ends(m))),
-    "sign in front": _one(r"\\frac ?\{-(\d+)\} ?(\{\d+\})", lambda m, _: "-\\frac{%s}%s" % m.groups()),
-    "sign on top": _one(r"-(\\frac) ?\{(\d+)\}", lambda m, _: "%s{-%s}" % m.groups()),
+    "slash": _one(_FRACTION, r"\g<a>\g<a1>/\g<b>\g<b1>"),
+    "slash in brackets": _one(_FRACTION, r"(\g<a>\g<a1>)/(\g<b>\g<b1>)"),
+    "not reduced": _one(_FRACTION, _tripled),
+    "sign in front": _one(r"\\frac ?\{-(\d+)\} ?(\{\d+\})", r"-\\frac{\1}\2"),
+    "sign on top": _one(r"-(\\frac) ?\{(\d+)\}", r"\1{-\2}"),
     "decimal": _one(_FRACTION, _decimal),
-    "decimal of an integer": _one(r"^-?\d+$", lambda m, _: m.group() + ".0"),
-    "zeros": _one(r"\.\d+", lambda m, _: m.group() + "0"),
-    "zero in front": _one(r"(?<!\d)\.\d+", lambda m, _: "0" + m.group()),
+    "decimal of an integer": _one(r"^-?\d+$", r"\g<0>.0"),
+    "zeros": _one(r"\.\d+", r"\g<0>0"),
+    "zero in front": _one(r"(?<!\d)\.\d+", r"0\g<0>"),
     "thousands": _one(r"^-?\d{4,9}$", lambda m, _: f"{int(m.group()):,}"),
     "thousands in braces": _one(r"^-?\d{4,9}$", lambda m, _: f"{int(m.group()):,}".replace(",", "{,}")),
     "fraction": _one(r"^(\d*)\.(\d{1,6})$", lambda m, _: f"\\frac{{{int(m[1] + m[2])}}}{{{10 ** len(m[2])}}}"),
     "order": _parts(lambda pieces, _: pieces[::-1], r", ?|\\cup"),
     "order of terms": _terms,
-    "order of factors": _one(r"^(\d+) ?(\\sqrt ?(?:\{[^{}]*\}|\d)|\\pi|[a-z])$", lambda m, _: f"{m[2]} \\cdot {m[1]}"),
-    "order of brackets": _one(r"(\([^()]*\))(\([^()]*\))", lambda m, _: m[2] + m[1]),
-    "dot": _one(r"(?<=\d) ?(?=\\sqrt|\\pi|[a-z](?![a-z])|\()", lambda m, _: " \\cdot "),
-    "times": _one(r"(?<=\d) ?(?=\\sqrt|\\pi|[a-z](?![a-z])|\()", lambda m, _: " \\times "),
-    "root as a power": _one(r"\\sqrt ?\{(\w+)\}", lambda m, _: f"{m[1]}^{{1/2}}"),
-    "root below": _one(r"\\frac ?\{(?P<k>\d*)\\sqrt ?\{(?P<n>\d+)\}\} ?\{(?P<d>\d+)\}", lambda m, _: "\\frac{%d}{%s\\sqrt{%s}}" % (int(m["k"] or 1) * int(m["n"]), m["d"], m["n"])),
-    "unit after": _one(r"^[^\\,=_a-zA-Z]*\d$|^\\frac[^\\,=_]*$", lambda m, _: m.group() + "\\text{ units}"),
-    "sign on both": _one(r"^(?P<l>[a-z]) ?= ?(?P<r>.*)$", lambda m, _: f"{m['r']} = {m['l']}"),
+    "order of factors": _one(r"^(\d+) ?(\\sqrt ?(?:\{[^{}]*\}|\d)|\\pi|[a-z])$", r"\2 \\cdot \1"),
+    "order of brackets": _one(r"(\([^()]*\))(\([^()]*\))", r"\2\1"),
+    "dot": _one(r"(?<=\d) ?(?=\\sqrt|\\pi|[a-z](?![a-z])|\()", r" \\cdot "),
+    "times": _one(r"(?<=\d) ?(?=\\sqrt|\\pi|[a-z](?![a-z])|\()", r" \\times "),
+    "root as a power": _one(r"\\sqrt ?\{(\w+)\}", r"\1^{1/2}"),
+    "root below": _one(r"\\frac ?\{(?P<k>\d*)\\sqrt ?\{(?P<n>\d+)\}\} ?\{(?P<d>\d+)\}", _root_below),
+    "unit after": _one(r"^[^\\,=_a-zA-Z]*\d$|^\\frac[^\\,=_]*$", r"\g<0>\\text{ units}"),
+    "sign on both": _one(r"^(?P<l>[a-z]) ?= ?(?P<r>.*)$", r"\g<r> = \g<l>"),
     "turned round": _one(
         r"^(?P<l>[^<>=,]+?) ?(?P<o><|>|\\[lg]eq?(?![a-z])) ?(?P<r>(?:(?!\\[lg]e)[^<>=,])+)$", _turned
     ),
     "as an interval": _as_interval,
     "rows in another order": _parts(lambda pieces, _: pieces[::-1], r"\\\\"),
-    "condition dropped": _one(r",? ?(?:\\text ?\{[a-z ]*\} ?)?[a-z] ?(?:\\in ?\\mathbb|\\ne).*$", lambda m, _: ""),
+    "condition dropped": _one(r",? ?(?:\\text ?\{[a-z ]*\} ?)?[a-z] ?(?:\\in ?\\mathbb|\\ne).*$", ""),
     "reprinted": _reprinted,
 }  # fmt: skip
 
