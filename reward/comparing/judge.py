@@ -48,8 +48,12 @@ _UNFINISHED = re.compile(
     r"\\(?:i*int|oint|sum|prod|lim)(?![a-z])"
     r"|\\frac ?\{ ?(?:d|\\partial)(?![a-z]{2})[^{}]*\} ?\{ ?(?:d|\\partial) ?[a-z]"
 )
-# Numbers among words: as a product they could change places.
-_SENTENCE = re.compile(r"\\text ?\{[^{}]*[a-zA-Z]{3}[^{}]*\}.*\d.*\\text ?\{[^{}]*[a-zA-Z]{3}")
+# Numbers among words, but in 3 feet by 5 feet: as a product they could change places.
+_SENTENCE = re.compile(
+    r"(?!.*(?:\\cdot|\bby ?\}))"
+    r".*\\text ?\{[^{}]*[a-zA-Z]{3}[^{}]*\}.*\d.*\\text ?\{[^{}]*[a-zA-Z]{3}"
+    r"|.*\d ?[a-zA-Z]{3,} \d+ ?[a-zA-Z]{3}"
+)
 _SIGNS = re.compile(r"[-+] ?\(? ?[-+]")
 _LETTERS = re.compile(r"[A-J]{2,10}")  # all that apply: ABD
 _SEQUENCE = re.compile("[A-Z]{3,}")
@@ -155,7 +159,7 @@ class Judge:
                 return False
         if gold_number is not None and gold_number.value.denominator == 1 and _unevaluated(answer):
             return False
-        if _SENTENCE.search(gold) or _SENTENCE.search(answer):
+        if _SENTENCE.match(gold) or _SENTENCE.match(answer):
             return False
         if _UNFINISHED.search(answer) and not _UNFINISHED.search(gold):
             return False

@@ -55,8 +55,8 @@ _CONDITION = re.compile(
     r"(?P<rest>.*?\S) ?[,;]? ?(?:\\text ?\{,? ?(?:where|with|for(?: (?:any|all|every|each|some))?"
     r"(?: (?:positive )?(?:integers?|reals?(?: numbers?)?|real numbers?))?)? ?\} ?)?"
     r"(?:(?:[,(] ?(?:\\forall ?)?|(?<=\}) ?|(?<=\} )|\\forall ?)"
-    r"(?P<first>[a-z])(?: ?, ?(?!(?P=first))[a-z]){1,4}"
-    r"|[,(]? ?(?:\\forall ?)?(?<![\w\\])[a-z]) ?\\in ?\\mathbb\{[ZNRQ]\}"
+    r"(?P<first>[a-zA-Z])(?: ?, ?(?!(?P=first))[a-zA-Z]){1,4}"
+    r"|[,(]? ?(?:\\forall ?)?(?<![\w\\])[a-zA-Z]) ?\\in ?\\mathbb\{[ZNRQ]\}"
     r" ?(?:[_^] ?(?:\{ ?[-+*0\\a-z>\s]{1,8} ?\}|[-+*0]|\\(?:cdot|star)(?![a-z])))* ?\)?"
 )
 # "for all real x", "where k is an integer"
@@ -450,8 +450,10 @@ def parse(text: str) -> Expression:
         return _except(points.items if points.kind in ("set", "list") else (points,))
     if reals or text in ("\\mathbb{R}", "\\mathbb R"):
         return _interval(_infinite("-"), _infinite(""), "()")
-    condition = _CONDITION.fullmatch(text) or _FOR_ALL.fullmatch(text)
-    if condition and len(text) <= _MAX_CONDITIONED:
+    condition = None
+    if "\\" in text and len(text) <= _MAX_CONDITIONED:
+        condition = _CONDITION.fullmatch(text) or _FOR_ALL.fullmatch(text)
+    if condition:
         value = (condition["rest"] or condition["rest2"]).rstrip(" ,")
         if not re.search(r"[(\[{|:,]$", value):
             return replace(parse(value.rstrip(" ,;")), condition=text[len(value) :].strip(" ,;()"))

@@ -33,7 +33,7 @@ def test_the_verifier_and_the_oracle_agree() -> None:
 
 
 def test_a_seed_makes_the_same_cases() -> None:
-    for gold in GOLDS:
+    for gold in GOLDS[::4]:
         cases, _ = cases_of(gold, 1)
         assert cases == cases_of(gold, 1)[0]
         assert {case.expected for case in cases} == {True, False}, gold

@@ -27,6 +27,8 @@ MEMBERS = [
     ("p=2, q=7", "7,2", False), ("p=2, q=7", "2,7", True), ("7,2", "p=2, q=7", False), ("q=7, p=2", "p=2, q=7", True),
     ("C(5,1), D(2,2)", "C(2,2), D(5,1)", False), ("D(5,1), C(2,2)", "C(2,2), D(5,1)", True), ("C(5,1)", "(5,1)", True),
     (r"\text{highest is } 9 \text{ and lowest is } 4", r"\text{highest is } 4 \text{ and lowest is } 9", False), ("[(5,1),(2,2)]", "(2,2),(5,1)", True),
+    (r"\text{7 feet 4 inches}", r"\text{4 feet 7 inches}", False), (r"7 \text{ feet by } 4 \text{ feet}", r"4 \text{ feet by } 7 \text{ feet}", True),
+    (r"7 \text{ hours } 20 \text{ minutes}", r"20 \text{ hours } 7 \text{ minutes}", False),
     (r"\text{Answer: } 3, 5", "5,3", True), (r"x=1,y=2 \text{ or } x=3,y=4", "(1,2),(3,4)", True),
     ("x=3,y=4; x=1,y=2", "(1,2),(3,4)", True), (r"x=1,y=4 \text{ or } x=3,y=2", "(1,2),(3,4)", False),
     ("(x=1,y=2),(x=3,y=4)", "(1,2),(3,4)", True), (r"(x,y)=(1,2) \text{ or } (3,4)", "(3,4),(1,2)", True),
@@ -129,7 +131,7 @@ QUALIFIERS = [
     (r"4\pi, m \in \mathbb{Z}", r"4\pi m, m \in \mathbb{Z}", False), (r"4\pi m \quad (m \in \mathbb{Z})", r"4\pi m, m \in \mathbb{Z}", True),
     (r"u-v, \forall u, v \in \mathbb{R}", "u-v", True), (r"u-v \text{ for all } u,v \in \mathbb{R}", "u-v", True),
     (r"\frac{1}{x-5}, x\ne 4", r"\frac{1}{x-5}, x\ne 5", False), (r"\frac{1}{4x-1}, x\ne 1/4", r"\frac{1}{4x-1}, x\ne \frac14", True),
-    ("x^4, x>0", r"x^4, x\ge 1", False), (r"x^4 \text{ for } x>0", "x^4, x > 0", True),
+    (r"y = Be^{x}, B \in \mathbb{R}", "y=Be^x", True), ("x^4, x>0", r"x^4, x\ge 1", False), (r"x^4 \text{ for } x>0", "x^4, x > 0", True),
     (r"\frac{1}{x}, x \neq 0", r"\frac1x", True), ("7, x>0", "7", False), (r"7 \text{ if } x>0", "7", False),
 ]  # fmt: skip
 
