@@ -300,7 +300,7 @@ class Judge:
                 parts.append(node.items)
             else:
                 return False
-        if len(parts[0]) != len(parts[1]):
+        if len(parts[0]) != len(parts[1]) or gold.detail != answer.detail:
             return False
         return all(any(self.same(g, a) for a in parts[1]) for g in parts[0]) and all(
             any(self.same(g, a) for g in parts[0]) for a in parts[1]

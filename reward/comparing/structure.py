@@ -393,7 +393,8 @@ def _inequalities(text: str, items: list[Expression], joints: set[str]) -> Expre
         if left is None or right is None or left.value < right.value:
             brackets = low.detail[0] + high.detail[1]
             return _interval(low.items[0], high.items[1], brackets, low.name)
-    return Expression("union", text, tuple(items))
+    joined = len({item.name for item in items}) > 1 and not joints & {"or", "lor"}
+    return Expression("union", text, tuple(items), detail="and" * joined)
 
 
 def _plus_minus(text: str) -> Expression | None:
