@@ -1,4 +1,4 @@
-"""``vespo reward check | audit | bench | serve``."""
+"""``vespo reward check | audit | fuzz | bench | serve``."""
 
 from __future__ import annotations
 
@@ -56,6 +56,12 @@ def _parser() -> argparse.ArgumentParser:
     audit.add_argument("--label-key")
     audit.add_argument("--prompt-key")
     audit.add_argument("--show", type=int, default=10, help="rows to print of each problem")
+    fuzz = commands.add_parser("fuzz", help="judge golds made wrong, and golds rewritten")
+    fuzz.add_argument("path", help=".parquet, .jsonl, .json or .csv")
+    fuzz.add_argument("--label-key")
+    fuzz.add_argument("--seed", type=int, default=0)
+    fuzz.add_argument("--limit", type=int, help="golds to take")
+    fuzz.add_argument("--json", action="store_true", help="print the report as JSON")
     bench = commands.add_parser("bench", help="throughput, latency under attack, loop stalls")
     bench.add_argument("--golds", help="a .jsonl file with the column 'answer'")
     bench.add_argument("--timeout", type=float, default=2.0)
@@ -86,6 +92,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             from vespo_openrlhf.reward.tools.audit import main as audit_main
 
             return audit_main(args.path, args.label_key, args.prompt_key, args.show)
+        if args.command == "fuzz":
+            from vespo_openrlhf.reward.tools.fuzz import main as fuzz_main
+
+            return fuzz_main(args.path, args.label_key, args.seed, args.limit, args.json)
         if args.command == "bench":
             from vespo_openrlhf.reward.tools.bench import main as bench_main
 

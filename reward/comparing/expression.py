@@ -34,6 +34,7 @@ class Expression:
         items: what it is made of.
         name: the left side of ``x = 5``, the variable of an inequality.
         detail: the brackets of an interval or the operator of a relation.
+        condition: what was said after the whole of its variables: "k \\in \\mathbb{Z}".
     """
 
     kind: str
@@ -41,6 +42,7 @@ class Expression:
     items: tuple[Expression, ...] = ()
     name: str = ""
     detail: str = ""
+    condition: str = ""
 
 
 class TooComplexError(ValueError):

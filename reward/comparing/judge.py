@@ -50,6 +50,12 @@ _UNFINISHED = re.compile(
     r"\\(?:i*int|oint|sum|prod|lim)(?![a-z])"
     r"|\\frac ?\{ ?(?:d|\\partial)(?![a-z]{2})[^{}]*\} ?\{ ?(?:d|\\partial) ?[a-z]"
 )
+# Numbers among words, but in 3 feet by 5 feet: as a product they could change places.
+_SENTENCE = re.compile(
+    r"(?!.*(?:\\cdot|\bby ?\}))"
+    r".*\\text ?\{[^{}]*[a-zA-Z]{3}[^{}]*\}.*\d.*\\text ?\{[^{}]*[a-zA-Z]{3}"
+    r"|.*\d ?[a-zA-Z]{3,} \d+ ?[a-zA-Z]{3}"
+)
 _SIGNS = re.compile(r"[-+] ?\(? ?[-+]")
 _LETTERS = re.compile(r"[A-J]{2,10}")  # all that apply: ABD
 _SEQUENCE = re.compile("[A-Z]{3,}")
@@ -158,6 +164,8 @@ class Judge:
                 return False
         if gold_number is not None and gold_number.value.denominator == 1 and _unevaluated(answer):
             return False
+        if _SENTENCE.match(gold) or _SENTENCE.match(answer):
+            return False
         if _UNFINISHED.search(answer) and not _UNFINISHED.search(gold):
             return False
         gold_head, gold_unit = split_unit(gold)
@@ -172,6 +180,8 @@ class Judge:
 
     def same(self, gold: Expression, answer: Expression) -> bool:
         """Whether two parsed answers are the same."""
+        if gold.condition and answer.condition and self._contradict(gold, answer):
+            return False
         if gold.kind == "scalar" and answer.kind == "scalar":
             return self.scalar(gold.text, answer.text)
         if (gold.kind, gold.name) == (answer.kind, answer.name) and compact(gold.text) == compact(
@@ -215,6 +225,19 @@ class Judge:
         if _tells_apart(gold) != _tells_apart(answer):
             return self._ordered(_by_name(gold), _by_name(answer))
         return self._unordered(gold.items, answer.items)
+
+    def _contradict(self, gold: Expression, answer: Expression) -> bool:
+        """Whether both say of what variables they hold, and do not say the same."""
+        domains = _domain(gold.condition), _domain(answer.condition)
+        if all(domains):
+            # some count 0 among the naturals
+            return domains[0] != domains[1] and {*domains} not in ({"N", "Z+"}, {"N", "Z0"})
+        if any(domains) or not all(map(_OPERATOR.search, (gold.condition, answer.condition))):
+            return False
+        left, right = parse(gold.condition), parse(answer.condition)
+        if left.kind != right.kind or left.name != right.name:
+            return False
+        return not self.same(left, right)
 
     def _ordered(self, gold: Expression, answer: Expression) -> bool:
         return len(gold.items) == len(answer.items) and all(
@@ -282,7 +305,7 @@ class Judge:
                 parts.append(node.items)
             else:
                 return False
-        if len(parts[0]) != len(parts[1]):
+        if len(parts[0]) != len(parts[1]) or gold.detail != answer.detail:
             return False
         return all(any(self.same(g, a) for a in parts[1]) for g in parts[0]) and all(
             any(self.same(g, a) for g in parts[0]) for a in parts[1]
@@ -417,6 +440,21 @@ def _as_except(node: Expression, trusted: bool) -> Expression:
     return Expression("except", node.text, tuple(points))
 
 
+def _domain(condition: str) -> str:
+    """The set that a condition names, by its letter and sign: Z+, or Z0 where 0 is in it."""
+    found = re.search(
+        r"\\mathbb\{(?P<set>[ZNRQ])\}(?P<sign>.*)"
+        r"|(?P<positive>positive )?(?:(?P<Z>integer)|(?P<R>real)|(?P<N>natural))",
+        condition,
+    )
+    if found is None:
+        return ""
+    letter = found["set"] or next(name for name in "ZRN" if found[name])
+    written = compact(found["sign"] or "") + "+" * (found["positive"] is not None)
+    sign = "0" if "0" in written and ">" not in written else "+" if ">" in written else ""
+    return letter + (sign or next((s for s in "*-+" if s in written), ""))
+
+
 def _tells_apart(node: Expression) -> bool:
     """Whether the members of a list each have a name or a unit of their own."""
     tags: list[object] = []
@@ -466,20 +504,6 @@ def _read(text: str) -> Expression:
     return parse(normalize(text))
 
 
-# A condition at the end of a value: whose whole numbers, from where on.
-_LAST_CONDITION = re.compile(
-    r"(?:[,;(]|[,;(]? ?\\text ?\{[^{}]{0,20}\}) ?[a-z] ?"
-    r"(?:\\in ?\\mathbb\{(?P<set>[NZQR])\} ?\)?|(?P<bound>(?:\\ge|>) ?\d+))\Z"
-)
-
-
-def _other_condition(gold: str, answer: str) -> bool:
-    """Whether both end in a condition, and not in the same: one may leave it out, not change it."""
-    ends = [_LAST_CONDITION.search(normalize(text)) for text in (gold, answer) if len(text) <= 400]
-    found = [compact(end["set"] or end["bound"]) for end in ends if end]
-    return len(found) == 2 and found[0] != found[1]
-
-
 def _tight(text: str) -> str:
     return re.sub(r",\s+", ",", text.strip())
 
@@ -508,8 +532,7 @@ def judge(golds: tuple[str, ...], answers: tuple[str, ...], algebra: Algebra) ->
     unreadable, waiting = False, False
     for gold in golds:
         try:
-            same = Judge(algebra).same(_read(gold), node)
-            if same and (len(answers) > 1 or not _other_condition(gold, answers[0])):
+            if Judge(algebra).same(_read(gold), node):
                 return "correct"
         except UndecidedError:
             waiting = True

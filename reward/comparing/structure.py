@@ -54,7 +54,9 @@ _COMPOUND = re.compile(
 _CONDITION = re.compile(
     r"(?P<rest>.*?\S) ?[,;]? ?(?:\\text ?\{,? ?(?:where|with|for(?: (?:any|all|every|each|some))?"
     r"(?: (?:positive )?(?:integers?|reals?(?: numbers?)?|real numbers?))?)? ?\} ?)?"
-    r"[,(]? ?(?:\\forall ?)?(?<![\w\\])[a-z](?: ?, ?[a-z]){0,4} ?\\in ?\\mathbb\{[ZNRQ]\}"
+    r"(?:(?:[,(] ?(?:\\forall ?)?|(?<=\}) ?|(?<=\} )|\\forall ?)"
+    r"(?P<first>[a-zA-Z])(?: ?, ?(?!(?P=first))[a-zA-Z]){1,4}"
+    r"|[,(]? ?(?:\\forall ?)?(?<![\w\\])[a-zA-Z]) ?\\in ?\\mathbb\{[ZNRQ]\}"
     r" ?(?:[_^] ?(?:\{ ?[-+*0\\a-z>\s]{1,8} ?\}|[-+*0]|\\(?:cdot|star)(?![a-z])))* ?\)?"
 )
 # "for all real x", "where k is an integer"
@@ -259,6 +261,8 @@ def _bracketed(text: str, opening: str, inside: str, closing: str) -> Expression
         return Expression("tuple", text, tuple(parse(piece) for piece in items_text), detail="()")
     if len(items_text) == 2 and opening in ("(", "[") and closing in (")", "]"):
         left, right = (parse(piece) for piece in items_text)
+        if opening + closing == "[]" and left.kind == right.kind == "tuple":
+            return Expression("list", text, (left, right))
         kind = "tuple" if opening + closing == "()" else "interval"
         return Expression(kind, text, (left, right), detail=opening + closing)
     if len(items_text) == 1 and opening == "(" and closing == ")" and len(inside) > 1:
@@ -336,6 +340,8 @@ def _list(text: str, split: list[tuple[str, str]]) -> Expression:
             node = parse(piece)
             if node.kind == "scalar" and (label := _LABEL.match(piece) or _BARE_LABEL.match(piece)):
                 node = _labelled(label, parse(piece[label.end() :]))
+            if _POINT.fullmatch(piece):  # A(1,2), B(3,4)
+                node = Expression("named", piece, (node,), name=piece[0])
             if node.kind == "named" and len(node.items) == 1:  # x = -2, x = 1 \\pm \\sqrt{5}
                 node = node.items[0] if node.items[0].kind == "list" else node
             items.extend(node.items if node.kind == "list" else (node,))
@@ -387,7 +393,8 @@ def _inequalities(text: str, items: list[Expression], joints: set[str]) -> Expre
         if left is None or right is None or left.value < right.value:
             brackets = low.detail[0] + high.detail[1]
             return _interval(low.items[0], high.items[1], brackets, low.name)
-    return Expression("union", text, tuple(items))
+    joined = len({item.name for item in items}) > 1 and not joints & {"or", "lor"}
+    return Expression("union", text, tuple(items), detail="and" * joined)
 
 
 def _plus_minus(text: str) -> Expression | None:
@@ -444,15 +451,17 @@ def parse(text: str) -> Expression:
         return _except(points.items if points.kind in ("set", "list") else (points,))
     if reals or text in ("\\mathbb{R}", "\\mathbb R"):
         return _interval(_infinite("-"), _infinite(""), "()")
-    condition = _CONDITION.fullmatch(text) or _FOR_ALL.fullmatch(text)
-    if condition and len(text) <= _MAX_CONDITIONED:
+    condition = None
+    if "\\" in text and len(text) <= _MAX_CONDITIONED:
+        condition = _CONDITION.fullmatch(text) or _FOR_ALL.fullmatch(text)
+    if condition:
         value = (condition["rest"] or condition["rest2"]).rstrip(" ,")
         if not re.search(r"[(\[{|:,]$", value):
-            return parse(value.rstrip(" ,;"))
+            return replace(parse(value.rstrip(" ,;")), condition=text[len(value) :].strip(" ,;()"))
     domain = _DOMAIN.fullmatch(text)
     if domain and (not domain["bound"] or re.search(_ALONE % domain["name"], domain["rest"])):
         # an expression, and where it is defined
-        return parse(domain.group("rest"))
+        return replace(parse(domain["rest"]), condition=text[domain.start("name") :])
     point = _POINT.fullmatch(text)
     if point:
         return parse(point.group("coordinates"))

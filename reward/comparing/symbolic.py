@@ -17,7 +17,9 @@ from typing import Any
 import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from math_verify import verify as math_verify
+from sympy.concrete.expr_with_limits import ExprWithLimits
 
+from vespo_openrlhf.reward.comparing.expression import split_top
 from vespo_openrlhf.reward.comparing.judge import UnreadableError, check_size
 from vespo_openrlhf.reward.comparing.words import choice, split_unit, text_key
 from vespo_openrlhf.reward.reading.quantity import (
@@ -49,6 +51,8 @@ _LOG_POWER = re.compile(
     r"(\\(?:ln|log(?: ?_ ?(?:\{[^{}]{1,20}\}|\w))?)) ?\^ ?\{? ?(\d) ?\}? ?"
     r"(\([^()]{1,60}\)|\{[^{}]{1,60}\}|\d+(?:\.\d+)?|\\?[a-zA-Z]+)"
 )
+# Beside the logarithm that a slash divides it by, a logarithm is of no quotient.
+_LOG_BY_LOG = re.compile(r"(\\(?:ln|log) ?(?:\d+|[a-zA-Z])) ?(?=/ ?\\(?:ln|log)(?![a-zA-Z]))")
 _DIGITS = 50
 _POINTS = 8
 _UNFINISHED = (sympy.Integral, sympy.Sum, sympy.Product, sympy.Limit, sympy.Derivative)
@@ -59,8 +63,11 @@ def _prepare(text: str) -> str:
     text = _TEXT.sub(r"\1", text)
     text = _TRANSPOSED.sub("^{(T)}", text)
     text = _LOG_POWER.sub(r"(\1 \3)^{\2}", text)
+    text = _LOG_BY_LOG.sub(r"(\1) ", text)
     text = _PRIMES.sub(lambda m: f"{m[1]}_{{{'p' * len(m[2])}}}", text)
     text = _REPEATING.sub(_repeating, text)
+    if len(terms := [term for term, _ in split_top(text, "[|:]")]) == 2 and "|" not in text:
+        text = f"\\frac{{{terms[0]}}}{{{terms[1]}}}"
     text = _SLASH.sub(r"\\frac{\1}{\2} ", text)
     text = _SCIENTIFIC.sub(r"\1 \\cdot 10^{\2}", text)
     text = _DECIMAL.sub(_decimal, text)
@@ -184,13 +191,26 @@ def _points(symbols: list[Any]) -> list[dict[Any, Any]]:
     return points
 
 
+def _ends(value: Any) -> list[Any]:
+    """The bounds of the sums and products of an expression."""
+    nodes = value.atoms(sympy.Sum, sympy.Product)
+    return [end for node in nodes for limit in node.limits for end in limit[1:]]
+
+
 def _agree_at_points(left: Any, right: Any) -> bool | None:
     """Whether two expressions agree wherever both are real (or everywhere, if they hold i)."""
     symbols = sorted(left.free_symbols | right.free_symbols, key=lambda s: s.name)
+    counted = {
+        symbol: sympy.Integer(2 + index % 3)  # how far a sum or product goes
+        for index, symbol in enumerate(symbols)
+        if any(end.has(symbol) for e in (left, right) for end in _ends(e))
+    }
     imaginary = left.has(sympy.I) or right.has(sympy.I)
     agreed = 0
     for point in _points(symbols):
-        values = left.subs(point), right.subs(point)
+        values = left.subs(point | counted), right.subs(point | counted)
+        if counted:
+            values = values[0].doit(), values[1].doit()
         if not imaginary and any((n := _number(v)) is not None and n.has(sympy.I) for v in values):
             continue  # outside the domain, as ln x is below zero
         same = _close(*values)
@@ -198,6 +218,51 @@ def _agree_at_points(left: Any, right: Any) -> bool | None:
             return False
         agreed += same is True
     return True if agreed >= _POINTS // 2 else None
+
+
+def _canonical(node: Any, names: dict[Any, str]) -> str:
+    """A spelling without the names of bound variables and the order of terms and factors."""
+    if node in names:
+        return names[node]
+    if not node.args:
+        return str(sympy.srepr(node))
+    names = dict(names)
+    bounds = []
+    if isinstance(node, ExprWithLimits):
+        for variable, *ends in reversed(node.limits):  # the outermost first: the inner may hold it
+            bounds.append(",".join(_canonical(end, names) for end in ends))
+            names[variable] = f"#{len(names)}"
+        args = [node.function]
+    elif isinstance(node, sympy.Limit):
+        body, variable, *bounds_of = node.args
+        bounds = [_canonical(part, names) for part in bounds_of]
+        names[variable] = f"#{len(names)}"
+        args = [body]
+    else:
+        args = _flat(node)
+    parts = [_canonical(arg, names) for arg in args]
+    if isinstance(node, sympy.Add | sympy.Mul):
+        parts.sort()
+    return f"{type(node).__name__}({';'.join(parts)}|{'|'.join(bounds)})"
+
+
+def _flat(node: Any) -> list[Any]:
+    """The terms of a sum, or the factors of a product, that the parser leaves nested as written."""
+    if not isinstance(node, sympy.Add | sympy.Mul):
+        return list(node.args)
+    args = [a for arg in node.args for a in (_flat(arg) if arg.func == node.func else [arg])]
+    numbers = [arg for arg in args if arg.is_Rational and not arg.args]
+    whole = node.func(*numbers)
+    return [arg for arg in args if arg not in numbers] + [whole] * (whole != node.identity)
+
+
+def _abbreviated(value: Any) -> Any:
+    """A letter for each sum, integral or limit, the same for those that differ in spelling."""
+    if isinstance(value, _UNFINISHED):
+        return sympy.Symbol(_canonical(value, {}))
+    if not value.has(*_UNFINISHED):
+        return value
+    return value.func(*map(_abbreviated, value.args))
 
 
 def equal(gold: str, answer: str) -> bool:
@@ -213,6 +278,10 @@ def equal(gold: str, answer: str) -> bool:
     if not (isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr)):
         return bool(math_verify(left, right, timeout_seconds=None))
     right = _same_case(left, right)
+    if left.has(*_UNFINISHED) and right.has(*_UNFINISHED):
+        short = _abbreviated(left), _abbreviated(right)
+        if short[0] == short[1] or _agree_at_points(*short):
+            return True
     if not left.free_symbols and not right.free_symbols:
         same = _close(left, right)
         if same is None and not left.has(*_UNFINISHED) and not right.has(*_UNFINISHED):

@@ -285,7 +285,7 @@ def read_unit(text: str) -> Unit | None:
     tokens = re.findall(rf"\^-?\d|/|° ?[CF](?![a-z])|°|[€£₹¥¢{CURRENCY}]|[A-Za-zΩμ]+\.?|\S", words)
     for index, token in enumerate(tokens):
         if token[0] == "^":
-            if not last or not token[-1].isdigit():
+            if not last or not token[-1].isdigit() or token[-1] == "0":
                 return None
             if last in UNITS:
                 take(last, sign * (int(token[1:]) - 1))
@@ -293,7 +293,7 @@ def read_unit(text: str) -> Unit | None:
         if token in ("/", "per", "a", "an", "each", "every") and (
             token in ("/", "per") or dims or others
         ):
-            sign = -1
+            sign, last = -1, ""
             continue
         word = token.rstrip(".").replace("° ", "°") if len(token) > 1 else token
         lower = word.lower()
@@ -329,6 +329,8 @@ def read_unit(text: str) -> Unit | None:
     if "°" in words and dims.get("angle") and len(dims) > 1:
         return Unit()
     measures = tuple(sorted((d, e) for d, e in dims.items() if e))
+    if dims and not measures:  # km/m
+        return None
     return Unit(measures, factor, frozenset(others) - _NEUTRAL)
 
 

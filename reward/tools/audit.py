@@ -40,6 +40,18 @@ def pick_column(rows: list[dict[str, Any]], wanted: str | None, usual: Iterable[
     return next((name for name in usual if name in columns), None)
 
 
+def label_column_of(rows: list[dict[str, Any]], wanted: str | None) -> str:
+    """The column of golds.
+
+    Raises:
+        ValueError: there is none.
+    """
+    column = pick_column(rows, wanted, _LABELS)
+    if column is None:
+        raise ValueError(f"no column of golds; give one with --label-key (looked for {_LABELS})")
+    return column
+
+
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True, default=str)
 
@@ -57,9 +69,7 @@ def audit(
     Raises:
         ValueError: there is no column of golds.
     """
-    label_column = pick_column(rows, label_key, _LABELS)
-    if label_column is None:
-        raise ValueError(f"no column of golds; give one with --label-key (looked for {_LABELS})")
+    label_column = label_column_of(rows, label_key)
     prompt_column = pick_column(rows, prompt_key, _PROMPTS)
     labels = [row.get(label_column) for row in rows]
     problems = label_problems(labels)

@@ -25,6 +25,10 @@ MEMBERS = [
     ("9, 10", r"10 \text{ cats and } 9 \text{ dogs}", False), (r"5 \text{ cm and } 6 \text{ cm}", "6,5", True),
     (r"\$5 \text{ and } €3", r"€5 \text{ and } \$3", False), ("x=1, x=-2", "-2,1", True), ("x_1=1, x_2=-2", "-2,1", True),
     ("p=2, q=7", "7,2", False), ("p=2, q=7", "2,7", True), ("7,2", "p=2, q=7", False), ("q=7, p=2", "p=2, q=7", True),
+    ("C(5,1), D(2,2)", "C(2,2), D(5,1)", False), ("D(5,1), C(2,2)", "C(2,2), D(5,1)", True), ("C(5,1)", "(5,1)", True),
+    (r"\text{highest is } 9 \text{ and lowest is } 4", r"\text{highest is } 4 \text{ and lowest is } 9", False), ("[(5,1),(2,2)]", "(2,2),(5,1)", True),
+    (r"\text{7 feet 4 inches}", r"\text{4 feet 7 inches}", False), (r"7 \text{ feet by } 4 \text{ feet}", r"4 \text{ feet by } 7 \text{ feet}", True),
+    (r"7 \text{ hours } 20 \text{ minutes}", r"20 \text{ hours } 7 \text{ minutes}", False),
     (r"\text{Answer: } 3, 5", "5,3", True), (r"x=1,y=2 \text{ or } x=3,y=4", "(1,2),(3,4)", True),
     ("x=3,y=4; x=1,y=2", "(1,2),(3,4)", True), (r"x=1,y=4 \text{ or } x=3,y=2", "(1,2),(3,4)", False),
     (r"2\text{ feet }6\text{ inches}", r"6\text{ feet }2\text{ inches}", False), ("2 feet 6 inches", "6 feet 2 inches", False),
@@ -41,6 +45,9 @@ PIECEWISE = [
     (r"\begin{cases} 0 & x \in (0,1) \\ 1 & \text{otherwise} \end{cases}", r"\begin{cases} 1 & x \in (0,1) \\ 0 & \text{otherwise}\end{cases}", False),
     (r"\begin{cases} 0 & n \text{ is odd} \\ 5 & n\text{ is even}\end{cases}", r"\begin{cases} 5 & \text{if } n \text{ even} \\ 0 & \text{if } n\text{ odd}\end{cases}", True),
     (r"\begin{cases} 5 & n \text{ is odd} \\ 0 & n\text{ is even}\end{cases}", r"\begin{cases} 5 & \text{if } n \text{ even} \\ 0 & \text{if } n\text{ odd}\end{cases}", False),
+    (r"\begin{cases} 3 & x<1, y<1 \\ 4 & \text{otherwise}\end{cases}", r"\begin{cases} 3 & x<1 \text{ or } y<1 \\ 4 & \text{otherwise}\end{cases}", False),
+    (r"\begin{cases} 3 & x<1, y<1 \\ 4 & \text{otherwise}\end{cases}", r"\begin{cases} 3 & y<1 \text{ and } x<1 \\ 4 & \text{otherwise}\end{cases}", True),
+    ("x>4, y>5", r"x>4 \text{ or } y>5", False), ("x>4, y>5", r"y>5 \text{ and } x>4", True),
     (r"\begin{cases} 3 & x<1 \\ 4 & x\ge 1\end{cases}", "3", False), (r"\begin{cases} 3 & x<1 \\ 4 & x\ge 1\end{cases}", "3,4", False),
     (r"\begin{cases} x^2 & x<1 \\ 4 & x\ge 1\end{cases}", r"\begin{cases} x\cdot x & x<1 \\ 4 & x\ge 1\end{cases}", True),
     (r"\begin{cases} 3 & x<1 \\ 4 & x\ge 1\end{cases}", r"\begin{cases} 3 & x\le 1 \\ 4 & x> 1\end{cases}", False),
@@ -127,6 +134,15 @@ QUALIFIERS = [
     (r"3k+1 \text{ for all } k \in \mathbb{Z}", "3k+1", True), (r"3k+1 \text{ for any integer } k", "3k+1", True),
     (r"3k+1 \text{ where } k \text{ is an integer}", "3k+1", True), (r"3k+1, k\in\mathbb{N}", "3k", False), ("3k+1, k>0", "3k+1", True),
     (r"g(x)=3x \text{ for all real } x", "g(x)=3x", True), (r"g(x)=3x \quad \forall x \in \mathbb{R}", "3x", True),
+    (r"m\pi, m\in\mathbb{N}", r"m\pi, m\in\mathbb{Z}", False), (r"m\pi, m\in\mathbb{R}", r"m\pi, m\in\mathbb{Z}", False),
+    (r"m\pi \text{ where } m \text{ is an integer}", r"m\pi, m\in\mathbb{Z}", True), ("m\\pi", r"m\pi, m\in\mathbb{Z}", True),
+    (r"m\pi \text{ where } m \text{ is a real number}", r"m\pi, m\in\mathbb{Z}", False), (r"m\pi \text{ for all integers } m", r"m\pi, m\in\mathbb{Z}", True),
+    (r"m^3, m\in\mathbb{Z}_{>0}", r"m^3, m\in\mathbb{N}", True), (r"m^3, m\in\mathbb{Z}_{\ge 0}", r"m^3, m\in\mathbb{N}", True),
+    (r"m^3, m\in\mathbb{Z}_{\ge 0}", r"m^3, m\in\mathbb{Z}^{+}", False), (r"m^3, m\in\mathbb{Z}^-", r"m^3, m\in\mathbb{Z}^+", False),
+    (r"4\pi, m \in \mathbb{Z}", r"4\pi m, m \in \mathbb{Z}", False), (r"4\pi m \quad (m \in \mathbb{Z})", r"4\pi m, m \in \mathbb{Z}", True),
+    (r"u-v, \forall u, v \in \mathbb{R}", "u-v", True), (r"u-v \text{ for all } u,v \in \mathbb{R}", "u-v", True),
+    (r"\frac{1}{x-5}, x\ne 4", r"\frac{1}{x-5}, x\ne 5", False), (r"\frac{1}{4x-1}, x\ne 1/4", r"\frac{1}{4x-1}, x\ne \frac14", True),
+    (r"y = Be^{x}, B \in \mathbb{R}", "y=Be^x", True), ("x^4, x>0", r"x^4, x\ge 1", False), (r"x^4 \text{ for } x>0", "x^4, x > 0", True),
     (r"\frac{1}{x}, x \neq 0", r"\frac1x", True), ("7, x>0", "7", False), (r"7 \text{ if } x>0", "7", False),
 ]  # fmt: skip
 
@@ -148,10 +164,23 @@ TURNED_ROUND = [
     ("-x > -4", "x<4", True), ("-x > -4", "x>4", False), (r"-x \le -4", r"[4,\infty)", True), ("1<-x<3", "-3<x<-1", True), ("-2x > -4", "x<2", False),
 ]  # fmt: skip
 
+BOUND = [
+    (r"\sum_{j=1}^{n} j^2 x^j", r"\sum_{k=1}^{n} x^k k^2", True), (r"\sum_{j=1}^{n} j^3 x^j", r"\sum_{k=1}^{n} k^2 x^k", False),
+    (r"\int_0^{x} \cos(u) e^{-u^2} \, du", r"\int_0^{x} e^{-t^2} \cos t \, dt", True), (r"\sum_{m=1}^{m} \sqrt{m+1}", r"\sum_{j=1}^{j} \sqrt{j+1}", False),
+    (r"\frac{\sum_{j=1}^{n} \sqrt{j+1}}{2}", r"\frac{1}{2} \sum_{k=1}^{n} \sqrt{1+k}", True),
+    (r"\prod_{j=1}^{n} (1 - 2x\cos j + x^2)", r"\prod_{k=1}^{n} (x^2 - 2x\cos k + 1)", True),
+    (r"\sum_{a=1}^{n}\sum_{b=1}^{a} \frac{x^b}{b+a}", r"\sum_{i=1}^{n}\sum_{j=1}^{i} \frac{x^j}{i+j}", True),
+]  # fmt: skip
+
+FUZZED = [
+    (r"5 \text{ feet}^0", r"5 \text{ feet}^2", False), (r"7 \text{ m/}^2", r"7 \text{ m/s}^2", False), (r"30 \text{ km/m}", r"30 \text{ km/h}", False),
+    (r"\ln 7/\ln 4", r"\frac{\ln 7}{\ln 4}", True), (r"\frac{5}{6} : 1/3", r"\frac{5}{6} : \frac13", True), (r"\frac{5}{6} : 1/3", r"\frac{5}{18}", False),
+]  # fmt: skip
+
 TABLES = {
     "powers of T": POWERS_OF_T, "members": MEMBERS, "piecewise": PIECEWISE, "in a set": IN_A_SET, "units": UNITS, "words": WORDS,
     "infix": INFIX_AND_SMALL, "commas": COMMAS, "named": NAMED, "roots": ROOTS_AND_POINTS, "qualifiers": QUALIFIERS,
-    "repeating": REPEATING, "notation": NOTATION, "turned": TURNED_ROUND,
+    "repeating": REPEATING, "notation": NOTATION, "turned": TURNED_ROUND, "bound": BOUND, "fuzzed": FUZZED,
 }  # fmt: skip
 
 
