@@ -20,13 +20,13 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError,
 from vespo_openrlhf.bridge.events import Generated, RolloutSettings, StoppedError
 from vespo_openrlhf.scheduling import Request, Scheduler
 
-# An engine that dies this often without finishing a sample in between will not get better.
+# After more deaths in a row, without a finished sample between them, the run ends.
 MAX_DEATHS_IN_A_ROW = 4
-# Without any engine, for one to come back; while others work it may take as long as it likes.
+# How long the run waits for an engine where there is none. While others work, without an end.
 _RESTART_SECONDS = 30 * 60
-# To the core of an engine that hangs, to be killed by its actor.
+# How long the actor of an engine that hangs may take to kill the engine's core.
 _GIVE_UP_SECONDS = 5.0
-# A batch that takes longer is reported on as often.
+# After as long without a batch, the log says what is going on.
 _STATUS_SECONDS = 60.0
 
 logger = logging.getLogger(__name__)

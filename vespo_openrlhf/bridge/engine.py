@@ -46,13 +46,13 @@ from vespo_openrlhf.bridge.weights.check import Trial, sample
 from vespo_openrlhf.bridge.wire import Rollout
 from vespo_openrlhf.scheduling.lag import TokenVersions
 
-# vLLM hands its outputs to waiting requests within a few turns of the event loop; as many looks
-# without a change, this many seconds apart, mean that all have arrived.
+# What vLLM has put out reaches the requests a moment later. When nothing has changed at as many
+# looks, as many seconds apart, all has arrived.
 _QUIET_LOOKS = 3
 _LOOK_SECONDS = 0.005
 _GATHER_SECONDS = 0.02
 
-# A name: vLLM's workers import it, and nothing of the engine actor's with it.
+# By its name, so that vLLM's workers import it alone, and not this module with it.
 _RECEIVER = "vespo_openrlhf.bridge.weights.receiver.WeightReceiver"
 
 logger = logging.getLogger(__name__)
