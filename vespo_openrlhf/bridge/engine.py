@@ -160,7 +160,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         settings = self._settings
         assert settings is not None
         request = SampleEngine(self)
-        # With several turns, only the end of the last tells that all is generated.
+        # Where there are several turns, all is generated when the last of them ends.
         if isinstance(self.executor, SingleTurnAgentExecutor):
             request.on_generated = lambda spans: events.put_nowait(Generated(index, spans))
         scored = Scored(index, None, None)
@@ -197,7 +197,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         prompt = self._prompt(prompt_token_ids, multi_modal_data)
         self._generating += 1
         try:
-            # One alone, the last.
+            # FINAL_ONLY makes it one output.
             stream = self.llm.generate(prompt, sampling_params, random_uuid())
             (output,) = [output async for output in stream]
         finally:
@@ -215,7 +215,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         if media:
             prompt["multi_modal_data"] = media
         if self._keeps_kv:
-            # Else a prompt would find what any older version has made of it in the prefix cache.
+            # Without it, a new prompt would use prefixes that older weights have cached.
             prompt["cache_salt"] = str(self.version)
         return prompt
 

@@ -84,7 +84,7 @@ def execute(plan: Plan) -> int:
         after = _Evaluation(evaluator, plan, "after", plan.run_dir / "model")
         if not (before.done and after.done):
             evaluator.prepare()
-        # Where Ray starts and stops there is a core to spare; GPU memory to spare there is none.
+        # While Ray starts and stops, a core is free for it; of a GPU no memory is.
         beside = cpu.is_active()
 
         def trained() -> None:

@@ -264,7 +264,7 @@ class Scheduler:
                 self.live.add_complete(group)
         whole = {group.prompt[:2] for group in self.live.complete_groups()}
         self.ledger.load_state_dict(state["ledger"], elsewhere=whole)
-        # Checkpoints of before there were policies have the state of bounded's working lag.
+        # Older checkpoints have the state of the bounded policy's working lag here.
         of_policy = state.get("policy", {"name": "bounded", "state": state.get("adaptive")})
         if of_policy["name"] == self.config.lag.policy and of_policy["state"] is not None:
             self.policy.load_state_dict(of_policy["state"])

@@ -75,7 +75,7 @@ def read_run(folder: Path) -> MeasuredRun:
             f"{folder}: {len(steps)} batches are left to measure after {WARM_UP} of warm-up and "
             f"{drain} in which the engines run empty; make the run at least 4 longer"
         )
-    # While the engines start up, they decode slowly, and as many at a time as never again.
+    # While the engines start up they decode slowly, with more sequences than ever after.
     steady = [group for group in groups if group["batch"] >= WARM_UP]
     lengths = tuple(max(1, sum(c for _, c in spans)) for g in steady for spans in g["spans"])
     seconds = [prompts * n / step["scheduler/samples_per_second"] for step in steps]

@@ -15,7 +15,7 @@ from vespo_openrlhf.losses.diagnostics import summarise, summarise_by_lag
 from vespo_openrlhf.losses.inputs import LossInputs, masked_mean
 from vespo_openrlhf.losses.registry import PolicyLoss
 
-# Names of what is measured of a micro-batch as a whole start so.
+# The prefix of metrics of a micro-batch as a whole.
 _OF_ALL = "micro_batch/"
 _STEP_SCALE = f"{_OF_ALL}step_scale"
 # Mean |log W| of a sample at lag 0 above which the engine, not the lag, decides what phi does.

@@ -31,7 +31,7 @@ class SampleMetrics:
             if weight == "sample":
                 self._by_sample.setdefault(name, []).append(value.detach().float().cpu()[trained])
             elif weight == "token":
-                # Of no token it is 0 / 0, which a weight of 0 would keep.
+                # Over no token the mean is 0 / 0, and stays NaN when it is given a weight of 0.
                 value = value.detach().double()
                 part = value * tokens if tokens else torch.zeros_like(value)
                 self._by_token.setdefault(name, []).append(part)

@@ -57,7 +57,7 @@ class UpdateMetrics:
             tokens = mask.sum()
             self._add(policy_loss=value, tokens=tokens)
             for name, mean in (("ppo_clip_ratio", clip_ratio), ("ppo_kl", ppo_kl)):
-                # OpenRLHF's mean over no token is nan, which a weight of 0 would keep.
+                # OpenRLHF's mean over no token is NaN, and stays so with a weight of 0.
                 self._add(**{name: torch.where(tokens > 0, mean.detach() * tokens, 0.0)})
             if rollout_log_probs is not None:
                 self._add_rollout(log_probs, rollout_log_probs, mask)

@@ -58,7 +58,7 @@ class Checkpoints:
                     print(f"[vespo] WARNING: {line}: passed over", flush=True)
                 return tag
             faults.append(f"checkpoint {tag} in {self._folder} is {fault}")
-        # One that is not finished is the first of a run that was killed in it.
+        # An unfinished one is the first of a run that was killed while writing it.
         if len(faults) > 1 or any("damaged" in fault for fault in faults):
             raise ValueError(
                 f"no checkpoint is whole: {'; '.join(faults)}. Bring the files back, or move "

@@ -118,7 +118,7 @@ class RunFolder:
         """
         aside, records = self._numbered("superseded/{}"), self.holds_records
         if not step:
-            # Killed in its first batch, a run has written of its samples and updates only.
+            # A run that was killed in its first batch has written samples and updates alone.
             for name in _RECORDS if records else (UPDATES_FILE, SAMPLES_FILE):
                 if (self.path / name).exists():
                     aside.mkdir(parents=True, exist_ok=True)

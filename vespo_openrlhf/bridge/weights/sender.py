@@ -68,7 +68,7 @@ class WeightPublisher:
         self._stall_seconds = stall_seconds
         self._bucket_bytes = bucket_bytes
         actor = trainer.actor
-        # Of a model that sees, only those that are trained: its eyes stay as they are.
+        # Of a model that takes images, the trained ones: its visual encoder stays as it is.
         sees = getattr(actor, "is_vlm", False)
         self._pieces = [p for p in pieces(actor.model.module) if p.trained or not sees]
         self._group: Any = None
@@ -95,7 +95,7 @@ class WeightPublisher:
         if sends and not shares:
             error = _error_of(self._meet, names, engines)
         messages = 0
-        # To the end also after an error: other ranks wait in every gathering for this one.
+        # All buckets, also after an error: other ranks wait for this one in every gathering.
         ds, engine = self._trainer.args.ds, self._trainer.actor.model
         for bucket in gathered(engine, ds, self._pieces, self._bucket_bytes):
             messages += len(bucket) if shares else 1
@@ -135,7 +135,7 @@ class WeightPublisher:
                         for engine in engines
                     ]
                 )
-            # The memory is let go of when every engine has read it.
+            # Every engine has read it before the memory is freed.
             distributed_util.torch_dist_barrier_and_cuda_sync()
 
     def _meet(self, names: Sequence[str], engines: Sequence[Any]) -> None:
