@@ -99,8 +99,9 @@ class MoeOptions(Options):
     routing_replay: Literal["off", "engine"] = option(
         "off",
         "which experts a token takes in training: those of the trainer's own router (off), or "
-        "those that it took in the engine when it was sampled (engine), so that the importance weight "
-        "measures lag and not that the two sides round differently; see docs/mixture-of-experts.md",
+        "those that it took in the engine when it was sampled (engine), so that the importance "
+        "weight measures lag, and not that the two sides round differently; see "
+        "docs/mixture-of-experts.md",
     )
 
 

@@ -77,7 +77,8 @@ class RayEngine:
                         scheduler.on_generated(request.ticket, event.sample, event.spans)
                     else:
                         self._driver.deaths_in_a_row[self.index] = 0
-                        verdict = (event.sample, event.reward, event.rollout)
+                        rollout = event.rollout and event.rollout.parked()
+                        verdict = (event.sample, event.reward, rollout)
                         scheduler.on_scored(request.ticket, *verdict)
                 self._driver.wake()
         except RayError as error:

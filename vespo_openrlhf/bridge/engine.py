@@ -39,6 +39,7 @@ from vespo_openrlhf.bridge.samples.response import (
     SampleEngine,
     mark_missing_log_probs,
     to_experience,
+    to_rows,
     verdict,
 )
 from vespo_openrlhf.bridge.seams import plain_class
@@ -174,9 +175,9 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
                 max_length=settings.max_length,
                 hf_tokenizer=settings.tokenizer,
             )
-            rollout = Rollout(
-                to_experience(response, settings.max_length), tuple(request.request_ids)
-            )
+            experience = to_experience(response, settings.max_length)
+            experts = to_rows(request.routed_experts, experience.sequences.shape[1] - 1)
+            rollout = Rollout(experience, tuple(request.request_ids), experts)
             scored = Scored(index, verdict(rollout.experience, self.executor), rollout)
         except Exception as error:
             if self.llm.errored:  # the engine is gone, and every other request with it

@@ -108,7 +108,9 @@ class Publisher:
             return engines
         trials = await self._driver.answers(due, "try_out", self._trial_prompts)
         for engine, tried in trials.items():
-            ranks = self._actors.async_run_method("score", [trial.tokens for trial in tried])
+            tokens, _, experts = zip(*tried, strict=True)
+            replayed = None if None in experts else experts
+            ranks = self._actors.async_run_method("score", tokens, replayed)
             gap = weight_check.difference(tried, (await asyncio.gather(*ranks))[0])
             if not gap <= allowed:
                 raise RuntimeError(weight_check.complaint(engine.name, version, gap, allowed))
