@@ -50,6 +50,9 @@ def test_engine_and_trainer_agree_at_lag_0_after_every_sync(
         train__micro_batch_size=64,
         vllm__weight_tolerance=0,  # which would stop at the first that is wrong
         moe__routing_replay="engine",
+        vespo__recompute_old_log_probs=True,
+        ds__zero_stage=3,
+        actor__gradient_checkpointing_enable=True,
     )
     calls = [torch.load(path) for path in sorted(tmp_path.glob("*.pt"))]
     assert len(calls) == BATCHES
@@ -60,6 +63,8 @@ def test_engine_and_trainer_agree_at_lag_0_after_every_sync(
         # Of every sample: where two experts are level to the last bits, the two sides would take
         # different ones.
         assert gap.max() < 1e-5, gap.amax(-1)
+        recomputed = (call["log_probs"] - call["old_log_probs"]).abs() * call["action_mask"]
+        assert recomputed.max() < 1e-5
     for line in run.metrics:
         assert line["lag/max"] == 0
         assert 0 <= line["capture/experts_differ"] < 1e-3
