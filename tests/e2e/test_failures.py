@@ -1,5 +1,5 @@
 """An engine that is killed in mid-run and then hangs, then the run is killed, which leaves no
-process behind, and resumed."""
+process behind, and resumed. The policy is a mixture of experts, and its routing is replayed."""
 
 from __future__ import annotations
 
@@ -76,6 +76,7 @@ def started() -> Iterator[list[Training]]:
 @pytest.fixture(scope="module")
 def story(
     command: Callable[..., list[str]],
+    mixture: Path,
     tmp_path_factory: pytest.TempPathFactory,
     started: list[Training],
     marked_module: Marked,
@@ -85,6 +86,8 @@ def story(
     folder = tmp_path_factory.mktemp("failures")
     environment, alive = marked_module
     flags: dict[str, Any] = {
+        "actor__model_name_or_path": mixture,
+        "moe__routing_replay": "engine",
         "train__async_enable": True,
         "train__partial_rollout_enable": True,
         "lag__max": BOUND,
@@ -176,6 +179,16 @@ def test_the_run_goes_on_from_its_checkpoint(story: dict[str, Any]) -> None:
     assert updates == sorted(updates)
     # The last batch has 11 groups, which are three mini-batches of at most 4.
     assert updates[-1] == 4 * (BATCHES - 1) + 2
+
+
+def test_experts_are_known_of_every_sample_that_was_trained(story: dict[str, Any]) -> None:
+    """Of those that a sync cut in two, and of those that a checkpoint kept."""
+    assert "take experts of the router's choice" not in story["log"]
+    lines = (story["folder"] / "metrics.jsonl").read_text().splitlines()
+    shares = [json.loads(line)["vespo/experts_differ"] for line in lines]
+    # Updates are small here. Experts of other tokens, or of other layers, would differ in most.
+    assert max(shares) < 0.02, shares
+    assert any(len(spans) > 1 for group in story["samples"] for spans in group["spans"])
 
 
 def test_an_engine_that_came_back_samples_again(story: dict[str, Any]) -> None:
