@@ -93,7 +93,7 @@ def story(
         "lag__max": BOUND,
         "ckpt__save_steps": SAVE_EVERY,
         "data__max_samples": 16 * BATCHES - 5,  # the last batch is a short one
-        "actor__adam__lr": "1e-4",
+        "actor__adam__lr": "1e-5",
         "rollout__engine_timeout": 15,
     }
     log = folder / "log"
@@ -185,9 +185,10 @@ def test_experts_are_known_of_every_sample_that_was_trained(story: dict[str, Any
     """Of those that a sync cut in two, and of those that a checkpoint kept."""
     assert "take experts of the router's choice" not in story["log"]
     lines = (story["folder"] / "metrics.jsonl").read_text().splitlines()
-    shares = [json.loads(line)["vespo/experts_differ"] for line in lines]
-    # Updates are small here. Experts of other tokens, or of other layers, would differ in most.
-    assert max(shares) < 0.02, shares
+    told = [(n, v) for line in lines for n, v in json.loads(line).items() if "experts_differ" in n]
+    assert sum(name == "vespo/experts_differ" for name, _ in told) == BATCHES
+    # Updates are small here. Experts of another token or layer would be other ones in 27 of 28.
+    assert all(share < 0.1 for _, share in told), told
     assert any(len(spans) > 1 for group in story["samples"] for spans in group["spans"])
 
 
