@@ -17,7 +17,12 @@ from typing import Any, NamedTuple
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
 
-from vespo_openrlhf.bridge.events import Generated, RolloutSettings, StoppedError
+from vespo_openrlhf.bridge.events import (
+    Generated,
+    RolloutSettings,
+    StoppedError,
+    UntoldExpertsError,
+)
 from vespo_openrlhf.scheduling import Request, Scheduler
 
 # After more deaths in a row, without a finished sample between them, the run ends.
@@ -81,6 +86,8 @@ class RayEngine:
                         verdict = (event.sample, event.reward, rollout)
                         scheduler.on_scored(request.ticket, *verdict)
                 self._driver.wake()
+        except UntoldExpertsError:
+            raise
         except RayError as error:
             self._driver.engine_failed(self, error)
 

@@ -33,10 +33,12 @@ from vespo_openrlhf.bridge.events import (
     RefusedWeightsError,
     RolloutSettings,
     Scored,
+    UntoldExpertsError,
 )
 from vespo_openrlhf.bridge.samples.response import (
     RememberingTokenizer,
     SampleEngine,
+    check_experts,
     mark_missing_log_probs,
     to_experience,
     to_rows,
@@ -68,6 +70,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         kwargs["worker_extension_cls"] = (
             _RECEIVER  # takes buckets, where OpenRLHF's takes one weight
         )
+        self._tells_experts = bool(kwargs.get("enable_return_routed_experts"))
         await super().__init__(*args, **kwargs)
         self._versions = TokenVersions(0)
         self._groups: dict[int, list[asyncio.Task[None]]] = {}
@@ -180,7 +183,8 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
             rollout = Rollout(experience, tuple(request.request_ids), experts)
             scored = Scored(index, verdict(rollout.experience, self.executor), rollout)
         except Exception as error:
-            if self.llm.errored:  # the engine is gone, and every other request with it
+            # The engine is gone, and every other request with it; or it fails all the same way.
+            if self.llm.errored or isinstance(error, UntoldExpertsError):
                 events.put_nowait(error)
                 return
             # A prompt that is too long, an agent that fails: this sample's own trouble.
@@ -204,6 +208,8 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         finally:
             self._generating -= 1
         completion = output.outputs[0]
+        if self._tells_experts:
+            check_experts(output)
         output.token_versions = self._versions.finish(output.request_id, len(completion.token_ids))
         mark_missing_log_probs(completion)
         return output

@@ -68,6 +68,10 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+class UntoldExpertsError(RuntimeError):
+    """An engine has not said which experts each token took, and will not say it of the next one."""
+
+
 class LostEnginesError(RuntimeError):
     """Engines have died or hang while they were given weights: none of them is whole any more."""
 

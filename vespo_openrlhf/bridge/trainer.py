@@ -255,6 +255,12 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         started, size = time.monotonic(), self._config.groups_per_update
         samples = mini_batches.to_samples(batch, size)
         experts = mini_batches.routed_experts(batch, size) if self._replays else None
+        if experts and (unknown := sum(rows is None for rows in experts)):
+            logger.warning(
+                "%d of %d samples take experts of the router's choice: they were buffered by a run "
+                "without --moe.routing_replay",
+                *(unknown, len(experts)),
+            )
         self.experience_maker.routed_experts = experts
         experiences = self.experience_maker.make_experience_batch(samples)
         lags, updates = mini_batches.lags(batch, size), len(batch.mini_batches)

@@ -17,6 +17,7 @@ import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 from vllm.logprobs import Logprob
 
+from vespo_openrlhf.bridge.events import UntoldExpertsError
 from vespo_openrlhf.scheduling.lag import Spans
 
 
@@ -106,6 +107,23 @@ def join_spans(first: Spans, second: Spans) -> Spans:
         else:
             joined.append((version, tokens))
     return tuple(joined)
+
+
+def check_experts(output: Any) -> None:
+    """vLLM must have told the experts of every token that another one was sampled after.
+
+    Raises:
+        UntoldExpertsError: it has not.
+    """
+    completion = output.outputs[0]
+    expected = len(output.prompt_token_ids) + len(completion.token_ids) - 1
+    told = completion.routed_experts
+    if told is None or len(told) != expected:
+        raise UntoldExpertsError(
+            f"--moe.routing_replay engine: vLLM has told the experts of "
+            f"{0 if told is None else len(told)} tokens, of {expected} that passed through them: "
+            "leave the flag out, or try another version of vLLM"
+        )
 
 
 def join_turns(first: Any, second: Any) -> Any:
