@@ -29,7 +29,6 @@ def test_engine_and_trainer_agree_at_lag_0_after_every_sync(
         vllm__weight_tolerance=0,  # which would stop at the first that is wrong
         moe__routing_replay="engine",
         vespo__recompute_old_log_probs=True,
-        ds__zero_stage=3,
         actor__gradient_checkpointing_enable=True,
     )
     calls = [torch.load(path) for path in sorted(tmp_path.glob("*.pt"))]
