@@ -270,6 +270,8 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         text = self.tokenizer.decode(first.sequences, skip_special_tokens=True)
         metrics: dict[str, Any] = mini_batches.rollout_statistics(trained)
         metrics |= mini_batches.unscored_logs(batch)
+        if self._replays:
+            metrics["routing/bytes"] = float(mini_batches.routed_bytes(batch))
         metrics["generated_samples"] = [text, float(first.info["reward"])]
         self._log.begin_batch(metrics, time.monotonic() - started)
 

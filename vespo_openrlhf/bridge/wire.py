@@ -56,11 +56,19 @@ class Rollout:
         experience: OpenRLHF's `Experience` of a batch of one.
         request_ids: what the engine called its requests.
         routed_experts: which its tokens took there.
+        parked_bytes: of these, where they are a reference.
     """
 
     experience: Any
     request_ids: tuple[str, ...]
     routed_experts: RoutedExperts = None
+    parked_bytes: int = 0
+
+    @property
+    def routed_bytes(self) -> int:
+        """Of `routed_experts`, wherever they are."""
+        rows = self.routed_experts
+        return rows.nbytes if isinstance(rows, torch.Tensor) else self.parked_bytes
 
     def parked(self) -> Rollout:
         """With large `routed_experts` in Ray's object store, whence the rank that trains the sample
@@ -68,7 +76,8 @@ class Rollout:
         rows = self.routed_experts
         if not isinstance(rows, torch.Tensor) or rows.nbytes < _BUFFER_BYTES:
             return self
-        return dataclasses.replace(self, routed_experts=ray.put(rows.numpy()))
+        place = ray.put(rows.numpy())
+        return dataclasses.replace(self, routed_experts=place, parked_bytes=rows.nbytes)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         fields: dict[str, Any] = {}

@@ -57,6 +57,16 @@ def routed_experts(batch: Batch, groups_per_update: int) -> list[RoutedExperts]:
     ]
 
 
+def routed_bytes(batch: Batch) -> int:
+    """Of the experts of all its samples, as the engines tell them."""
+    return sum(
+        payload.routed_bytes
+        for group in batch.groups
+        for payload in group.payloads
+        if payload is not None
+    )
+
+
 def _planned(batch: Batch, groups_per_update: int) -> Iterator[tuple[int, Group, bool]]:
     """Each group with the version that it updates, and whether it counts or fills up."""
     for version, mini_batch in enumerate(batch.mini_batches, start=batch.version):
