@@ -45,6 +45,9 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
         SeamError: OpenRLHF keeps its loss somewhere else.
     """
 
+    #: Where the engine's choice of experts is replayed.
+    replay: PolicyReplay | None = None
+
     def __init__(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         # Without engines it makes no process group with them: the publisher does, of those alive.
         super().__init__(strategy, *args, **kwargs | {"vllm_engines": None})
@@ -75,7 +78,8 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
         self._ended: float | None = None  # the gradient norm of the update that has just ended
         self._num_skipped = 0
         self._sample_metrics = SampleMetrics()
-        self.replay = PolicyReplay(self.actor) if replays(flags) else None
+        if replays(flags):
+            self.replay = PolicyReplay(self.actor)
 
     def ppo_train(self, kl_ctl: float) -> dict[str, Any]:
         """Train what the replay buffer holds; OpenRLHF's metrics and ours.

@@ -64,6 +64,8 @@ logger = logging.getLogger(__name__)
 class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignore[misc]
     """`RolloutRayActor` that streams groups and knows which weights sampled what."""
 
+    _tells_experts = False
+
     # Asynchronous, as upstream's is: Ray awaits it.
     async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc]
         os.environ[vllm_plugin.VARIABLE] = "1"
@@ -210,6 +212,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         completion = output.outputs[0]
         if self._tells_experts:
             check_experts(output)
+        output.routed_experts = completion.routed_experts
         output.token_versions = self._versions.finish(output.request_id, len(completion.token_ids))
         mark_missing_log_probs(completion)
         return output

@@ -252,6 +252,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         return status
 
     def _make_experience(self, batch: Batch) -> None:
+        self._updates = []  # what the last batch's experts take in the object store is free
         started, size = time.monotonic(), self._config.groups_per_update
         samples = mini_batches.to_samples(batch, size)
         experts = mini_batches.routed_experts(batch, size) if self._replays else None

@@ -66,7 +66,7 @@ class SampleEngine:
             self._away_since = time.monotonic()
         self.spans = join_spans(self.spans, output.token_versions)
         self.request_ids.append(output.request_id)
-        self.routed_experts = join_turns(self.routed_experts, output.outputs[0].routed_experts)
+        self.routed_experts = join_turns(self.routed_experts, output.routed_experts)
         if self.on_generated is not None:
             self.reported = True
             self.on_generated(self.spans)
