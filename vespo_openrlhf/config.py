@@ -93,6 +93,18 @@ class EngineOptions(Options):
 
 
 @dataclass(frozen=True)
+class MoeOptions(Options):
+    """What is done about the choice of experts, of a policy that is a mixture of them."""
+
+    routing_replay: Literal["off", "engine"] = option(
+        "off",
+        "which experts a token takes in training: those of the trainer's own router (off), or "
+        "those that it took in the engine when it was sampled (engine), so that the importance weight "
+        "measures lag and not that the two sides round differently; see docs/mixture-of-experts.md",
+    )
+
+
+@dataclass(frozen=True)
 class ActorOptions(Options):
     """How the policy and its reference are computed."""
 
@@ -179,6 +191,7 @@ GROUPS = (
         RolloutOptions,
     ),
     FlagGroup("vllm", "engines: the weights are checked where they arrive", EngineOptions),
+    FlagGroup("moe", "mixtures of experts", MoeOptions),
     FlagGroup("actor", "log-probs of the policy and its reference", ActorOptions),
     FlagGroup("data", "prompts", PromptOptions),
     FlagGroup(

@@ -18,6 +18,7 @@ from vespo_openrlhf.bridge.rules import (
     lag,
     loss,
     model,
+    moe,
     places,
     reward,
     sizes,
@@ -62,4 +63,5 @@ MODEL_RULES: tuple[Callable[[Mapping[str, Any], Mapping[str, Any]], None], ...] 
     model.check_heads,
     model.check_aux_loss,
     adapters.check_adapted_experts,
+    moe.check_routing_replay,
 )
