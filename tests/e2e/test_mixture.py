@@ -52,6 +52,7 @@ def test_engine_and_trainer_agree_at_lag_0_after_every_sync(
         train__batch_size=64,  # one update a batch, and so lag 0 in every one
         train__micro_batch_size=64,
         vllm__weight_tolerance=0,  # which would stop at the first that is wrong
+        vllm__verify_weights=True,
     )
     calls = [torch.load(path) for path in sorted(tmp_path.glob("*.pt"))]
     assert len(calls) == BATCHES
