@@ -96,7 +96,7 @@ class EngineOptions(Options):
         "tensors, bit for bit, with those that an engine started from these weights would have: a "
         "weight that vLLM has packed, merged or tied in its own way, and that the sync did not "
         "reach, stops the run by its name. For a new model or version of vLLM, on a short run: a "
-        "sync takes two to three times as long",
+        "sync takes two to four times as long",
     )
 
 

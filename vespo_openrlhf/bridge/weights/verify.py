@@ -159,6 +159,8 @@ class Verification:
         if fresh is None or fresh.shape != live.shape or fresh.dtype != live.dtype:
             self._wrong.append(f"{path} (of another shape or type)")
             return
+        if torch.equal(bits(fresh), bits(live)):
+            return
         differs = bits(fresh) != bits(live)
         if fresh.is_floating_point():
             empty = fresh.isnan() & differs
