@@ -30,6 +30,7 @@ def test_engine_and_trainer_agree_at_lag_0_after_every_sync(
         moe__routing_replay="engine",
         vespo__recompute_old_log_probs=True,
         actor__gradient_checkpointing_enable=True,
+        vllm__verify_weights=True,
     )
     calls = [torch.load(path) for path in sorted(tmp_path.glob("*.pt"))]
     assert [len(call["log_probs"]) for call in calls] == [UPDATE] * 2 * BATCHES

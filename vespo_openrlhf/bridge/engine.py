@@ -268,15 +268,22 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         measured, self._recomputed = self._recomputed, []
         return measured
 
+    async def verify_weights(self) -> None:
+        """Have all workers compare what comes next; see `WeightReceiver`."""
+        await self._workers("verify_weights")
+
     async def receive_weights(
-        self, dtype: torch.dtype, shapes: Sequence[tuple[str, tuple[int, ...]]]
+        self,
+        dtype: torch.dtype,
+        shapes: Sequence[tuple[str, tuple[int, ...]]],
+        sums: Sequence[int] | None = None,
     ) -> None:
         """Have all workers take a bucket; see `WeightReceiver`.
 
         Raises:
-            RefusedWeightsError: a worker has it and cannot load it.
+            RefusedWeightsError: a worker has it and cannot load it, or finds it to be wrong.
         """
-        await self._workers("receive_weights", dtype, shapes)
+        await self._workers("receive_weights", dtype, shapes, sums)
 
     async def finish_weights(self) -> None:
         """Have all workers put in place what they kept of it. Raises as `receive_weights`."""
