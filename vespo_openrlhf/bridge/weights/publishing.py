@@ -109,7 +109,7 @@ class Publisher:
         trials = await self._driver.answers(due, "try_out", self._trial_prompts)
         for engine, tried in trials.items():
             tokens, _, experts = zip(*tried, strict=True)
-            replayed = None if None in experts else experts
+            replayed = experts if all(rows is not None for rows in experts) else None
             ranks = self._actors.async_run_method("score", tokens, replayed)
             gap = weight_check.difference(tried, (await asyncio.gather(*ranks))[0])
             if not gap <= allowed:
