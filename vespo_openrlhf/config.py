@@ -90,6 +90,14 @@ class EngineOptions(Options):
         at_least=0,
         because="it is a difference of log-probs, and 0 means no check",
     )
+    verify_weights: bool = option(
+        False,
+        "after every sync, send all weights a second time, and have each engine compare its "
+        "tensors, bit for bit, with those that an engine started from these weights would have: a "
+        "weight that vLLM has packed, merged or tied in its own way, and that the sync did not "
+        "reach, stops the run by its name. For a new model or version of vLLM, on a short run: a "
+        "sync takes two to four times as long",
+    )
 
 
 @dataclass(frozen=True)
@@ -99,8 +107,9 @@ class MoeOptions(Options):
     routing_replay: Literal["off", "engine"] = option(
         "off",
         "which experts a token takes in training: those of the trainer's own router (off), or "
-        "those that it took in the engine when it was sampled (engine), so that the importance weight "
-        "measures lag and not that the two sides round differently; see docs/mixture-of-experts.md",
+        "those that it took in the engine when it was sampled (engine), so that the importance "
+        "weight measures lag, and not that the two sides round differently; see "
+        "docs/mixture-of-experts.md",
     )
 
 

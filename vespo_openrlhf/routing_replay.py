@@ -192,13 +192,15 @@ class RoutingReplay:
 
         Yields:
             (B,) float32, complete after forward: the share of layers of counted tokens whose
-            router would have taken other experts.
+            router would have taken other experts; NaN of a sample whose experts nobody knows.
 
         Raises:
             ValueError: the experts are not those of this model.
         """
         known = [rows for rows in routed if rows is not None]
-        differing = torch.zeros(len(routed), device=attention_mask.device)
+        unknown = torch.tensor([rows is None for rows in routed])
+        differing = torch.zeros(len(routed)).masked_fill(unknown, torch.nan)
+        differing = differing.to(attention_mask.device)
         if not known:
             yield differing
             return

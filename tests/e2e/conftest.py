@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from transformers import AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
 from vespo_openrlhf.embedded.model import build_model, reproducible
@@ -52,6 +53,26 @@ def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         build_model(tokenizer).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     write_jsonl(folder / "train.jsonl", split_problems(0, [256])[0])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def mixture(untrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with an untrained mixture whose router is sure of its choice: it gives the first of
+    its experts 0.85 of a token."""
+    folder = tmp_path_factory.mktemp("mixture")
+    tokenizer = AutoTokenizer.from_pretrained(untrained / "model")
+    with reproducible(0):
+        shape = build_model(tokenizer).config.to_diff_dict()
+        del shape["model_type"]
+        config = Qwen3MoeConfig(
+            **shape, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=64
+        )
+        model = Qwen3MoeForCausalLM(config)
+        for layer in model.model.layers:
+            layer.mlp.gate.weight.data *= 10
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
     return folder
 
 

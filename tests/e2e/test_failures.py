@@ -1,5 +1,5 @@
 """An engine that is killed in mid-run and then hangs, then the run is killed, which leaves no
-process behind, and resumed."""
+process behind, and resumed. The policy is a mixture of experts, and its routing is replayed."""
 
 from __future__ import annotations
 
@@ -76,6 +76,7 @@ def started() -> Iterator[list[Training]]:
 @pytest.fixture(scope="module")
 def story(
     command: Callable[..., list[str]],
+    mixture: Path,
     tmp_path_factory: pytest.TempPathFactory,
     started: list[Training],
     marked_module: Marked,
@@ -85,12 +86,14 @@ def story(
     folder = tmp_path_factory.mktemp("failures")
     environment, alive = marked_module
     flags: dict[str, Any] = {
+        "actor__model_name_or_path": mixture,
+        "moe__routing_replay": "engine",
         "train__async_enable": True,
         "train__partial_rollout_enable": True,
         "lag__max": BOUND,
         "ckpt__save_steps": SAVE_EVERY,
         "data__max_samples": 16 * BATCHES - 5,  # the last batch is a short one
-        "actor__adam__lr": "1e-4",
+        "actor__adam__lr": "1e-5",
         "rollout__engine_timeout": 15,
     }
     log = folder / "log"
@@ -176,6 +179,17 @@ def test_the_run_goes_on_from_its_checkpoint(story: dict[str, Any]) -> None:
     assert updates == sorted(updates)
     # The last batch has 11 groups, which are three mini-batches of at most 4.
     assert updates[-1] == 4 * (BATCHES - 1) + 2
+
+
+def test_experts_are_known_of_every_sample_that_was_trained(story: dict[str, Any]) -> None:
+    """Of those that a sync cut in two, and of those that a checkpoint kept."""
+    assert "take experts of the router's choice" not in story["log"]
+    lines = (story["folder"] / "metrics.jsonl").read_text().splitlines()
+    told = [(n, v) for line in lines for n, v in json.loads(line).items() if "experts_differ" in n]
+    assert sum(name == "vespo/experts_differ" for name, _ in told) == BATCHES
+    # Updates are small here. Experts of another token or layer would be other ones in 27 of 28.
+    assert all(share < 0.1 for _, share in told), told
+    assert any(len(spans) > 1 for group in story["samples"] for spans in group["spans"])
 
 
 def test_an_engine_that_came_back_samples_again(story: dict[str, Any]) -> None:

@@ -93,7 +93,9 @@ def trainer():
             trainer = SimpleNamespace(
                 use_cuda_ipc=False,
                 args=SimpleNamespace(
-                    vllm=SimpleNamespace(sync_backend="gloo", tensor_parallel_size=1),
+                    vllm=SimpleNamespace(
+                        sync_backend="gloo", tensor_parallel_size=1, verify_weights=False
+                    ),
                     ds=SimpleNamespace(zero_stage=2, tensor_parallel_size=1),
                 ),
                 actor=SimpleNamespace(model=SimpleNamespace(module=self.module)),

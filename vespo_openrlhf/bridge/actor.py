@@ -6,6 +6,7 @@ the loss is exchanged, and where it is proved that it was.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from collections.abc import Sequence
@@ -24,12 +25,14 @@ from vespo_openrlhf.bridge.loss import build_loss, uses_our_loss
 from vespo_openrlhf.bridge.rank import checkpoint, head, learning_rate
 from vespo_openrlhf.bridge.rank.guard import NonFiniteGuard
 from vespo_openrlhf.bridge.rank.loss_adapter import PolicyLossAdapter
+from vespo_openrlhf.bridge.rank.replay import PolicyReplay
 from vespo_openrlhf.bridge.rank.sample_metrics import SampleMetrics
 from vespo_openrlhf.bridge.rank.update_metrics import UPDATES, UpdateMetrics, finite_means
+from vespo_openrlhf.bridge.rules.moe import replays
 from vespo_openrlhf.bridge.samples.mini_batches import micro_batches
 from vespo_openrlhf.bridge.seams import SeamError, plain_class
 from vespo_openrlhf.bridge.weights.sender import Sent, WeightPublisher
-from vespo_openrlhf.bridge.wire import TrainingExperience
+from vespo_openrlhf.bridge.wire import RoutedExperts, TrainingExperience, fetched
 from vespo_openrlhf.replaced import replaced
 
 
@@ -41,6 +44,9 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
     Raises:
         SeamError: OpenRLHF keeps its loss somewhere else.
     """
+
+    #: Where the engine's choice of experts is replayed.
+    replay: PolicyReplay | None = None
 
     def __init__(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
         # Without engines it makes no process group with them: the publisher does, of those alive.
@@ -72,6 +78,8 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
         self._ended: float | None = None  # the gradient norm of the update that has just ended
         self._num_skipped = 0
         self._sample_metrics = SampleMetrics()
+        if replays(flags):
+            self.replay = PolicyReplay(self.actor)
 
     def ppo_train(self, kl_ctl: float) -> dict[str, Any]:
         """Train what the replay buffer holds; OpenRLHF's metrics and ours.
@@ -137,10 +145,14 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
         """OpenRLHF's forward and backward pass, watched: what it saw, and whether it ended an
         update."""
         self._guard.watch(experience)
-        if self.policy_loss is not None:
-            assert experience.lag is not None
-            self.policy_loss.note(lag=experience.lag)
-        status = super().training_step(experience, *args, **kwargs)
+        assert experience.lag is not None
+        facts = {"lag": experience.lag}
+        with contextlib.ExitStack() as stack:
+            if self.replay is not None:
+                facts["experts_differ"] = stack.enter_context(self.replay.armed(experience))
+            if self.policy_loss is not None:
+                self.policy_loss.note(**facts)
+            status = super().training_step(experience, *args, **kwargs)
         self._updates.take(status["metrics"])
         if self._ended is not None:
             self._updates.end_update(self._ended)
@@ -186,6 +198,27 @@ class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc
             )
         collector.settle()
 
+    def forward(
+        self,
+        sequences: torch.Tensor,
+        action_mask: torch.Tensor,
+        attention_mask: torch.Tensor,
+        *args: Any,
+        routed_experts: Sequence[RoutedExperts] | None = None,
+        **kwargs: Any,
+    ) -> torch.Tensor:
+        """OpenRLHF's, with the experts that each sample's tokens are to take."""
+        with contextlib.ExitStack() as stack:
+            if routed_experts is not None and self.trainer.replay is not None:
+                whole = TrainingExperience(
+                    sequences, attention_mask, action_mask, routed_experts=fetched(routed_experts)
+                )
+                stack.enter_context(self.trainer.replay.armed(whole))
+            log_probs: torch.Tensor = super().forward(
+                sequences, action_mask, attention_mask, *args, **kwargs
+            )
+        return log_probs
+
     def append(self, experience: list[Any]) -> None:
         """Take the items of a `Share`, which upstream would have padded into one batch first."""
         self.trainer.replay_buffer.items += experience
@@ -194,7 +227,9 @@ class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc
         """Give the weights to these engines."""
         return self.trainer.publisher.publish(names, engines)
 
-    def score(self, sequences: list[list[int]]) -> list[list[float]]:
+    def score(
+        self, sequences: list[list[int]], routed_experts: list[torch.Tensor] | None = None
+    ) -> list[list[float]]:
         """The log-probs of every token but the first, at temperature 1. Every rank takes part."""
         length = max(map(len, sequences))
         tokens = torch.full((len(sequences), length), self.tokenizer.pad_token_id)
@@ -204,7 +239,7 @@ class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc
             mask[row, : len(sequence)] = 1
         temperature, self.actor.temperature = self.actor.temperature, 1.0
         try:
-            log_probs = self.forward(tokens, mask[:, 1:], mask)
+            log_probs = self.forward(tokens, mask[:, 1:], mask, routed_experts=routed_experts)
         finally:
             self.actor.temperature = temperature
         return [

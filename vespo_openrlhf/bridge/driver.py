@@ -17,7 +17,12 @@ from typing import Any, NamedTuple
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
 
-from vespo_openrlhf.bridge.events import Generated, RolloutSettings, StoppedError
+from vespo_openrlhf.bridge.events import (
+    Generated,
+    RolloutSettings,
+    StoppedError,
+    UntoldExpertsError,
+)
 from vespo_openrlhf.scheduling import Request, Scheduler
 
 # After more deaths in a row, without a finished sample between them, the run ends.
@@ -77,9 +82,12 @@ class RayEngine:
                         scheduler.on_generated(request.ticket, event.sample, event.spans)
                     else:
                         self._driver.deaths_in_a_row[self.index] = 0
-                        verdict = (event.sample, event.reward, event.rollout)
+                        rollout = event.rollout and event.rollout.parked()
+                        verdict = (event.sample, event.reward, rollout)
                         scheduler.on_scored(request.ticket, *verdict)
                 self._driver.wake()
+        except UntoldExpertsError:
+            raise
         except RayError as error:
             self._driver.engine_failed(self, error)
 

@@ -33,12 +33,15 @@ from vespo_openrlhf.bridge.events import (
     RefusedWeightsError,
     RolloutSettings,
     Scored,
+    UntoldExpertsError,
 )
 from vespo_openrlhf.bridge.samples.response import (
     RememberingTokenizer,
     SampleEngine,
+    check_experts,
     mark_missing_log_probs,
     to_experience,
+    to_rows,
     verdict,
 )
 from vespo_openrlhf.bridge.seams import plain_class
@@ -61,12 +64,15 @@ logger = logging.getLogger(__name__)
 class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignore[misc]
     """`RolloutRayActor` that streams groups and knows which weights sampled what."""
 
+    _tells_experts = False
+
     # Asynchronous, as upstream's is: Ray awaits it.
     async def __init__(self, *args: Any, **kwargs: Any) -> None:  # type: ignore[misc]
         os.environ[vllm_plugin.VARIABLE] = "1"
         kwargs["worker_extension_cls"] = (
             _RECEIVER  # takes buckets, where OpenRLHF's takes one weight
         )
+        self._tells_experts = bool(kwargs.get("enable_return_routed_experts"))
         await super().__init__(*args, **kwargs)
         self._versions = TokenVersions(0)
         self._groups: dict[int, list[asyncio.Task[None]]] = {}
@@ -174,12 +180,13 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
                 max_length=settings.max_length,
                 hf_tokenizer=settings.tokenizer,
             )
-            rollout = Rollout(
-                to_experience(response, settings.max_length), tuple(request.request_ids)
-            )
+            experience = to_experience(response, settings.max_length)
+            experts = to_rows(request.routed_experts, experience.sequences.shape[1] - 1)
+            rollout = Rollout(experience, tuple(request.request_ids), experts)
             scored = Scored(index, verdict(rollout.experience, self.executor), rollout)
         except Exception as error:
-            if self.llm.errored:  # the engine is gone, and every other request with it
+            # The engine is gone, and every other request with it; or it fails all the same way.
+            if self.llm.errored or isinstance(error, UntoldExpertsError):
                 events.put_nowait(error)
                 return
             # A prompt that is too long, an agent that fails: this sample's own trouble.
@@ -203,6 +210,9 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         finally:
             self._generating -= 1
         completion = output.outputs[0]
+        if self._tells_experts:
+            check_experts(output)
+        output.routed_experts = completion.routed_experts
         output.token_versions = self._versions.finish(output.request_id, len(completion.token_ids))
         mark_missing_log_probs(completion)
         return output
@@ -258,15 +268,22 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         measured, self._recomputed = self._recomputed, []
         return measured
 
+    async def verify_weights(self) -> None:
+        """Have all workers compare what comes next; see `WeightReceiver`."""
+        await self._workers("verify_weights")
+
     async def receive_weights(
-        self, dtype: torch.dtype, shapes: Sequence[tuple[str, tuple[int, ...]]]
+        self,
+        dtype: torch.dtype,
+        shapes: Sequence[tuple[str, tuple[int, ...]]],
+        sums: Sequence[int] | None = None,
     ) -> None:
         """Have all workers take a bucket; see `WeightReceiver`.
 
         Raises:
-            RefusedWeightsError: a worker has it and cannot load it.
+            RefusedWeightsError: a worker has it and cannot load it, or finds it to be wrong.
         """
-        await self._workers("receive_weights", dtype, shapes)
+        await self._workers("receive_weights", dtype, shapes, sums)
 
     async def finish_weights(self) -> None:
         """Have all workers put in place what they kept of it. Raises as `receive_weights`."""

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
 
 class StoppedError(RuntimeError):
-    """The run burns its data, or has lost much of it, and does not end well."""
+    """The run burns its data, has lost much of it, or would train on samples of another policy; it
+    does not end well."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,14 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+class UntoldExpertsError(RuntimeError):
+    """An engine has not said which experts each token took, and will not say it of the next one."""
+
+
 class LostEnginesError(RuntimeError):
     """Engines have died or hang while they were given weights: none of them is whole any more."""
 
 
-class RefusedWeightsError(RuntimeError):
-    """An engine has been given weights that it cannot load; another engine could neither."""
+class RefusedWeightsError(StoppedError):
+    """An engine has been given weights that it cannot load, or has found others in their place;
+    another engine could neither."""

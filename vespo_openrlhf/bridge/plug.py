@@ -19,6 +19,7 @@ from vespo_openrlhf.bridge import placement
 from vespo_openrlhf.bridge.actor import CriticActor, PolicyActor, ReferenceActor
 from vespo_openrlhf.bridge.engine import VersionedRollout
 from vespo_openrlhf.bridge.roles import logical_gpus
+from vespo_openrlhf.bridge.rules.moe import replays
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
 from vespo_openrlhf.cpu import build_locks
 from vespo_openrlhf.replaced import replaced
@@ -91,11 +92,14 @@ class Engines:
     def __init__(self, remote_class: Any) -> None:
         self._remote_class = remote_class
         self.max_num_seqs: int | None = None
+        self.tell_experts = False
 
     def options(self, **options: Any) -> Any:
         """As the class's own."""
         made = self._remote_class.options(**options)
         arguments: dict[str, Any] = {"max_num_seqs": self.max_num_seqs} | _ARGUMENTS
+        if self.tell_experts:
+            arguments["enable_return_routed_experts"] = True
         if (self.max_num_seqs or 0) > SchedulerConfig.DEFAULT_MAX_NUM_BATCHED_TOKENS:
             # Or vLLM does not start: a step must have a token for each.
             arguments["max_num_batched_tokens"] = self.max_num_seqs
@@ -116,6 +120,7 @@ class Plugs:
     def take(self, flags: dict[str, Any]) -> None:
         """Every flag by its dotted name; before Ray starts."""
         self.engines.max_num_seqs = flags["rollout.in_flight_per_engine"]
+        self.engines.tell_experts = replays(flags)
         placement.choose(flags)
         if cpu.is_active():
             self.start_ray.on_cpu(flags)

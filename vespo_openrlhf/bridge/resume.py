@@ -43,6 +43,7 @@ REFUSED = {
     "actor.aux_loss_coef": _LOSS,
     "actor.entropy_coef": _LOSS,
     "vespo.": _LOSS,
+    "moe.": _LOSS,
     "algo.advantage.": _LOSS,
     "algo.kl.": _LOSS,
     "critic.value_clip": _LOSS,

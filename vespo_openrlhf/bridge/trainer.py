@@ -30,6 +30,7 @@ from vespo_openrlhf.bridge.events import RolloutSettings, StoppedError
 from vespo_openrlhf.bridge.flags import flatten
 from vespo_openrlhf.bridge.loss import skips_old_log_probs
 from vespo_openrlhf.bridge.rank.update_metrics import UPDATES
+from vespo_openrlhf.bridge.rules.moe import replays
 from vespo_openrlhf.bridge.run.dataset import check_given_up, prompt_ledger, settle_lengths
 from vespo_openrlhf.bridge.run.evaluation import Evaluations
 from vespo_openrlhf.bridge.run.folder import RunFolder
@@ -91,6 +92,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             *(self.kl_ctl, strategy, tokenizer),
             recomputes=not skips_old_log_probs(flags),
         )
+        self._replays = replays(flags)
         self._config = scheduler_config(flags)
         self._options = config.read(RolloutOptions, flags)
         # OpenRLHF asks vLLM for at least one token, and vLLM then takes the end of sequence out
@@ -250,16 +252,27 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         return status
 
     def _make_experience(self, batch: Batch) -> None:
+        self._updates = []  # what the last batch's experts take in the object store is free
         started, size = time.monotonic(), self._config.groups_per_update
         samples = mini_batches.to_samples(batch, size)
+        experts = mini_batches.routed_experts(batch, size) if self._replays else None
+        if experts and (unknown := sum(rows is None for rows in experts)):
+            logger.warning(
+                "%d of %d samples take experts of the router's choice: they were buffered by a run "
+                "without --moe.routing_replay",
+                *(unknown, len(experts)),
+            )
+        self.experience_maker.routed_experts = experts
         experiences = self.experience_maker.make_experience_batch(samples)
-        lags = mini_batches.lags(batch, size)
-        self._updates = mini_batches.to_items(experiences, lags, len(batch.mini_batches))
+        lags, updates = mini_batches.lags(batch, size), len(batch.mini_batches)
+        self._updates = mini_batches.to_items(experiences, lags, updates, experts)
         trained = [item for update in self._updates for item in update if item.action_mask.any()]
         first = trained[0]
         text = self.tokenizer.decode(first.sequences, skip_special_tokens=True)
         metrics: dict[str, Any] = mini_batches.rollout_statistics(trained)
         metrics |= mini_batches.unscored_logs(batch)
+        if self._replays:
+            metrics["routing/bytes"] = float(mini_batches.routed_bytes(batch))
         metrics["generated_samples"] = [text, float(first.info["reward"])]
         self._log.begin_batch(metrics, time.monotonic() - started)
 

@@ -9,12 +9,18 @@ types and all.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy
+import ray
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience, remove_padding_in_sequences
+
+#: The experts of a sample's tokens, see `response.to_rows`; a reference where they are large; None
+#: where nobody knows.
+RoutedExperts: TypeAlias = "torch.Tensor | ray.ObjectRef | None"
 
 
 @dataclasses.dataclass
@@ -26,9 +32,12 @@ class TrainingExperience(Experience):
     Attributes:
         lag: (B,) float32, or 0-dim of a single sample: versions between the sample's oldest token
             and its update.
+        routed_experts: of a single sample those to take in training; of a batch a list, with
+            tensors for references.
     """
 
     lag: torch.Tensor | None = None
+    routed_experts: RoutedExperts | list[torch.Tensor | None] = None
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Experience))
@@ -46,10 +55,29 @@ class Rollout:
     Attributes:
         experience: OpenRLHF's `Experience` of a batch of one.
         request_ids: what the engine called its requests.
+        routed_experts: which its tokens took there.
+        parked_bytes: of these, where they are a reference.
     """
 
     experience: Any
     request_ids: tuple[str, ...]
+    routed_experts: RoutedExperts = None
+    parked_bytes: int = 0
+
+    @property
+    def routed_bytes(self) -> int:
+        """Of `routed_experts`, wherever they are."""
+        rows = self.routed_experts
+        return rows.nbytes if isinstance(rows, torch.Tensor) else self.parked_bytes
+
+    def parked(self) -> Rollout:
+        """With large `routed_experts` in Ray's object store, whence the rank that trains the sample
+        takes them: the driver keeps rollouts by the thousand, and Ray can put them on a disk."""
+        rows = self.routed_experts
+        if not isinstance(rows, torch.Tensor) or rows.nbytes < _BUFFER_BYTES:
+            return self
+        place = ray.put(rows.numpy())
+        return dataclasses.replace(self, routed_experts=place, parked_bytes=rows.nbytes)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         fields: dict[str, Any] = {}
@@ -61,16 +89,30 @@ class Rollout:
                 fields[name] = {key: _encode(tensor) for key, tensor in value.items()}
             else:
                 fields[name] = value
-        return _rollout, (fields, self.request_ids)
+        (rows,) = fetched([self.routed_experts])  # in a checkpoint, a reference is none
+        return _rollout, (fields, self.request_ids, None if rows is None else _encode(rows))
 
 
-def _rollout(fields: dict[str, Any], request_ids: tuple[str, ...]) -> Rollout:
+def _rollout(
+    fields: dict[str, Any], request_ids: tuple[str, ...], rows: _Encoded | None = None
+) -> Rollout:
     for name, value in fields.items():
         if name == "info":
             fields[name] = {key: _decode(encoded) for key, encoded in value.items()}
         elif isinstance(value, tuple):
             fields[name] = _decode(value)
-    return Rollout(Experience(**fields), request_ids)
+    experts = None if rows is None else _decode(rows)
+    return Rollout(Experience(**fields), request_ids, experts)
+
+
+def fetched(routed_experts: Sequence[RoutedExperts]) -> list[torch.Tensor | None]:
+    """With what a reference stands for in its place, read-only."""
+    places = [i for i, rows in enumerate(routed_experts) if isinstance(rows, ray.ObjectRef)]
+    found: list[Any] = list(routed_experts)
+    for place, rows in zip(places, ray.get([found[place] for place in places]), strict=True):
+        with warnings.catch_warnings(action="ignore"):  # nobody writes to it
+            found[place] = torch.from_numpy(rows)
+    return found
 
 
 class Share:
@@ -90,7 +132,9 @@ class Share:
         fields: dict[str, Any] = {}
         for name in _TRAINING_FIELDS:
             values = [getattr(item, name) for item in self.items]
-            if isinstance(values[0], torch.Tensor):
+            if name == "routed_experts":
+                fields[name] = [_encode(v) if isinstance(v, torch.Tensor) else v for v in values]
+            elif isinstance(values[0], torch.Tensor):
                 fields[name] = _join(values)
             elif name == "info":
                 fields[name] = {key: _join([info[key] for info in values]) for key in values[0]}
@@ -107,6 +151,8 @@ def _items(fields: dict[str, Any], count: int) -> list[Any]:
                 for item, part in zip(items, _part(joined), strict=True):
                     item.info[key] = part
             continue
+        if name == "routed_experts":
+            value = [_decode(rows) if isinstance(rows, tuple) else rows for rows in value]
         parts = _part(value) if isinstance(value, tuple) else value
         for item, part in zip(items, parts, strict=True):
             setattr(item, name, part)

@@ -57,6 +57,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="memory of one GPU (default: %(default)s, an H100 or A100 of 80 GB)",
     )
     machines.add_argument(
+        "--node-memory",
+        type=float,
+        metavar="GIB",
+        help="memory of one node, which routing replay is held against (default: not known)",
+    )
+    machines.add_argument(
         "--model-config",
         type=Path,
         metavar="PATH",
@@ -123,7 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for fault in getattr(refused, "faults", (refused,)):
             print(f"error    {fault}")
         return 1
-    machines = Machines(options.nodes, options.gpus_per_node, options.address, options.gpu_memory)
+    names = [field.name for field in dataclasses.fields(Machines)]
+    machines = Machines(**{name: getattr(options, name) for name in names})
     rates = Rates(**{f.name: getattr(options, f.name) for f in dataclasses.fields(Rates)})
     judgement = judge(resolved, machines, rates, options.model_config)
     if options.json:

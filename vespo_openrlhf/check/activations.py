@@ -9,8 +9,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from vespo_openrlhf import config
+from vespo_openrlhf.bridge.rules.moe import replays
 from vespo_openrlhf.check.shape import ModelShape
 from vespo_openrlhf.log_prob_head import BLOCK
+
+#: The experts to replay, where there are any.
+REPLAYED = "experts to replay"
 
 
 def micro_batch_tokens(flags: Mapping[str, Any], phase: str) -> int:
@@ -32,16 +36,24 @@ def training_activations(shape: ModelShape, flags: Mapping[str, Any]) -> dict[st
     else:
         layers = {"activations of all layers": (shape.layers + 1) * layer}
     entropy = flags["actor.entropy_coef"] is not None
-    return {**layers, **_log_prob_training(shape, flags, tokens, entropy)}
+    log_probs = _log_prob_training(shape, flags, tokens, entropy)
+    return {**layers, **log_probs, **_replayed(shape, flags, tokens)}
 
 
 def forward_activations(shape: ModelShape, flags: Mapping[str, Any]) -> dict[str, float]:
     tokens = micro_batch_tokens(flags, "rollout")
-    terms = {"one layer": _layer_bytes(shape, tokens)}
+    terms = {"one layer": _layer_bytes(shape, tokens), **_replayed(shape, flags, tokens)}
     if config.chunked_log_probs(flags):
         block = 6.0 * min(BLOCK, tokens * shape.vocab)
         return terms | {"log-prob head (old log-probs)": block + 2.0 * tokens * shape.hidden}
     return terms | {"logits (old log-probs)": 6.0 * tokens * shape.vocab}
+
+
+def _replayed(shape: ModelShape, flags: Mapping[str, Any], tokens: int) -> dict[str, float]:
+    """Two bytes for each expert of a token: of the padded batch, and of what the model is given."""
+    if not (replays(flags) and shape.experts):
+        return {}
+    return {REPLAYED: 2.0 * 2 * tokens * shape.layers * shape.experts_per_token}
 
 
 def _layer_bytes(shape: ModelShape, tokens: int) -> float:

@@ -75,12 +75,14 @@ class Machines:
         nodes, gpus_per_node: as stated; None: a running cluster's, else the recipe's own.
         address: dashboard of a running cluster, `http://HOST:8265`.
         gpu_memory: of one GPU, GiB.
+        node_memory: of one node, GiB; None: not known.
     """
 
     nodes: int | None = None
     gpus_per_node: int | None = None
     address: str | None = None
     gpu_memory: float = 79.0
+    node_memory: float | None = None
 
     def cluster(self, flags: dict[str, Any]) -> Cluster:
         """Raises ValueError where a running cluster was named and does not answer."""
@@ -95,7 +97,7 @@ class Machines:
         return Cluster((per_node,) * nodes, "what the recipe is written for")
 
 
-def needed_nodes(flags: dict[str, Any]) -> tuple[int, int]:
+def needed_nodes(flags: Mapping[str, Any]) -> tuple[int, int]:
     """The (nodes, GPUs per node) a recipe is written for, where nothing else is stated."""
     per_node = flags["actor.num_gpus_per_node"]
     needed = logical_gpus(flags)

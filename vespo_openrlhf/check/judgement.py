@@ -16,6 +16,7 @@ from vespo_openrlhf.check.findings import Finding, error, note
 from vespo_openrlhf.check.flags import check_model, check_options, reads_old_log_probs
 from vespo_openrlhf.check.gpus import Cluster, Machines
 from vespo_openrlhf.check.memory import GIB, Engine, Memory
+from vespo_openrlhf.check.replay import Replay, check_replay
 from vespo_openrlhf.check.resolve import Resolved
 from vespo_openrlhf.check.shape import ModelShape, find_config
 from vespo_openrlhf.check.speed import Rates, Speed
@@ -33,6 +34,7 @@ class Judgement:
     host: Mapping[str, float] = field(default_factory=dict)
     engine: Engine | None = None
     speed: Speed | None = None
+    replay: Replay | None = None
 
     @property
     def errors(self) -> list[Finding]:
@@ -72,7 +74,7 @@ def judge(
     where, cluster_findings = _cluster(flags, machines)
     found += cluster_findings
 
-    sizes = speeds = engine = None
+    sizes = speeds = engine = replay = None
     memories: tuple[Memory, ...] = ()
     host: dict[str, float] = {}
     if batches.add_up(flags):
@@ -88,7 +90,11 @@ def judge(
         found += _check_memory(flags, memories, engine)
         if sizes is not None:
             speeds = speed.estimate(shape, flags, sizes, rates, gpu, reads_old_log_probs=reads_old)
-    return Judgement(tuple(found), shape, where, sizes, memories, host, engine, speeds)
+            replay = Replay.of(shape, flags, engine, speeds.mean_response)
+    if replay is not None:
+        node = machines.node_memory and machines.node_memory * GIB
+        found += check_replay(replay, flags, host, node)
+    return Judgement(tuple(found), shape, where, sizes, memories, host, engine, speeds, replay)
 
 
 def _shape(

@@ -10,6 +10,7 @@ from vespo_openrlhf.check.memory import GIB
 
 if TYPE_CHECKING:
     from vespo_openrlhf.check.judgement import Judgement
+    from vespo_openrlhf.check.replay import Replay
     from vespo_openrlhf.check.resolve import Resolved
 
 _WIDTH = 100
@@ -18,9 +19,12 @@ _NAME = 13
 
 def as_json(resolved: Resolved, judgement: Judgement) -> dict[str, Any]:
     """Every flag, finding and estimate; bytes as bytes."""
+    known = dataclasses.asdict(judgement)
+    if judgement.replay is None:
+        del known["replay"]
     return {
         "flags": resolved.flags,
-        **dataclasses.asdict(judgement),
+        **known,
         "parameters": judgement.shape and judgement.shape.parameters,
     }
 
@@ -110,9 +114,20 @@ def _facts(flags: dict[str, Any], judgement: Judgement) -> list[str]:
     )
     if host:
         facts.append(("host memory", host))
+    if judgement.replay is not None:
+        facts.append(("experts", _replay(judgement.replay)))
     if speed is not None:
         facts.append(("time", _time(flags, speed)))
     return [_entry(name, text) for name, text in facts]
+
+
+def _replay(replay: Replay) -> str:
+    return (
+        f"{replay.token} bytes a token to replay: {replay.engine / GIB:.2f} GiB of host memory for "
+        f"each engine; {replay.store / GIB:.0f} GiB in the object store of the job's node for "
+        f"{replay.responses} responses of the mean length ({replay.store_longest / GIB:.0f} if all "
+        f"are of the longest); {replay.micro_batch / GIB:.2f} GiB of a trainer's GPU"
+    )
 
 
 def _lag(flags: dict[str, Any]) -> str:

@@ -165,6 +165,22 @@ def _vllm_experts(module: Any) -> None:
     method._setup_kernel = _setup_kernel
 
 
+def _vllm_routed_experts(module: Any) -> None:
+    """vLLM's CPU kernel chooses experts in Python, and does not tell anybody."""
+    experts = module.CPUUnquantizedExperts
+    upstream = experts._select_experts
+
+    @functools.wraps(upstream)
+    def _select_experts(self: Any, *args: Any, **kwargs: Any) -> Any:
+        weights, ids = upstream(self, *args, **kwargs)
+        if self.routing_replay_capture_fn is not None:
+            self.routing_replay_capture_fn(ids)
+        return weights, ids
+
+    experts._select_experts = _select_experts
+    experts.supports_routing_replay_capture = lambda self: True
+
+
 PATCHES: dict[str, Callable[[Any], None]] = {
     "torch": _torch,
     "openrlhf.utils.utils": _openrlhf_utils,
@@ -177,6 +193,7 @@ PATCHES: dict[str, Callable[[Any], None]] = {
     "deepspeed.runtime.zero.partition_parameters": _deepspeed_partition,
     "vllm.model_executor.layers.utils": _vllm_linear,
     "vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method": _vllm_experts,
+    "vllm.model_executor.layers.fused_moe.experts.cpu_moe": _vllm_routed_experts,
 }
 
 

@@ -70,11 +70,14 @@ def summarise(per_sequence: Mapping[str, Tensor]) -> Metrics:
     - phi_balance: sum of phi A where A > 0 over sum of phi |A| where A < 0. 1 on-policy with
       a group's mean as baseline; what pushes up and what pushes down have parted elsewhere.
       nan without the latter.
+    - experts_differ: share of layers of action tokens whose experts the trainer would have chosen
+      otherwise than the engine, as a mean over sequences of which that is known.
 
     Args:
         per_sequence: (N,) tensors under the names of `sequence_metrics`, each the concatenation
-            over the step's micro-batches. `advantage` and `num_tokens` are needed; `log_w` and
-            `phi` are summarised where they are present; other names are left alone.
+            over the step's micro-batches. `advantage` and `num_tokens` are needed; `log_w`,
+            `phi` and `experts_differ` are summarised where they are present; other names are left
+            alone.
 
     Returns:
         0-dim float32 tensors on the same device. Sequences without action tokens are left out.
@@ -91,6 +94,9 @@ def summarise(per_sequence: Mapping[str, Tensor]) -> Metrics:
         summary |= _summarise_log_weight(per_sequence["log_w"][present].double())
     if "phi" in per_sequence:
         summary |= _summarise_phi(per_sequence["phi"][present].double(), advantage.double())
+    if "experts_differ" in per_sequence:
+        differing = per_sequence["experts_differ"][present]
+        summary["experts_differ"] = differing[differing.isfinite()].mean()
     return {name: value.float() for name, value in summary.items()}
 
 
@@ -105,7 +111,8 @@ def summarise_by_lag(per_sequence: Mapping[str, Tensor]) -> Metrics:
     Returns:
         0-dim tensors under `lag_0/`, `lag_1/`, `lag_2_3/`, `lag_4_7/` and so on by powers of two,
         for the ranges that occur: num_samples, log_w_mean, log_w_abs_mean, log_mean_w,
-        ess_ratio, and where there is a phi, phi_mean, phi_small_share and phi_ess_ratio.
+        ess_ratio, where there is a phi, phi_mean, phi_small_share and phi_ess_ratio, and where
+        experts are replayed, experts_differ.
     """
     present = per_sequence["num_tokens"] > 0
     lag = per_sequence["lag"][present].long()
@@ -113,12 +120,12 @@ def summarise_by_lag(per_sequence: Mapping[str, Tensor]) -> Metrics:
     bins = torch.where(lag > 0, lag.clamp(min=1).double().log2().floor().long() + 1, 0)
     known = {
         name: per_sequence[name][present]
-        for name in ("advantage", "num_tokens", "log_w", "phi")
+        for name in ("advantage", "num_tokens", "log_w", "phi", "experts_differ")
         if name in per_sequence
     }
     names = (
         *("log_w_mean", "log_w_abs_mean", "log_mean_w", "ess_ratio"),
-        *("phi_mean", "phi_small_share", "phi_ess_ratio"),
+        *("phi_mean", "phi_small_share", "phi_ess_ratio", "experts_differ"),
     )
     summary: Metrics = {}
     for index in bins.unique().tolist():

@@ -178,6 +178,14 @@ OFF_POLICY = (
         "Share that has practically no say in the gradient.",
         share=True,
     ),
+    Chart(
+        "Experts that the trainer would choose otherwise",
+        ("experts_differ",),
+        "Share of the layers of action tokens whose router would have taken other experts than the "
+        "engine's, which are replayed. At lag 0 it is rounding alone.",
+        share=True,
+        hint="`--moe.routing_replay engine` logs it",
+    ),
 )
 
 LAG = (
@@ -209,6 +217,11 @@ BY_LAG = (
         "Mean over the responses of an age; at lag 0 it is the mismatch of engine and trainer.",
     ),
     ("φ by lag", "phi_mean", "Mean weight that the loss gives to the responses of an age."),
+    (
+        "Experts chosen otherwise by lag",
+        "experts_differ",
+        "Share of layers of the action tokens of an age whose router would take other experts now.",
+    ),
 )
 
 CLUSTER = (
@@ -262,5 +275,12 @@ CLUSTER = (
         ("scheduler/waited_seconds",),
         "Time in which the trainer had a whole batch and waited for one that would become too old.",
         from_zero=True,
+    ),
+    Chart(
+        "Experts to replay (bytes)",
+        ("routing/bytes",),
+        "Of all tokens of the batch, on their way from the engines to the trainer.",
+        from_zero=True,
+        hint="`--moe.routing_replay engine` logs it",
     ),
 )

@@ -80,24 +80,24 @@ def read_run(folder: Path) -> MeasuredRun:
     lengths = tuple(max(1, sum(c for _, c in spans)) for g in steady for spans in g["spans"])
     seconds = [prompts * n / step["scheduler/samples_per_second"] for step in steps]
     step_seconds, per_sequence = fit_decode_step(steady, beside=groups)
+    tokens = prompts * n * fmean(lengths)
     cluster = ClusterConfig(
         engines=flags["vllm.num_engines"],
         max_sequences=flags["rollout.in_flight_per_engine"],
         step_seconds=step_seconds,
         step_seconds_per_sequence=per_sequence,
         lengths=Lengths(median(lengths), 0.0, max(lengths), measured=lengths),
-        train_tokens_per_second=prompts
-        * n
-        * fmean(lengths)
-        / fmean(step["timing/train"] for step in steps),
+        train_tokens_per_second=tokens / fmean(step["timing/train"] for step in steps),
         publish_seconds=fmean(step["timing/publish"] for step in steps)
         * (lag.sync_every or updates)
         / updates,
         prefill_tokens_per_second=_prefill_speed(steps),
         reward_seconds=fmean(step["timing/reward"] for step in steps),
     )
+    # Nothing where no experts are replayed.
+    routing = fmean(step.get("routing/bytes", 0.0) for step in steps) / tokens
     return MeasuredRun(
-        Setup(cluster, prompts, n, updates, flags["rollout.in_flight_per_engine"]),
+        Setup(cluster, prompts, n, updates, flags["rollout.in_flight_per_engine"], routing),
         lag,
         bool(flags["train.partial_rollout_enable"]),
         len(steps) * prompts * n / sum(seconds),

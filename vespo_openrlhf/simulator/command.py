@@ -54,6 +54,8 @@ examples:
   python -m vespo_openrlhf.simulate --from-run runs/mine --lag-batches 1
   # a policy of your own, before a run has it
   python -m vespo_openrlhf.simulate --preset one-node --policy my_policy.py:Mine
+  # Qwen3-30B-A3B, whose engines' experts are replayed: 48 layers x 8 experts of a byte
+  python -m vespo_openrlhf.simulate --preset paper-async --routing-bytes-per-token 384
   # as much lag as an effective sample size of one half allows, if 6 updates halve it
   python -m vespo_openrlhf.simulate --lag-batches 16 --target-ess 0.5 --ess-half-lag 6
 """
@@ -81,6 +83,12 @@ OVERRIDES: dict[str, tuple[str, type, str]] = {
         "an engine's speed where a weight update costs it the KV cache (default: no cost)",
     ),
     "reward-seconds": ("cluster.reward_seconds", float, "seconds from last token to verdict"),
+    "routing-bytes-per-token": (
+        "setup.routing_bytes_per_token",
+        float,
+        "bytes of the experts to replay with a token, layers x experts per token; with it, what "
+        "they take is printed (default: 0, or the run's, which has the prompts' in it)",
+    ),
     "ess-half-lag": ("cluster.ess_half_lag", float, "mean lag in updates that halves the ESS"),
     "length-median": ("lengths.median", float, "median response, tokens"),
     "length-sigma": ("lengths.sigma", float, "sigma of the lognormal lengths"),
@@ -90,6 +98,7 @@ OVERRIDES: dict[str, tuple[str, type, str]] = {
     "filtered": ("faults.filtered_share", float, "share of groups that filtering refuses"),
 }
 
+GIB = 2**30
 PLOT_LAGS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 
@@ -247,6 +256,12 @@ def describe(figures: dict[str, Any]) -> str:
         f"filtered {f['filtered']}, abandoned {f['abandoned']}",
         f"prompts              lost {f['lost']}, duplicated {f['duplicated']}",
     ]
+    if "routing_bytes_held" in f:
+        lines.append(
+            f"experts to replay    {f['routing_bytes_per_batch'] / GIB:.3g} GiB a batch "
+            f"({f['routing_bytes_per_second'] / 2**20:.3g} MiB/s), at most "
+            f"{f['routing_bytes_held'] / GIB:.3g} GiB held at a time"
+        )
     if "measured_samples_per_second" in f:
         lines.append(
             f"measured in the run   {f['measured_samples_per_second']:.1f} samples per second; "

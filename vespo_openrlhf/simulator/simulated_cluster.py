@@ -18,6 +18,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from vespo_openrlhf.scheduling.groups import Group
 from vespo_openrlhf.scheduling.lag import Spans
 from vespo_openrlhf.scheduling.protocols import Request, TrainStep
 from vespo_openrlhf.scheduling.scheduler import Scheduler
@@ -188,6 +189,8 @@ class SimulatedTrainer:
             version of each sample's first token.
         broken_groups: groups that were not whole.
         mixed_samples: samples with tokens of several versions.
+        held_tokens: the most there have been in finished responses, from their last token until
+            the batch after their own begins.
     """
 
     def __init__(self, cluster: Cluster) -> None:
@@ -197,9 +200,13 @@ class SimulatedTrainer:
         self.max_lag = 0
         self.broken_groups = 0
         self.mixed_samples = 0
+        self.held_tokens = 0
+        self._batch: list[Group] = []
 
     def train(self, step: TrainStep) -> None:
         """See Trainer."""
+        if step.first == 0:
+            self._hold(list(step.batch.groups))
         tokens = 0
         total_lag = 0
         mini_batches = step.batch.mini_batches[step.first : step.last]
@@ -222,6 +229,13 @@ class SimulatedTrainer:
             ess = 0.5 ** (total_lag / tokens / config.ess_half_lag)
         calendar = self._cluster.calendar
         calendar.at(calendar.now + seconds, self._trained, len(mini_batches), ess)
+
+    def _hold(self, batch: list[Group]) -> None:
+        live = self._cluster.scheduler.live
+        held = itertools.chain(self._batch, batch, live.tickets.values(), live.done)
+        tokens = sum(n for group in held for spans in group.spans for _, n in spans)
+        self.held_tokens = max(self.held_tokens, tokens)
+        self._batch = batch
 
     def publish(self, version: int, engines: Sequence[str]) -> None:
         """See Trainer."""

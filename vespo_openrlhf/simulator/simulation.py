@@ -33,6 +33,11 @@ class Setup:
         prompts_per_batch, samples_per_prompt: of a rollout batch.
         updates_per_batch: N, optimizer updates per rollout batch.
         in_flight_per_engine: sequences; None for as many as an engine decodes at once.
+        routing_bytes_per_token: of the experts that a response token brings along to be replayed;
+            0 for none.
+
+    Raises:
+        ValueError: bytes below 0.
     """
 
     cluster: ClusterConfig
@@ -40,6 +45,11 @@ class Setup:
     samples_per_prompt: int
     updates_per_batch: int
     in_flight_per_engine: int | None = None
+    routing_bytes_per_token: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.routing_bytes_per_token < 0:
+            raise ValueError(f"routing_bytes_per_token is {self.routing_bytes_per_token}, below 0")
 
     def scheduler_config(self, lag: LagOptions, *, partial_rollout: bool) -> SchedulerConfig:
         """The options of a run on this set-up. Raises ValueError where they do not fit."""
@@ -113,6 +123,8 @@ class RunResult:
         lag_tokens: tokens at each lag.
         waited: share of time in which a batch was ready and the trainer waited for older groups.
         dropped, resent, filtered, abandoned: groups, over the whole run.
+        held_tokens: the most, over the whole run, of finished responses that are not let go: they
+            wait, or train, or have trained and the next batch is only being made.
         lost: prompts that were drawn and are neither trained nor filtered out nor abandoned.
         duplicated: prompts that were trained more than once in an epoch.
     """
@@ -133,6 +145,7 @@ class RunResult:
     resent: int
     filtered: int
     abandoned: int
+    held_tokens: int
     lost: int
     duplicated: int
     events: int
@@ -217,6 +230,7 @@ def _result(
         resent=counters["resent"],
         filtered=counters["filtered"],
         abandoned=counters["abandoned"],
+        held_tokens=cluster.trainer.held_tokens,
         lost=ledger.drawn - len(trained) - named,
         duplicated=sum(times > 1 for times in trained.values()),
         events=cluster.calendar.events,
@@ -248,6 +262,14 @@ def summary(result: RunResult, baselines: Baselines, setup: Setup) -> dict[str, 
     """
     n = setup.updates_per_batch
     speed = result.samples_per_second
+    routing = {}
+    if bytes_per_token := setup.routing_bytes_per_token:
+        per_second = bytes_per_token * result.tokens_per_second
+        routing = {
+            "routing_bytes_per_second": per_second,
+            "routing_bytes_per_batch": per_second * result.seconds_per_batch,
+            "routing_bytes_held": bytes_per_token * result.held_tokens,
+        }
     return {
         "speedup_vs_sync": speed / baselines.synchronous.samples_per_second,
         "speedup_vs_queue": speed / baselines.queued.samples_per_second,
@@ -256,4 +278,5 @@ def summary(result: RunResult, baselines: Baselines, setup: Setup) -> dict[str, 
         "sync_samples_per_second": baselines.synchronous.samples_per_second,
         "queue_samples_per_second": baselines.queued.samples_per_second,
         **asdict(result),
+        **routing,
     }

@@ -184,7 +184,7 @@ class RecordingLLM:
 
     async def generate(self, prompt, sampling, request_id):
         self.asked.append(prompt)
-        token = SimpleNamespace(token_ids=[7], logprobs=None)
+        token = SimpleNamespace(token_ids=[7], logprobs=None, routed_experts=None)
         yield SimpleNamespace(request_id=request_id, outputs=[token])
 
 

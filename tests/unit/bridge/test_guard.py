@@ -122,6 +122,7 @@ def test_openrlhfs_own_loss_is_watched_as_ours_is(
     flags = {
         "actor": SimpleNamespace(policy_loss_type="ppo"),
         "vespo": SimpleNamespace(anchor="old", on_nonfinite="skip"),
+        "moe": SimpleNamespace(routing_replay="off"),
         "ckpt": SimpleNamespace(path=str(tmp_path)),
     }
     engine = Engine()

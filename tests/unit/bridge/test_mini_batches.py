@@ -1,5 +1,6 @@
 """What the scheduler planned and what each rank trains, on OpenRLHF's own batching code."""
 
+import dataclasses
 import math
 import pickle
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ from vespo_openrlhf.bridge.samples.mini_batches import (
     to_samples,
     unscored_logs,
 )
+from vespo_openrlhf.bridge.trainer import ScheduledTrainer
 from vespo_openrlhf.bridge.wire import Share
 from vespo_openrlhf.scheduling import Batch
 
@@ -240,3 +242,23 @@ def test_a_short_last_mini_batch_is_filled_with_what_counts_for_nothing(make_gro
     assert all(item.action_mask.any() for item in first)
     assert {tuple(sorted(item.info)) for item in first + second} == {tuple(sorted(first[0].info))}
     assert [g.payloads[0].experience.action_mask.any() for g in groups]
+
+
+@pytest.mark.parametrize("replays", [True, False])
+def test_a_batch_with_replay_tells_the_bytes_of_its_experts(make_group, replays) -> None:
+    group = make_group(0, [1.0, 0.0, None], [1.0, 0.0, "lost"])
+    for place, rows in enumerate((3, 5)):  # of 2 layers and 2 experts a token
+        experts = torch.zeros(rows, 2, 2, dtype=torch.uint8)
+        group.payloads[place] = dataclasses.replace(group.payloads[place], routed_experts=experts)
+    logged: list[dict] = []
+    made = SimpleNamespace(make_experience_batch=lambda samples: upstream_batches(samples, "fixed"))
+    trainer = SimpleNamespace(  # of the driver what makes a batch, without engines and actors
+        _config=SimpleNamespace(groups_per_update=1),
+        _replays=replays,
+        experience_maker=made,
+        tokenizer=SimpleNamespace(decode=lambda *_, **__: "text"),
+        _log=SimpleNamespace(begin_batch=lambda metrics, _: logged.append(metrics)),
+    )
+    ScheduledTrainer._make_experience(trainer, Batch(0, 0, ((group,),)))
+    (metrics,) = logged
+    assert metrics.get("routing/bytes") == (8 * 2 * 2 if replays else None)

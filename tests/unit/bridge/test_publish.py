@@ -141,8 +141,9 @@ def test_an_evaluation_whose_reward_hangs_is_left_out_and_any_other_error_is_rai
             asyncio.run(work)
 
 
-def test_the_error_that_stops_a_run_is_told_apart_through_ray() -> None:
-    error = as_ray_raises(StoppedError("no reward"))
+@pytest.mark.parametrize("kind", [StoppedError, RefusedWeightsError])
+def test_the_error_that_stops_a_run_is_told_apart_through_ray(kind: type[Exception]) -> None:
+    error = as_ray_raises(kind("no reward"))
     assert isinstance(error, StoppedError)
     assert str(error.cause) == "no reward"
 

@@ -98,7 +98,7 @@ def respond(seconds: float, episode: Callable, bound: float) -> tuple[Any, Sampl
 
     async def generate(*_) -> SimpleNamespace:
         await asyncio.sleep(seconds)
-        return SimpleNamespace(token_versions=((0, 3),), request_id="0")
+        return SimpleNamespace(token_versions=((0, 3),), request_id="0", routed_experts=None)
 
     executor = SimpleNamespace(execute=episode)
     view = SampleEngine(SimpleNamespace(generate=generate, version=0, executor=executor))

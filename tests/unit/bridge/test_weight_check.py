@@ -58,7 +58,7 @@ def test_the_trainer_scores_every_token_but_the_first_at_temperature_1() -> None
             self.tokenizer = Tokenizer()
             self.actor = SimpleNamespace(temperature=0.7)
 
-        def forward(self, sequences, action_mask, attention_mask):
+        def forward(self, sequences, action_mask, attention_mask, routed_experts):
             seen["mask"] = attention_mask.tolist()
             return sequences[:, 1:] / 100 / self.actor.temperature * action_mask
 
@@ -79,7 +79,9 @@ def test_an_engine_tries_out_beside_its_accounts() -> None:
             asked.append((sampling.temperature, sampling.seed, sampling.logprobs))
             tokens = [prompt["prompt_token_ids"][-1] + 1, 9]
             log_probs = [{token: Logprob(-token / 10), 99: Logprob(0.0)} for token in tokens]
-            yield SimpleNamespace(outputs=[SimpleNamespace(token_ids=tokens, logprobs=log_probs)])
+            yield SimpleNamespace(
+                outputs=[SimpleNamespace(token_ids=tokens, logprobs=log_probs, routed_experts=None)]
+            )
 
     engine = VersionedRollout.__new__(VersionedRollout)
     engine.llm = LLM()
@@ -122,7 +124,7 @@ def publisher(args: SimpleNamespace) -> Publisher:
         return [[-1.0] * (len(sequence) - 1) for sequence in sequences]
 
     class Group:
-        def async_run_method(self, name: str, sequences: list[list[int]]) -> list:
+        def async_run_method(self, name: str, sequences: list[list[int]], routed: object) -> list:
             assert name == "score"
             return [score(sequences), score(sequences)]
 

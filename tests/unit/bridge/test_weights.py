@@ -23,6 +23,7 @@ from vespo_openrlhf.bridge import seams
 from vespo_openrlhf.bridge.driver import engine_name
 from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError
 from vespo_openrlhf.bridge.weights import pieces, sender
+from vespo_openrlhf.bridge.weights.checksum import checksums
 
 NAMES = ["0.weight", "0.bias", "1.weight", "1.bias"]
 
@@ -76,7 +77,10 @@ class Engine:
         self.receive_weights = SimpleNamespace(remote=self._receive_weights)
         self.init_process_group = SimpleNamespace(remote=self._init_process_group)
         self.finish_weights = SimpleNamespace(remote=self._finish_weights)
+        self.verify_weights = SimpleNamespace(remote=self._verify_weights)
         self.finished: list[int] = []  # how many weights had come
+        self.verifying: list[int] = []
+        self.sums: list[list[int] | None] = []
 
     def _init_process_group(self, address, port, rank, world, name, backend, use_ray) -> Future:
         answer: Future = Future()
@@ -88,7 +92,8 @@ class Engine:
         answer.set_result(None)
         return answer
 
-    def _receive_weights(self, dtype, shapes) -> Future:
+    def _receive_weights(self, dtype, shapes, sums=None) -> Future:
+        self.sums.append(sums)
         answer: Future = Future()
         here, self._calls = self._calls == self._bucket, self._calls + 1
         if here and self._happens == "dies":
@@ -100,8 +105,11 @@ class Engine:
             ).start()
         return answer
 
-    def _finish_weights(self) -> Future:
-        self.finished.append(len(self.received))
+    def _verify_weights(self) -> Future:
+        return self._finish_weights(self.verifying)
+
+    def _finish_weights(self, calls: list[int] | None = None) -> Future:
+        (self.finished if calls is None else calls).append(len(self.received))
         answer: Future = Future()
         answer.set_result(None)
         return answer
@@ -126,8 +134,10 @@ class Trainer:
 
     use_cuda_ipc = False
 
-    def __init__(self, zero_stage: int = 2) -> None:
-        vllm = SimpleNamespace(sync_backend="gloo", tensor_parallel_size=1)
+    def __init__(self, zero_stage: int = 2, *, verify_weights: bool = False) -> None:
+        vllm = SimpleNamespace(
+            sync_backend="gloo", tensor_parallel_size=1, verify_weights=verify_weights
+        )
         ds = SimpleNamespace(zero_stage=zero_stage, tensor_parallel_size=1)
         self.args = SimpleNamespace(vllm=vllm, ds=ds)
         self.module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.Linear(3, 2))
@@ -194,10 +204,10 @@ def names(*indices: int) -> list[str]:
 class Publisher(sender.WeightPublisher):
     """Gives the engines the group that was made; without Ray they cannot make their ends of it."""
 
-    def _send(self, bucket, engines) -> None:
+    def _send(self, bucket, engines, verifying) -> None:
         for engine in engines:
             engine.group = self._group
-        super()._send(bucket, engines)
+        super()._send(bucket, engines, verifying)
 
 
 def one_each(trainer: Trainer, stall_seconds: float = 30.0) -> Publisher:
@@ -221,6 +231,17 @@ def test_every_engine_gets_every_parameter_and_the_group_stays(groups) -> None:
     assert [engine.joined for engine in engines] == [[(1, 3)], [(2, 3)]]
     assert len(groups) == 1
     assert not groups[0].destroyed.is_set()
+
+
+def test_weights_to_be_verified_are_sent_again_with_their_sums(groups, gathered) -> None:
+    trainer, engines = Trainer(zero_stage=3, verify_weights=True), [Engine(), Engine()]
+    sums = [checksums([weight]) for weight in trainer.module.parameters()]
+    assert one_each(trainer).publish(names(0, 1), engines).messages == 8
+    assert gathered == [6, 3, 6, 2] * 2
+    for engine in engines:
+        assert engine.received == NAMES * 2
+        assert (engine.verifying, engine.finished) == ([4], [4, 8])
+        assert engine.sums == [None] * 4 + sums
 
 
 @pytest.mark.parametrize(
@@ -249,8 +270,9 @@ def test_a_broadcast_that_would_block_for_ever_is_ended(groups, gathered, happen
 def test_a_refusal_is_not_taken_for_a_lost_engine(groups, gathered) -> None:
     engines = [Engine(), Engine("refuses", bucket=2)]
     with pytest.raises(RefusedWeightsError, match="no such layer"):
-        one_each(Trainer(zero_stage=3)).publish(names(0, 1), engines)
-    assert gathered == [6, 3, 6, 2]
+        one_each(Trainer(zero_stage=3, verify_weights=True)).publish(names(0, 1), engines)
+    assert gathered == [6, 3, 6, 2] * 2
+    assert engines[0].verifying == []
     assert groups[0].destroyed.is_set()
 
 

@@ -1,5 +1,6 @@
 """What is sent between processes arrives as it was, in less than a pickle takes."""
 
+import dataclasses
 import json
 import pickle
 import runpy
@@ -9,6 +10,7 @@ import pytest
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 
+from vespo_openrlhf.bridge import wire
 from vespo_openrlhf.bridge.wire import Rollout, Share, TrainingExperience
 
 
@@ -119,3 +121,17 @@ def test_the_benchmark_of_a_samples_way_runs(capsys: pytest.CaptureFixture[str])
         (way, tokens) for way in ("to driver", "to rank") for tokens in (10, 20)
     ]
     assert all(row["bytes_ratio"] < 1 for row in rows)
+
+
+def test_a_rollout_knows_the_bytes_of_its_experts_wherever_they_are(
+    make_group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire.ray, "put", lambda rows: "a reference")  # Ray is not started here
+    (plain,) = make_group(0, [1.0]).payloads
+    assert plain.routed_bytes == 0
+    for tokens, element in ((10, torch.uint8), (200, torch.uint8), (200, torch.int16)):
+        rows = torch.zeros(tokens, 48, 8, dtype=element)
+        rollout = dataclasses.replace(plain, routed_experts=rows)
+        parked = rollout.parked()
+        assert (parked.routed_experts == "a reference") == (tokens == 200)
+        assert rollout.routed_bytes == parked.routed_bytes == tokens * 384 * element.itemsize

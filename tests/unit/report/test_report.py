@@ -163,3 +163,27 @@ def test_runs_that_know_their_updates_are_drawn_over_them(
         assert ("stands at the batch" in html) == over_updates
         assert "rollout batch" in html  # lags and timings are a batch's
         assert ("Gradient norm" in titles(html)) == over_updates  # in no metrics.jsonl here
+
+
+def test_experts_that_differ_are_drawn_of_runs_that_replay_them(
+    run_folder: MakeFolder, metrics_line: MakeLine
+) -> None:
+    replayed = {"routing/bytes": 1e9, "vespo/experts_differ": 0.02}
+    by_lag = {
+        f"vespo/{lag}/{name}": value
+        for lag in ("lag_0", "lag_2_3")
+        for name, value in (("num_samples", 4), ("experts_differ", 0.01))
+    }
+    folder = run_folder(lines=[metrics_line(step, **replayed, **by_lag) for step in (1, 2)])
+    drawn = {
+        "Experts that the trainer would choose otherwise",
+        "Experts chosen otherwise by lag",
+        "Experts to replay (bytes)",
+    }
+    assert main([str(folder)]) == 0
+    assert drawn <= set(titles((folder / "report.html").read_text()))
+    other = run_folder("other")
+    assert main([str(other)]) == 0
+    html = (other / "report.html").read_text()
+    assert not drawn & set(titles(html))
+    assert "--moe.routing_replay engine" in html

@@ -101,6 +101,18 @@ def test_a_synchronous_run_is_predicted_as_one(folder: Path, tmp_path: Path) -> 
     assert read_run(tmp_path).lag == LagOptions(max=3)
 
 
+def test_the_bytes_of_replayed_experts_are_those_of_the_run(folder: Path, tmp_path: Path) -> None:
+    assert read_run(folder).setup.routing_bytes_per_token == 0
+    for name in ("config.json", "samples.jsonl"):
+        (tmp_path / name).write_text((folder / name).read_text())
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    text = "".join(json.dumps(line | {"routing/bytes": 64 * 24_000.0}) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    setup = read_run(tmp_path).setup  # of 64 responses
+    mean = setup.cluster.lengths.measured
+    assert setup.routing_bytes_per_token == pytest.approx(24_000 * len(mean) / sum(mean))
+
+
 def test_the_prediction_meets_the_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--from-run", str(folder), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

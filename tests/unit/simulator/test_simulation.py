@@ -185,6 +185,16 @@ def test_filtering_leaves_as_many_batches_to_measure():
     assert (result.lost, result.duplicated) == (0, 0)
 
 
+@pytest.mark.parametrize(("lag", "updates"), [(3, 4 + 4), (8, 4 + 4 + 1)])
+def test_what_is_held_is_let_go_with_the_next_batch(lag, updates):
+    """Responses of 100 tokens and a trainer that is always behind: a batch of 4 updates, the one
+    before it, and what the bound lets wait beside them."""
+    slow = replace(SMALL.cluster, lengths=Lengths(100, 0.0, 100), train_tokens_per_second=100.0)
+    setup = replace(SMALL, cluster=slow)
+    result = simulate(setup, LagOptions(max=lag), RunLength(2, 4, 2), partial_rollout=True)
+    assert result.held_tokens == updates * 12 * 8 / 4 * 100
+
+
 def test_stuck_is_said():
     cluster = Cluster(SMALL.cluster, 1)
     ledger = PromptLedger(["p"])
@@ -215,6 +225,20 @@ def test_command_reads_lengths_and_prints_a_summary(capsys, tmp_path):
     assert "working lag" in text
 
 
+def test_command_tells_what_experts_take_where_they_are_replayed(capsys):
+    options = [*NODE, "--length-sigma", "0", "--length-median", "100"]
+    assert command.main([*options, "--json"]) == 0
+    assert "routing" not in capsys.readouterr().out
+    options += ["--routing-bytes-per-token", "384"]
+    assert command.main([*options, "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert figures["routing_bytes_per_batch"] == pytest.approx(384 * 12 * 8 * 100)
+    assert figures["routing_bytes_held"] == 384 * figures["held_tokens"]
+    assert figures["routing_bytes_per_second"] == 384 * figures["tokens_per_second"]
+    assert command.main(options) == 0
+    assert "experts to replay    0.00343 GiB a batch" in capsys.readouterr().out
+
+
 def test_command_draws(capsys, tmp_path, monkeypatch):
     pytest.importorskip("matplotlib")
     monkeypatch.setattr(command, "PLOT_LAGS", (2, 4))
@@ -233,6 +257,7 @@ def test_command_draws(capsys, tmp_path, monkeypatch):
         (["--target-ess", "0.5"], "--ess-half-lag"),
         (["--lengths", "nowhere.json"], "nowhere.json"),
         (["--length-sigma", "-1"], "sigma"),
+        (["--routing-bytes-per-token", "-1"], "routing_bytes_per_token is -1.0, below 0"),
         (["--filtered", "1"], "filtered_share lies between 0 and 1"),
         (["--engine-mtbf", "0"], "engine_mtbf is above 0"),
         (["--lost-rewards", "0.99"], "no batch is left to measure"),

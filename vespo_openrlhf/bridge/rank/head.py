@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from vespo_openrlhf import config
 from vespo_openrlhf.bridge.flags import flatten
 from vespo_openrlhf.log_prob_head import token_log_probs
+from vespo_openrlhf.routing_replay import RoutingReplay
 
 # Tokens of the trial, and how far its log-probs may be from those by way of the logits, as a mean
 # in nats: a product of another shape may round the last digit of a logit otherwise.
@@ -107,6 +108,8 @@ class HeadActor(Actor):
 
     _head: OutputHead | None = None
     _tried = False
+    #: Of the policy, where it replays.
+    routing: RoutingReplay | None = None
 
     def forward(
         self,
@@ -200,8 +203,9 @@ class HeadActor(Actor):
         training = self.training
         self.eval()
         try:
-            expected = super().forward(tokens, mask[:, 1:], attention_mask=mask)
-            got = self._by_head(head, tokens, mask[:, 1:], mask, False, False)
+            with self.routing.suspended() if self.routing else contextlib.nullcontext():
+                expected = super().forward(tokens, mask[:, 1:], attention_mask=mask)
+                got = self._by_head(head, tokens, mask[:, 1:], mask, False, False)
         finally:
             self.train(training)
         difference = float((got - expected).abs().mean())

@@ -286,9 +286,10 @@ def _mismatch_advice(size: float, gathered: Mapping[str, torch.Tensor], anchor: 
         f"{found}, with variance {spread:.2f} (T s^2 of docs/choosing-n-and-lag.md): the engine "
         "and the trainer disagree on the same weights, and W measures that instead of staleness"
         f"{cost}. Check that both use the same element type, temperature and chat template, and "
-        "that the engine holds the current weights. In synchronous training --vespo.anchor old "
-        "leaves the disagreement out of W; in asynchronous training nothing else knows the lag, "
-        "and what helps is an engine closer to the trainer"
+        "that the engine holds the current weights; a mixture of experts may route differently in "
+        "the two, which --moe.routing_replay engine ends. In synchronous training "
+        "--vespo.anchor old leaves the disagreement out of W; in asynchronous training nothing "
+        "else knows the lag, and what helps is an engine closer to the trainer"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import ray
@@ -11,6 +12,7 @@ from openrlhf.models.utils import compute_approx_kl, compute_reward, masked_mean
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 from openrlhf.trainer.ppo_utils.length_penalty import apply_length_penalties
 
+from vespo_openrlhf.bridge.wire import RoutedExperts
 from vespo_openrlhf.losses.advantages import group_advantages, group_std, whiten
 
 # Advantages over the whole batch's mean and standard deviation.
@@ -34,6 +36,8 @@ class ExperienceMaker(RemoteExperienceMaker):
     def __init__(self, *args: Any, recomputes: bool = True) -> None:
         super().__init__(*args)
         self._recomputes = recomputes
+        #: By sample of the next batch, for the policy's forward pass; None: its router chooses.
+        self.routed_experts: Sequence[RoutedExperts] | None = None
 
     @torch.no_grad()
     def make_experience(self, samples_list: list[Any]) -> list[Any]:
@@ -81,8 +85,11 @@ class ExperienceMaker(RemoteExperienceMaker):
             )
         policy_waits = train.colocate_all or train.colocate_actor_ref
         if self._recomputes:
+            replayed = {}
+            if (experts := self.routed_experts) is not None:
+                replayed["routed_experts"] = [[experts[i] for i in s.index] for s in samples_list]
             asked["log_probs"] = self._dispatch_forward(
-                self.actor_model_group, policy_waits, **seen
+                self.actor_model_group, policy_waits, **seen, **replayed
             )
         if self.critic_model_group is not None:
             if train.colocate_critic_reward and "rewards" in asked:

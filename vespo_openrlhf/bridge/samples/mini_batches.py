@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from openrlhf.trainer.ppo_utils.experience import make_experience_batch, split_experience_batch
 
-from vespo_openrlhf.bridge.wire import Rollout, TrainingExperience
+from vespo_openrlhf.bridge.wire import Rollout, RoutedExperts, TrainingExperience, fetched
 from vespo_openrlhf.scheduling import Batch, Group
 
 
@@ -48,6 +48,25 @@ def lags(batch: Batch, groups_per_update: int) -> list[int]:
     ]
 
 
+def routed_experts(batch: Batch, groups_per_update: int) -> list[RoutedExperts]:
+    """Of each sample that `to_samples` makes: the experts that its tokens took in the engine."""
+    return [
+        (payload or _whole(group)).routed_experts
+        for _, group, _ in _planned(batch, groups_per_update)
+        for payload in group.payloads
+    ]
+
+
+def routed_bytes(batch: Batch) -> int:
+    """Of the experts of all its samples, as the engines tell them."""
+    return sum(
+        payload.routed_bytes
+        for group in batch.groups
+        for payload in group.payloads
+        if payload is not None
+    )
+
+
 def _planned(batch: Batch, groups_per_update: int) -> Iterator[tuple[int, Group, bool]]:
     """Each group with the version that it updates, and whether it counts or fills up."""
     for version, mini_batch in enumerate(batch.mini_batches, start=batch.version):
@@ -57,16 +76,22 @@ def _planned(batch: Batch, groups_per_update: int) -> Iterator[tuple[int, Group,
             yield version, mini_batch[-1], False
 
 
-def _group_samples(group: Group) -> list[Any]:
-    whole: Any = next(
-        payload.experience
+def _whole(group: Group) -> Rollout:
+    """A sample that stands for those of its group that failed, and counts for nothing there."""
+    rollout: Rollout = next(
+        payload
         for payload, reward in zip(group.payloads, group.rewards, strict=True)
         if payload is not None and reward is not None
     )
+    return rollout
+
+
+def _group_samples(group: Group) -> list[Any]:
+    whole = _whole(group)
     samples: list[Any] = []
     for sample, payload in enumerate(group.payloads):
-        rollout: Rollout | None = payload
-        experience = copy.copy(rollout.experience if rollout else whole)
+        rollout: Rollout = payload or whole
+        experience = copy.copy(rollout.experience)
         experience.info = dict(experience.info)
         if group.rewards[sample] is None:
             experience = _without_actions(experience)
@@ -133,20 +158,25 @@ def _number(value: torch.Tensor | None) -> torch.Tensor:
 
 
 def to_items(
-    experiences: Sequence[Any], lags: Sequence[int], updates: int
+    experiences: Sequence[Any],
+    lags: Sequence[int],
+    updates: int,
+    routed_experts: Sequence[RoutedExperts] | None = None,
 ) -> list[list[TrainingExperience]]:
     """OpenRLHF's experiences, in whatever batches it made them, as single ones per update.
 
     Args:
         lags: by sample, in the order of `to_samples`.
         updates: how many share them equally.
+        routed_experts: those to take in training, as `lags`.
     """
     items: list[Any] = [None] * len(lags)
     for experience in experiences:
         indices = experience.index  # split_experience_batch forgets it
         for index, item in zip(indices, split_experience_batch(experience), strict=True):
             lag = torch.tensor(float(lags[index]))
-            items[index] = TrainingExperience(**vars(item), lag=lag)
+            experts = routed_experts[index] if routed_experts else None
+            items[index] = TrainingExperience(**vars(item), lag=lag, routed_experts=experts)
     size = len(items) // updates
     return [items[i : i + size] for i in range(0, len(items), size)]
 
@@ -182,4 +212,6 @@ def micro_batches(buffer: Any) -> Iterator[TrainingExperience]:
     for indices in chosen:
         batch = [items[index] for index in indices]
         lag = torch.stack([item.lag for item in batch])
-        yield TrainingExperience(**vars(make_experience_batch(batch)), lag=lag)
+        experts = fetched([item.routed_experts for item in batch])
+        whole = vars(make_experience_batch(batch))
+        yield TrainingExperience(**whole, lag=lag, routed_experts=experts)

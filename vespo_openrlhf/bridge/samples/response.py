@@ -12,10 +12,12 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import numpy
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 from vllm.logprobs import Logprob
 
+from vespo_openrlhf.bridge.events import UntoldExpertsError
 from vespo_openrlhf.scheduling.lag import Spans
 
 
@@ -45,6 +47,7 @@ class SampleEngine:
         self._engine = engine
         self.spans: Spans = ((engine.version, 0),)
         self.request_ids: list[str] = []
+        self.routed_experts: Any = None  # as vLLM's `CompletionOutput` has them, over all turns
         self.on_generated: Any = None
         self.reported = False
         self._turns = 0  # under way on the engine
@@ -63,6 +66,7 @@ class SampleEngine:
             self._away_since = time.monotonic()
         self.spans = join_spans(self.spans, output.token_versions)
         self.request_ids.append(output.request_id)
+        self.routed_experts = join_turns(self.routed_experts, output.routed_experts)
         if self.on_generated is not None:
             self.reported = True
             self.on_generated(self.spans)
@@ -103,6 +107,37 @@ def join_spans(first: Spans, second: Spans) -> Spans:
         else:
             joined.append((version, tokens))
     return tuple(joined)
+
+
+def check_experts(output: Any) -> None:
+    """vLLM must have told the experts of every token that another one was sampled after.
+
+    Raises:
+        UntoldExpertsError: it has not.
+    """
+    completion = output.outputs[0]
+    expected = len(output.prompt_token_ids) + len(completion.token_ids) - 1
+    told = completion.routed_experts
+    if told is None or len(told) != expected:
+        raise UntoldExpertsError(
+            f"--moe.routing_replay engine: vLLM has told the experts of "
+            f"{0 if told is None else len(told)} tokens, of {expected} that passed through them: "
+            "leave the flag out, or try another version of vLLM"
+        )
+
+
+def join_turns(first: Any, second: Any) -> Any:
+    """The experts of one turn's tokens and of all tokens up to the next one's end, as those of one
+    response: what is sampled keeps those that sampled it, where a later turn's prompt has computed
+    it again, with newer weights maybe.
+
+    Args:
+        first: (n, layers, k), or None before the first turn or where the engine does not tell.
+        second: (m, layers, k) or None. An agent that rewrites what was said may have m < n.
+    """
+    if first is None or second is None or len(second) < len(first):
+        return second
+    return numpy.concatenate([first, second[len(first) :]])
 
 
 def mark_missing_log_probs(completion: Any) -> None:
@@ -156,6 +191,22 @@ def to_experience(response: Mapping[str, Any], max_length: int) -> Experience:
         total_length=torch.tensor([float(length)]),
         info=info,
     )
+
+
+def to_rows(routed_experts: Any, most: int | None = None) -> torch.Tensor | None:
+    """(n, layers, k) experts of the first n tokens of a sequence: of all that another token was
+    sampled after. uint8, or int16 where there are more than 256.
+
+    Args:
+        routed_experts: as vLLM's `CompletionOutput` has them; None where it was not asked.
+        most: tokens.
+    """
+    if routed_experts is None:
+        return None
+    rows = routed_experts[:most]
+    if rows.dtype == numpy.uint16:  # which torch hardly knows
+        rows = rows.astype(numpy.int16)
+    return torch.from_numpy(rows)
 
 
 def verdict(experience: Experience, executor: Any) -> float | None:

@@ -11,10 +11,13 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import torch
 from vllm import SamplingParams
 from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind
 from vllm.utils import random_uuid
+
+from vespo_openrlhf.bridge.samples.response import to_rows
 
 # Enough to tell: what is wrong with weights is wrong at every token.
 _PROMPTS = 4
@@ -28,11 +31,12 @@ HALF_PRECISION_TOLERANCE = 0.1
 
 
 class Trial(NamedTuple):
-    """One sequence of an engine's: the tokens of prompt and response, and the log-probs at which
-    the response was sampled, at temperature 1."""
+    """One sequence of an engine's: the tokens of prompt and response, the log-probs at which the
+    response was sampled, at temperature 1, and the experts that it took, where the engine tells."""
 
     tokens: list[int]
     log_probs: list[float]
+    routed_experts: torch.Tensor | None = None
 
 
 def tolerance(asked_for: float | None, param_dtype: str) -> float:
@@ -73,6 +77,7 @@ async def sample(llm: Any, prompts: Sequence[list[int]]) -> list[Trial]:
         return Trial(
             [*prompt, *completion.token_ids],
             [candidates[token].logprob for token, candidates in log_probs],
+            to_rows(completion.routed_experts),
         )
 
     return await asyncio.gather(*map(trial, prompts))

@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from vespo_openrlhf.bridge.driver import Driver, RayEngine
-from vespo_openrlhf.bridge.events import LostEnginesError
+from vespo_openrlhf.bridge.events import LostEnginesError, StoppedError
 from vespo_openrlhf.bridge.weights import check as weight_check
 from vespo_openrlhf.bridge.weights.sender import Sent
 
@@ -47,8 +47,8 @@ class Publisher:
             Those that go on with them. The others have failed, and are given up.
 
         Raises:
-            RefusedWeightsError: an engine cannot load them.
-            RuntimeError: an engine's log-probs are not the trainer's.
+            RefusedWeightsError: an engine cannot load them, or holds others.
+            StoppedError: an engine's log-probs are not the trainer's.
         """
         driver = self._driver
         engines = driver.by_name(names)
@@ -108,10 +108,12 @@ class Publisher:
             return engines
         trials = await self._driver.answers(due, "try_out", self._trial_prompts)
         for engine, tried in trials.items():
-            ranks = self._actors.async_run_method("score", [trial.tokens for trial in tried])
+            tokens, _, experts = zip(*tried, strict=True)
+            replayed = experts if all(rows is not None for rows in experts) else None
+            ranks = self._actors.async_run_method("score", tokens, replayed)
             gap = weight_check.difference(tried, (await asyncio.gather(*ranks))[0])
             if not gap <= allowed:
-                raise RuntimeError(weight_check.complaint(engine.name, version, gap, allowed))
+                raise StoppedError(weight_check.complaint(engine.name, version, gap, allowed))
             self._checked.add(engine.name)
             logger.info(
                 "%s samples from the policy of version %d: its log-probs are %.2g away from the "

@@ -26,6 +26,7 @@ from openrlhf.utils import distributed_util
 from torch.multiprocessing.reductions import reduce_tensor
 
 from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError
+from vespo_openrlhf.bridge.weights.checksum import checksums
 from vespo_openrlhf.bridge.weights.pieces import BUCKET_BYTES, Piece, gathered, pieces
 
 #: Without an answer to a bucket, or to the making of a group, the update is given up.
@@ -86,25 +87,28 @@ class WeightPublisher:
         Raises:
             LostEnginesError: an engine has failed or does not answer. None of them may be taken to
                 have the weights, or to be able to take any.
-            RefusedWeightsError: an engine has the weights and cannot load them.
+            RefusedWeightsError: an engine has the weights and cannot load them, or holds others.
         """
         started = time.monotonic()
         error: Exception | None = None
+        args, engine = self._trainer.args, self._trainer.actor.model
         sends, shares = torch.distributed.get_rank() == 0, self._trainer.use_cuda_ipc
         torch.cuda.empty_cache()
         if sends and not shares:
             error = _error_of(self._meet, names, engines)
         messages = 0
-        # All buckets, also after an error: other ranks wait for this one in every gathering.
-        ds, engine = self._trainer.args.ds, self._trainer.actor.model
-        for bucket in gathered(engine, ds, self._pieces, self._bucket_bytes):
-            messages += len(bucket) if shares else 1
-            if shares:
-                self._hand_over(bucket, engines)
-            elif sends and error is None:
-                error = _error_of(self._send, bucket, engines)
-        if sends and error is None:
-            error = _error_of(self._finish, engines)
+        for verifying in (False, True) if args.vllm.verify_weights else (False,):
+            if verifying and sends and error is None:
+                error = _error_of(self._ask, "verify_weights", engines)
+            # All buckets, also after an error: other ranks wait for this one in every gathering.
+            for bucket in gathered(engine, args.ds, self._pieces, self._bucket_bytes):
+                messages += len(bucket) if shares else 1
+                if shares:
+                    self._hand_over(bucket, engines)
+                elif sends and error is None:
+                    error = _error_of(self._send, bucket, engines, verifying)
+            if sends and error is None:
+                error = _error_of(self._ask, "finish_weights", engines)
         torch.cuda.empty_cache()
         distributed_util.torch_dist_barrier_and_cuda_sync()
         if error is not None:
@@ -160,22 +164,25 @@ class WeightPublisher:
         )
         self._receivers = list(names)
 
-    def _send(self, bucket: Sequence[Piece], engines: Sequence[Any]) -> None:
+    def _send(self, bucket: Sequence[Piece], engines: Sequence[Any], verifying: bool) -> None:
         shapes = [(piece.name, tuple(piece.weight.shape)) for piece in bucket]
+        sizes = [piece.weight.numel() for piece in bucket]
         if len(bucket) == 1:
             flat = bucket[0].tensor().reshape(-1)
         else:
             weight = bucket[0].weight
-            sizes = [piece.weight.numel() for piece in bucket]
             flat = torch.empty(sum(sizes), dtype=weight.dtype, device=weight.device)
             for piece, part in zip(bucket, flat.split(sizes), strict=True):
                 part.copy_(piece.tensor().reshape(-1))
-        calls = [engine.receive_weights.remote(flat.dtype, shapes) for engine in engines]
+        what: list[Any] = [flat.dtype, shapes]
+        if verifying:
+            what.append(checksums(flat.split(sizes)))
+        calls = [engine.receive_weights.remote(*what) for engine in engines]
         group, stream = self._group, torch.cuda.current_stream()
         self._together(calls, lambda: group.broadcast(flat, src=0, stream=stream))
 
-    def _finish(self, engines: Sequence[Any]) -> None:
-        self._together([engine.finish_weights.remote() for engine in engines], lambda: None)
+    def _ask(self, method: str, engines: Sequence[Any]) -> None:
+        self._together([getattr(engine, method).remote() for engine in engines], lambda: None)
 
     def _together(self, calls: Sequence[Any], ours: Callable[[], Any]) -> Any:
         """Do our part while the engines do theirs; what ours returns.
