@@ -150,6 +150,7 @@ class Driver:
 
         Raises:
             StoppedError: rewards or filtering leave nothing to train.
+            PolicyError: the policy's answer cannot be carried out.
             Exception: what went wrong in any of the tasks.
         """
         await asyncio.gather(*(e.actor.configure.remote(self._settings) for e in self.engines))

@@ -41,7 +41,14 @@ from vespo_openrlhf.bridge.scheduler_config import scheduler_config
 from vespo_openrlhf.bridge.weights import check as weight_check
 from vespo_openrlhf.bridge.weights.publishing import Publisher
 from vespo_openrlhf.bridge.wire import Share
-from vespo_openrlhf.scheduling import Batch, BatchReport, Group, Scheduler, TrainStep
+from vespo_openrlhf.scheduling import (
+    Batch,
+    BatchReport,
+    Group,
+    PolicyError,
+    Scheduler,
+    TrainStep,
+)
 from vespo_openrlhf.scheduling.options import RolloutOptions
 
 logger = logging.getLogger(__name__)
@@ -180,7 +187,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             check_given_up(scheduler.ledger.account())
         except BaseException as reason:
             try:
-                if isinstance(reason, StoppedError) and scheduler.batches:
+                if isinstance(reason, StoppedError | PolicyError) and scheduler.batches:
                     await self._save_models()  # there may be no checkpoint of what was trained
             finally:
                 for error in self._log.close(scheduler.ledger.account()):
