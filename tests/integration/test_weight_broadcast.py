@@ -14,7 +14,7 @@ import torch
 
 from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError
 
-STALL_SECONDS = 15.0
+STALL_SECONDS = 10.0
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -118,7 +118,7 @@ def sound() -> dict:
     ("happens", "error", "message"),
     [
         ("dies", LostEnginesError, "the weights did not reach every engine"),
-        ("stops", LostEnginesError, "no answer for 15 s"),
+        ("stops", LostEnginesError, "no answer for 10 s"),
         ("refuses", RefusedWeightsError, "ValueError: no such layer"),
     ],
 )
