@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -49,20 +50,21 @@ def test_an_evaluation_whose_reward_hangs_ends() -> None:
 
 
 def test_an_engine_that_is_given_up_leaves_nothing_behind() -> None:
-    """Run in a process of its own, which starts a child and then gives itself up."""
-    script = (
-        "import subprocess, sys\n"
-        "from vespo_openrlhf.bridge.engine import VersionedRollout\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
-        "print(child.pid, flush=True)\n"
-        "VersionedRollout.give_up(None)\n"
-        "print('still here')\n"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, timeout=300, check=False
-    )
-    assert ended.returncode == 1
-    child = int(ended.stdout.split()[-1])  # nothing was said after its pid
+    """In a fork of this process, which starts a child and then gives itself up."""
+    read, write = os.pipe()
+    engine = os.fork()
+    if not engine:
+        try:
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            os.write(write, str(child.pid).encode())
+            VersionedRollout.give_up(None)
+            os.write(write, b"still here")
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as said:
+        child = int(said.read())  # nothing was said after its pid
+    assert os.waitstatus_to_exitcode(os.waitpid(engine, 0)[1]) == 1
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie"
 
 
