@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from vespo_openrlhf.bridge.run import evaluation
 
 HERE = Path(__file__).parent
-BATCHES = 4
+BATCHES = 4  # of `with_adapters` and of the synchronous run
 UPDATES_PER_BATCH = 4
 Run = Any  # conftest's
 
@@ -78,15 +78,14 @@ def synchronous(train: Callable[..., Run], problems: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def asynchronous(train: Callable[..., Run]) -> Run:
-    """With partial rollouts and the KV cache kept; test_lag.py has it computed again, and has a run
-    without partial rollouts."""
-    return train(
-        data__max_samples=16 * BATCHES,
-        train__async_enable=True,
-        train__partial_rollout_enable=True,
-        lag__kv="keep",
-    )
+def asynchronous(record: Callable[..., tuple[Run, Path]]) -> Run:
+    """With partial rollouts. Its lags are for test_lag.py, which has a run without them, too; and
+    test_nodes.py has one that keeps the KV cache."""
+    run, _ = record(16, UPDATES_PER_BATCH, True)
+    return run
+
+
+MODES = pytest.mark.parametrize(("mode", "batches"), [("synchronous", 4), ("asynchronous", 12)])
 
 
 def test_the_loss_in_the_worker_is_the_formula_in_float64(captured: list[dict]) -> None:
@@ -139,14 +138,14 @@ def test_a_run_with_adapters_leaves_the_merged_model_and_the_adapter(
         assert torch.equal(value, before[name]) is not name.endswith("_proj.weight")
 
 
-@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
+@MODES
 def test_a_run_trains_and_leaves_what_it_promises(
-    mode: str, request: pytest.FixtureRequest
+    mode: str, batches: int, request: pytest.FixtureRequest
 ) -> None:
     run: Run = request.getfixturevalue(mode)
     assert "policy loss in place: vespo" in run.output
     metrics = run.metrics
-    assert [line["step"] for line in metrics] == list(range(1, BATCHES + 1))
+    assert [line["step"] for line in metrics] == list(range(1, batches + 1))
     for line in metrics:
         assert 0 < line["vespo/grad_norm_mean"] <= line["vespo/grad_norm_max"]
         assert line["actor_grad_norm"] <= line["vespo/grad_norm_max"]
@@ -161,12 +160,12 @@ def test_a_run_trains_and_leaves_what_it_promises(
     assert (run.folder / "model" / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
-def test_every_update_has_its_line(mode: str, request: pytest.FixtureRequest) -> None:
+@MODES
+def test_every_update_has_its_line(mode: str, batches: int, request: pytest.FixtureRequest) -> None:
     """In the order they were made; their mean is the batch's, as every update has 16 samples."""
     run: Run = request.getfixturevalue(mode)
     updates = [json.loads(line) for line in (run.folder / "updates.jsonl").open()]
-    assert [line["update"] for line in updates] == list(range(BATCHES * UPDATES_PER_BATCH))
+    assert [line["update"] for line in updates] == list(range(batches * UPDATES_PER_BATCH))
     for batch in run.metrics:
         own = [line for line in updates if line["step"] == batch["step"]]
         assert [line["mini_batch"] for line in own] == list(range(UPDATES_PER_BATCH))
