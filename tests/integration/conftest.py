@@ -53,3 +53,4 @@ def run_on_deepspeed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Calla
     yield run
     for process in (*psutil.Process(parent.pid).children(recursive=True), parent):
         process.kill()
+    parent.wait()
