@@ -52,18 +52,18 @@ def engine_class(tmp_path):
     class FakeEngine:
         def __init__(self) -> None:
             self.version = 0
-            self.settings = None
+            self.config = None
             self.held = 0
             self.working = None  # an engine that hangs shows the same for ever
 
-        async def configure(self, settings) -> None:
+        async def configure(self, config) -> None:
             import time
 
             hangs = tmp_path / "configure hangs"
             if hangs.exists() and (tmp_path / "row-1").exists():  # not at the start
                 hangs.unlink()
                 time.sleep(600)
-            self.settings = settings
+            self.config = config
 
         async def is_alive(self) -> None:
             pass
@@ -89,7 +89,7 @@ def engine_class(tmp_path):
             import os
             import time
 
-            assert self.settings == "settings"
+            assert self.config == "config"
             what, _, again = prompt.partition(" ")
             seen = tmp_path / label
             if again != "always":
@@ -197,7 +197,7 @@ def run(
     actors = [engine_class.remote() for _ in range(engines)]
 
     async def main() -> None:
-        trainer.driver = Driver(scheduler, rows, actors, "settings", ENGINE_TIMEOUT, no_restart)
+        trainer.driver = Driver(scheduler, rows, actors, "config", ENGINE_TIMEOUT, no_restart)
         await asyncio.wait_for(trainer.driver.run(), 240)
 
     try:

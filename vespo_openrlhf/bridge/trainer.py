@@ -26,7 +26,7 @@ from vllm import SamplingParams
 from vespo_openrlhf import config
 from vespo_openrlhf.bridge import collector
 from vespo_openrlhf.bridge.driver import Driver, PromptRow
-from vespo_openrlhf.bridge.events import RolloutSettings, StoppedError
+from vespo_openrlhf.bridge.events import RolloutConfig, StoppedError
 from vespo_openrlhf.bridge.flags import flatten
 from vespo_openrlhf.bridge.loss import skips_old_log_probs
 from vespo_openrlhf.bridge.rank.update_metrics import UPDATES
@@ -162,7 +162,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         """
         data = self._prompts
         rows = [PromptRow(*row) for row in zip(data.prompts, data.labels, data.images, strict=True)]
-        settings = RolloutSettings(
+        rollout_config = RolloutConfig(
             self.tokenizer,
             self._sampling(),
             self.args.data.max_len,
@@ -170,7 +170,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             self._config.lag.kv == "keep",
         )
         self._driver = Driver(
-            *(scheduler, rows, self.vllm_engines, settings, self._options.engine_timeout),
+            *(scheduler, rows, self.vllm_engines, rollout_config, self._options.engine_timeout),
             no_restart=self._why_no_restart if self._shares_gpus() else None,
         )
         trials = weight_check.trial_prompts(data.prompts, data.images, self.tokenizer)
