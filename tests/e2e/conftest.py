@@ -23,6 +23,8 @@ from vespo_openrlhf.embedded.model import build_model, reproducible
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 
 HERE = Path(__file__).parent
+PROMPTS = 192  # of the runs of `record`
+UPDATES = 48
 MARK = "VESPO_TEST_RUN"
 TIMEOUT_S = 300
 
@@ -136,6 +138,33 @@ def train(
         )
         assert finished.returncode == 0, finished.stdout[-6000:]
         return Run(folder, finished.stdout)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def record(
+    train: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[int, int, bool], tuple[Run, Path]]:
+    """An asynchronous run of 48 updates, and the folder in which engine and trainer wrote down what
+    they did: `record(bound, updates_per_batch, partial_rollout)`, each of them once."""
+
+    @functools.cache
+    def run(bound: int, updates_per_batch: int, partial_rollout: bool) -> tuple[Run, Path]:
+        folder = tmp_path_factory.mktemp("recorded")
+        path = os.pathsep.join(filter(None, [str(HERE / "recorder"), os.environ.get("PYTHONPATH")]))
+        finished = train(
+            environment={"VESPO_TEST_RECORD": str(folder), "PYTHONPATH": path},
+            train__async_enable=True,
+            train__partial_rollout_enable=partial_rollout,
+            train__batch_size=64 // updates_per_batch,
+            train__num_episodes=UPDATES // updates_per_batch * 16 // PROMPTS,
+            data__max_samples=PROMPTS,
+            lag__max=bound,
+            # With one of them, a loss that scales the step; the lag is the same.
+            actor__policy_loss_type="vespo" if partial_rollout else "vcpo",
+        )
+        return finished, folder
 
     return run
 

@@ -115,13 +115,15 @@ def story(
         assert f"is back as engine-0.{life}" in log.read_text()
     killed_at = run.step
     run.wait_until(lambda: run.step >= killed_at + SAVE_EVERY, "another checkpoint")
+    assert len(alive()) > 2, "the run's own process, and Ray's"
     run.process.kill()
     run.process.wait()
     deadline = time.monotonic() + STOP_TIMEOUT_S
     while alive() and time.monotonic() < deadline:
         time.sleep(0.5)
     left = [process.name() for process in alive()]
-    before = run.step
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").open()]
+    assert json.loads((folder / "config.json").read_text())["run.dir"] == str(folder)
     resumed = Training(command(folder, ckpt__load_enable=True, **flags), folder, log, environment)
     started.append(resumed)
     assert resumed.process.wait(WAIT_S) == 0, log.read_text()[-6000:]
@@ -134,7 +136,7 @@ def story(
         "folder": folder,
         "log": text,
         "samples": samples,
-        "before": before,
+        "steps": steps,
         "left": left,
         "model": model,
         "again": again.process.wait(WAIT_S),
@@ -148,8 +150,9 @@ def test_the_finished_run_started_again_is_left_as_it_is(story: dict[str, Any]) 
     assert model == story["model"]
 
 
-def test_the_killed_run_left_no_process(story: dict[str, Any]) -> None:
+def test_the_killed_run_left_no_process_and_a_readable_folder(story: dict[str, Any]) -> None:
     assert story["left"] == []
+    assert story["steps"] == list(range(1, len(story["steps"]) + 1))
 
 
 def test_every_prompt_is_trained_once(story: dict[str, Any]) -> None:
@@ -171,7 +174,7 @@ def test_the_run_goes_on_from_its_checkpoint(story: dict[str, Any]) -> None:
     assert [json.loads(line)["step"] for line in lines] == list(range(1, BATCHES + 1))
     assert not list((story["folder"] / "checkpoints").rglob("*.damaged"))
     # The kill may have hit the last checkpoint while it was being written.
-    last = story["before"] // SAVE_EVERY * SAVE_EVERY
+    last = len(story["steps"]) // SAVE_EVERY * SAVE_EVERY
     assert any(
         f"resumed at global step {step}" in story["log"] for step in (last, last - SAVE_EVERY)
     )

@@ -12,9 +12,7 @@ from typing import Any
 
 import pytest
 
-RECORDER = Path(__file__).parent / "recorder"
-PROMPTS = 192
-SAMPLES = 4
+PROMPTS = 192  # conftest's
 UPDATES = 48
 ALL = "VESPO_TEST_ALL_LAGS"
 Run = Any  # conftest's
@@ -46,25 +44,11 @@ SETTINGS = [
 @pytest.fixture(scope="module", params=SETTINGS, ids=str)
 def recorded(
     request: pytest.FixtureRequest,
-    train: Callable[..., Run],
-    tmp_path_factory: pytest.TempPathFactory,
+    record: Callable[[int, int, bool], tuple[Run, Path]],
 ) -> tuple[Run, Path, Setting]:
     """A run, the folder of its recorder, and its setting."""
-    folder = tmp_path_factory.mktemp("recorded")
     setting: Setting = request.param
-    path = os.pathsep.join(filter(None, [str(RECORDER), os.environ.get("PYTHONPATH")]))
-    run = train(
-        environment={"VESPO_TEST_RECORD": str(folder), "PYTHONPATH": path},
-        train__async_enable=True,
-        train__partial_rollout_enable=setting.partial_rollout,
-        train__batch_size=16 * SAMPLES // setting.updates_per_batch,
-        train__num_episodes=setting.epochs,
-        data__max_samples=PROMPTS,
-        lag__max=setting.bound,
-        # With it, a loss that scales the step; the lag is the same.
-        actor__policy_loss_type="vcpo" if setting.partial_rollout else "vespo",
-    )
-    return run, folder, setting
+    return *record(setting.bound, setting.updates_per_batch, setting.partial_rollout), setting
 
 
 def events(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
@@ -143,6 +127,6 @@ def test_a_loss_that_scales_the_step_does_so_in_every_update(
     run, _, setting = recorded
     lines = [json.loads(line) for line in (run.folder / "updates.jsonl").open()]
     scales = [line["vcpo/step_scale"] for line in lines if "vcpo/step_scale" in line]
-    assert len(scales) == (UPDATES if setting.partial_rollout else 0)
+    assert len(scales) == (0 if setting.partial_rollout else UPDATES)
     assert all(0 < scale <= 1 for scale in scales)
     assert min(scales, default=0) < 1

@@ -19,9 +19,9 @@ import pytest
 from vespo_openrlhf.chaos import reward_server
 from vespo_openrlhf.quickstart.local_ray import LocalCluster, LocalNode, free_port
 
-ROWS, EPOCHS = 240, 2
+ROWS, EPOCHS = 128, 2
 BOUND = 8
-PER_SECOND = 6  # at which the data lasts longer than WAIT_S
+PER_SECOND = 4  # at which the data lasts longer than WAIT_S
 WAIT_S = 240
 
 
@@ -75,6 +75,8 @@ def story(
             train__async_enable=True,
             train__partial_rollout_enable=True,
             lag__max=BOUND,
+            lag__kv="keep",
+            rollout__batch_size=8,
             reward__remote_url=f"http://127.0.0.1:{port}",
             data__max_samples=ROWS,
             train__num_episodes=EPOCHS,

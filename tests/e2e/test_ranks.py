@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import runpy
 import threading
 from collections.abc import Callable, Iterator
@@ -16,7 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from peft import PeftModel
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 
 HERE = Path(__file__).parent
 score = runpy.run_path(str(HERE / "uneven_reward.py"))["score"]
@@ -75,6 +79,7 @@ def with_critic(train: Callable[..., Run]) -> Run:
     return train(
         **RANKS,
         ds__lora__rank=4,
+        ds__lora__alpha=8,
         critic__save_value_network=True,
         reward__remote_url=HERE / "uneven_reward.py",
         actor__policy_loss_type="ppo",
@@ -154,3 +159,26 @@ def test_two_ranks_with_a_critic_and_dynamic_filtering(with_critic: Run) -> None
     assert "score.weight" in critic
     assert not [name for name in critic if "lora" in name or "base" in name]
     assert (run.folder / "model_critic" / "adapter" / "adapter_config.json").is_file()
+
+
+def test_a_run_with_adapters_leaves_the_merged_model_and_the_adapter(
+    with_critic: Run, untrained: Path
+) -> None:
+    """And every sync gives the engine the merged one: what the trainer computes with."""
+    (gap,) = re.findall(r"of version \d+: its log-probs are (\S+) away", with_critic.output)
+    assert float(gap) < 1e-5
+    updates = [json.loads(line) for line in (with_critic.folder / "updates.jsonl").open()]
+    apart = {step: [] for step in range(1, 1 + len(with_critic.metrics))}
+    for update in updates:
+        apart[update["step"]].append(abs(update["rollout_kl"]))
+    for first, *later in apart.values():  # the first of a batch is at lag 0
+        assert first < 1e-5 < max(later, default=1)
+    base = AutoModelForCausalLM.from_pretrained(untrained / "model")
+    before = {name: value.clone() for name, value in base.state_dict().items()}
+    after = AutoModelForCausalLM.from_pretrained(with_critic.folder / "model").state_dict()
+    adapter = with_critic.folder / "model" / "adapter"
+    merged = PeftModel.from_pretrained(base, adapter).merge_and_unload().state_dict()
+    assert after.keys() == merged.keys() == before.keys()
+    for name, value in after.items():
+        torch.testing.assert_close(value, merged[name], rtol=0, atol=1e-6)
+        assert torch.equal(value, before[name]) is not name.endswith("_proj.weight")

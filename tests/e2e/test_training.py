@@ -1,4 +1,4 @@
-"""Synchronous and asynchronous training on the real stack, with evaluation in it and with LoRA."""
+"""Synchronous and asynchronous training on the real stack, with evaluation in it."""
 
 from __future__ import annotations
 
@@ -10,43 +10,15 @@ from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from transformers import AutoModelForCausalLM
 
 from vespo_openrlhf.bridge.run import evaluation
 
 HERE = Path(__file__).parent
-BATCHES = 4
+BATCHES = 4  # of the synchronous run
 UPDATES_PER_BATCH = 4
+MICRO_BATCHES = 2
 Run = Any  # conftest's
-
-
-@pytest.fixture(scope="module")
-def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where `with_adapters` leaves its loss calls."""
-    return tmp_path_factory.mktemp("calls")
-
-
-@pytest.fixture(scope="module")
-def with_adapters(train: Callable[..., Run], calls: Path) -> Run:
-    """A synchronous run with LoRA."""
-    run = train(
-        environment={"VESPO_TEST_CAPTURE": str(calls)},
-        actor__policy_loss_type=f"{HERE / 'capturing_loss.py'}:capture",
-        data__max_samples=16 * BATCHES,
-        ds__lora__rank=4,
-        ds__lora__alpha=8,
-        actor__adam__lr="1e-2",
-    )
-    assert "policy loss in place: capture" in run.output
-    return run
-
-
-@pytest.fixture(scope="module")
-def captured(with_adapters: Run, calls: Path) -> list[dict]:
-    """Every loss call of it, one per optimizer update."""
-    return [torch.load(path) for path in sorted(calls.iterdir())]
 
 
 @pytest.fixture(scope="module")
@@ -63,13 +35,20 @@ def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def synchronous(train: Callable[..., Run], problems: Path) -> Run:
-    """Two micro-batches to an update, where the other runs take one; the CPU stack by force, where
-    the others find that there is no GPU; with evaluations."""
+def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the synchronous run leaves its loss calls."""
+    return tmp_path_factory.mktemp("calls")
+
+
+@pytest.fixture(scope="module")
+def synchronous(train: Callable[..., Run], problems: Path, calls: Path) -> Run:
+    """VESPO as a user's own loss, two micro-batches to an update, where the other runs take one;
+    the CPU stack by force, where the others find that there is no GPU; with evaluations."""
     return train(
-        environment={"VESPO_CPU": "1"},
+        environment={"VESPO_CPU": "1", "VESPO_TEST_CAPTURE": str(calls)},
+        actor__policy_loss_type=f"{HERE / 'capturing_loss.py'}:capture",
         data__max_samples=16 * BATCHES,
-        train__micro_batch_size=8,
+        train__micro_batch_size=16 // MICRO_BATCHES,
         eval__dataset=problems,
         eval__steps=2,
         eval__n_samples_per_prompt=4,
@@ -78,19 +57,26 @@ def synchronous(train: Callable[..., Run], problems: Path) -> Run:
 
 
 @pytest.fixture(scope="module")
-def asynchronous(train: Callable[..., Run]) -> Run:
-    """With partial rollouts and the KV cache kept; test_lag.py has it computed again, and has a run
-    without partial rollouts."""
-    return train(
-        data__max_samples=16 * BATCHES,
-        train__async_enable=True,
-        train__partial_rollout_enable=True,
-        lag__kv="keep",
-    )
+def captured(synchronous: Run, calls: Path) -> list[dict]:
+    """Every loss call of it, one per micro-batch."""
+    return [torch.load(path) for path in sorted(calls.iterdir())]
+
+
+@pytest.fixture(scope="module")
+def asynchronous(record: Callable[..., tuple[Run, Path]]) -> Run:
+    """With partial rollouts. Its lags are for test_lag.py, which has a run without them, too; and
+    test_nodes.py has one that keeps the KV cache."""
+    run, _ = record(16, UPDATES_PER_BATCH, True)
+    return run
+
+
+MODES = pytest.mark.parametrize(
+    ("mode", "loss", "batches"), [("synchronous", "capture", 4), ("asynchronous", "vespo", 12)]
+)
 
 
 def test_the_loss_in_the_worker_is_the_formula_in_float64(captured: list[dict]) -> None:
-    assert len(captured) == BATCHES * UPDATES_PER_BATCH
+    assert len(captured) == BATCHES * UPDATES_PER_BATCH * MICRO_BATCHES
     for call in captured:
         mask = call["action_mask"].bool()
 
@@ -110,74 +96,58 @@ def test_the_loss_in_the_worker_is_the_formula_in_float64(captured: list[dict]) 
 
 
 def test_engine_and_trainer_agree_on_a_sample_at_lag_0(captured: list[dict]) -> None:
-    """Before the first update both sides hold the same weights; after it the engine has them with
-    the adapters merged in, sent at the end of every batch."""
+    """Before the first update both sides hold the same weights; after it the engine has them, sent
+    at the end of every batch. With adapters: test_ranks.py."""
     gaps = []
     for call in captured:
         mask = call["action_mask"].bool()
         gaps.append(float((call["log_probs"] - call["rollout_log_probs"])[mask].abs().max()))
-    assert max(gaps[::UPDATES_PER_BATCH]) < 1e-5
-    assert (
-        min(
-            max(gaps[i + 1 : i + UPDATES_PER_BATCH]) for i in range(0, len(gaps), UPDATES_PER_BATCH)
-        )
-        > 1e-3
-    )
+    size = UPDATES_PER_BATCH * MICRO_BATCHES
+    for batch in (gaps[i : i + size] for i in range(0, len(gaps), size)):
+        assert max(batch[:MICRO_BATCHES]) < 1e-5 < 1e-3 < max(batch[MICRO_BATCHES:])
 
 
-def test_a_run_with_adapters_leaves_the_merged_model_and_the_adapter(
-    with_adapters: Run, untrained: Path
-) -> None:
-    base = AutoModelForCausalLM.from_pretrained(untrained / "model")
-    before = {name: value.clone() for name, value in base.state_dict().items()}
-    after = AutoModelForCausalLM.from_pretrained(with_adapters.folder / "model").state_dict()
-    adapter = with_adapters.folder / "model" / "adapter"
-    merged = PeftModel.from_pretrained(base, adapter).merge_and_unload().state_dict()
-    assert after.keys() == merged.keys() == before.keys()
-    for name, value in after.items():
-        torch.testing.assert_close(value, merged[name], rtol=0, atol=1e-6)
-        assert torch.equal(value, before[name]) is not name.endswith("_proj.weight")
-
-
-@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
+@MODES
 def test_a_run_trains_and_leaves_what_it_promises(
-    mode: str, request: pytest.FixtureRequest
+    mode: str, loss: str, batches: int, request: pytest.FixtureRequest
 ) -> None:
     run: Run = request.getfixturevalue(mode)
-    assert "policy loss in place: vespo" in run.output
+    assert f"policy loss in place: {loss}" in run.output
     metrics = run.metrics
-    assert [line["step"] for line in metrics] == list(range(1, BATCHES + 1))
+    assert [line["step"] for line in metrics] == list(range(1, batches + 1))
     for line in metrics:
-        assert 0 < line["vespo/grad_norm_mean"] <= line["vespo/grad_norm_max"]
-        assert line["actor_grad_norm"] <= line["vespo/grad_norm_max"]
-        assert line["vespo/num_skipped_updates"] == 0
-        assert line["vespo/log_w_abs_mean"] > 0
-        assert 0 < line["vespo/ess_ratio"] <= 1
-        assert 0 < line["vespo/phi_mean"] <= line["vespo/phi_max"] <= math.exp(1)
+        assert 0 < line[f"{loss}/grad_norm_mean"] <= line[f"{loss}/grad_norm_max"]
+        assert line["actor_grad_norm"] <= line[f"{loss}/grad_norm_max"]
+        assert line[f"{loss}/num_skipped_updates"] == 0
+        assert line[f"{loss}/log_w_abs_mean"] > 0
+        assert 0 < line[f"{loss}/ess_ratio"] <= 1
+        assert 0 < line[f"{loss}/phi_mean"] <= line[f"{loss}/phi_max"] <= math.exp(1)
         signs = ("positive", "negative", "zero")
-        assert sum(line[f"vespo/num_{sign}"] for sign in signs) == 64
+        assert sum(line[f"{loss}/num_{sign}"] for sign in signs) == 64
     config = json.loads((run.folder / "config.json").read_text())
     assert config["algo.advantage.is_correction_level"] == "token"
     assert (run.folder / "model" / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
-def test_every_update_has_its_line(mode: str, request: pytest.FixtureRequest) -> None:
+@MODES
+def test_every_update_has_its_line(
+    mode: str, loss: str, batches: int, request: pytest.FixtureRequest
+) -> None:
     """In the order they were made; their mean is the batch's, as every update has 16 samples."""
     run: Run = request.getfixturevalue(mode)
     updates = [json.loads(line) for line in (run.folder / "updates.jsonl").open()]
-    assert [line["update"] for line in updates] == list(range(BATCHES * UPDATES_PER_BATCH))
+    assert [line["update"] for line in updates] == list(range(batches * UPDATES_PER_BATCH))
     for batch in run.metrics:
         own = [line for line in updates if line["step"] == batch["step"]]
         assert [line["mini_batch"] for line in own] == list(range(UPDATES_PER_BATCH))
         for name in (
             *("policy_loss", "rollout_kl", "rollout_log_ppl"),
-            *("vespo/log_w_mean", "vespo/log_w_abs_mean", "vespo/phi_mean"),
+            *(f"{loss}/log_w_mean", f"{loss}/log_w_abs_mean", f"{loss}/phi_mean"),
         ):
             mean = sum(line[name] for line in own) / UPDATES_PER_BATCH
             assert mean == pytest.approx(batch[name], rel=1e-4, abs=1e-7), name
-        norms = [line["vespo/grad_norm"] for line in own]
-        assert max(norms) == pytest.approx(batch["vespo/grad_norm_max"])
+        norms = [line[f"{loss}/grad_norm"] for line in own]
+        assert max(norms) == pytest.approx(batch[f"{loss}/grad_norm_max"])
         assert norms[-1] == pytest.approx(batch["actor_grad_norm"])
         assert batch["rollout_log_ppl"] > 0
 
@@ -208,9 +178,9 @@ def test_metrics_arrive_in_tensorboard_too(synchronous: Run) -> None:
     (events,) = (synchronous.folder / "tensorboard").rglob("events*")
     accumulator = EventAccumulator(str(events)).Reload()
     for name in ("log_w_mean", "log_w_max", "log_w_std", "phi_mean", "phi_max", "ess_ratio"):
-        logged = [event.value for event in accumulator.Scalars(f"train/vespo/{name}")]
-        assert logged == pytest.approx([line[f"vespo/{name}"] for line in synchronous.metrics])
-    updates = accumulator.Scalars("update/vespo/log_w_mean")
+        logged = [event.value for event in accumulator.Scalars(f"train/capture/{name}")]
+        assert logged == pytest.approx([line[f"capture/{name}"] for line in synchronous.metrics])
+    updates = accumulator.Scalars("update/capture/log_w_mean")
     assert [event.step for event in updates] == list(range(BATCHES * UPDATES_PER_BATCH))
 
 
@@ -224,11 +194,11 @@ def test_the_first_batch_of_a_synchronous_run_has_no_lag_but_its_own_updates(
 ) -> None:
     """An asynchronous batch is one batch old when it is used, and log W shows it."""
 
-    def drift(run: Run) -> float:
+    def drift(run: Run, loss: str) -> float:
         later = run.metrics[1:]  # both runs' first batch is sampled with the first weights
-        return sum(line["vespo/log_w_abs_mean"] for line in later) / len(later)
+        return sum(line[f"{loss}/log_w_abs_mean"] for line in later) / len(later)
 
-    assert drift(asynchronous) > drift(synchronous)
+    assert drift(asynchronous, "vespo") > drift(synchronous, "capture")
 
 
 def test_the_model_that_is_saved_loads(asynchronous: Run) -> None:

@@ -19,6 +19,7 @@ from vespo_openrlhf.bridge.run.folder import RunFolder
 from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
 from vespo_openrlhf.embedded.model import build_model
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
+from vespo_openrlhf.scheduling import PolicyError
 
 REWARD = Path(__file__).parents[2] / "reward" / "math_reward.py"
 
@@ -283,6 +284,7 @@ def test_a_finished_run_started_again_says_so_and_leaves_everything(
     [
         CheckpointError("checkpoint global_step4 was not saved: no room"),
         StoppedError("no reward answers"),
+        PolicyError("lag.policy mine.py:Mine chooses a group twice"),
         OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "samples.jsonl"),
     ],
 )

@@ -34,6 +34,14 @@ def cluster():
     ray.shutdown()
 
 
+@pytest.fixture(autouse=True)
+def no_long_waits(monkeypatch) -> None:
+    """For an actor that cannot give itself up, and for rewards that have stopped."""
+    monkeypatch.setattr(driver_module, "_GIVE_UP_SECONDS", 2.0)
+    monkeypatch.setattr(setbacks, "FIRST_DELAY", 0.1)
+    monkeypatch.setattr(setbacks, "LAST_DELAY", 0.5)
+
+
 @pytest.fixture
 def engine_class(tmp_path):
     """The fake, made here so that Ray sends it by value: nothing is imported as `tests`.
@@ -44,18 +52,18 @@ def engine_class(tmp_path):
     class FakeEngine:
         def __init__(self) -> None:
             self.version = 0
-            self.settings = None
+            self.config = None
             self.held = 0
             self.working = None  # an engine that hangs shows the same for ever
 
-        async def configure(self, settings) -> None:
+        async def configure(self, config) -> None:
             import time
 
             hangs = tmp_path / "configure hangs"
             if hangs.exists() and (tmp_path / "row-1").exists():  # not at the start
                 hangs.unlink()
                 time.sleep(600)
-            self.settings = settings
+            self.config = config
 
         async def is_alive(self) -> None:
             pass
@@ -81,7 +89,7 @@ def engine_class(tmp_path):
             import os
             import time
 
-            assert self.settings == "settings"
+            assert self.config == "config"
             what, _, again = prompt.partition(" ")
             seen = tmp_path / label
             if again != "always":
@@ -189,7 +197,7 @@ def run(
     actors = [engine_class.remote() for _ in range(engines)]
 
     async def main() -> None:
-        trainer.driver = Driver(scheduler, rows, actors, "settings", ENGINE_TIMEOUT, no_restart)
+        trainer.driver = Driver(scheduler, rows, actors, "config", ENGINE_TIMEOUT, no_restart)
         await asyncio.wait_for(trainer.driver.run(), 240)
 
     try:
@@ -293,19 +301,18 @@ def test_an_engine_that_may_come_back_is_waited_for_when_another_is_gone_for_goo
 
 
 def test_a_checkpoint_that_is_being_saved_is_whole_before_the_run_is_stopped(
-    engine_class, tmp_path, monkeypatch
+    engine_class, tmp_path
 ) -> None:
-    monkeypatch.setattr(setbacks, "FIRST_DELAY", 0.01)
-    monkeypatch.setattr(setbacks, "LAST_DELAY", 0.01)
-
-    async def save() -> None:
-        await asyncio.sleep(8)
+    async def save(scheduler: Scheduler) -> None:
+        while scheduler.hopeless is None:
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(1)
         (tmp_path / "saved").touch()
 
     def stop(scheduler: Scheduler) -> None:
         if scheduler.batches == 1:
             (tmp_path / "no rewards").touch()
-            scheduler._trainer.driver.spawn(save(), awaited=True)
+            scheduler._trainer.driver.spawn(save(scheduler), awaited=True)
 
     with pytest.raises(StoppedError):
         run(engine_class, [""] * 400, engines=2, after_batch=stop)
@@ -328,9 +335,8 @@ def test_an_engine_may_hold_more_groups_than_ray_has_slots(engine_class) -> None
 
 
 def test_a_reward_that_stops_in_mid_run_ends_the_run_and_spares_the_data(
-    engine_class, tmp_path, monkeypatch
+    engine_class, tmp_path
 ) -> None:
-    monkeypatch.setattr(setbacks, "LAST_DELAY", 1.0)
     seen = []
 
     def stop(scheduler: Scheduler) -> None:
@@ -346,7 +352,7 @@ def test_a_reward_that_stops_in_mid_run_ends_the_run_and_spares_the_data(
 
 def test_a_reward_that_comes_back_costs_no_prompt(engine_class, tmp_path) -> None:
     async def come_back() -> None:
-        await asyncio.sleep(4)
+        await asyncio.sleep(1)
         (tmp_path / "no rewards").unlink()
 
     def stop(scheduler: Scheduler) -> None:

@@ -54,30 +54,37 @@ def run_flags(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [part for name, value in flags.items() for part in (f"--{name}", str(value))]
 
 
-@pytest.mark.parametrize("cpu_stack", [True, False], ids=["cpu-stack", "openrlhfs-own-ray-init"])
+@pytest.fixture(scope="module")
+def outputs(cluster: LocalCluster, run_flags: list[str]) -> dict[str, str]:
+    """What two jobs said, on the CPU stack and with OpenRLHF's own start of Ray, side by side: most
+    of their time Ray starts processes."""
+    jobs = {}
+    for stack in ("cpu-stack", "openrlhfs-own-ray-init"):
+        variables = {
+            "REWARD_OPTIONS": json.dumps({"require_box": True, "format_reward": 0.25}),
+            "NO_CPU_STACK": "0" if stack == "cpu-stack" else "1",
+            "TOKENIZERS_PARALLELISM": "false",  # which OpenRLHF's own ray.init sets, too
+        }
+        jobs[stack] = subprocess.Popen(
+            [
+                *ray_command(),
+                *("job", "submit", "--address", cluster.dashboard),
+                *("--runtime-env-json", json.dumps({"env_vars": variables}), "--"),
+                *(sys.executable, str(JOB), *run_flags, "--reward.require_box", "false"),
+            ],
+            env=cluster.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+    return {stack: job.communicate(timeout=180)[0] for stack, job in jobs.items()}
+
+
+@pytest.mark.parametrize("stack", ["cpu-stack", "openrlhfs-own-ray-init"])
 def test_flags_and_the_jobs_environment_reach_the_reward_and_flags_win(
-    cluster: LocalCluster, run_flags: list[str], cpu_stack: bool
+    outputs: dict[str, str], stack: str
 ) -> None:
-    job_options = {"require_box": True, "format_reward": 0.25}
-    variables = {
-        "REWARD_OPTIONS": json.dumps(job_options),
-        "NO_CPU_STACK": "0" if cpu_stack else "1",
-        "TOKENIZERS_PARALLELISM": "false",  # which OpenRLHF's own ray.init sets, too
-    }
-    finished = subprocess.run(
-        [
-            *ray_command(),
-            *("job", "submit", "--address", cluster.dashboard),
-            *("--runtime-env-json", json.dumps({"env_vars": variables}), "--"),
-            *(sys.executable, str(JOB), *run_flags, "--reward.require_box", "false"),
-        ],
-        env=cluster.environment,
-        capture_output=True,
-        text=True,
-        timeout=180,
-        check=False,
-    )
-    output = finished.stdout + finished.stderr
+    output = outputs[stack]
     lines = [line for line in output.splitlines() if line.startswith("SCORES ")]
     assert lines, output[-4000:]
     assert json.loads(lines[0].removeprefix("SCORES ")) == {

@@ -14,7 +14,7 @@ import torch
 
 from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError
 
-STALL_SECONDS = 15.0
+STALL_SECONDS = 10.0
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -24,7 +24,7 @@ def cluster():
     ray.shutdown()
 
 
-def make_engine(happens: str = ""):
+def make_engine(happens: str):
     """An engine to which something `happens` at its second bucket."""
 
     @ray.remote(num_cpus=0)
@@ -72,9 +72,14 @@ def make_engine(happens: str = ""):
         def loaded(self) -> dict[str, list]:
             return {name: tensor.tolist() for name, tensor in self.worker.loaded.items()}
 
-    engine = Engine.remote()
-    ray.get(engine.loaded.remote())  # it is up: what takes long from here on is the update
-    return engine
+    return Engine.remote()
+
+
+def make_engines(*happens: str) -> list:
+    """One for each of what `happens`; they are up: what takes long from here on is an update."""
+    engines = [make_engine(each) for each in happens]
+    ray.get([engine.loaded.remote() for engine in engines])
+    return engines
 
 
 @pytest.fixture(scope="module")
@@ -113,14 +118,14 @@ def trainer():
 def sound() -> dict:
     """Two engines to which nothing happens, by name. One takes long to start, so the tests share
     them, and the newcomer of one is an old one in the next."""
-    return {name: make_engine() for name in ("first", "second")}
+    return dict(zip(("first", "second"), make_engines("", ""), strict=True))
 
 
 @pytest.mark.parametrize(
     ("happens", "error", "message"),
     [
         ("dies", LostEnginesError, "the weights did not reach every engine"),
-        ("stops", LostEnginesError, "no answer for 15 s"),
+        ("stops", LostEnginesError, "no answer for 10 s"),
         ("refuses", RefusedWeightsError, "ValueError: no such layer"),
     ],
 )
@@ -133,12 +138,13 @@ def test_an_update_ends_with_an_engine_and_new_ones_are_given_it(
     sent = publish(sound)
     assert ray.get([engine.loaded.remote() for engine in sound.values()]) == [sent, sent]
 
-    failing, (name, lost) = make_engine(happens), next(iter(sound.items()))
+    failing, newcomer = make_engines(happens, "")
+    name, lost = next(iter(sound.items()))
     with pytest.raises(error, match=message):
         publish({name: lost, "failing": failing})
 
     del sound[name]
-    sound[f"after {happens}"] = newcomer = make_engine()
+    sound[f"after {happens}"] = newcomer
     publish(sound)
     assert ray.get(newcomer.loaded.remote()) == sent
     for engine in (lost, failing):

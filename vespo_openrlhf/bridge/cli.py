@@ -30,6 +30,7 @@ from vespo_openrlhf.losses.inputs import LOSS_AGG_MODES
 from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES
 from vespo_openrlhf.redact import hide
 from vespo_openrlhf.replaced import replaced
+from vespo_openrlhf.scheduling import PolicyError
 
 if TYPE_CHECKING:
     from vespo_openrlhf.bridge.plug import Plugs
@@ -78,7 +79,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             runpy.run_module(_UPSTREAM, run_name="__main__")
             for run, episodes in started:
                 run.finish(episodes)
-    except (CheckpointError, StoppedError) as error:  # through Ray, which puts a trace before it
+    # Through Ray, which puts a trace before it.
+    except (CheckpointError, PolicyError, StoppedError) as error:
         print(f"{PROGRAM}: error: {getattr(error, 'cause', error)}", file=sys.stderr)
         return 1
     except OSError as error:

@@ -19,7 +19,7 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError,
 
 from vespo_openrlhf.bridge.events import (
     Generated,
-    RolloutSettings,
+    RolloutConfig,
     StoppedError,
     UntoldExpertsError,
 )
@@ -99,7 +99,7 @@ class Driver:
         scheduler: the scheduler; its trainer spawns its work here.
         rows: the data set, by row.
         actors: the rollout actors, with the weights of version 0.
-        settings: what all responses have in common.
+        config: what all responses have in common.
         engine_timeout: seconds without an answer or a new token that make an engine a dead one.
         no_restart: where an engine that fails ends the run, says why.
     """
@@ -109,7 +109,7 @@ class Driver:
         scheduler: Scheduler,
         rows: Sequence[PromptRow],
         actors: Sequence[Any],
-        settings: RolloutSettings,
+        config: RolloutConfig,
         engine_timeout: float,
         no_restart: Callable[[], str] | None = None,
     ) -> None:
@@ -118,7 +118,7 @@ class Driver:
         self.engines = [RayEngine(self, actor, i) for i, actor in enumerate(actors)]
         self.deaths_in_a_row = [0] * len(self.engines)
         # Once for all: a tokenizer of a large vocabulary is megabytes.
-        self._settings = ray.put(settings)
+        self._config = ray.put(config)
         self._no_restart = no_restart
         self._restarting = 0  # engines that may come back
         self._tasks: set[asyncio.Task[None]] = set()
@@ -158,9 +158,10 @@ class Driver:
 
         Raises:
             StoppedError: rewards or filtering leave nothing to train.
+            PolicyError: the policy's answer cannot be carried out.
             Exception: what went wrong in any of the tasks.
         """
-        await asyncio.gather(*(e.actor.configure.remote(self._settings) for e in self.engines))
+        await asyncio.gather(*(e.actor.configure.remote(self._config) for e in self.engines))
         self.scheduler.start({engine.name: engine for engine in self.engines})
         for engine in self.engines:
             self.spawn(self._watch(engine))
@@ -276,7 +277,7 @@ class Driver:
             if kill:
                 await self._kill(engine.actor)
             try:
-                await self._answer(engine.actor.configure.remote(self._settings))
+                await self._answer(engine.actor.configure.remote(self._config))
                 break
             except ActorDiedError as error:
                 self._restarting -= 1

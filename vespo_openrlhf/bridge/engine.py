@@ -31,7 +31,7 @@ from vespo_openrlhf.bridge import collector, vllm_plugin
 from vespo_openrlhf.bridge.events import (
     Generated,
     RefusedWeightsError,
-    RolloutSettings,
+    RolloutConfig,
     Scored,
     UntoldExpertsError,
 )
@@ -78,23 +78,23 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         self._groups: dict[int, list[asyncio.Task[None]]] = {}
         self._generating = 0
         self._paused = False
-        self._settings: RolloutSettings | None = None
+        self._config: RolloutConfig | None = None
         self._recomputed: list[tuple[int, float]] = []
         self._recomputing: asyncio.Task[None] | None = None
         collector.settle()
 
-    def configure(self, settings: RolloutSettings) -> None:
+    def configure(self, config: RolloutConfig) -> None:
         """Take what all groups have in common; before the first, and by an engine that joins again:
         what it had before is nobody's any more."""
         for ticket in list(self._groups):
             self.abort_group(ticket)
         if type(self.executor) is SingleTurnAgentExecutor:  # it makes its text from the tokens
-            settings.sampling.detokenize = False
-            if not hasattr(settings.tokenizer, "image_processor"):
-                settings = dataclasses.replace(
-                    settings, tokenizer=RememberingTokenizer(settings.tokenizer)
+            config.sampling.detokenize = False
+            if not hasattr(config.tokenizer, "image_processor"):
+                config = dataclasses.replace(
+                    config, tokenizer=RememberingTokenizer(config.tokenizer)
                 )
-        self._settings = settings
+        self._config = config
 
     @property
     def version(self) -> int:
@@ -107,7 +107,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         start and is in no process group."""
         if self.llm.errored:
             raise RuntimeError("vLLM's engine core is gone")
-        if self._settings is None:
+        if self._config is None:
             raise RuntimeError("the engine was restarted while it had nothing to do")
 
     def progress(self) -> Hashable:
@@ -130,7 +130,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         """Generate and score `samples` responses to a prompt, each reported as it gets there, with
         whatever else happens within `_GATHER_SECONDS`: each item of a stream costs Ray as much as
         a dozen samples cost us."""
-        assert self._settings is not None, "configure comes first"
+        assert self._config is not None, "configure comes first"
         events: asyncio.Queue[Generated | Scored | BaseException | None] = asyncio.Queue()
         tasks = [
             asyncio.ensure_future(self._sample(index, prompt, label, images, events))
@@ -163,8 +163,8 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
     async def _sample(
         self, index: int, prompt: str, label: str, images: Any, events: asyncio.Queue[Any]
     ) -> None:
-        settings = self._settings
-        assert settings is not None
+        config = self._config
+        assert config is not None
         request = SampleEngine(self)
         # Where there are several turns, all is generated when the last of them ends.
         if isinstance(self.executor, SingleTurnAgentExecutor):
@@ -172,15 +172,15 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         scored = Scored(index, None, None)
         try:
             response = await request.respond(
-                settings.reward_timeout,
+                config.reward_timeout,
                 prompt=prompt,
                 label=label,
                 images=images,
-                sampling_params=settings.sampling,
-                max_length=settings.max_length,
-                hf_tokenizer=settings.tokenizer,
+                sampling_params=config.sampling,
+                max_length=config.max_length,
+                hf_tokenizer=config.tokenizer,
             )
-            experience = to_experience(response, settings.max_length)
+            experience = to_experience(response, config.max_length)
             experts = to_rows(request.routed_experts, experience.sequences.shape[1] - 1)
             rollout = Rollout(experience, tuple(request.request_ids), experts)
             scored = Scored(index, verdict(rollout.experience, self.executor), rollout)
@@ -231,7 +231,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
 
     @property
     def _keeps_kv(self) -> bool:
-        return self._settings is not None and self._settings.keep_kv
+        return self._config is not None and self._config.keep_kv
 
     async def generate_responses(self, num_samples: int = 1, **asked: Any) -> list[Any]:
         """OpenRLHF's, for an evaluation, which without a bound would wait for a reward that hangs.
@@ -242,8 +242,8 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         Raises:
             TimeoutError: a reward or an environment hangs; see `SampleEngine.respond`.
         """
-        assert self._settings is not None, "configure comes first"
-        seconds = self._settings.reward_timeout
+        assert self._config is not None, "configure comes first"
+        seconds = self._config.reward_timeout
         requests = [SampleEngine(self) for _ in range(num_samples)]
         return await asyncio.gather(*(request.respond(seconds, **asked) for request in requests))
 

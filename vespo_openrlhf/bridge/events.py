@@ -19,7 +19,7 @@ class StoppedError(RuntimeError):
 
 
 @dataclass(frozen=True)
-class RolloutSettings:
+class RolloutConfig:
     """What every response of a run has in common.
 
     Args:

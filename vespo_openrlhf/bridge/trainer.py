@@ -26,7 +26,7 @@ from vllm import SamplingParams
 from vespo_openrlhf import config
 from vespo_openrlhf.bridge import collector
 from vespo_openrlhf.bridge.driver import Driver, PromptRow
-from vespo_openrlhf.bridge.events import RolloutSettings, StoppedError
+from vespo_openrlhf.bridge.events import RolloutConfig, StoppedError
 from vespo_openrlhf.bridge.flags import flatten
 from vespo_openrlhf.bridge.loss import skips_old_log_probs
 from vespo_openrlhf.bridge.rank.update_metrics import UPDATES
@@ -42,7 +42,14 @@ from vespo_openrlhf.bridge.scheduler_config import scheduler_config
 from vespo_openrlhf.bridge.weights import check as weight_check
 from vespo_openrlhf.bridge.weights.publishing import Publisher
 from vespo_openrlhf.bridge.wire import Share
-from vespo_openrlhf.scheduling import Batch, BatchReport, Group, Scheduler, TrainStep
+from vespo_openrlhf.scheduling import (
+    Batch,
+    BatchReport,
+    Group,
+    PolicyError,
+    Scheduler,
+    TrainStep,
+)
 from vespo_openrlhf.scheduling.options import RolloutOptions
 
 logger = logging.getLogger(__name__)
@@ -157,7 +164,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         """
         data = self._prompts
         rows = [PromptRow(*row) for row in zip(data.prompts, data.labels, data.images, strict=True)]
-        settings = RolloutSettings(
+        rollout_config = RolloutConfig(
             self.tokenizer,
             self._sampling(),
             self.args.data.max_len,
@@ -165,7 +172,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             self._config.lag.kv == "keep",
         )
         self._driver = Driver(
-            *(scheduler, rows, self.vllm_engines, settings, self._options.engine_timeout),
+            *(scheduler, rows, self.vllm_engines, rollout_config, self._options.engine_timeout),
             no_restart=self._why_no_restart if self._shares_gpus() else None,
         )
         trials = weight_check.trial_prompts(data.prompts, data.images, self.tokenizer)
@@ -182,7 +189,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             check_given_up(scheduler.ledger.account())
         except BaseException as reason:
             try:
-                if isinstance(reason, StoppedError) and scheduler.batches:
+                if isinstance(reason, StoppedError | PolicyError) and scheduler.batches:
                     await self._save_models()  # there may be no checkpoint of what was trained
             finally:
                 for error in self._log.close(scheduler.ledger.account()):

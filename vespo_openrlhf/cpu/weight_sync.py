@@ -31,8 +31,10 @@ class GlooBroadcastGroup:
         options = _c10d.BroadcastOptions()
         options.rootRank = src
         options.timeout = _TIMEOUT
-        self._group.broadcast([tensor.contiguous()], options).wait()
+        group = self._group  # held, or `destroy` would wait for the end of this, with Python's lock
+        group.broadcast([tensor.contiguous()], options).wait()
 
     def destroy(self) -> None:
-        """Close it. A broadcast under way ends with the process that it waits for, or in time."""
+        """Close it, at once. A broadcast under way ends with the process that it waits for, or in
+        time."""
         self._group = None

@@ -292,11 +292,13 @@ class Scheduler:
         """After every event: ask the policy whatever it can be asked now."""
         assert not self._deciding, "an engine or the trainer reported from within a call to it"
         self._deciding = True
-        if self._job == "idle":
-            self._start_trainer_job()
-        self._dispatch()
-        self._check_progress()
-        self._deciding = False
+        try:
+            if self._job == "idle":
+                self._start_trainer_job()
+            self._dispatch()
+            self._check_progress()
+        finally:  # events may still come in while a policy's error ends the run
+            self._deciding = False
 
     def _start_trainer_job(self) -> None:
         behind = self.version > self._sync.visible_version

@@ -1,8 +1,9 @@
-"""One rank of test_sample_metrics.py::test_copies_of_a_sample_count_once: RANK MESH DIR."""
+"""One rank of test_sample_metrics.py::test_copies_of_a_sample_count_once: RANK DIR MESH..."""
 
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -14,10 +15,7 @@ from vespo_openrlhf.bridge.rank.update_metrics import UpdateMetrics
 from vespo_openrlhf.losses import get_policy_loss
 
 
-def main(rank: int, shape: tuple[int, ...], folder: Path) -> None:
-    dist.init_process_group(
-        "gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=4
-    )
+def measured(shape: tuple[int, ...]) -> dict[str, Any]:
     mesh = init_device_mesh("cpu", shape, mesh_dim_names=("dp", "sp", "tp"))
     data_rank, data_ranks = mesh["dp"].get_local_rank(), mesh["dp"].get_group()
     rows = data_rank + 2  # the last has no log-prob of the engine's, and is dropped
@@ -47,9 +45,17 @@ def main(rank: int, shape: tuple[int, ...], folder: Path) -> None:
     metrics["updates"] = [
         row | own for row, own in zip(updates.drain(), adapter.by_update(), strict=True)
     ]
+    return metrics
+
+
+def main(rank: int, folder: Path, meshes: list[str]) -> None:
+    dist.init_process_group(
+        "gloo", init_method=f"file://{folder / 'rendezvous'}", rank=rank, world_size=4
+    )
+    metrics = {mesh: measured(tuple(map(int, mesh.split(",")))) for mesh in meshes}
     (folder / f"{rank}.json").write_text(json.dumps(metrics))
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), tuple(map(int, sys.argv[2].split(","))), Path(sys.argv[3]))
+    main(int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:])

@@ -12,7 +12,7 @@ from vespo_openrlhf.bridge.run.dataset import check_given_up
 from vespo_openrlhf.bridge.run.folder import RunFolder
 from vespo_openrlhf.bridge.run.log import RunLog
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
-from vespo_openrlhf.scheduling import PromptLedger
+from vespo_openrlhf.scheduling import PolicyError, PromptLedger
 
 
 def ledger(trained: int, abandoned: int) -> PromptLedger:
@@ -89,9 +89,10 @@ class Ending:
 LOGS = ["wandb", "tensorboard"]
 
 
-def test_a_run_that_is_stopped_writes_its_models(tmp_path: Path) -> None:
-    ending = Ending(tmp_path, StoppedError("no rewards"), batches=1)
-    with pytest.raises(StoppedError, match="no rewards"):
+@pytest.mark.parametrize("error", [StoppedError, PolicyError])
+def test_a_run_that_is_stopped_writes_its_models(tmp_path: Path, error: type[Exception]) -> None:
+    ending = Ending(tmp_path, error("why"), batches=1)
+    with pytest.raises(error, match="why"):
         ending.end()
     assert ending.done == ["actor", "critic", *LOGS]
 

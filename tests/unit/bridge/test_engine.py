@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import os
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from openrlhf.utils.agent import SingleTurnAgentExecutor
 from vllm import SamplingParams
 
 from vespo_openrlhf.bridge.engine import VersionedRollout
-from vespo_openrlhf.bridge.events import Generated, RolloutSettings, Scored
+from vespo_openrlhf.bridge.events import Generated, RolloutConfig, Scored
 from vespo_openrlhf.scheduling.lag import TokenVersions
 
 
@@ -20,7 +21,7 @@ def bare_engine(*, errored: bool, configured: bool) -> VersionedRollout:
     """Without vLLM, which would be a minute."""
     engine = object.__new__(VersionedRollout)
     engine.llm = SimpleNamespace(errored=errored)
-    engine._settings = object() if configured else None
+    engine._config = object() if configured else None
     return engine
 
 
@@ -42,27 +43,28 @@ def test_an_evaluation_whose_reward_hangs_ends() -> None:
 
     engine = bare_engine(errored=False, configured=True)
     engine._versions, engine.executor = TokenVersions(0), SimpleNamespace(execute=execute)
-    engine._settings = SimpleNamespace(reward_timeout=0.1)
+    engine._config = SimpleNamespace(reward_timeout=0.1)
     work = engine.generate_responses(2, prompt="p", label="l", sampling_params=SamplingParams())
     with pytest.raises(TimeoutError, match=r"no word from its reward"):
         asyncio.run(asyncio.wait_for(work, 30))
 
 
 def test_an_engine_that_is_given_up_leaves_nothing_behind() -> None:
-    """Run in a process of its own, which starts a child and then gives itself up."""
-    script = (
-        "import subprocess, sys\n"
-        "from vespo_openrlhf.bridge.engine import VersionedRollout\n"
-        "child = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(600)'])\n"
-        "print(child.pid, flush=True)\n"
-        "VersionedRollout.give_up(None)\n"
-        "print('still here')\n"
-    )
-    ended = subprocess.run(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, timeout=300, check=False
-    )
-    assert ended.returncode == 1
-    child = int(ended.stdout.split()[-1])  # nothing was said after its pid
+    """In a fork of this process, which starts a child and then gives itself up."""
+    read, write = os.pipe()
+    engine = os.fork()
+    if not engine:
+        try:
+            child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+            os.write(write, str(child.pid).encode())
+            VersionedRollout.give_up(None)
+            os.write(write, b"still here")
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as said:
+        child = int(said.read())  # nothing was said after its pid
+    assert os.waitstatus_to_exitcode(os.waitpid(engine, 0)[1]) == 1
     assert not psutil.pid_exists(child) or psutil.Process(child).status() == "zombie"
 
 
@@ -77,8 +79,8 @@ def test_an_engine_at_rest_shows_no_progress_to_be_missed() -> None:
     assert engine.progress() is None
 
 
-def settings() -> RolloutSettings:
-    return RolloutSettings(None, SamplingParams(), 64, 30.0)
+def config() -> RolloutConfig:
+    return RolloutConfig(None, SamplingParams(), 64, 30.0)
 
 
 def test_an_engine_that_joins_again_drops_what_it_still_had() -> None:
@@ -86,7 +88,7 @@ def test_an_engine_that_joins_again_drops_what_it_still_had() -> None:
     engine.executor = None
     aborted = []
     engine._groups = {3: [SimpleNamespace(cancel=lambda: aborted.append(3))]}
-    engine.configure(settings())
+    engine.configure(config())
     assert aborted == [3]
     assert not engine._groups
 
@@ -101,8 +103,8 @@ def test_text_that_nobody_reads_is_not_made() -> None:
     for executor in (SingleTurnAgentExecutor(), Agent()):
         engine = bare_engine(errored=False, configured=True)
         engine._groups, engine.executor = {}, executor
-        engine.configure(settings())
-        made.append(engine._settings.sampling.detokenize)
+        engine.configure(config())
+        made.append(engine._config.sampling.detokenize)
     assert made == [False, True]
 
 
@@ -111,7 +113,7 @@ class ScriptedEngine(VersionedRollout):
 
     def __init__(self, delays: list[float], fails: int | None = None) -> None:
         self._groups: dict = {}
-        self._settings = settings()
+        self._config = config()
         self._delays, self._fails = delays, fails
 
     async def _sample(self, index, prompt, label, images, events) -> None:
@@ -193,7 +195,7 @@ def engine_of(llm: RecordingLLM, *, keep_kv: bool) -> VersionedRollout:
     engine.llm, engine._versions = llm, TokenVersions(3)
     engine._generating, engine._paused, engine._mm_pad_token_ids = 0, False, None
     engine._recomputed, engine._recomputing = [], None
-    engine._settings = RolloutSettings(None, SamplingParams(), 64, 30.0, keep_kv)
+    engine._config = RolloutConfig(None, SamplingParams(), 64, 30.0, keep_kv)
     return engine
 
 

@@ -60,19 +60,29 @@ def test_a_batch_without_an_action_token_has_means_of_nothing() -> None:
     assert means["actor_lr"] == 1e-3
 
 
-@pytest.mark.parametrize("mesh", ["4,1,1", "2,2,1", "2,1,2", "1,2,2"])
-def test_copies_of_a_sample_count_once(mesh: str, tmp_path: Path) -> None:
-    """Four gloo ranks as OpenRLHF's mesh has them: data, ring attention, tensor parallel."""
+MESHES = ("4,1,1", "2,2,1", "2,1,2", "1,2,2")
+
+
+@pytest.fixture(scope="module")
+def by_rank(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+    """By mesh, what each of four gloo ranks measures; they take longest to start."""
+    folder = tmp_path_factory.mktemp("ranks")
     worker = Path(__file__).with_name("data_ranks.py")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
     ranks = [
-        subprocess.Popen([sys.executable, worker, str(rank), mesh, tmp_path], env=environment)
+        subprocess.Popen([sys.executable, worker, str(rank), folder, *MESHES], env=environment)
         for rank in range(4)
     ]
     assert [rank.wait(timeout=120) for rank in ranks] == [0] * 4
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(4)]
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_copies_of_a_sample_count_once(mesh: str, by_rank: list[dict]) -> None:
+    """Of OpenRLHF's meshes: data, ring attention, tensor parallel."""
     data = int(mesh[0])
-    for rank in range(4):
-        metrics = json.loads((tmp_path / f"{rank}.json").read_text())
+    for measured in by_rank:
+        metrics = measured[mesh]
         # Data rank d trains d + 1 samples, all with the reward d.
         number = data * (data + 1) // 2
         assert metrics["vespo/num_positive"] == 2 * number  # in each of two updates

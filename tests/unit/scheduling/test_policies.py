@@ -89,6 +89,8 @@ def test_a_dead_engine_cannot_be_sent_to(World) -> None:
     world = world_of(World, own("Sticks"), in_flight_per_engine=1000, prompts=100).start()
     with pytest.raises(PolicyError, match="engine 'a', which is not there or has no weights"):
         world.scheduler.on_engine_failed("a")
+    with pytest.raises(PolicyError, match="engine 'a'"):  # what comes in before the run has ended
+        world.scheduler.tick()
     account(world)
 
 
