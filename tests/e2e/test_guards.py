@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -64,7 +65,8 @@ def test_prompts_whose_reward_is_no_number_are_given_up_by_name_and_not_in_silen
     not_finite: tuple[Path, str],
 ) -> None:
     folder, output = not_finite
-    assert "7 prompts were given up and 0 filtered out, 41 trained" in output
+    (reason,) = re.findall(r"vespo_openrlhf\.train: error: (.*)", output)  # no other, as skips
+    assert reason.startswith("7 prompts were given up and 0 filtered out, 41 trained")
     assert (folder / "model" / "model.safetensors").is_file()
     samples = [json.loads(line) for line in (folder / "samples.jsonl").open()]
     (account,) = json.loads((folder / "prompts.json").read_text())
