@@ -18,6 +18,7 @@
 source "$(dirname "$0")/recipe.sh"
 setup Qwen/Qwen3-30B-A3B-Base dapo-math-17k
 paper
+mixture
 
 # Asynchronous, with the bound.
 flags+=(

@@ -11,9 +11,9 @@
 # gathers all 61 GB of weights for each forward and each backward pass of each micro-batch, experts
 # that no token chose included; expert parallelism moves tokens instead. It fits, the update is the
 # same, but the trainer waits for the network: a few times slower, least on NVLink plus 400 Gb/s
-# per GPU. There is no routing replay: engine and trainer may choose different experts for a token.
-# As in the published synchronous scripts, W starts from the trainer's log-probs and does not see
-# that; with --vespo.anchor rollout it does, and on long responses it then measures little else
+# per GPU. Engine and trainer may choose different experts for a token, unless ROUTING_REPLAY is
+# engine. As in the published synchronous scripts, W starts from the trainer's log-probs and does not
+# see that; with --vespo.anchor rollout it does, and on long responses it then measures little else
 # (docs/choosing-n-and-lag.md). At N = 64 a rollout batch is 131,072 responses: keep 150 GB of host
 # memory free on the node of the job. What else differs, and why: docs/fidelity.md.
 # shellcheck source=recipe.sh
@@ -22,6 +22,7 @@ N=${1:-${N:-}}
 shift || true
 setup Qwen/Qwen3-30B-A3B-Base dapo-math-17k
 paper
+mixture
 
 # Trainer: 64 shards of weights, gradients and optimizer.
 trainer 16384

@@ -8,13 +8,17 @@
 #              the validation split that was prepared with DATA; with a DATA of your own none)
 #   RUN_DIR    run folder, on storage that every node sees; started again with the same one, a run
 #              goes on from its last checkpoint, so runs that differ in flags need folders that
-#              differ (default: runs/RECIPE-LOSS-nN; a MODEL or LORA_RANK that is given comes after
-#              RECIPE)
+#              differ (default: runs/RECIPE-LOSS-nN; a MODEL, LORA_RANK or ROUTING_REPLAY that is
+#              given comes after RECIPE)
 #   LOSS       vespo, or a rival with the settings of the paper: grpo, gspo, sapo, topr (W^(1/T) in
 #              place of W; --vespo.length_normalisation none for the canonical one); or any other
 #              name that --actor.policy_loss_type knows
 #   LORA_RANK  train adapters of this rank (32, say) in the place of all weights, at ten times the
 #              learning rate
+#   ROUTING_REPLAY   of a mixture of experts: off, as in the paper's main runs and the published
+#              scripts (default); engine, and the trainer's token goes through the experts it took in
+#              the engine: R3 of the paper's figure 5. W is then free of what the two sides chose
+#              differently. The figure's R2, the choice of the trainer's own old weights, is not here
 #   MINI_BATCH, SAMPLES, N   prompts per update, responses per prompt, updates per rollout batch
 #              (of Table 1: 256, 8, 8)
 #   WITHOUT    names of flags to leave out, without dashes: "ds.packing_samples vllm.enable_sleep"
@@ -115,6 +119,13 @@ trainer() {
     --ds.packing_samples --train.dynamic_batch_enable --train.max_tokens_per_gpu "$1"
     --rollout.max_tokens_per_gpu "$1"
   )
+}
+
+# A mixture of experts: whose choice of experts is trained.
+mixture() {
+  : "${ROUTING_REPLAY:=off}"
+  [[ $ROUTING_REPLAY == off ]] || recipe+=-replay-$ROUTING_REPLAY
+  flags+=(--moe.routing_replay "$ROUTING_REPLAY")
 }
 
 # Weights, gradients and optimizer in shards; gradients of micro-batches are added up in float32, as

@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from transformers import AutoTokenizer, Qwen3MoeConfig, Qwen3MoeForCausalLM
+from transformers import AutoTokenizer
 
 from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
 from vespo_openrlhf.embedded.model import build_model, reproducible
@@ -65,12 +65,7 @@ def mixture(untrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("mixture")
     tokenizer = AutoTokenizer.from_pretrained(untrained / "model")
     with reproducible(0):
-        shape = build_model(tokenizer).config.to_diff_dict()
-        del shape["model_type"]
-        config = Qwen3MoeConfig(
-            **shape, num_experts=8, num_experts_per_tok=2, moe_intermediate_size=64
-        )
-        model = Qwen3MoeForCausalLM(config)
+        model = build_model(tokenizer, moe=True)
         for layer in model.model.layers:
             layer.mlp.gate.weight.data *= 10
     model.save_pretrained(folder)

@@ -12,8 +12,8 @@ from vespo_openrlhf.embedded.options import BuildOptions, WarmStart
 from vespo_openrlhf.options import fields
 
 DESCRIPTION = """\
-Build what the quickstart trains: a tiny Qwen3 and an addition data set. Half a minute on two
-hyperthreads; no GPU, no download. Writes
+Build what the quickstart trains: a tiny Qwen3, or Qwen3-MoE, and an addition data set. Half a
+minute on two hyperthreads; no GPU, no download. Writes
 
   DIR/model          Hugging Face folder: float32 weights, tokenizer with chat template
   DIR/train.jsonl    one problem a line: prompt, label, datasource, solution
@@ -37,6 +37,7 @@ EXAMPLES = """\
 examples:
   python -m vespo_openrlhf.embedded --out runs/embedded
   python -m vespo_openrlhf.embedded --out runs/seed1 --seed 1
+  python -m vespo_openrlhf.embedded --out runs/moe --moe
   python -m vespo_openrlhf.embedded --out runs/hard --forget-share 0.9   # right is rare
 """
 
@@ -66,12 +67,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 default=field.default,
                 help=f"{field.metadata['help']} (default {field.default})",
             )
+    parser.add_argument(
+        "--moe", action="store_true", help="a mixture of experts (Qwen3-MoE) of the same width"
+    )
     parser.add_argument("--force", action="store_true", help="build even if it is there already")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
     try:
         chosen = BuildOptions(
             seed=options.seed,
+            moe=options.moe,
             train_problems=options.train_problems,
             heldout_problems=options.heldout_problems,
             warm_start=WarmStart(steps=options.steps, forget_share=options.forget_share),

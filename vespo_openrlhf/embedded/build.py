@@ -173,7 +173,7 @@ def _write_products(work: Path, options: BuildOptions, progress: bool) -> Report
     write_jsonl(work / "heldout.jsonl", heldout)
     tokenizer = build_tokenizer(MAX_LENGTH)
     with reproducible(INITIAL_WEIGHTS):
-        model = build_model(tokenizer)
+        model = build_model(tokenizer, moe=options.moe)
     with reproducible(options.seed):
         ids, labels = demonstrations(tokenizer, shown, warm.forget_share, options.seed)
         warm_start(model, ids, labels, warm, progress=progress)

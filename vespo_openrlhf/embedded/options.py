@@ -43,10 +43,17 @@ class BuildOptions(Options):
     """All that decides what is built."""
 
     seed: int = option(0, "of problems and demonstrations")
+    moe: bool = option(False, "a mixture of experts in the place of the dense model")
     train_problems: int = option(4096, "rows of train.jsonl", at_least=1)
     heldout_problems: int = option(256, "rows of heldout.jsonl", at_least=1)
     warm_start: WarmStart = option(factory=WarmStart, help="how the model is warmed up")
 
     def as_manifest(self) -> dict[str, Any]:
-        """The options as they stand in the manifest, the recipe's number among them."""
-        return {"recipe": RECIPE, **asdict(self)}
+        """The options as they stand in the manifest, the recipe's number among them.
+
+        Of a dense model without `moe`, as it was before there was a choice.
+        """
+        settings = {"recipe": RECIPE, **asdict(self)}
+        if not self.moe:
+            del settings["moe"]
+        return settings

@@ -23,24 +23,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--cpu", action="store_true", help="the CPU stack even if there is a GPU")
+    parser.add_argument(
+        "--moe", action="store_true", help="a mixture of experts in the place of the dense model"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of data, demonstrations and training")
     parser.add_argument(
         "--batches", type=int, default=Plan.batches, help="rollout batches to train for"
     )
     parser.add_argument(
-        "--out", type=Path, help="folder for everything (default: runs/quickstart-seed{SEED})"
+        "--out",
+        type=Path,
+        help="folder for everything (default: runs/quickstart-seed{SEED}, with --moe "
+        "runs/quickstart-moe-seed{SEED})",
     )
     arguments = parser.parse_args(argv)
     if arguments.cpu:
         os.environ[cpu.FORCE_VARIABLE] = "1"
-    out = arguments.out or Path("runs") / f"quickstart-seed{arguments.seed}"
+    name = f"quickstart-{'moe-' * arguments.moe}seed{arguments.seed}"
+    out = (arguments.out or Path("runs") / name).resolve()
     # SIGINT too: a shell ignores it in background jobs, and Python then leaves it so.
     for ending in (signal.SIGINT, signal.SIGTERM):
         signal.signal(ending, _interrupt)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored: under nohup
         signal.signal(signal.SIGHUP, _interrupt)
     try:
-        return execute(Plan(out.resolve(), seed=arguments.seed, batches=arguments.batches))
+        return execute(Plan(out, arguments.seed, arguments.batches, arguments.moe))
     except (RuntimeError, ValueError, OSError) as error:
         print(f"\nFAILED: {error}", file=sys.stderr)
         return 1

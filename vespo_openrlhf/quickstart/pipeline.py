@@ -30,6 +30,10 @@ MAX_PROMPT_TOKENS = 24
 MAX_RESPONSE_TOKENS = 40
 EVAL_REPEATS = 4
 
+# What a run of a mixture of experts (--moe) has beside the flags of a dense one. Off: in float32
+# engine and trainer take the same experts but for ties to the last bits.
+MOE_FLAGS: dict[str, Any] = {"moe.routing_replay": "off"}
+
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -44,10 +48,15 @@ class Plan:
     out: Path
     seed: int = 0
     batches: int = 16
+    moe: bool = False
 
     def __post_init__(self) -> None:
         if self.batches < 1:
             raise ValueError(f"--batches must be at least 1, got {self.batches}")
+
+    @property
+    def model(self) -> BuildOptions:
+        return BuildOptions(seed=self.seed, moe=self.moe)
 
     @property
     def built(self) -> Path:
@@ -129,13 +138,14 @@ def _step(title: str) -> Iterator[None]:
 
 def _build(plan: Plan) -> None:
     begun = [name for name in ("before", "run") if (plan.out / name).exists()]
-    built = read_finished(plan.built, BuildOptions(seed=plan.seed))
+    built = read_finished(plan.built, plan.model)
     if begun and built is None:
         raise ValueError(
-            f"{plan.out} holds a run of another model than this version builds: name another "
-            "folder with --out, or remove this one"
+            f"{plan.out} holds a run of another model than these options build, of another seed, "
+            "with or without --moe, or of another version: name another folder with --out, or "
+            "remove this one"
         )
-    arguments = ["--out", str(plan.built), "--seed", str(plan.seed)]
+    arguments = ["--out", str(plan.built), "--seed", str(plan.seed), *["--moe"] * plan.moe]
     if subprocess.run([sys.executable, "-m", "vespo_openrlhf.embedded", *arguments]).returncode:
         raise RuntimeError("the model could not be built; the reason stands above")
 
@@ -238,6 +248,7 @@ def training_flags(plan: Plan) -> list[str]:
             "train.seed": plan.seed,
             "run.dir": plan.run_dir,
         }
+        | (MOE_FLAGS if plan.moe else {})
     )
 
 

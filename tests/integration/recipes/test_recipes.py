@@ -16,7 +16,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
 
 from vespo_openrlhf.bridge.loss import UPSTREAM_LOSSES
 from vespo_openrlhf.check.__main__ import main as check
@@ -64,15 +63,9 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with an untrained model, one that is a mixture of experts, and prompts."""
     folder = tmp_path_factory.mktemp("models")
     tokenizer = build_tokenizer()
-    with reproducible(0):
-        dense = build_model(tokenizer)
-        shape = dense.config.to_diff_dict()
-        del shape["model_type"]
-        mixture = Qwen3MoeForCausalLM(
-            Qwen3MoeConfig(**shape, num_experts=4, num_experts_per_tok=2, moe_intermediate_size=64)
-        )
-    for name, model in ((DENSE, dense), (EXPERTS, mixture)):
-        model.save_pretrained(folder / name)
+    for name in (DENSE, EXPERTS):
+        with reproducible(0):
+            build_model(tokenizer, moe=name == EXPERTS).save_pretrained(folder / name)
         tokenizer.save_pretrained(folder / name)
     write_jsonl(folder / "train.jsonl", split_problems(0, [64])[0])
     return folder

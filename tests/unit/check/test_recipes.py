@@ -32,6 +32,7 @@ RUNS = [
     *((path.stem, [], {}) for path in SUBMITTING if path.stem != SYNC),
     ("one-gpu-gsm8k", [], {"MODEL": "Qwen/Qwen3-1.7B"}),
     ("one-gpu-gsm8k", [], {"MODEL": "Qwen/Qwen3-1.7B", "LORA_RANK": "32"}),
+    ("qwen3-30b-a3b-async", [], {"ROUTING_REPLAY": "engine"}),
     *(("qwen3-8b", [], {"LOSS": loss}) for loss in ("grpo", "gspo", "sapo", "cispo", "topr")),
 ]
 NAMES = ["-".join([script, *words, *changes.values()]) for script, words, changes in RUNS]
@@ -121,6 +122,20 @@ def test_adapters_take_ten_times_the_learning_rate(monkeypatch: pytest.MonkeyPat
     flags = _flags("one-gpu-gsm8k")
     assert flags["--actor.adam.lr"] == "1e-5"
     assert flags["--ds.lora.rank"] == flags["--ds.lora.alpha"] == "32"
+
+
+def test_routing_replay_is_for_the_mixtures_that_ask_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    mixtures = ((SYNC, "4"), ("qwen3-30b-a3b-async",))
+    plain = [_flags(*mixture) for mixture in mixtures]
+    assert [flags["--moe.routing_replay"] for flags in plain] == ["off", "off"]
+    monkeypatch.setenv("ROUTING_REPLAY", "engine")
+    for mixture, flags in zip(mixtures, plain, strict=True):
+        replaying = _flags(*mixture)
+        assert replaying["--moe.routing_replay"] == "engine"
+        assert replaying["--run.dir"] != flags["--run.dir"]
+    assert "--moe.routing_replay" not in _flags("qwen3-8b")
 
 
 def test_the_asynchronous_bound_follows_n(monkeypatch: pytest.MonkeyPatch) -> None:

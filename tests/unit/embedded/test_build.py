@@ -6,6 +6,7 @@ import json
 import random
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 TINY = BuildOptions(
     train_problems=20, heldout_problems=10, warm_start=WarmStart(steps=2, batch_size=4)
 )
+MIXTURE = replace(TINY, moe=True)
 
 
 def make(out: Path, options: BuildOptions = TINY, force: bool = False) -> building.Report:
@@ -42,14 +44,17 @@ def manifest(out: Path) -> dict[str, object]:
     return result
 
 
-def test_same_seed_same_bytes_whatever_the_caller_did(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [TINY, MIXTURE], ids=["dense", "mixture"])
+def test_same_seed_same_bytes_whatever_the_caller_did(
+    tmp_path: Path, options: BuildOptions
+) -> None:
     threads = torch.get_num_threads()
     torch.manual_seed(1)
-    make(tmp_path / "a")
+    make(tmp_path / "a", options)
     torch.manual_seed(2)
     torch.set_num_threads(2)
     try:
-        make(tmp_path / "b")
+        make(tmp_path / "b", options)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(threads)
@@ -90,6 +95,36 @@ def test_folder_loads_and_its_parts_agree(tmp_path: Path) -> None:
     )
     assert (len(heldout), len(train)) == (10, 20)
     assert not heldout & train
+
+
+def test_a_mixture_is_built_of_the_same_data_and_as_much_work_a_token(tmp_path: Path) -> None:
+    for name, options in (("dense", TINY), ("mixture", MIXTURE)):
+        make(tmp_path / name, options)
+    dense, mixture = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name / "model")
+        for name in ("dense", "mixture")
+    )
+    assert mixture.config.model_type == "qwen3_moe"
+    assert {parameter.dtype for parameter in mixture.parameters()} == {torch.float32}
+    for layer, other in zip(mixture.model.layers, dense.model.layers, strict=True):
+        per_expert = sum(p[0].numel() for p in layer.mlp.experts.parameters())
+        taken = mixture.config.num_experts_per_tok * per_expert
+        assert taken == sum(p.numel() for p in other.mlp.parameters())
+    for data in ("train.jsonl", "heldout.jsonl"):
+        one, other = ((tmp_path / name / data).read_bytes() for name in ("dense", "mixture"))
+        assert one == other
+
+
+def test_a_dense_build_is_found_by_who_knows_of_no_mixtures_and_not_by_who_wants_one(
+    tmp_path: Path,
+) -> None:
+    make(tmp_path)
+    assert "moe" not in manifest(tmp_path)["settings"]  # type: ignore[operator]
+    assert building.read_finished(tmp_path, TINY)
+    assert not building.read_finished(tmp_path, MIXTURE)
+    make(tmp_path, MIXTURE)
+    assert building.read_finished(tmp_path, MIXTURE)
+    assert not building.read_finished(tmp_path, TINY)
 
 
 def test_finished_build_is_not_built_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,14 +3,18 @@
 import json
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from vespo_openrlhf.embedded.build import PRODUCTS, file_hashes
+from vespo_openrlhf.quickstart import __main__ as command
 from vespo_openrlhf.quickstart import pipeline
-from vespo_openrlhf.quickstart.pipeline import Plan
+from vespo_openrlhf.quickstart.job import to_arguments
+from vespo_openrlhf.quickstart.pipeline import Plan, training_flags
 
 NUMBERS = {
     "before": {"avg@k": 0.25, "standard_error": 0.01},
@@ -102,6 +106,45 @@ def test_a_report_that_fails_costs_no_training(
             pipeline.execute(finished)
     assert pipeline.execute(finished) == 0
     assert len(trainings) == 1
+
+
+def test_a_mixture_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    plans: list[Plan] = []
+    monkeypatch.setattr(command, "execute", lambda plan: plans.append(plan) or 0)
+    monkeypatch.setattr(command.signal, "signal", lambda *_: None)
+    monkeypatch.chdir(tmp_path)
+    for words in ([], ["--moe"], ["--moe", "--seed", "1"], ["--moe", "--out", "mine"]):
+        assert command.main(words) == 0
+    assert [plan.out.relative_to(tmp_path).as_posix() for plan in plans] == [
+        "runs/quickstart-seed0",
+        "runs/quickstart-moe-seed0",
+        "runs/quickstart-moe-seed1",
+        "mine",
+    ]
+    assert [plan.moe for plan in plans] == [False, True, True, True]
+
+
+def test_a_mixture_is_trained_as_a_dense_model_is(tmp_path: Path) -> None:
+    dense, mixture = (training_flags(Plan(tmp_path, moe=moe)) for moe in (False, True))
+    assert mixture[: len(dense)] == dense
+    assert mixture[len(dense) :] == to_arguments(pipeline.MOE_FLAGS)
+
+
+def test_a_run_of_a_dense_model_is_not_gone_on_with_as_one_of_a_mixture(tmp_path: Path) -> None:
+    dense = Plan(tmp_path)
+    dense.run_dir.mkdir()
+    for product in PRODUCTS:
+        (dense.built / product).mkdir(parents=True)
+    manifest = {
+        "settings": dense.model.as_manifest(),
+        "files": file_hashes(dense.built),
+        "sampled_accuracy": 0.4,
+        "greedy_accuracy": 0.0,
+    }
+    (dense.built / "manifest.json").write_text(json.dumps(manifest))
+    pipeline._build(dense)  # found
+    with pytest.raises(ValueError, match=r"another model .* --moe.* --out"):
+        pipeline._build(replace(dense, moe=True))
 
 
 def test_a_run_of_a_model_that_is_built_otherwise_now_is_left_alone(tmp_path: Path) -> None:
