@@ -20,7 +20,7 @@ from math_verify import verify as math_verify
 from sympy.concrete.expr_with_limits import ExprWithLimits
 
 from vespo_openrlhf.reward.comparing.expression import split_top
-from vespo_openrlhf.reward.comparing.judge import UnreadableError, check_size
+from vespo_openrlhf.reward.comparing.limits import UnreadableError, check_size
 from vespo_openrlhf.reward.comparing.words import choice, split_unit, text_key
 from vespo_openrlhf.reward.reading.quantity import (
     FULL_DIGITS,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vespo_openrlhf.reward.reading.quantity import read_unit
+from vespo_openrlhf.reward.reading.units import read_unit
 
 _CHOICE = re.compile(r"(?:\\text ?\{ ?)?\(? ?([A-Za-z]) ?\)?[.:]? ?\}?\.?")
 _CHOICE_WITH_TEXT = re.compile(

@@ -19,7 +19,7 @@ from itertools import takewhile
 
 from vespo_openrlhf.reward.reading.formats import final_text
 from vespo_openrlhf.reward.reading.normalize import INVISIBLE
-from vespo_openrlhf.reward.reading.quantity import UNITS
+from vespo_openrlhf.reward.reading.units import UNITS
 
 MAX_BOXES = 32
 MAX_ANSWER_CHARS = 20_000
