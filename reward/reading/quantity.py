@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 from vespo_openrlhf.reward.reading.normalize import CURRENCY
-from vespo_openrlhf.reward.reading.units import UNITS, Unit, bare_unit, read_unit
+from vespo_openrlhf.reward.reading.units import SHORTHAND, UNITS, Unit, bare_unit, read_unit
 
 MAX_DIGITS = 2_000
 FULL_DIGITS = 15  # a decimal of so many digits, rightly rounded, is the number
@@ -77,6 +77,7 @@ class Quantity:
         base: (digits, base) of a number written in a base other than ten.
         decimals: digits after the point, where it is written as a decimal; else -1.
         digits: significant digits of such a decimal.
+        shorthand: the letter after it that may be a factor: the M of ``5\\text{M}``.
     """
 
     value: Fraction
@@ -85,6 +86,7 @@ class Quantity:
     base: tuple[str, int] | None = None
     decimals: int = -1
     digits: int = 0
+    shorthand: str = ""
 
     @property
     def plain(self) -> bool:
@@ -178,7 +180,7 @@ def parse_quantity(text: str) -> Quantity | None:
     number = match.group("number")
     decimals = len(number.partition(".")[2]) if number and "." in number else -1
     rest = text[match.end() :]
-    percent = False
+    percent, shorthand = False, SHORTHAND.fullmatch(rest.strip())
     if rest:
         stripped = rest.strip()
         if number is None and stripped[:1].isdigit():
@@ -221,6 +223,7 @@ def parse_quantity(text: str) -> Quantity | None:
     return Quantity(
         value,
         percent=percent,
+        shorthand=shorthand[1] if shorthand else "",
         unit=unit if unit and (unit.measures or unit.words) else None,
         decimals=decimals,
         digits=len(re.sub(r"\D", "", number).lstrip("0")) if number and decimals >= 0 else 0,
@@ -260,6 +263,8 @@ def same_quantity(gold: Quantity, answer: Quantity) -> bool:
     """
     if gold.base or answer.base:
         return gold.base == answer.base
+    if gold.shorthand != answer.shorthand and None in (gold.unit, answer.unit):
+        return False
     if gold.percent != answer.percent:
         percent, other = (gold, answer) if gold.percent else (answer, gold)
         if other.unit is not None and other.unit.measures:

@@ -74,6 +74,8 @@ _UNIT_TABLE = """
 _PREFIXES = {"k": 3, "M": 6, "G": 9, "m": -3, "n": -9, "μ": -6, "kilo": 3, "mega": 6, "giga": 9,
              "centi": -2, "milli": -3, "micro": -6, "nano": -9}  # fmt: skip
 _SHORT_PREFIXED = {f"{p}{u}": (u, e) for p, e in (("c", -2), ("d", -1)) for u in "mglL"}
+# Of thousands and millions, or kelvin: 5K is not 5.
+SHORTHAND = re.compile(r"(?:\\text ?\{ ?)?([kKMBT]) ?\}?")
 _TIGHT = frozenset("mm cm dm km in ft yd mi kg mg lb oz hr yr ms ml mL rs".split())
 
 
