@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from vespo_openrlhf.reward.api import label_problem, verify
 from vespo_openrlhf.reward.comparing.expression import TooComplexError
-from vespo_openrlhf.reward.comparing.judge import MAX_CHARS
+from vespo_openrlhf.reward.comparing.limits import MAX_CHARS
 from vespo_openrlhf.reward.comparing.structure import parse
 from vespo_openrlhf.reward.reading.extract import extract
 from vespo_openrlhf.reward.reading.normalize import normalize

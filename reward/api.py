@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from vespo_openrlhf.reward.comparing.judge import MAX_CHARS, UndecidedError, judge, undecided
+from vespo_openrlhf.reward.comparing.judge import UndecidedError, judge, undecided
+from vespo_openrlhf.reward.comparing.limits import MAX_CHARS
 from vespo_openrlhf.reward.comparing.words import choice
 from vespo_openrlhf.reward.labels import parse_label
 from vespo_openrlhf.reward.pool import client, own_thread

@@ -9,11 +9,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import replace
-from string import ascii_lowercase
 
+from vespo_openrlhf.reward.comparing.conditions import (
+    CONDITION_WORDS,
+    OPERATOR,
+    condition_key,
+    domain,
+    explicit,
+)
 from vespo_openrlhf.reward.comparing.expression import MAX_DEPTH, Expression, TooComplexError
+from vespo_openrlhf.reward.comparing.limits import (
+    MAX_CHARS,
+    UnreadableError,
+    check_size,
+    depth,
+)
+from vespo_openrlhf.reward.comparing.shapes import (
+    as_column,
+    as_except,
+    bare,
+    by_name,
+    name_key,
+    tells_apart,
+)
 from vespo_openrlhf.reward.comparing.structure import is_name, parse
+from vespo_openrlhf.reward.comparing.unevaluated import SENTENCE, UNFINISHED, unevaluated
 from vespo_openrlhf.reward.comparing.words import (
     choice,
     is_clock,
@@ -28,61 +48,22 @@ from vespo_openrlhf.reward.reading.quantity import (
     parse_quantity,
     same_parts,
     same_quantity,
-    same_unit,
 )
+from vespo_openrlhf.reward.reading.units import same_unit
 
-MAX_CHARS = 20_000
-MAX_SCALAR_CHARS = 1_500
 _MAX_SET = 64
 
 #: ("equal", gold, answer), ("equation", gold lhs, gold rhs, answer lhs, answer rhs),
 #: ("relation", the same) or ("rounds", exact, decimal) -> whether it holds.
 Algebra = Callable[..., bool]
 
-_UNEVALUATED = re.compile(
-    r"(?<=[\w)}\]!°%. ])[-+]|\\cdot|!|\\pm|\||:|[a-zA-Z]{2,}\("
-    r"|\\(?:binom|sum|prod|int|lim|gcd|lcm|max|min|log|ln|exp|sin|cos|tan|cot|sec|csc|arc\w+"
-    r"|lfloor|rfloor|lceil|rceil|bmod|pmod|mod|det|text|circ)(?![a-z])"
-    r"|\)\s*\(|\d\s*[({]|[)}]\s*\d|[\d}]\s*\\(?:sqrt|frac)|[\d)}]\s*[ei](?![a-zA-Z])"
-)
-# What a problem asks for: an answer that still has one, and a gold that has none, restates it.
-_UNFINISHED = re.compile(
-    r"\\(?:i*int|oint|sum|prod|lim)(?![a-z])"
-    r"|\\frac ?\{ ?(?:d|\\partial)(?![a-z]{2})[^{}]*\} ?\{ ?(?:d|\\partial) ?[a-z]"
-)
-# Numbers among words, but in 3 feet by 5 feet: as a product they could change places.
-_SENTENCE = re.compile(
-    r"(?!.*(?:\\cdot|\bby ?\}))"
-    r".*\\text ?\{[^{}]*[a-zA-Z]{3}[^{}]*\}.*\d.*\\text ?\{[^{}]*[a-zA-Z]{3}"
-    r"|.*\d ?[a-zA-Z]{3,} \d+ ?[a-zA-Z]{3}"
-)
-_SIGNS = re.compile(r"[-+] ?\(? ?[-+]")
 _LETTERS = re.compile(r"[A-J]{2,10}")  # all that apply: ABD
 _SEQUENCE = re.compile("[A-Z]{3,}")
-_OPERATOR = re.compile(r"[<>=]|\\(?:le|ge|ne|in|equiv)(?![a-z])")
-_CONDITION_WORDS = re.compile(
-    r"(?<![a-zA-Z\\])(?:if|when|for|where|is|are|an|a|the|all)(?![a-zA-Z])"
-)
-_OTHERWISE = re.compile(r"(?:otherwise|else|elsewhere|\\text ?\{ ?otherwise ?\})\.?", re.IGNORECASE)
-_OPPOSITES = {"<": "\\ge ", ">": "\\le ", "\\le": "> ", "\\ge": "< ", "=": "\\ne ", "\\ne": "= ",
-              "even": "odd", "odd": "even", "rational": "irrational",
-              "irrational": "rational"}  # fmt: skip
-_OPPOSITE_RE = re.compile(r"[<>=]|\\(?:le|ge|ne)(?![a-z])|\b(?:even|odd|(?:ir)?rational)\b")
-_VARIABLE = re.compile(r"(?<!\\text)(?<![a-zA-Z\\])[a-df-hj-zA-Z](?![a-zA-Z])")
 _FUNCTION_NAME = re.compile(r"y|[a-z]\([a-z]\)")
-_TOO_BIG = re.compile(
-    r"\^ ?\{? ?-?\d{6,}|\^ ?\{[^{}]*\^ ?(?:\{[^{}]*\^|\d{3})|\^ ?\{ ?\d+ ?\^ ?\{? ?\d{2}"
-    r"|\d{5,} ?\)? ?!|! ?\)? ?!|\\binom ?\{ ?\d{6,}|\\(?:sum|prod).*10 ?\^"
-    r"|\\(?:sum|prod|int)[^a-z].*\^ ?\{?[^{}]*\d{5,}"
-)
 
 
 class UndecidedError(Exception):
     """The comparison needs algebra."""
-
-
-class UnreadableError(ValueError):
-    """The answer cannot be read as mathematics."""
 
 
 def undecided(*_: str) -> bool:
@@ -90,30 +71,14 @@ def undecided(*_: str) -> bool:
     raise UndecidedError
 
 
-def check_size(text: str) -> None:
-    """Refuse a scalar whose evaluation could not end, before anything tries.
-
-    Raises:
-        UnreadableError: it is too long, too deep, or a tower of powers or factorials.
-    """
-    if len(text) > MAX_SCALAR_CHARS:
-        raise UnreadableError("longer than what is compared as mathematics")
-    if _TOO_BIG.search(text):
-        raise UnreadableError("powers or factorials beyond what is evaluated")
-    if depth(text) > 25:
-        raise UnreadableError("nested too deep")
-
-
-def depth(text: str) -> int:
-    """How deep brackets of any kind are nested."""
-    level = deepest = 0
-    for char in text:
-        if char in "{([":
-            level += 1
-            deepest = max(deepest, level)
-        elif char in "})]":
-            level -= 1
-    return deepest
+def _each_in_other(
+    gold: tuple[Expression, ...],
+    answer: tuple[Expression, ...],
+    same: Callable[[Expression, Expression], bool],
+) -> bool:
+    return all(any(same(g, a) for a in answer) for g in gold) and all(
+        any(same(g, a) for g in gold) for a in answer
+    )
 
 
 class Judge:
@@ -133,8 +98,7 @@ class Judge:
             return self._ratio(*ratios)
         if _SEQUENCE.fullmatch(gold) and _SEQUENCE.fullmatch(answer):
             return False  # HHT and HTH are no products
-        decided = same_words(gold, answer)
-        if decided is not None:
+        if (decided := same_words(gold, answer)) is not None:
             return decided
         gold_number, answer_number = parse_quantity(gold), parse_quantity(answer)
         if gold_number is not None and answer_number is not None:
@@ -159,14 +123,13 @@ class Judge:
     def _expression(
         self, gold: str, answer: str, gold_number: Quantity | None, answer_number: Quantity | None
     ) -> bool:
-        for number in (gold_number, answer_number):
-            if number is not None and number.base:
-                return False
-        if gold_number is not None and gold_number.value.denominator == 1 and _unevaluated(answer):
+        if any(number is not None and number.base for number in (gold_number, answer_number)):
             return False
-        if _SENTENCE.match(gold) or _SENTENCE.match(answer):
+        if gold_number is not None and gold_number.value.denominator == 1 and unevaluated(answer):
             return False
-        if _UNFINISHED.search(answer) and not _UNFINISHED.search(gold):
+        if SENTENCE.match(gold) or SENTENCE.match(answer):
+            return False
+        if UNFINISHED.search(answer) and not UNFINISHED.search(gold):
             return False
         gold_head, gold_unit = split_unit(gold)
         answer_head, answer_unit = split_unit(answer)
@@ -195,7 +158,7 @@ class Judge:
         if gold.kind in ("union", "except") or answer.kind in ("union", "except"):
             return self._sets_of_reals(gold, answer)
         if "matrix" in (gold.kind, answer.kind):
-            gold, answer = _as_column(gold), _as_column(answer)
+            gold, answer = as_column(gold), as_column(answer)
             return gold.kind == answer.kind and self._rows(gold, answer)
         kinds = (gold.kind, answer.kind)
         if "piecewise" in kinds:
@@ -208,7 +171,7 @@ class Judge:
                 return self.same(*((member, other) if one_member is gold else (other, member)))
         if "scalar" in kinds:
             many, one = (gold, answer) if answer.kind == "scalar" else (answer, gold)
-            if many.kind == "list" and (letters := _LETTERS.fullmatch(_bare(one.text))):
+            if many.kind == "list" and (letters := _LETTERS.fullmatch(bare(one.text))):
                 chosen = tuple(Expression("scalar", letter) for letter in letters.group())
                 return self._unordered(many.items, chosen)
             if many.detail == "spaced":
@@ -221,18 +184,18 @@ class Judge:
         if "tuple" in kinds:
             if "set" in kinds:
                 return False
-            return self._ordered(_by_name(gold), _by_name(answer))
-        if _tells_apart(gold) != _tells_apart(answer):
-            return self._ordered(_by_name(gold), _by_name(answer))
+            return self._ordered(by_name(gold), by_name(answer))
+        if tells_apart(gold) != tells_apart(answer):
+            return self._ordered(by_name(gold), by_name(answer))
         return self._unordered(gold.items, answer.items)
 
     def _contradict(self, gold: Expression, answer: Expression) -> bool:
         """Whether both say of what variables they hold, and do not say the same."""
-        domains = _domain(gold.condition), _domain(answer.condition)
+        domains = domain(gold.condition), domain(answer.condition)
         if all(domains):
             # some count 0 among the naturals
             return domains[0] != domains[1] and {*domains} not in ({"N", "Z+"}, {"N", "Z0"})
-        if any(domains) or not all(map(_OPERATOR.search, (gold.condition, answer.condition))):
+        if any(domains) or not all(map(OPERATOR.search, (gold.condition, answer.condition))):
             return False
         left, right = parse(gold.condition), parse(answer.condition)
         if left.kind != right.kind or left.name != right.name:
@@ -241,13 +204,13 @@ class Judge:
 
     def _ordered(self, gold: Expression, answer: Expression) -> bool:
         return len(gold.items) == len(answer.items) and all(
-            self.same(g, a) for g, a in zip(gold.items, answer.items, strict=True)
+            map(self.same, gold.items, answer.items)
         )
 
     def _rows(self, gold: Expression, answer: Expression) -> bool:
-        if [len(row.items) for row in gold.items] != [len(row.items) for row in answer.items]:
-            return False
-        return all(self._ordered(g, a) for g, a in zip(gold.items, answer.items, strict=True))
+        return len(gold.items) == len(answer.items) and all(
+            map(self._ordered, gold.items, answer.items)
+        )
 
     def _unordered(self, gold: tuple[Expression, ...], answer: tuple[Expression, ...]) -> bool:
         """Whether two collections hold the same things, each once or more."""
@@ -257,36 +220,31 @@ class Judge:
             return True
         if len(gold_keys) > _MAX_SET or len(answer_keys) > _MAX_SET:
             raise UnreadableError("more members than are compared")
-        return all(any(self.same(g, a) for a in answer) for g in gold) and all(
-            any(self.same(g, a) for g in gold) for a in answer
-        )
+        return _each_in_other(gold, answer, self.same)
 
     def _piecewise(self, gold: Expression, answer: Expression) -> bool:
         """Whether two functions by cases have the same values under the same conditions."""
 
         def same(g: Expression, a: Expression) -> bool:
             return self.same(g.items[0], a.items[0]) and self._same_condition(
-                _explicit(g, gold), _explicit(a, answer)
+                explicit(g, gold), explicit(a, answer)
             )
 
-        return (
-            len(gold.items) == len(answer.items)
-            and all(any(same(g, a) for a in answer.items) for g in gold.items)
-            and all(any(same(g, a) for g in gold.items) for a in answer.items)
+        return len(gold.items) == len(answer.items) and _each_in_other(
+            gold.items, answer.items, same
         )
 
     def _same_condition(self, gold: str, answer: str) -> bool:
-        if _condition_key(gold) == _condition_key(answer):
+        if condition_key(gold) == condition_key(answer):
             return True
-        if not _OPERATOR.search(gold) or not _OPERATOR.search(answer):
+        if not OPERATOR.search(gold) or not OPERATOR.search(answer):
             return False
-        left, right = (parse(_CONDITION_WORDS.sub(" ", text)) for text in (gold, answer))
+        left, right = (parse(CONDITION_WORDS.sub(" ", text)) for text in (gold, answer))
         return {"scalar", "list"}.isdisjoint((left.kind, right.kind)) and self.same(left, right)
 
     def _interval(self, gold: Expression, answer: Expression) -> bool:
-        if gold.kind == "set" or answer.kind == "set" or "scalar" in (gold.kind, answer.kind):
-            return False
-        if "list" in (gold.kind, answer.kind) or len(gold.items) != 2 or len(answer.items) != 2:
+        kinds = {gold.kind, answer.kind}
+        if not kinds <= {"interval", "tuple"} or len(gold.items) != 2 or len(answer.items) != 2:
             return False
         if gold.detail != answer.detail:
             return False
@@ -296,19 +254,13 @@ class Judge:
 
     def _sets_of_reals(self, gold: Expression, answer: Expression) -> bool:
         if "except" in (gold.kind, answer.kind):
-            gold, answer = _as_except(gold, True), _as_except(answer, False)
+            gold, answer = as_except(gold, True), as_except(answer, False)
             if gold.kind == answer.kind:
                 return self._unordered(gold.items, answer.items)
-        parts: list[tuple[Expression, ...]] = []
-        for node in (gold, answer):
-            if node.kind in ("union", "list"):
-                parts.append(node.items)
-            else:
-                return False
-        if len(parts[0]) != len(parts[1]) or gold.detail != answer.detail:
+        if not {gold.kind, answer.kind} <= {"union", "list"} or gold.detail != answer.detail:
             return False
-        return all(any(self.same(g, a) for a in parts[1]) for g in parts[0]) and all(
-            any(self.same(g, a) for g in parts[0]) for a in parts[1]
+        return len(gold.items) == len(answer.items) and _each_in_other(
+            gold.items, answer.items, self.same
         )
 
     def _approx(self, gold: Expression, answer: Expression) -> bool:
@@ -352,12 +304,12 @@ class Judge:
             gold_value, answer_value = self._named_value(gold), self._named_value(answer)
             if gold_value is None or answer_value is None:
                 return False
-            if _name_key(gold.name) == _name_key(answer.name):
+            if name_key(gold.name) == name_key(answer.name):
                 return self.same(gold_value, answer_value)
             if parse_quantity(gold_value.text) is not None:
                 return False
-            if {True, False} == {_name_key(n.name) == "y" for n in (gold, answer)} and all(
-                _FUNCTION_NAME.fullmatch(_name_key(n.name)) for n in (gold, answer)
+            if {True, False} == {name_key(n.name) == "y" for n in (gold, answer)} and all(
+                _FUNCTION_NAME.fullmatch(name_key(n.name)) for n in (gold, answer)
             ):
                 return self.same(gold_value, answer_value)
             return self._equation(gold, answer, "equation")
@@ -392,8 +344,7 @@ class Judge:
         sides: list[str] = []
         for node in (gold, answer):
             texts = [item.text for item in node.items]
-            if node.kind == "named":
-                texts.insert(0, node.name)
+            texts = [node.name, *texts] if node.kind == "named" else texts
             if len(texts) != 2:
                 return False
             sides.extend(texts)
@@ -402,100 +353,6 @@ class Judge:
         if operation == "relation":
             sides.extend((gold.detail, answer.detail))
         return self.algebra(operation, *sides)
-
-
-def _as_column(node: Expression) -> Expression:
-    """A tuple as the column vector that it may stand for."""
-    if node.kind != "tuple":
-        return node
-    return Expression(
-        "matrix", "", tuple(Expression("row", item.text, (item,)) for item in node.items)
-    )
-
-
-def _by_name(node: Expression) -> Expression:
-    """``y = 2, x = 1`` in the order of its names, where these follow one another."""
-    names = [item.name for item in node.items]
-    if node.kind != "list" or len(names) < 2 or "".join(sorted(names)) not in ascii_lowercase:
-        return node
-    return replace(node, items=tuple(sorted(node.items, key=lambda item: item.name)))
-
-
-def _as_except(node: Expression, trusted: bool) -> Expression:
-    """Open intervals that leave out points, as all but those; a gold's points are in order."""
-    ends = [item.items for item in node.items if item.kind in ("interval", "tuple")]
-    if node.kind != "union" or any(len(pair) != 2 for pair in ends) or len(ends) < 2:
-        return node
-    ends.sort(key=lambda pair: (pair[0].text != "-\\infty") + (pair[1].text == "\\infty"))
-    closed = any(i.kind == "interval" and i.detail != "()" for i in node.items)
-    points = [pair[1] for pair in ends[:-1]]
-    numbers = [n.value for p in points if (n := parse_quantity(p.text)) is not None]
-    in_order = len(points) == 1 or (
-        sorted(set(numbers)) == numbers if len(numbers) == len(points) else trusted
-    )
-    joined = [compact(p.text) for p in points] == [compact(pair[0].text) for pair in ends[1:]]
-    whole = (ends[0][0].text, ends[-1][1].text.lstrip("+")) == ("-\\infty", "\\infty")
-    if closed or len(ends) != len(node.items) or not (in_order and joined and whole):
-        return node
-    return Expression("except", node.text, tuple(points))
-
-
-def _domain(condition: str) -> str:
-    """The set that a condition names, by its letter and sign: Z+, or Z0 where 0 is in it."""
-    found = re.search(
-        r"\\mathbb\{(?P<set>[ZNRQ])\}(?P<sign>.*)"
-        r"|(?P<positive>positive )?(?:(?P<Z>integer)|(?P<R>real)|(?P<N>natural))",
-        condition,
-    )
-    if found is None:
-        return ""
-    letter = found["set"] or next(name for name in "ZRN" if found[name])
-    written = compact(found["sign"] or "") + "+" * (found["positive"] is not None)
-    sign = "0" if "0" in written and ">" not in written else "+" if ">" in written else ""
-    return letter + (sign or next((s for s in "*-+" if s in written), ""))
-
-
-def _tells_apart(node: Expression) -> bool:
-    """Whether the members of a list each have a name or a unit of their own."""
-    tags: list[object] = []
-    for item in node.items:
-        quantity = parse_quantity(item.text) if item.kind == "scalar" else None
-        name = re.sub(r"_.*", "", _name_key(item.name)) if item.kind == "named" else None
-        tags.append(name or (quantity.unit if quantity else None))
-    return len(tags) > 1 and None not in tags and len(set(tags)) == len(tags)
-
-
-def _explicit(branch: Expression, function: Expression) -> str:
-    """The condition of a row; "otherwise", of two rows, is the opposite of the other's."""
-    if not _OTHERWISE.fullmatch(branch.detail.strip()):
-        return branch.detail
-    other = next((b.detail for b in function.items if b is not branch), "")
-    found = _OPPOSITE_RE.findall(other)
-    if len(function.items) != 2 or len(found) != 1:
-        return "otherwise"
-    return _OPPOSITE_RE.sub(lambda m: _OPPOSITES[m.group()], other)
-
-
-def _condition_key(text: str) -> list[str]:
-    """A condition without its small words, in the order written where it has an operator."""
-    tokens = re.findall(r"\\?[a-zA-Z]+|\d+|\S", _CONDITION_WORDS.sub(" ", text).strip(" ,.;"))
-    return tokens if _OPERATOR.search(text) else sorted(token.lower() for token in tokens)
-
-
-def _bare(text: str) -> str:
-    return re.sub(r"\\text|[{}\s]", "", text)
-
-
-def _name_key(name: str) -> str:
-    return _bare(name).lower()
-
-
-def _unevaluated(answer: str) -> bool:
-    """Whether a scalar still has a sum, product, factorial or function to work out."""
-    head = split_unit(answer)[0]
-    if _SIGNS.match(head) or _VARIABLE.search(head):
-        return True
-    return _UNEVALUATED.search(head.lstrip("+- ")) is not None
 
 
 def _read(text: str) -> Expression:
@@ -529,17 +386,15 @@ def judge(golds: tuple[str, ...], answers: tuple[str, ...], algebra: Algebra) ->
     if len(nodes) > 1:
         flat = [i for n in nodes for i in (n.items if n.kind == "list" else (n,))]
         node = Expression("list", ",".join(n.text for n in nodes), tuple(flat))
-    unreadable, waiting = False, False
+    failures: list[Exception] = []
     for gold in golds:
         try:
             if Judge(algebra).same(_read(gold), node):
                 return "correct"
-        except UndecidedError:
-            waiting = True
-        except (UnreadableError, TooComplexError, RecursionError):
-            unreadable = True
-    if waiting:
+        except (UndecidedError, UnreadableError, TooComplexError, RecursionError) as failure:
+            failures.append(failure)
+    if any(isinstance(failure, UndecidedError) for failure in failures):
         raise UndecidedError
-    if unreadable:
+    if failures:
         return "unparsable"
     return "ambiguous" if node.kind == "list" and len(node.items) > 1 else "wrong"

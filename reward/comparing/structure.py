@@ -7,15 +7,22 @@ by one. It is string work only, so the caller and the workers see the same shape
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 
+from vespo_openrlhf.reward.comparing.conditions import split_condition
 from vespo_openrlhf.reward.comparing.expression import (
     LIST_SEPARATOR,
     RELATION,
     Expression,
     enclosed,
     split_top,
+)
+from vespo_openrlhf.reward.comparing.reals import (
+    all_but,
+    inequalities,
+    infinite,
+    interval,
+    without,
 )
 from vespo_openrlhf.reward.reading.quantity import Quantity, parse_quantity
 
@@ -29,7 +36,6 @@ _NAME_PIECE = re.compile(
 )
 _LETTERS = r"(?:[a-zA-Z]+|\\(?!pi|infty|sqrt|frac)[a-z]+)"
 _MAX_NAME = 200
-_MAX_CONDITIONED = 400
 _DENIED = re.compile(
     r"\\(?:not|neg|lnot)(?![a-zA-Z])"
     r"|(?<![a-zA-Z\\])(?:not|no(?!\.)|never|if|unless|except|wrong|false)(?![a-zA-Z])",
@@ -43,29 +49,8 @@ _FUNCTION_VALUE = re.compile(
     r"|(?:\\?Pr?|\\text ?\{ ?(?:P|Pr|Prob) ?\}|\\mathbb\{[PE]\}) ?[(\[].*[)\]]"
 )
 _POINT = re.compile(r"[A-Z]'? ?(?P<coordinates>\([^()]*,[^()]*\))")
-_DOMAIN = re.compile(
-    r"(?P<rest>(?:(?!\\(?:ne|le|ge|in|cup)(?![a-z]))[^=<>,;])+)"
-    r"(?:[,;]|[,;]? ?\\text ?\{,? ?(?:for|where|if|when|with) ?\}) ?"
-    r"(?P<name>[a-z]) ?(?:\\ne(?![a-z])[^=<>,]{1,30}|(?P<bound>(?:\\ge(?![a-z])|>) ?\d))"
-)
 _COMPOUND = re.compile(
     rf"{_LETTERS}(?: ?[-+/] ?{_LETTERS})+" r"|\\frac ?\{ ?[a-zA-Z]+ ?\} ?\{ ?[a-zA-Z]+ ?\}"
-)
-_CONDITION = re.compile(
-    r"(?P<rest>.*?\S) ?[,;]? ?(?:\\text ?\{,? ?(?:where|with|for(?: (?:any|all|every|each|some))?"
-    r"(?: (?:positive )?(?:integers?|reals?(?: numbers?)?|real numbers?))?)? ?\} ?)?"
-    r"(?:(?:[,(] ?(?:\\forall ?)?|(?<=\}) ?|(?<=\} )|\\forall ?)"
-    r"(?P<first>[a-zA-Z])(?: ?, ?(?!(?P=first))[a-zA-Z]){1,4}"
-    r"|[,(]? ?(?:\\forall ?)?(?<![\w\\])[a-zA-Z]) ?\\in ?\\mathbb\{[ZNRQ]\}"
-    r" ?(?:[_^] ?(?:\{ ?[-+*0\\a-z>\s]{1,8} ?\}|[-+*0]|\\(?:cdot|star)(?![a-z])))* ?\)?"
-)
-# "for all real x", "where k is an integer"
-_FOR_ALL = re.compile(
-    r"(?P<rest>.*[^\s,;(]) ?[,;]? ?\(?"
-    r"(?:\\text ?\{,? ?for (?:all|any|every|each)(?: [a-z]{4,11}){0,2} ?\}|\\forall)"
-    r" ?[a-z](?![a-z(])(?: ?\\text ?\{[a-z ]{0,20}\})? ?\)?"
-    r"|(?P<rest2>.*[^\s,;(]) ?[,;]? ?\\text ?\{,? ?(?:where|with|for) ?\} ?[a-z] ?"
-    r"\\text ?\{ ?(?:is )?(?:an? |any )?[a-z ]{0,12}(?:integer|real|number)s? ?\}"
 )
 _CASES = re.compile(
     r"(?P<lead>[^&=]{0,60}?=)? ?\\begin\{[dr]?cases\}(?P<rows>.*)\\end\{[dr]?cases\}", re.DOTALL
@@ -99,7 +84,6 @@ _CONSTANT = re.compile(r"\\(?:frac|sqrt|pi|cdot|log|ln|sin|cos|tan|left|right)(?
 _MEMBER = re.compile(
     rf"{_VARIABLE.pattern}|[a-z] ?\([a-z, ]+\)|\( ?[a-z](?: ?, ?[a-z])+ ?\)|\\text ?\{{[^{{}}]*\}}"
 )
-_ALONE = r"(?<![a-zA-Z])%s(?![a-zA-Z])"  # a variable, no letter of a word
 _BARE_LABEL = re.compile(r"[A-Za-z][A-Za-z ]{0,40}: ?(?=-?[\d\\])")
 _NEGATED = re.compile(rf"- ?({_VARIABLE.pattern})")
 _LEADING = re.compile(r"(?:\\approx(?![a-zA-Z])|[= ])+")
@@ -112,20 +96,6 @@ _ALL_REALS = re.compile(
 
 def _pieces(text: str, separator: str) -> list[str]:
     return [piece for piece, _ in split_top(text, separator) if piece]
-
-
-def _infinite(sign: str) -> Expression:
-    return Expression("scalar", sign + "\\infty")
-
-
-def _interval(left: Expression, right: Expression, brackets: str, name: str = "") -> Expression:
-    text = f"{brackets[0]}{left.text},{right.text}{brackets[1]}"
-    return Expression("interval", text, (left, right), name, brackets)
-
-
-def _except(excluded: Iterable[Expression], name: str = "") -> Expression:
-    items = tuple(i for node in excluded for i in (node.items if node.kind == "list" else (node,)))
-    return Expression("except", "except " + ",".join(i.text for i in items), items, name)
 
 
 _FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
@@ -145,17 +115,17 @@ def _inequality(text: str, parts: list[str], operators: list[str]) -> Expression
     if len(parts) == 2 and operators[0] == "\\ne" and any(variables):
         name, value = (parts[0], parts[1]) if variables[0] else (parts[1], parts[0])
         values = [parse(piece) for piece in _pieces(value, ",|;")]
-        return _except(values, name)
+        return all_but(values, name)
     if len(parts) == 2 and variables[0] != variables[1] and operators[0] in _FLIP:
         operator = operators[0] if variables[0] else _FLIP[operators[0]]
         name, value = (parts[0], parts[1]) if variables[0] else (parts[1], parts[0])
         end = parse(value)
         if operator in (">", "\\ge"):
-            return _interval(end, _infinite(""), ("(" if operator == ">" else "[") + ")", name)
-        return _interval(_infinite("-"), end, "(" + (")" if operator == "<" else "]"), name)
+            return interval(end, infinite(""), ("(" if operator == ">" else "[") + ")", name)
+        return interval(infinite("-"), end, "(" + (")" if operator == "<" else "]"), name)
     if variables == [False, True, False] and all(o in ("<", "\\le") for o in operators):
         brackets = ("(" if operators[0] == "<" else "[") + (")" if operators[1] == "<" else "]")
-        return _interval(parse(parts[0]), parse(parts[2]), brackets, parts[1])
+        return interval(parse(parts[0]), parse(parts[2]), brackets, parts[1])
     items = tuple(Expression("scalar", part) for part in parts)
     return Expression("relation", text, items, detail=" ".join(operators))
 
@@ -182,13 +152,13 @@ def _relation(text: str, split: list[tuple[str, str]]) -> Expression:
         if not names[0] and names[-1] and len(parts) == 2:
             parts.reverse()
             names.reverse()
+        detail = ""
         compound = len(parts) > 1 and _COMPOUND.fullmatch(parts[0]) is not None
         if compound and not any(re.search("[a-zA-Z]", _CONSTANT.sub("", p)) for p in parts[1:]):
-            values = tuple(parse(part) for part in parts[1:])
-            return Expression("named", text, values, name=parts[0], detail="compound")
-        if names[0]:
-            values = tuple(parse(part) for part in parts[1:])
-            return Expression("named", text, values, name=parts[0])
+            detail = "compound"
+        if names[0] or detail:
+            values = tuple(map(parse, parts[1:]))
+            return Expression("named", text, values, name=parts[0], detail=detail)
         return Expression("equation", text, tuple(Expression("scalar", part) for part in parts))
     if operators == ["\\in"]:
         if _MEMBER.fullmatch(parts[0]):
@@ -202,9 +172,6 @@ def _relation(text: str, split: list[tuple[str, str]]) -> Expression:
     if "\\equiv" in operators:
         residue = len(parts) == 2 and is_name(parts[0]) and "mod" in parts[1]
         return Expression("scalar", parts[1]) if residue else Expression("relation", text)
-    if operators[0] in ("=", "\\in") and len(parts) >= 3 and _MEMBER.fullmatch(parts[0]):
-        rest = text[text.index(operators[0]) + len(operators[0]) :].strip()
-        return parse(rest)
     return _inequality(text, parts, operators)
 
 
@@ -254,8 +221,6 @@ def _bracketed(text: str, opening: str, inside: str, closing: str) -> Expression
         nodes = [parse(piece) for piece in _pieces(inside, LIST_SEPARATOR)]
         items = tuple(i for n in nodes for i in (n.items if n.kind == "list" else (n,)))
         return Expression("set", text, items) if items else Expression("scalar", "\\emptyset")
-    if opening == "{":
-        return parse(inside)
     items_text = _pieces(inside, ",|;")
     if opening == "\\langle" or len(items_text) > 2:
         return Expression("tuple", text, tuple(parse(piece) for piece in items_text), detail="()")
@@ -265,7 +230,7 @@ def _bracketed(text: str, opening: str, inside: str, closing: str) -> Expression
             return Expression("list", text, (left, right))
         kind = "tuple" if opening + closing == "()" else "interval"
         return Expression(kind, text, (left, right), detail=opening + closing)
-    if len(items_text) == 1 and opening == "(" and closing == ")" and len(inside) > 1:
+    if opening == "{" or (len(items_text) == 1 and opening + closing == "()" and len(inside) > 1):
         return parse(inside)
     return None
 
@@ -298,41 +263,6 @@ def _times(scale: Quantity, cell: str) -> str:
     return f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
 
 
-def _union(parts: Iterable[Expression]) -> Expression:
-    items = tuple(parts)
-    return Expression("union", "\\cup".join(item.text for item in items), items)
-
-
-def _without(whole: str, excluded: Expression) -> Expression | None:
-    """The reals, or an interval, without points or an interval; None if it is neither."""
-    points = excluded.items if excluded.kind in ("set", "list") else (excluded,)
-    if whole in ("\\mathbb{R}", "\\mathbb R"):
-        if excluded.kind == "tuple" and len(points := excluded.items) == 2:
-            excluded = _interval(points[0], points[1], "()")
-        if excluded.kind != "interval":
-            return _except(points)
-        low, high = excluded.items
-        ends = {"[": ")", "(": "]", "]": "(", ")": "["}
-        left = _interval(_infinite("-"), low, "(" + ends[excluded.detail[0]])
-        right = _interval(high, _infinite(""), ends[excluded.detail[1]] + ")")
-        return _union((left, right))
-    node = parse(whole)
-    if node.kind == "tuple" and len(node.items) == 2:
-        node = _interval(*node.items, "()")
-    if node.kind != "interval" or any(point.kind != "scalar" for point in points):
-        return None
-    numbers = {point.text: parse_quantity(point.text) for point in points}
-    if len(points) > 1 and None in numbers.values():
-        return None
-    inner = sorted(points, key=lambda p: q.value if (q := numbers[p.text]) else 0)
-    edges = [node.items[0], *inner, node.items[1]]
-    brackets = node.detail[0] + ")(" * len(inner) + node.detail[1]
-    return _union(
-        _interval(edges[i], edges[i + 1], brackets[2 * i : 2 * i + 2])
-        for i in range(len(edges) - 1)
-    )
-
-
 def _list(text: str, split: list[tuple[str, str]]) -> Expression:
     items: list[Expression] = []
     for piece, _ in split:
@@ -349,17 +279,11 @@ def _list(text: str, split: list[tuple[str, str]]) -> Expression:
         return Expression("list", text, solutions)
     joints = {re.sub(r"\\text|[{}, \\]", "", separator) for _, separator in split[1:]}
     if len(items) > 1 and all(item.kind == "interval" and item.name for item in items):
-        return _inequalities(text, items, joints)
-    if (
-        items
-        and items[0].kind == "except"
-        and all(
-            item.kind == "except" or (item.kind == "scalar" and parse_quantity(item.text))
-            for item in items
-        )
-    ):  # x \\ne 0, 1
-        items = [item if item.kind == "except" else _except([item]) for item in items]
-        return _except((i for item in items for i in item.items), items[0].name)
+        return inequalities(text, items, joints)
+    points = [i.kind == "except" or (i.kind == "scalar" and parse_quantity(i.text)) for i in items]
+    if items and items[0].kind == "except" and all(points):  # x \\ne 0, 1
+        items = [item if item.kind == "except" else all_but([item]) for item in items]
+        return all_but((i for item in items for i in item.items), items[0].name)
     return Expression("list", text, tuple(items))
 
 
@@ -382,19 +306,6 @@ def _solutions(items: list[Expression]) -> tuple[Expression, ...] | None:
         Expression("tuple", ",".join(i.text for i in pair), tuple(i.items[0] for i in pair))
         for pair in pairs
     )
-
-
-def _inequalities(text: str, items: list[Expression], joints: set[str]) -> Expression:
-    """Inequalities in a row: one interval where both hold, a union where either does."""
-    low = next((item for item in items if item.items[1].text == "\\infty"), None)
-    high = next((item for item in items if item.items[0].text == "-\\infty"), None)
-    if len(items) == 2 and low and high and not joints & {"or", "lor"}:
-        left, right = parse_quantity(low.items[0].text), parse_quantity(high.items[1].text)
-        if left is None or right is None or left.value < right.value:
-            brackets = low.detail[0] + high.detail[1]
-            return _interval(low.items[0], high.items[1], brackets, low.name)
-    joined = len({item.name for item in items}) > 1 and not joints & {"or", "lor"}
-    return Expression("union", text, tuple(items), detail="and" * joined)
 
 
 def _plus_minus(text: str) -> Expression | None:
@@ -448,20 +359,11 @@ def parse(text: str) -> Expression:
     reals = _ALL_REALS.fullmatch(text)
     if reals and reals.group("points"):
         points = parse(reals.group("points"))
-        return _except(points.items if points.kind in ("set", "list") else (points,))
+        return all_but(points.items if points.kind in ("set", "list") else (points,))
     if reals or text in ("\\mathbb{R}", "\\mathbb R"):
-        return _interval(_infinite("-"), _infinite(""), "()")
-    condition = None
-    if "\\" in text and len(text) <= _MAX_CONDITIONED:
-        condition = _CONDITION.fullmatch(text) or _FOR_ALL.fullmatch(text)
-    if condition:
-        value = (condition["rest"] or condition["rest2"]).rstrip(" ,")
-        if not re.search(r"[(\[{|:,]$", value):
-            return replace(parse(value.rstrip(" ,;")), condition=text[len(value) :].strip(" ,;()"))
-    domain = _DOMAIN.fullmatch(text)
-    if domain and (not domain["bound"] or re.search(_ALONE % domain["name"], domain["rest"])):
-        # an expression, and where it is defined
-        return replace(parse(domain["rest"]), condition=text[domain.start("name") :])
+        return interval(infinite("-"), infinite(""), "()")
+    if (conditioned := split_condition(text)) is not None:
+        return replace(parse(conditioned[0]), condition=conditioned[1])
     point = _POINT.fullmatch(text)
     if point:
         return parse(point.group("coordinates"))
@@ -484,7 +386,7 @@ def parse(text: str) -> Expression:
     if len(union) > 1:
         return Expression("union", text, tuple(parse(piece) for piece in union))
     minus = _pieces(text, r"\\setminus|\\text\{except\}")
-    if len(minus) == 2 and (node := _without(minus[0], parse(minus[1]))) is not None:
+    if len(minus) == 2 and (node := without(*map(parse, minus))) is not None:
         return node
     around = enclosed(text)
     if around:

@@ -17,10 +17,10 @@ from typing import Any
 import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from math_verify import verify as math_verify
-from sympy.concrete.expr_with_limits import ExprWithLimits
 
+from vespo_openrlhf.reward.comparing.bound import UNFINISHED, abbreviated
 from vespo_openrlhf.reward.comparing.expression import split_top
-from vespo_openrlhf.reward.comparing.judge import UnreadableError, check_size
+from vespo_openrlhf.reward.comparing.limits import UnreadableError, check_size
 from vespo_openrlhf.reward.comparing.words import choice, split_unit, text_key
 from vespo_openrlhf.reward.reading.quantity import (
     FULL_DIGITS,
@@ -55,7 +55,6 @@ _LOG_POWER = re.compile(
 _LOG_BY_LOG = re.compile(r"(\\(?:ln|log) ?(?:\d+|[a-zA-Z])) ?(?=/ ?\\(?:ln|log)(?![a-zA-Z]))")
 _DIGITS = 50
 _POINTS = 8
-_UNFINISHED = (sympy.Integral, sympy.Sum, sympy.Product, sympy.Limit, sympy.Derivative)
 
 
 def _prepare(text: str) -> str:
@@ -141,7 +140,7 @@ def _apart(left: Any, right: Any) -> bool:
     difference = left - right
     if difference.has(sympy.Float):
         return False
-    if not difference.has(*_UNFINISHED):
+    if not difference.has(*UNFINISHED):
         difference = difference.doit()  # the parser leaves 2^{2019} as it is written
     if difference.is_Rational:
         return bool(difference != 0)
@@ -220,51 +219,6 @@ def _agree_at_points(left: Any, right: Any) -> bool | None:
     return True if agreed >= _POINTS // 2 else None
 
 
-def _canonical(node: Any, names: dict[Any, str]) -> str:
-    """A spelling without the names of bound variables and the order of terms and factors."""
-    if node in names:
-        return names[node]
-    if not node.args:
-        return str(sympy.srepr(node))
-    names = dict(names)
-    bounds = []
-    if isinstance(node, ExprWithLimits):
-        for variable, *ends in reversed(node.limits):  # the outermost first: the inner may hold it
-            bounds.append(",".join(_canonical(end, names) for end in ends))
-            names[variable] = f"#{len(names)}"
-        args = [node.function]
-    elif isinstance(node, sympy.Limit):
-        body, variable, *bounds_of = node.args
-        bounds = [_canonical(part, names) for part in bounds_of]
-        names[variable] = f"#{len(names)}"
-        args = [body]
-    else:
-        args = _flat(node)
-    parts = [_canonical(arg, names) for arg in args]
-    if isinstance(node, sympy.Add | sympy.Mul):
-        parts.sort()
-    return f"{type(node).__name__}({';'.join(parts)}|{'|'.join(bounds)})"
-
-
-def _flat(node: Any) -> list[Any]:
-    """The terms of a sum, or the factors of a product, that the parser leaves nested as written."""
-    if not isinstance(node, sympy.Add | sympy.Mul):
-        return list(node.args)
-    args = [a for arg in node.args for a in (_flat(arg) if arg.func == node.func else [arg])]
-    numbers = [arg for arg in args if arg.is_Rational and not arg.args]
-    whole = node.func(*numbers)
-    return [arg for arg in args if arg not in numbers] + [whole] * (whole != node.identity)
-
-
-def _abbreviated(value: Any) -> Any:
-    """A letter for each sum, integral or limit, the same for those that differ in spelling."""
-    if isinstance(value, _UNFINISHED):
-        return sympy.Symbol(_canonical(value, {}))
-    if not value.has(*_UNFINISHED):
-        return value
-    return value.func(*map(_abbreviated, value.args))
-
-
 def equal(gold: str, answer: str) -> bool:
     """Whether two scalars are the same number or expression."""
     decimal = _is_rounding(gold, answer) or _is_rounding(answer, gold)
@@ -278,13 +232,13 @@ def equal(gold: str, answer: str) -> bool:
     if not (isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr)):
         return bool(math_verify(left, right, timeout_seconds=None))
     right = _same_case(left, right)
-    if left.has(*_UNFINISHED) and right.has(*_UNFINISHED):
-        short = _abbreviated(left), _abbreviated(right)
+    if left.has(*UNFINISHED) and right.has(*UNFINISHED):
+        short = abbreviated(left), abbreviated(right)
         if short[0] == short[1] or _agree_at_points(*short):
             return True
     if not left.free_symbols and not right.free_symbols:
         same = _close(left, right)
-        if same is None and not left.has(*_UNFINISHED) and not right.has(*_UNFINISHED):
+        if same is None and not left.has(*UNFINISHED) and not right.has(*UNFINISHED):
             return bool(sympy.simplify(left - right) == 0)  # never by six digits
     else:
         same = _agree_at_points(left, right)

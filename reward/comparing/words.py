@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from vespo_openrlhf.reward.reading.quantity import read_unit
+from vespo_openrlhf.reward.reading.units import SHORTHAND, read_unit
 
 _CHOICE = re.compile(r"(?:\\text ?\{ ?)?\(? ?([A-Za-z]) ?\)?[.:]? ?\}?\.?")
 _CHOICE_WITH_TEXT = re.compile(
@@ -81,7 +81,7 @@ def split_unit(text: str) -> tuple[str, str]:
     if match is None:
         return text, ""
     unit = match.group("unit")
-    if unit == "°" and _TRIGONOMETRY.search(text):
+    if SHORTHAND.fullmatch(unit) or (unit == "°" and _TRIGONOMETRY.search(text)):
         return text, ""
     if unit not in ("°", "%") and read_unit(unit) is None:
         return text, ""

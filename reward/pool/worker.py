@@ -17,7 +17,8 @@ from typing import Any
 from vespo_openrlhf import user_code
 from vespo_openrlhf.reward.comparing import symbolic
 from vespo_openrlhf.reward.comparing.expression import Expression, TooComplexError
-from vespo_openrlhf.reward.comparing.judge import MAX_CHARS, judge
+from vespo_openrlhf.reward.comparing.judge import judge
+from vespo_openrlhf.reward.comparing.limits import MAX_CHARS
 from vespo_openrlhf.reward.comparing.structure import parse
 from vespo_openrlhf.reward.pool import client
 from vespo_openrlhf.reward.reading.extract import extract

@@ -19,7 +19,7 @@ from itertools import takewhile
 
 from vespo_openrlhf.reward.reading.formats import final_text
 from vespo_openrlhf.reward.reading.normalize import INVISIBLE
-from vespo_openrlhf.reward.reading.quantity import UNITS
+from vespo_openrlhf.reward.reading.units import UNITS
 
 MAX_BOXES = 32
 MAX_ANSWER_CHARS = 20_000
@@ -45,7 +45,12 @@ _SIGN = re.compile(
     r"|(?:\A|(?<=[\s(*:]))\${1,2})(?: |\\[,;:!])*(?:\\text ?(?={))?[{(*]{0,4}"
     rf"(?P<sign>[-−–‑﹣－]|\\pm|\\mp|±)(?:\s|~|\\[,;:! ]|}}|{_BEFORE_BOX})*"
     r"|(?:\A|(?<=[\s*({\[:]))(?P<tight>[-−‑﹣－]|\\pm|\\mp|±)"
-    rf"(?:~|\\[,;:!]|{_BEFORE_BOX})*)\Z"
+    rf"(?:~|\\[,;:!]|{_BEFORE_BOX})*"
+    # minus \boxed{7}, -1 \cdot \boxed{7}; after a number or a bracket it is a difference
+    r"|(?<![\w)}\]\\])(?<![\w)}\]]\$)(?<![\d)}\]$] )(?<!\b[a-z] )"
+    r"(?P<said>(?:minus|negative)\s|(?:[-−–]1|\( ?[-−–]1 ?\))"
+    rf" ?(?:\\cdot(?![a-z])|\\times(?![a-z])|[*×·]|(?<=\))))(?:\s|~|\\[,;:! ]|{_BEFORE_BOX})*)\Z",
+    re.IGNORECASE,
 )
 # Once it has answered, a model that goes on to another problem answers that.
 _NEXT_TASK = re.compile(
@@ -265,6 +270,6 @@ def extract(response: str, *, prompt: str = "", require_box: bool = True) -> Ext
         group.insert(0, box)
     answers = [box[2].strip() for box in group]
     if sign := _SIGN.search(text[max(0, group[0][0] - 24) : group[0][0]]):
-        minus = (sign["sign"] or sign["tight"]) in "-−–‑﹣－"
+        minus = (sign["sign"] or sign["tight"] or "-") in "-−–‑﹣－"
         answers[0] = ("-" if minus else "\\pm ") + f"({answers[0]})"
     return Extraction(tuple(answers))

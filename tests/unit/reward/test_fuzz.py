@@ -8,7 +8,8 @@ import pytest
 
 from vespo_openrlhf.reward.__main__ import main
 from vespo_openrlhf.reward.tools import fuzz as tool
-from vespo_openrlhf.reward.tools.fuzz import cases_of, evaluate, fuzz, same
+from vespo_openrlhf.reward.tools.fuzz import cases_of, fuzz
+from vespo_openrlhf.reward.tools.oracle import evaluate, same
 from vespo_openrlhf.reward.verdict import Verdict
 
 GOLDS = [

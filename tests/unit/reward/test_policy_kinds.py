@@ -170,6 +170,14 @@ BOUND = [
     (r"\frac{\sum_{j=1}^{n} \sqrt{j+1}}{2}", r"\frac{1}{2} \sum_{k=1}^{n} \sqrt{1+k}", True),
     (r"\prod_{j=1}^{n} (1 - 2x\cos j + x^2)", r"\prod_{k=1}^{n} (x^2 - 2x\cos k + 1)", True),
     (r"\sum_{a=1}^{n}\sum_{b=1}^{a} \frac{x^b}{b+a}", r"\sum_{i=1}^{n}\sum_{j=1}^{i} \frac{x^j}{i+j}", True),
+    (r"\sum_{a=1}^{\infty}\sum_{b=1}^{\infty} \frac{x^a}{a+2b}", r"\sum_{a=1}^{\infty}\sum_{b=1}^{\infty} \frac{x^b}{b+2a}", True),
+    (r"\sum_{a=1}^{\infty}\sum_{b=1}^{\infty} \frac{x^a}{a+2b}", r"\sum_{a=1}^{\infty}\sum_{b=1}^{\infty} \frac{x^b}{a+2b}", False),
+]  # fmt: skip
+
+SHORTHANDS = [  # thousands, millions or kelvin: never the bare number
+    (r"5\text{K}", "5", False), (r"5\text{M}", "5", False), (r"5\text{B}", "5", False), ("5 K", "5", False), ("5k", "5", False),
+    ("5", r"5\text{K}", False), (r"5\text{K}", r"\sqrt{25}", False), (r"\sqrt{2}\text{M}", r"\sqrt{2}", False),
+    (r"5\text{ K}", r"5\text{K}", True), (r"300\text{ kelvin}", r"300\text{ K}", True), (r"300\text{ kelvin}", "300", True),
 ]  # fmt: skip
 
 FUZZED = [
@@ -180,7 +188,7 @@ FUZZED = [
 TABLES = {
     "powers of T": POWERS_OF_T, "members": MEMBERS, "piecewise": PIECEWISE, "in a set": IN_A_SET, "units": UNITS, "words": WORDS,
     "infix": INFIX_AND_SMALL, "commas": COMMAS, "named": NAMED, "roots": ROOTS_AND_POINTS, "qualifiers": QUALIFIERS,
-    "repeating": REPEATING, "notation": NOTATION, "turned": TURNED_ROUND, "bound": BOUND, "fuzzed": FUZZED,
+    "repeating": REPEATING, "notation": NOTATION, "turned": TURNED_ROUND, "bound": BOUND, "shorthands": SHORTHANDS, "fuzzed": FUZZED,
 }  # fmt: skip
 
 
@@ -195,3 +203,17 @@ TABLES = {
 def test_kind(answer: str, gold: str, right: bool) -> None:
     verdict = verify(f"So the answer is $\\boxed{{{answer}}}$.", gold)
     assert verdict.correct == right, verdict
+
+
+@pytest.mark.parametrize(
+    ("before", "negative"),
+    [
+        (r"$-1\cdot", True), (r"$-1 \times", True), ("$(-1)", True), (r"x = (-1)\cdot ", True), ("minus ", True),
+        ("It is minus $", True), ("negative ", True), ("12 minus ", False), ("$12$ minus $", False), ("x minus ", False),
+        (r"$3-1\cdot", False), ("$2^{-1}", False), ("The sign is negative, so ", False), ("12 minus 5 is ", False),
+    ],
+)  # fmt: skip
+def test_a_sign_in_words_before_the_box(before: str, negative: bool) -> None:
+    response = before + r"\boxed{7}" + "$" * (before.count("$") % 2)
+    assert verify(response, "-7" if negative else "7").correct
+    assert not verify(response, "7" if negative else "-7").correct
