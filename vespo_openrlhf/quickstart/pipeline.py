@@ -30,8 +30,7 @@ MAX_PROMPT_TOKENS = 24
 MAX_RESPONSE_TOKENS = 40
 EVAL_REPEATS = 4
 
-# What a run of a mixture of experts (--moe) has beside the flags of a dense one. Off: in float32
-# engine and trainer take the same experts but for ties to the last bits.
+# What a run of a mixture of experts (--moe) has beside the flags of a dense one.
 MOE_FLAGS: dict[str, Any] = {"moe.routing_replay": "engine"}
 
 _REPOSITORY = Path(__file__).resolve().parents[2]
