@@ -30,9 +30,6 @@ MAX_PROMPT_TOKENS = 24
 MAX_RESPONSE_TOKENS = 40
 EVAL_REPEATS = 4
 
-# What a run of a mixture of experts (--moe) has beside the flags of a dense one.
-MOE_FLAGS: dict[str, Any] = {"moe.routing_replay": "engine"}
-
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -247,7 +244,6 @@ def training_flags(plan: Plan) -> list[str]:
             "train.seed": plan.seed,
             "run.dir": plan.run_dir,
         }
-        | (MOE_FLAGS if plan.moe else {})
     )
 
 
