@@ -109,8 +109,11 @@ def fetched(routed_experts: Sequence[RoutedExperts]) -> list[torch.Tensor | None
     """With what a reference stands for in its place, read-only."""
     places = [i for i, rows in enumerate(routed_experts) if isinstance(rows, ray.ObjectRef)]
     found: list[Any] = list(routed_experts)
-    for place, rows in zip(places, ray.get([found[place] for place in places]), strict=True):
-        with warnings.catch_warnings(action="ignore"):  # nobody writes to it
+    if not places:
+        return found  # Ray, asked for nothing, starts a cluster or warns an asynchronous actor
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nobody writes to it
+        for place, rows in zip(places, ray.get([found[place] for place in places]), strict=True):
             found[place] = torch.from_numpy(rows)
     return found
 

@@ -135,3 +135,17 @@ def test_a_rollout_knows_the_bytes_of_its_experts_wherever_they_are(
         parked = rollout.parked()
         assert (parked.routed_experts == "a reference") == (tokens == 200)
         assert rollout.routed_bytes == parked.routed_bytes == tokens * 384 * element.itemsize
+
+
+def test_without_references_ray_is_not_asked(make_group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no Ray, asking it starts one; an asynchronous actor that asks is warned."""
+
+    def ask(references: list) -> None:
+        pytest.fail("Ray was asked")
+
+    monkeypatch.setattr(wire.ray, "get", ask)
+    (rollout,) = make_group(0, [1.0]).payloads
+    rows = torch.zeros(2, 1, 2, dtype=torch.uint8)
+    pickle.dumps(rollout)
+    pickle.dumps(dataclasses.replace(rollout, routed_experts=rows))
+    assert wire.fetched([None, rows]) == [None, rows]
