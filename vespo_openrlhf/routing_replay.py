@@ -218,7 +218,6 @@ class RoutingReplay:
                 first = present.nonzero()[: len(rows), 0]
                 place[first] = rows[: len(first)].to(mask.device, torch.int16)
         seen = mask.flatten() if packed else torch.ones_like(mask).flatten()
-        self._ids = ids.flatten(0, 1)[seen]
         if counted is not None:
             counts = counted.bool() & mask & (ids >= 0).all(-1).all(-1)
             share = counts / (counts.sum(-1, keepdim=True).clamp(min=1) * len(self._routers))
@@ -226,6 +225,7 @@ class RoutingReplay:
             samples = torch.arange(len(routed), device=mask.device)
             self._sample = samples[:, None].expand_as(mask).flatten()[seen]
             self._differing, self._uncounted = differing, set(self._routers)
+        self._ids = ids.flatten(0, 1)[seen]
         try:
             yield differing
         finally:

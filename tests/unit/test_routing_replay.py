@@ -194,6 +194,21 @@ def test_suspended_the_routers_choose() -> None:
         assert not torch.equal(run(model, tokens, mask)[0], natural)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("counted", [torch.ones(1, 4), torch.ones(1, 3)], ids=["in it", "before"])
+def test_after_an_error_the_routers_choose(counted: Tensor) -> None:
+    model, hidden = Routers(), torch.randn(1, 4, 32)
+    natural = model(hidden)
+    replay = RoutingReplay(model, EXPERTS)
+    with (
+        pytest.raises(RuntimeError),
+        replay.armed([drawn(3)], torch.ones(1, 4), packed=False, counted=counted),
+    ):
+        raise RuntimeError
+    for before, after in zip(natural, model(hidden), strict=True):
+        assert torch.equal(before[2], after[2])
+
+
 def test_experts_of_another_model() -> None:
     replay = RoutingReplay(Routers(), EXPERTS)
     rows = drawn(3)[:, :2]
