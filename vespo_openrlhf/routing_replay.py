@@ -33,7 +33,7 @@ def find_routers(model: nn.Module) -> dict[int, nn.Module]:
     layers without experts count, too.
 
     Raises:
-        ValueError: it has none, or one that belongs to no layer.
+        ValueError: it has none, one that belongs to no layer, or two in a layer.
     """
     routers = {}
     for name, module in model.named_modules():
@@ -42,6 +42,8 @@ def find_routers(model: nn.Module) -> dict[int, nn.Module]:
             layer = _LAYER.search(name)
             if layer is None:
                 raise ValueError(f"the router {name} ({type(module).__name__}) is in no layer")
+            if int(layer[1]) in routers:
+                raise ValueError(f"layer {layer[1]} has two routers ({type(module).__name__})")
             routers[int(layer[1])] = module
     if not routers:
         raise ValueError(

@@ -264,6 +264,16 @@ def test_layers_are_counted_with_the_dense_ones() -> None:
         find_routers(nn.Linear(2, 2))
 
 
+def test_a_layer_with_two_routers_is_refused() -> None:
+    """As in Ernie 4.5 VL, where each sees the tokens of text, or those of images, alone."""
+    model = nn.Module()
+    model.layers = nn.ModuleList([nn.ModuleDict({"text": build().model.layers[0].mlp})])
+    assert list(find_routers(model)) == [0]
+    model.layers[0]["image"] = build().model.layers[0].mlp
+    with pytest.raises(ValueError, match=r"layer 0 has two routers \(Qwen3MoeTopKRouter"):
+        find_routers(model)
+
+
 def test_a_router_of_no_layer_is_named() -> None:
     odd = nn.Module()
     odd.experts, odd.gate = nn.Identity(), build().model.layers[0].mlp.gate
