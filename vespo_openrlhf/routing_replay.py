@@ -33,7 +33,7 @@ def find_routers(model: nn.Module) -> dict[int, nn.Module]:
     layers without experts count, too.
 
     Raises:
-        ValueError: it has none, or one that belongs to no layer.
+        ValueError: it has none, one that belongs to no layer, or two in a layer.
     """
     routers = {}
     for name, module in model.named_modules():
@@ -42,6 +42,8 @@ def find_routers(model: nn.Module) -> dict[int, nn.Module]:
             layer = _LAYER.search(name)
             if layer is None:
                 raise ValueError(f"the router {name} ({type(module).__name__}) is in no layer")
+            if int(layer[1]) in routers:
+                raise ValueError(f"layer {layer[1]} has two routers ({type(module).__name__})")
             routers[int(layer[1])] = module
     if not routers:
         raise ValueError(
@@ -218,7 +220,6 @@ class RoutingReplay:
                 first = present.nonzero()[: len(rows), 0]
                 place[first] = rows[: len(first)].to(mask.device, torch.int16)
         seen = mask.flatten() if packed else torch.ones_like(mask).flatten()
-        self._ids = ids.flatten(0, 1)[seen]
         if counted is not None:
             counts = counted.bool() & mask & (ids >= 0).all(-1).all(-1)
             share = counts / (counts.sum(-1, keepdim=True).clamp(min=1) * len(self._routers))
@@ -226,6 +227,7 @@ class RoutingReplay:
             samples = torch.arange(len(routed), device=mask.device)
             self._sample = samples[:, None].expand_as(mask).flatten()[seen]
             self._differing, self._uncounted = differing, set(self._routers)
+        self._ids = ids.flatten(0, 1)[seen]
         try:
             yield differing
         finally:

@@ -13,7 +13,7 @@ import torch
 
 from vespo_openrlhf.bridge import plug, seams
 from vespo_openrlhf.bridge.cli import UsageError, main
-from vespo_openrlhf.bridge.events import StoppedError
+from vespo_openrlhf.bridge.events import StoppedError, UntoldExpertsError
 from vespo_openrlhf.bridge.run.checkpoints import CheckpointError, Checkpoints
 from vespo_openrlhf.bridge.run.folder import RunFolder
 from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
@@ -284,6 +284,7 @@ def test_a_finished_run_started_again_says_so_and_leaves_everything(
     [
         CheckpointError("checkpoint global_step4 was not saved: no room"),
         StoppedError("no reward answers"),
+        UntoldExpertsError("vLLM has told the experts of 0 tokens"),
         PolicyError("lag.policy mine.py:Mine chooses a group twice"),
         OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "samples.jsonl"),
     ],

@@ -15,11 +15,14 @@ from types import SimpleNamespace
 
 import pytest
 import ray
+import torch
+from openrlhf.trainer.ppo_utils.experience import Experience
 
 from vespo_openrlhf.bridge import driver as driver_module
 from vespo_openrlhf.bridge import plug
 from vespo_openrlhf.bridge.driver import Driver, PromptRow
 from vespo_openrlhf.bridge.events import Generated, Scored, StoppedError
+from vespo_openrlhf.bridge.wire import Rollout
 from vespo_openrlhf.scheduling import LagOptions, PromptLedger, Scheduler, SchedulerConfig, setbacks
 
 SAMPLES = 2
@@ -118,7 +121,9 @@ def engine_class(tmp_path):
                 if what == "worthless" or (tmp_path / "no rewards").exists():
                     yield [Scored(sample, None, None)]
                     continue
-                yield [Scored(sample, 1.0, label)]
+                experience = Experience(labels=[label], info={})
+                experts = torch.zeros(2**16, dtype=torch.uint8)  # so many are parked
+                yield [Scored(sample, 1.0, Rollout(experience, (), experts))]
 
     return ray.remote(max_restarts=-1, num_cpus=0, max_concurrency=plug._CALLS)(FakeEngine)
 
@@ -145,7 +150,9 @@ class StubTrainer:
                 self.rewards[group.prompt.row] = group.rewards
                 for payload, reward in zip(group.payloads, group.rewards, strict=True):
                     assert (payload is None) == (reward is None)
-                    assert payload is None or payload == f"row-{group.prompt.row}"
+                    if payload is not None:
+                        assert payload.experience.labels == [f"row-{group.prompt.row}"]
+                        assert isinstance(payload.routed_experts, ray.ObjectRef)
         self.driver.scheduler.on_trained()
         self.driver.wake()
 

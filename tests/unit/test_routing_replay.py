@@ -194,6 +194,21 @@ def test_suspended_the_routers_choose() -> None:
         assert not torch.equal(run(model, tokens, mask)[0], natural)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("counted", [torch.ones(1, 4), torch.ones(1, 3)], ids=["in it", "before"])
+def test_after_an_error_the_routers_choose(counted: Tensor) -> None:
+    model, hidden = Routers(), torch.randn(1, 4, 32)
+    natural = model(hidden)
+    replay = RoutingReplay(model, EXPERTS)
+    with (
+        pytest.raises(RuntimeError),
+        replay.armed([drawn(3)], torch.ones(1, 4), packed=False, counted=counted),
+    ):
+        raise RuntimeError
+    for before, after in zip(natural, model(hidden), strict=True):
+        assert torch.equal(before[2], after[2])
+
+
 def test_experts_of_another_model() -> None:
     replay = RoutingReplay(Routers(), EXPERTS)
     rows = drawn(3)[:, :2]
@@ -247,6 +262,16 @@ def test_layers_are_counted_with_the_dense_ones() -> None:
     assert list(find_routers(model)) == [1, 2]
     with pytest.raises(ValueError, match="no layer holds a router"):
         find_routers(nn.Linear(2, 2))
+
+
+def test_a_layer_with_two_routers_is_refused() -> None:
+    """As in Ernie 4.5 VL, where each sees the tokens of text, or those of images, alone."""
+    model = nn.Module()
+    model.layers = nn.ModuleList([nn.ModuleDict({"text": build().model.layers[0].mlp})])
+    assert list(find_routers(model)) == [0]
+    model.layers[0]["image"] = build().model.layers[0].mlp
+    with pytest.raises(ValueError, match=r"layer 0 has two routers \(Qwen3MoeTopKRouter"):
+        find_routers(model)
 
 
 def test_a_router_of_no_layer_is_named() -> None:

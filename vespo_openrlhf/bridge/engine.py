@@ -41,7 +41,6 @@ from vespo_openrlhf.bridge.samples.response import (
     check_experts,
     mark_missing_log_probs,
     to_experience,
-    to_rows,
     verdict,
 )
 from vespo_openrlhf.bridge.seams import plain_class
@@ -181,7 +180,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
                 hf_tokenizer=config.tokenizer,
             )
             experience = to_experience(response, config.max_length)
-            experts = to_rows(request.routed_experts, experience.sequences.shape[1] - 1)
+            experts = request.routed_experts(experience.sequences[0].tolist())
             rollout = Rollout(experience, tuple(request.request_ids), experts)
             scored = Scored(index, verdict(rollout.experience, self.executor), rollout)
         except Exception as error:

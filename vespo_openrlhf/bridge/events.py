@@ -69,7 +69,7 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-class UntoldExpertsError(RuntimeError):
+class UntoldExpertsError(StoppedError):
     """An engine has not said which experts each token took, and will not say it of the next one."""
 
 

@@ -17,6 +17,9 @@ import numpy
 import ray
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience, remove_padding_in_sequences
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError
+
+from vespo_openrlhf.bridge.events import StoppedError
 
 #: The experts of a sample's tokens, see `response.to_rows`; a reference where they are large; None
 #: where nobody knows.
@@ -72,11 +75,24 @@ class Rollout:
 
     def parked(self) -> Rollout:
         """With large `routed_experts` in Ray's object store, whence the rank that trains the sample
-        takes them: the driver keeps rollouts by the thousand, and Ray can put them on a disk."""
+        takes them: the driver keeps rollouts by the thousand, and Ray can put them on a disk.
+
+        Raises:
+            StoppedError: neither has room.
+        """
         rows = self.routed_experts
         if not isinstance(rows, torch.Tensor) or rows.nbytes < _BUFFER_BYTES:
             return self
-        place = ray.put(rows.numpy())
+        try:
+            place = ray.put(rows.numpy())
+        except (ObjectStoreFullError, OutOfDiskError) as error:
+            # One of Ray's would be taken for the death of the engine that the rollout is from.
+            raise StoppedError(
+                "Ray's object store has no room for experts of responses that wait, nor has its "
+                "disk: give it more (ray start --object-store-memory, --temp-dir), lower "
+                "--lag.max or --rollout.batch_size, or leave --moe.routing_replay out. The last "
+                "checkpoint is whole: go on from it with --ckpt.load_enable"
+            ) from error
         return dataclasses.replace(self, routed_experts=place, parked_bytes=rows.nbytes)
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -109,8 +125,11 @@ def fetched(routed_experts: Sequence[RoutedExperts]) -> list[torch.Tensor | None
     """With what a reference stands for in its place, read-only."""
     places = [i for i, rows in enumerate(routed_experts) if isinstance(rows, ray.ObjectRef)]
     found: list[Any] = list(routed_experts)
-    for place, rows in zip(places, ray.get([found[place] for place in places]), strict=True):
-        with warnings.catch_warnings(action="ignore"):  # nobody writes to it
+    if not places:
+        return found  # Ray, asked for nothing, starts a cluster or warns an asynchronous actor
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nobody writes to it
+        for place, rows in zip(places, ray.get([found[place] for place in places]), strict=True):
             found[place] = torch.from_numpy(rows)
     return found
 

@@ -535,6 +535,37 @@ def test_what_a_model_cannot_do_is_refused(
         check(DEFAULTS | changes)
 
 
+MIXTURE = {"model_type": "qwen3_moe", "num_experts": 8, "num_hidden_layers": 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "model", "message"),
+    [
+        ({}, {"model_type": "qwen3"}, "the model has no experts"),
+        ({"ds.ring_attn_size": 2}, MIXTURE, "--ds.ring_attn_size 2 does not go with"),
+        ({"ds.tensor_parallel_size": 2}, MIXTURE, "--ds.tensor_parallel_size 2 does not go with"),
+        ({"ds.deepcompile": True}, MIXTURE, "--ds.deepcompile True does not go with"),
+        ({}, MIXTURE | {"model_type": "phimoe", "num_local_experts": 8}, "PhimoeTopKRouter, does"),
+        # As the text part of a model of images may be.
+        ({}, {"num_experts": 8}, "transformers builds no model of type '' by itself"),
+        (
+            {},
+            {"model_type": "ernie4_5_vl_moe_text", "moe_num_experts": 8},
+            "transformers builds no model of type 'ernie4_5_vl_moe_text' by itself",
+        ),
+    ],
+)
+def test_what_does_not_go_with_routing_replay_is_refused(
+    changes: dict, model: dict, message: str
+) -> None:
+    flags = DEFAULTS | {"moe.routing_replay": "engine", "ds.deepcompile": False}
+    rules.moe.check_routing_replay(flags, MIXTURE)
+    with pytest.raises(ValueError, match=message) as caught:
+        rules.moe.check_routing_replay(flags | changes, model)
+    assert "leave the flag out" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_what_a_model_can_do_passes() -> None:
     for model in (
         {},

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vespo_openrlhf.bridge import events
+from vespo_openrlhf.bridge import events, wire
 from vespo_openrlhf.bridge.run.records import append_lines, stamps
 from vespo_openrlhf.bridge.run.state import BufferedRollouts
 from vespo_openrlhf.bridge.wire import Rollout
@@ -53,6 +53,23 @@ def test_buffered_rollouts_come_back(make_group, tmp_path: Path) -> None:
     assert torch.equal(rollout.experience.sequences, original.sequences)
     assert torch.equal(rollout.experience.rollout_log_probs, original.rollout_log_probs)
     assert BufferedRollouts(checkpoints).load("global_step2") == {}
+
+
+def test_large_experts_of_buffered_rollouts_are_parked_again(
+    make_group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As they were when they came: the driver keeps rollouts by the thousand."""
+    monkeypatch.setattr(wire.ray, "put", lambda rows: "a reference")  # Ray is not started here
+    (small,) = make_group(3, [1.0]).payloads
+    rows = torch.zeros(200, 48, 8, dtype=torch.uint8)
+    large = dataclasses.replace(small, routed_experts=rows)
+    buffered = BufferedRollouts(tmp_path)
+    buffered.save("global_step1", {3: [large, None, small]})
+    parked, missing, whole = buffered.load("global_step1")[3]
+    assert parked.routed_experts == "a reference"
+    assert parked.routed_bytes == rows.nbytes
+    assert missing is None
+    assert whole.routed_experts is None
 
 
 def test_rollouts_that_an_older_version_has_buffered_come_back(

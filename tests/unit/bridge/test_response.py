@@ -6,6 +6,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
@@ -189,3 +190,44 @@ def test_an_experience_is_the_one_that_openrlhf_makes(changes: dict, max_length:
                 torch.testing.assert_close(value, other, rtol=0, atol=0, equal_nan=True)
             else:
                 assert value == other, name
+
+
+def turn(prompt: list[int], answer: list[int], version: int) -> SimpleNamespace:
+    """A turn as the engine tells it: every token took the expert of its own number, in the layer of
+    the version."""
+    rows = numpy.zeros((len(prompt) + len(answer) - 1, 4, 1), dtype=numpy.uint8)
+    rows[:, version, 0] = [*prompt, *answer][:-1]
+    return SimpleNamespace(
+        prompt_token_ids=prompt,
+        outputs=[SimpleNamespace(token_ids=answer)],
+        token_versions=((version, len(answer)),),
+        request_id=str(version),
+        routed_experts=rows,
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompts", "response", "rows"),
+    [
+        # The first turn's tokens keep theirs; what it sampled last passes through them in the next.
+        ([[1, 2], [1, 2, 8, 9, 3]], [1, 2, 8, 9, 3, 8, 9], "000111"),
+        ([[1, 2], [1, 2, 8, 9, 3]], [1, 2, 8, 9, 3, 8, 9, 4], "000111"),
+        ([[1, 2], [1, 2, 8, 9, 3]], [1, 2, 8, 9, 3], "0001"),  # cut off
+        ([[1, 2], [1, 5, 8, 9, 3]], [1, 5, 8, 9, 3, 8, 9], "011111"),  # another prompt
+        ([[1, 2, 3, 4], [1, 5]], [1, 5, 8, 9], "011"),
+        ([[1, 2], [5, 6, 7]], [1, 2, 8, 9], ""),  # it answers with what it said before
+    ],
+)
+def test_experts_are_those_of_the_tokens_that_are_trained(prompts, response, rows) -> None:
+    turns = [turn(prompt, [8, 9], version) for version, prompt in enumerate(prompts)]
+
+    async def generate(*_) -> SimpleNamespace:
+        return turns[len(view.request_ids)]
+
+    view = SampleEngine(SimpleNamespace(generate=generate, version=0))
+    for prompt in prompts:
+        asyncio.run(view.generate(prompt, None))
+    expected = torch.zeros(len(rows), 4, 1, dtype=torch.uint8)
+    for place, version in enumerate(rows):
+        expected[place, int(version), 0] = response[place]
+    assert torch.equal(view.routed_experts(response), expected)

@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
+from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError
 
 from vespo_openrlhf.bridge import wire
+from vespo_openrlhf.bridge.events import StoppedError
 from vespo_openrlhf.bridge.wire import Rollout, Share, TrainingExperience
 
 
@@ -135,3 +137,35 @@ def test_a_rollout_knows_the_bytes_of_its_experts_wherever_they_are(
         parked = rollout.parked()
         assert (parked.routed_experts == "a reference") == (tokens == 200)
         assert rollout.routed_bytes == parked.routed_bytes == tokens * 384 * element.itemsize
+
+
+@pytest.mark.parametrize("kind", [OutOfDiskError, ObjectStoreFullError])
+def test_a_full_object_store_ends_the_run_and_no_engine(
+    make_group, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
+) -> None:
+    """An error of Ray's is an engine's death to whoever reads its stream. The store is a stand-in:
+    to fill a disk is more than a test may do."""
+
+    def put(rows: object) -> None:
+        raise kind("full")
+
+    monkeypatch.setattr(wire.ray, "put", put)
+    (plain,) = make_group(0, [1.0]).payloads
+    large = dataclasses.replace(plain, routed_experts=torch.zeros(200, 48, 8, dtype=torch.uint8))
+    with pytest.raises(StoppedError, match=r"no room .* leave --moe\.routing_replay out") as caught:
+        large.parked()
+    assert not isinstance(caught.value, RayError)
+
+
+def test_without_references_ray_is_not_asked(make_group, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no Ray, asking it starts one; an asynchronous actor that asks is warned."""
+
+    def ask(references: list) -> None:
+        pytest.fail("Ray was asked")
+
+    monkeypatch.setattr(wire.ray, "get", ask)
+    (rollout,) = make_group(0, [1.0]).payloads
+    rows = torch.zeros(2, 1, 2, dtype=torch.uint8)
+    pickle.dumps(rollout)
+    pickle.dumps(dataclasses.replace(rollout, routed_experts=rows))
+    assert wire.fetched([None, rows]) == [None, rows]

@@ -60,6 +60,11 @@ def _on_meta(model: Mapping[str, Any]) -> torch.nn.Module:
     """
     from transformers import AutoConfig, AutoModel
 
-    with torch.device("meta"):
-        made: torch.nn.Module = AutoModel.from_config(AutoConfig.for_model(**model))
+    known = {"model_type": "", **model}  # which a text part may not say
+    try:
+        with torch.device("meta"):
+            made: torch.nn.Module = AutoModel.from_config(AutoConfig.for_model(**known))
+    except (TypeError, ValueError) as error:  # which lists all the classes that there are
+        kind = known["model_type"]
+        raise ValueError(f"transformers builds no model of type {kind!r} by itself") from error
     return made

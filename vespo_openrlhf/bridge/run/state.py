@@ -145,4 +145,4 @@ class BufferedRollouts:
             return {}
         # Our own file, with OpenRLHF's classes in it.
         loaded: dict[int, list[Any]] = torch.load(path, weights_only=False)
-        return loaded
+        return {ticket: [r and r.parked() for r in group] for ticket, group in loaded.items()}

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy
@@ -47,7 +47,8 @@ class SampleEngine:
         self._engine = engine
         self.spans: Spans = ((engine.version, 0),)
         self.request_ids: list[str] = []
-        self.routed_experts: Any = None  # as vLLM's `CompletionOutput` has them, over all turns
+        self._experts: Any = None  # as vLLM's `CompletionOutput` has them, over all turns
+        self._tokens: list[int] = []  # theirs, and the one after
         self.on_generated: Any = None
         self.reported = False
         self._turns = 0  # under way on the engine
@@ -66,11 +67,21 @@ class SampleEngine:
             self._away_since = time.monotonic()
         self.spans = join_spans(self.spans, output.token_versions)
         self.request_ids.append(output.request_id)
-        self.routed_experts = join_turns(self.routed_experts, output.routed_experts)
+        if output.routed_experts is not None:
+            same = _common(self._tokens, prompt_token_ids)
+            self._experts = join_turns(self._experts, output.routed_experts, same)
+            self._tokens = [*prompt_token_ids, *output.outputs[0].token_ids]
         if self.on_generated is not None:
             self.reported = True
             self.on_generated(self.spans)
         return output
+
+    def routed_experts(self, tokens: Sequence[int]) -> torch.Tensor | None:
+        """Rows of `to_rows` for these tokens, as far as they are what the last turn left: an agent
+        may answer with something else."""
+        if self._experts is None:
+            return None
+        return to_rows(self._experts[: min(_common(self._tokens, tokens), len(tokens) - 1)])
 
     async def respond(self, seconds: float, *, sampling_params: Any, **asked: Any) -> Any:
         """What the engine's executor answers, which generates with this view of the engine.
@@ -126,18 +137,27 @@ def check_experts(output: Any) -> None:
         )
 
 
-def join_turns(first: Any, second: Any) -> Any:
+def _common(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    pairs = zip(first, second, strict=False)
+    differing = (place for place, (one, other) in enumerate(pairs) if one != other)
+    return next(differing, min(len(first), len(second)))
+
+
+def join_turns(first: Any, second: Any, same: int) -> Any:
     """The experts of one turn's tokens and of all tokens up to the next one's end, as those of one
     response: what is sampled keeps those that sampled it, where a later turn's prompt has computed
     it again, with newer weights maybe.
 
     Args:
-        first: (n, layers, k), or None before the first turn or where the engine does not tell.
-        second: (m, layers, k) or None. An agent that rewrites what was said may have m < n.
+        first: (n, layers, k), or None before the first turn.
+        second: (m, layers, k).
+        same: tokens that both turns begin with: an agent may have rewritten what was said.
     """
-    if first is None or second is None or len(second) < len(first):
+    if first is None:
         return second
-    return numpy.concatenate([first, second[len(first) :]])
+    kept = first[:same]
+    return numpy.concatenate([kept, second[len(kept) :]])
 
 
 def mark_missing_log_probs(completion: Any) -> None:
@@ -193,17 +213,16 @@ def to_experience(response: Mapping[str, Any], max_length: int) -> Experience:
     )
 
 
-def to_rows(routed_experts: Any, most: int | None = None) -> torch.Tensor | None:
+def to_rows(routed_experts: Any) -> torch.Tensor | None:
     """(n, layers, k) experts of the first n tokens of a sequence: of all that another token was
     sampled after. uint8, or int16 where there are more than 256.
 
     Args:
         routed_experts: as vLLM's `CompletionOutput` has them; None where it was not asked.
-        most: tokens.
     """
-    if routed_experts is None:
+    rows = routed_experts
+    if rows is None:
         return None
-    rows = routed_experts[:most]
     if rows.dtype == numpy.uint16:  # which torch hardly knows
         rows = rows.astype(numpy.int16)
     return torch.from_numpy(rows)
