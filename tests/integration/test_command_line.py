@@ -13,7 +13,7 @@ import torch
 
 from vespo_openrlhf.bridge import plug, seams
 from vespo_openrlhf.bridge.cli import UsageError, main
-from vespo_openrlhf.bridge.events import StoppedError, UntoldExpertsError
+from vespo_openrlhf.bridge.errors import StoppedError, UntoldExpertsError
 from vespo_openrlhf.bridge.run.checkpoints import CheckpointError, Checkpoints
 from vespo_openrlhf.bridge.run.folder import RunFolder
 from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl

@@ -21,7 +21,8 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from vespo_openrlhf.bridge import driver as driver_module
 from vespo_openrlhf.bridge import plug
 from vespo_openrlhf.bridge.driver import Driver, PromptRow
-from vespo_openrlhf.bridge.events import Generated, Scored, StoppedError
+from vespo_openrlhf.bridge.errors import StoppedError
+from vespo_openrlhf.bridge.events import Generated, Scored
 from vespo_openrlhf.bridge.wire import Rollout
 from vespo_openrlhf.scheduling import LagOptions, PromptLedger, Scheduler, SchedulerConfig, setbacks
 

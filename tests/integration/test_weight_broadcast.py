@@ -12,7 +12,7 @@ import pytest
 import ray
 import torch
 
-from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError
+from vespo_openrlhf.bridge.errors import LostEnginesError, RefusedWeightsError
 
 STALL_SECONDS = 10.0
 
@@ -57,7 +57,7 @@ def make_engine(happens: str):
             self.worker.init_process_group(*args)
 
         def receive_weights(self, dtype, shapes) -> None:
-            from vespo_openrlhf.bridge.events import RefusedWeightsError
+            from vespo_openrlhf.bridge.errors import RefusedWeightsError
 
             if self.worker.loaded and happens == "dies":
                 os.kill(os.getpid(), signal.SIGKILL)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from vespo_openrlhf import config, versions
 from vespo_openrlhf.bridge import resume, seams
-from vespo_openrlhf.bridge.events import StoppedError
+from vespo_openrlhf.bridge.errors import StoppedError
 from vespo_openrlhf.bridge.flags import check, resolve
 from vespo_openrlhf.bridge.rules.loss import UPSTREAM_DEFAULTS
 from vespo_openrlhf.bridge.run.checkpoints import CheckpointError

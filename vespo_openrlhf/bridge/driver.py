@@ -17,12 +17,8 @@ from typing import Any, NamedTuple
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
 
-from vespo_openrlhf.bridge.events import (
-    Generated,
-    RolloutConfig,
-    StoppedError,
-    UntoldExpertsError,
-)
+from vespo_openrlhf.bridge.errors import StoppedError, UntoldExpertsError
+from vespo_openrlhf.bridge.events import Generated, RolloutConfig
 from vespo_openrlhf.scheduling import Request, Scheduler
 
 # After more deaths in a row, without a finished sample between them, the run ends.

@@ -28,13 +28,8 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.utils import random_uuid
 
 from vespo_openrlhf.bridge import collector, vllm_plugin
-from vespo_openrlhf.bridge.events import (
-    Generated,
-    RefusedWeightsError,
-    RolloutConfig,
-    Scored,
-    UntoldExpertsError,
-)
+from vespo_openrlhf.bridge.errors import RefusedWeightsError, UntoldExpertsError
+from vespo_openrlhf.bridge.events import Generated, RolloutConfig, Scored
 from vespo_openrlhf.bridge.samples.response import (
     RememberingTokenizer,
     SampleEngine,

@@ -13,11 +13,6 @@ if TYPE_CHECKING:
     from vespo_openrlhf.bridge.wire import Rollout
 
 
-class StoppedError(RuntimeError):
-    """The run burns its data, has lost much of it, or would train on samples of another policy; it
-    does not end well."""
-
-
 @dataclass(frozen=True)
 class RolloutConfig:
     """What every response of a run has in common.
@@ -67,16 +62,3 @@ def __getattr__(name: str) -> Any:
 
         return Rollout
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-class UntoldExpertsError(StoppedError):
-    """An engine has not said which experts each token took, and will not say it of the next one."""
-
-
-class LostEnginesError(RuntimeError):
-    """Engines have died or hang while they were given weights: none of them is whole any more."""
-
-
-class RefusedWeightsError(StoppedError):
-    """An engine has been given weights that it cannot load, or has found others in their place;
-    another engine could neither."""

@@ -26,7 +26,8 @@ from vllm import SamplingParams
 from vespo_openrlhf import config
 from vespo_openrlhf.bridge import collector
 from vespo_openrlhf.bridge.driver import Driver, PromptRow
-from vespo_openrlhf.bridge.events import RolloutConfig, StoppedError
+from vespo_openrlhf.bridge.errors import StoppedError
+from vespo_openrlhf.bridge.events import RolloutConfig
 from vespo_openrlhf.bridge.flags import flatten
 from vespo_openrlhf.bridge.loss import skips_old_log_probs
 from vespo_openrlhf.bridge.rank.update_metrics import UPDATES

@@ -19,7 +19,7 @@ import torch
 from openrlhf.trainer.ppo_utils.experience import Experience, remove_padding_in_sequences
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
-from vespo_openrlhf.bridge.events import StoppedError
+from vespo_openrlhf.bridge.errors import StoppedError
 
 #: The experts of a sample's tokens, see `response.to_rows`; a reference where they are large; None
 #: where nobody knows.

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vespo_openrlhf.bridge.events import StoppedError
+from vespo_openrlhf.bridge.errors import StoppedError
 from vespo_openrlhf.bridge.run.dataset import check_given_up
 from vespo_openrlhf.bridge.run.folder import RunFolder
 from vespo_openrlhf.bridge.run.log import RunLog

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import ray
 
-from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError, StoppedError
+from vespo_openrlhf.bridge.errors import LostEnginesError, RefusedWeightsError, StoppedError
 from vespo_openrlhf.bridge.run import evaluation
 from vespo_openrlhf.bridge.run.checkpoints import Checkpoints
 from vespo_openrlhf.bridge.run.evaluation import Evaluations

@@ -21,7 +21,7 @@ from openrlhf.trainer.ray.vllm_worker_wrap import WorkerWrap
 
 from vespo_openrlhf.bridge import seams
 from vespo_openrlhf.bridge.driver import engine_name
-from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError
+from vespo_openrlhf.bridge.errors import LostEnginesError, RefusedWeightsError
 from vespo_openrlhf.bridge.weights import pieces, sender
 from vespo_openrlhf.bridge.weights.checksum import checksums
 

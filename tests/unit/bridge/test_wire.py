@@ -12,7 +12,7 @@ from openrlhf.trainer.ppo_utils.experience import Experience
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError, RayError
 
 from vespo_openrlhf.bridge import wire
-from vespo_openrlhf.bridge.events import StoppedError
+from vespo_openrlhf.bridge.errors import StoppedError
 from vespo_openrlhf.bridge.wire import Rollout, Share, TrainingExperience
 
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from vespo_openrlhf.bridge.events import StoppedError
+from vespo_openrlhf.bridge.errors import StoppedError
 from vespo_openrlhf.data import checks, lengths
 from vespo_openrlhf.scheduling import PromptLedger
 

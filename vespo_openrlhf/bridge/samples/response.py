@@ -17,7 +17,7 @@ import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 from vllm.logprobs import Logprob
 
-from vespo_openrlhf.bridge.events import UntoldExpertsError
+from vespo_openrlhf.bridge.errors import UntoldExpertsError
 from vespo_openrlhf.scheduling.lag import Spans
 
 

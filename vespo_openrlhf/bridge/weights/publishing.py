@@ -12,7 +12,7 @@ from typing import Any
 import ray
 
 from vespo_openrlhf.bridge.driver import Driver, RayEngine
-from vespo_openrlhf.bridge.events import LostEnginesError, StoppedError
+from vespo_openrlhf.bridge.errors import LostEnginesError, StoppedError
 from vespo_openrlhf.bridge.weights import check as weight_check
 from vespo_openrlhf.bridge.weights.sender import Sent
 

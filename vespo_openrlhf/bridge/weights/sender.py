@@ -25,7 +25,7 @@ from openrlhf.trainer.ray.utils import get_physical_gpu_id
 from openrlhf.utils import distributed_util
 from torch.multiprocessing.reductions import reduce_tensor
 
-from vespo_openrlhf.bridge.events import LostEnginesError, RefusedWeightsError
+from vespo_openrlhf.bridge.errors import LostEnginesError, RefusedWeightsError
 from vespo_openrlhf.bridge.weights.checksum import checksums
 from vespo_openrlhf.bridge.weights.pieces import BUCKET_BYTES, Piece, gathered, pieces
 
