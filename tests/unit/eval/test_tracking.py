@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,10 @@ def test_a_run_is_logged_to_both(
     assert logged["eval/average"] == [(0, pytest.approx(summary["average"]))]
     assert logged["eval/sums-first-5/avg@4"] == [(0, pytest.approx(numbers["avg@k"]))]
     assert logged["eval/sums-first-5/avg@4_low"] == [(0, pytest.approx(numbers["interval"][0]))]
-    records = wandb_records(out)
+    records, deadline = wandb_records(out), time.monotonic() + 60
+    # wandb's own process writes them.
+    while not any(r.HasField("history") for r in records) and time.monotonic() < deadline:
+        records = wandb_records(out)
     (run,) = [record.run for record in records if record.HasField("run")]
     assert (run.project, run.display_name) == ("sums-project", "out")
     config = {item.key: json.loads(item.value_json) for item in run.config.update}
