@@ -75,9 +75,9 @@ class Replay:
 def held_responses(flags: Mapping[str, Any]) -> int:
     """Finished responses that the driver holds at most.
 
-    A bound of L leaves room for L + 1 updates from the batch that trains on; the N of the batch
-    before are let go when that one is ready. A policy without a bound counts as `fifo`, which
-    buffers so many batches, beside the two and what is in flight.
+    A bound of L leaves room for L + 1 updates from the batch that trains on, beside the N of the
+    batch before, which may not have been let go yet. A policy without a bound counts as `fifo`,
+    which buffers so many batches, beside the two and what is in flight.
     """
     config = scheduler_config(flags)
     limit = make_policy(config).limit
