@@ -20,6 +20,7 @@ cpu.install()
 
 import deepspeed  # noqa: E402
 from deepspeed.comm.torch import build_shm_op  # noqa: E402, F401  (loaded once for many forks)
+from openrlhf.trainer.ppo_utils.experience import Experience  # noqa: E402
 from openrlhf.utils.deepspeed import DeepspeedStrategy  # noqa: E402
 
 from vespo_openrlhf.bridge import resume  # noqa: E402
@@ -29,6 +30,7 @@ from vespo_openrlhf.bridge.run import records  # noqa: E402
 from vespo_openrlhf.bridge.run.folder import METRICS_FILE, SAMPLES_FILE, RunFolder  # noqa: E402
 from vespo_openrlhf.bridge.run.records import MetricsFile  # noqa: E402
 from vespo_openrlhf.bridge.run.state import BufferedRollouts, RunState, Snapshot  # noqa: E402
+from vespo_openrlhf.bridge.wire import Rollout  # noqa: E402
 from vespo_openrlhf.scheduling import PromptLedger  # noqa: E402
 
 PROMPTS_PER_STEP = 2
@@ -127,7 +129,8 @@ class Run:
         self.step = states.get("global_step", 0)
         if self.step:
             rollouts = self.rollouts.load(f"global_step{self.step}")
-            assert rollouts == {self.step: [self.step]}, (rollouts, self.step)
+            found = {ticket: [r.request_ids for r in group] for ticket, group in rollouts.items()}
+            assert found == {self.step: [(str(self.step),)]}, (found, self.step)
             self.ledger.load_state_dict(json.loads(states["scheduler"]), elsewhere=set())
         assert self.actor.engine.global_steps == self.critic.engine.global_steps == self.step
         assert self.ledger.drawn == PROMPTS_PER_STEP * self.step
@@ -165,7 +168,8 @@ class Run:
                 "global_step": self.step,
                 "scheduler": json.dumps(self.ledger.state_dict()),
             }
-            snapshot = Snapshot(self.step, states, {self.step: [self.step]})
+            rollout = Rollout(Experience(info={}), (str(self.step),))
+            snapshot = Snapshot(self.step, states, {self.step: [rollout]})
             save_models = functools.partial(self._save_all, snapshot.step, snapshot.states)
             self.state.save(snapshot, save_models)
             saved(self.step)

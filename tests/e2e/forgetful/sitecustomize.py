@@ -12,14 +12,14 @@ if os.environ.get("VESPO_TEST_FORGETS"):
     def forget(module):
         upstream = module.WeightReceiver.receive_weights
 
-        def receive_weights(self, dtype, shapes):
+        def receive_weights(self, *bucket):
             model = self.model_runner.model
             load = model.load_weights
             model.load_weights = lambda weights: load(
                 [(name, weight) for name, weight in weights if ".mlp." not in name]
             )
             try:
-                return upstream(self, dtype, shapes)
+                return upstream(self, *bucket)
             finally:
                 del model.load_weights
 
