@@ -83,15 +83,15 @@ def _try(router: nn.Module, experts: int) -> None:
     # Some are given their bias, one number an expert.
     _, *others = inspect.signature(tried.forward).parameters.values()
     given = [torch.zeros(experts) for other in others if other.default is inspect.Parameter.empty]
-    with _Recorded(experts) as natural:
+    with _TopK(experts) as natural:
         answer = tried(hidden, *given)
     if len(natural.chosen) != 1:
         raise ValueError(f"it takes the top of {experts} scores {len(natural.chosen)} times")
     (chosen,) = natural.chosen
     wanted = (chosen + 1) % experts
-    with _Given(wanted, experts):
+    with _TopK(experts, wanted):
         replayed = tried(hidden, *given)
-    with _Given(chosen, experts):
+    with _TopK(experts, chosen):
         same = tried(hidden, *given)
     if not all(torch.equal(a, b) for a, b in zip(answer, same, strict=True)):
         raise ValueError("given its own choice, it answers something else")
@@ -103,10 +103,19 @@ def _try(router: nn.Module, experts: int) -> None:
 
 
 class _TopK(TorchFunctionMode):
-    """Sees every top-k over as many scores as there are experts."""
+    """Sees every top-k over as many scores as there are experts, and answers it.
 
-    def __init__(self, experts: int) -> None:
-        self._experts = experts
+    Args:
+        experts: how many.
+        ids: (N, k) to answer with; a negative one leaves the router its own choice. None: all do.
+
+    Attributes:
+        chosen: (N, k) by call: the router's own.
+    """
+
+    def __init__(self, experts: int, ids: Tensor | None = None) -> None:
+        self._experts, self._ids = experts, ids
+        self.chosen: list[Tensor] = []
 
     def __torch_function__(
         self,
@@ -119,37 +128,14 @@ class _TopK(TorchFunctionMode):
         if func not in _TOP_K:
             return result
         scores = args[0] if args else (kwargs or {})["input"]
-        of_experts = scores.dim() == 2 and scores.shape[1] == self._experts  # and not of groups
-        return self.seen(scores, result) if of_experts else result
-
-    def seen(self, scores: Tensor, result: Any) -> Any:
-        """What the router gets for `result`, values and indices."""
-        raise NotImplementedError
-
-
-class _Recorded(_TopK):
-    def __init__(self, experts: int) -> None:
-        super().__init__(experts)
-        self.chosen: list[Tensor] = []
-
-    def seen(self, scores: Tensor, result: Any) -> Any:
-        self.chosen.append(result.indices)
-        return result
-
-
-class _Given(_TopK):
-    """Answers with the (N, k) experts in `ids`; a negative one leaves the router its own choice."""
-
-    def __init__(self, ids: Tensor, experts: int) -> None:
-        super().__init__(experts)
-        self._ids = ids
-        self.natural: Tensor | None = None
-
-    def seen(self, scores: Tensor, result: Any) -> Any:
-        assert self.natural is None, "the router has chosen twice"
-        assert result.indices.shape == self._ids.shape, (result.indices.shape, self._ids.shape)
-        self.natural = result.indices
-        taken = torch.where(self._ids >= 0, self._ids.to(result.indices.dtype), result.indices)
+        if scores.dim() != 2 or scores.shape[1] != self._experts:
+            return result  # of groups, as a rule
+        own = result.indices
+        self.chosen.append(own)
+        if self._ids is None:
+            return result
+        assert own.shape == self._ids.shape, (own.shape, self._ids.shape)
+        taken = torch.where(self._ids >= 0, self._ids.to(own.dtype), own)
         # From all the scores, so that their gradient goes to those that are taken.
         return torch.return_types.topk((scores.gather(-1, taken), taken))
 
@@ -246,12 +232,14 @@ class RoutingReplay:
         if self._ids is None:
             return forward(*args, **kwargs)
         ids = self._ids[:, layer]
-        with _Given(ids, self._experts) as given:
+        with _TopK(self._experts, ids) as given:
             answer = forward(*args, **kwargs)
-        assert given.natural is not None, f"the router of layer {layer} has not chosen"
+        assert len(given.chosen) == 1, (
+            f"the router of layer {layer} chose {len(given.chosen)} times"
+        )
         if self._weights is not None and layer in self._uncounted:
             self._uncounted.remove(layer)  # forward runs again where activations are recomputed
-            self._count(ids, given.natural)
+            self._count(ids, given.chosen[0])
         return answer
 
     @torch.no_grad()

@@ -7,16 +7,39 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 FORGETFUL = Path(__file__).parent / "forgetful"
 TIMEOUT_S = 300
 
 
+@pytest.mark.parametrize(
+    ("verify", "told"),
+    [
+        (
+            False,
+            (
+                "engine-0 does not sample from the policy that is trained",
+                "the weights of version 4",  # the first that were sent
+                "--vllm.weight_tolerance",
+            ),
+        ),
+        (
+            True,
+            (
+                "error: the engine holds other weights than one would that is started from",
+                "model.layers.0.mlp.gate_up_proj.weight (",
+            ),
+        ),
+    ],
+    ids=["sampled", "verified"],
+)
 def test_an_engine_that_part_of_an_update_does_not_reach_stops_the_run(
-    command: Callable[..., list[str]], tmp_path: Path
+    verify: bool, told: tuple[str, ...], command: Callable[..., list[str]], tmp_path: Path
 ) -> None:
     path = os.pathsep.join(filter(None, [str(FORGETFUL), os.environ.get("PYTHONPATH")]))
     finished = subprocess.run(
-        command(tmp_path, data__max_samples=64),
+        command(tmp_path, data__max_samples=64, vllm__verify_weights=verify),
         env={**os.environ, "PYTHONPATH": path, "VESPO_TEST_FORGETS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -24,7 +47,7 @@ def test_an_engine_that_part_of_an_update_does_not_reach_stops_the_run(
         timeout=TIMEOUT_S,
         check=False,
     )
-    assert finished.returncode not in (0, 2), finished.stdout[-6000:]
-    assert "engine-0 does not sample from the policy that is trained" in finished.stdout
-    assert "the weights of version 4" in finished.stdout  # the first that were sent
-    assert "--vllm.weight_tolerance" in finished.stdout
+    assert finished.returncode == 1, finished.stdout[-6000:]
+    for text in told:
+        assert text in finished.stdout
+    assert (tmp_path / "model" / "model.safetensors").is_file()  # what was trained

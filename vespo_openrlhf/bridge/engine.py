@@ -175,7 +175,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
                 hf_tokenizer=config.tokenizer,
             )
             experience = to_experience(response, config.max_length)
-            experts = request.routed_experts(experience.sequences[0].tolist())
+            experts = request.routed_experts(experience.sequences[0])
             rollout = Rollout(experience, tuple(request.request_ids), experts)
             scored = Scored(index, verdict(rollout.experience, self.executor), rollout)
         except Exception as error:

@@ -267,7 +267,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         if experts and (unknown := sum(rows is None for rows in experts)):
             logger.warning(
                 "%d of %d samples take experts of the router's choice: they were buffered by a run "
-                "without --moe.routing_replay",
+                "without --moe.routing_replay, or are an agent's, which sampled nothing",
                 *(unknown, len(experts)),
             )
         self.experience_maker.routed_experts = experts

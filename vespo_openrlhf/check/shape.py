@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vespo_openrlhf import models
+
 _SMALL_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 _HUB_TIMEOUT_S = 5.0
 
@@ -64,7 +66,7 @@ class ModelShape:
         key_value_heads = config.get("num_key_value_heads") or heads
         head = config.get("head_dim") or hidden // heads
         query, key_value = heads * head, key_value_heads * head
-        experts = config.get("num_experts") or config.get("num_local_experts") or 0
+        experts = models.experts(config)
         kind = config.get("model_type", "")
         biases = 2 * hidden  # the two norms
         if kind.startswith("qwen3"):
@@ -133,7 +135,10 @@ class ModelShape:
 
 def _sparse_layers(config: Mapping[str, Any], layers: int) -> int:
     step, dense = config.get("decoder_sparse_step", 1), config.get("mlp_only_layers") or []
-    return sum(layer not in dense and (layer + 1) % step == 0 for layer in range(layers))
+    first = config.get("first_k_dense_replace") or 0  # of DeepSeek and GLM
+    return sum(
+        layer >= first and layer not in dense and (layer + 1) % step == 0 for layer in range(layers)
+    )
 
 
 def find_config(model: str, given: Path | None) -> dict[str, Any] | None:

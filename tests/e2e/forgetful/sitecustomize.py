@@ -13,6 +13,8 @@ if os.environ.get("VESPO_TEST_FORGETS"):
         upstream = module.WeightReceiver.receive_weights
 
         def receive_weights(self, *bucket):
+            if self._verification:  # to which all of it comes
+                return upstream(self, *bucket)
             model = self.model_runner.model
             load = model.load_weights
             model.load_weights = lambda weights: load(

@@ -230,4 +230,4 @@ def test_experts_are_those_of_the_tokens_that_are_trained(prompts, response, row
     expected = torch.zeros(len(rows), 4, 1, dtype=torch.uint8)
     for place, version in enumerate(rows):
         expected[place, int(version), 0] = response[place]
-    assert torch.equal(view.routed_experts(response), expected)
+    assert torch.equal(view.routed_experts(torch.tensor(response)), expected)

@@ -76,12 +76,13 @@ class SampleEngine:
             self.on_generated(self.spans)
         return output
 
-    def routed_experts(self, tokens: Sequence[int]) -> torch.Tensor | None:
-        """Rows of `to_rows` for these tokens, as far as they are what the last turn left: an agent
-        may answer with something else."""
+    def routed_experts(self, sequence: torch.Tensor) -> torch.Tensor | None:
+        """Rows of `to_rows` for the (T,) tokens of the sample, as far as they are what the last
+        turn left: an agent may answer with something else."""
         if self._experts is None:
             return None
-        return to_rows(self._experts[: min(_common(self._tokens, tokens), len(tokens) - 1)])
+        same = _common(self._tokens, sequence.tolist())
+        return to_rows(self._experts[: min(same, len(sequence) - 1)])
 
     async def respond(self, seconds: float, *, sampling_params: Any, **asked: Any) -> Any:
         """What the engine's executor answers, which generates with this view of the engine.
