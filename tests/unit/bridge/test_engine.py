@@ -13,7 +13,7 @@ from openrlhf.utils.agent import SingleTurnAgentExecutor
 from vllm import SamplingParams
 
 from vespo_openrlhf.bridge.engine import VersionedRollout
-from vespo_openrlhf.bridge.events import Generated, RolloutConfig, Scored
+from vespo_openrlhf.bridge.events import Generated, Limits, RolloutConfig, Scored
 from vespo_openrlhf.scheduling.lag import TokenVersions
 
 
@@ -41,9 +41,11 @@ def test_an_evaluation_whose_reward_hangs_ends() -> None:
     async def execute(**_) -> None:
         await asyncio.sleep(600)
 
+    executor = SingleTurnAgentExecutor()
+    executor.execute = execute
     engine = bare_engine(errored=False, configured=True)
-    engine._versions, engine.executor = TokenVersions(0), SimpleNamespace(execute=execute)
-    engine._config = SimpleNamespace(reward_timeout=0.1)
+    engine._versions, engine.executor = TokenVersions(0), executor
+    engine._config = SimpleNamespace(limits=Limits(60.0, 0.1))
     work = engine.generate_responses(2, prompt="p", label="l", sampling_params=SamplingParams())
     with pytest.raises(TimeoutError, match=r"no word from its reward"):
         asyncio.run(asyncio.wait_for(work, 30))
@@ -80,7 +82,7 @@ def test_an_engine_at_rest_shows_no_progress_to_be_missed() -> None:
 
 
 def config() -> RolloutConfig:
-    return RolloutConfig(None, SamplingParams(), 64, 30.0)
+    return RolloutConfig(None, SamplingParams(), 64, Limits(60.0, 30.0))
 
 
 def test_an_engine_that_joins_again_drops_what_it_still_had() -> None:
