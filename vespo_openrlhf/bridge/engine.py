@@ -206,6 +206,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
             response = await self._play(sample, asked)
             experience = to_experience(response, config.max_length)
             tokens, ranges = response["observation_tokens"], response["action_ranges"]
+            sample.check_turns(len(ranges))  # some may have been nobody's requests
             origin = self._requests.claim(sample, tokens, ranges)
             spans = origin.spans
             rows = to_rows(origin.routed_experts)

@@ -61,13 +61,13 @@ class Sample:
         Raises:
             LostSampleError: it is one too many.
         """
-        if self._requests == self._limits.max_turns:
-            self._exceeded = LostSampleError(
-                f"no end after {self._requests} turns (--agent.max_turns)", "max_turns"
-            )
+        try:
+            self.check_turns(self._requests + 1)
+        except LostSampleError as error:
             assert self._task is not None
+            self._exceeded = error
             self._task.cancel()  # an executor may catch the error, and ask again
-            raise self._exceeded
+            raise
         self._requests += 1
         self._answering += 1
         if self._answering == 1:
@@ -79,6 +79,13 @@ class Sample:
             self._away_since = time.monotonic()
             if not self._answering and not self._over:
                 self.on_away()
+
+    def check_turns(self, turns: int) -> None:
+        """Raises LostSampleError where so many are too many."""
+        most = self._limits.max_turns
+        if most is not None and turns > most:
+            message = f"no end after {most} turns (--agent.max_turns)"
+            raise LostSampleError(message, "max_turns")
 
     async def play(self, work: Coroutine[Any, Any, Any]) -> Any:
         """What the executor's work comes to, within the limits. What is over is cancelled, and its
