@@ -90,7 +90,7 @@ class Scored:
 
 
 #: What a stream of a group tells.
-Event: TypeAlias = "Away | Back | Generated | Scored"
+Event: TypeAlias = Away | Back | Generated | Scored
 
 
 def told_at_once(events: Iterable[Event]) -> list[Event]:
