@@ -159,7 +159,10 @@ def record(
         folder = tmp_path_factory.mktemp("recorded")
         path = os.pathsep.join(filter(None, [str(HERE / "recorder"), os.environ.get("PYTHONPATH")]))
         finished = train(
-            environment={"VESPO_TEST_RECORD": str(folder), "PYTHONPATH": path},
+            environment={
+                **{"VESPO_TEST_RECORD": str(folder), "PYTHONPATH": path},
+                "VESPO_TEST_HARD_AGENT": "1",
+            },
             train__async_enable=True,
             train__partial_rollout_enable=partial_rollout,
             train__batch_size=64 // updates_per_batch,

@@ -2,11 +2,13 @@
 
 Each sample has two turns, with an environment between them that takes its time. All turns go
 through the engine that the first sample was given, the second ones from the thread of a server of
-the executor's own. Of a few prompts, the first sample does not end well, each in its own way.
+the executor's own. Where the variable is set, the first sample of a few prompts does not end well,
+each in its own way.
 """
 
 import asyncio
 import contextvars
+import os
 import random
 import threading
 
@@ -30,7 +32,8 @@ class AgentExecutor(AgentExecutorBase):
     ):
         self.engine = self.engine or llm_engine
         self.samples[prompt] = self.samples.get(prompt, 0) + 1
-        mine = list(self.samples).index(prompt) if self.samples[prompt] == 1 else None
+        hard = "VESPO_TEST_HARD_AGENT" in os.environ and self.samples[prompt] == 1
+        mine = list(self.samples).index(prompt) if hard else None
         tokens = hf_tokenizer(text=prompt, add_special_tokens=False)["input_ids"]
         log_probs, ranges = [0.0] * len(tokens), []
         turns = {ENDLESS: 99, SLOW: 3}.get(mine, 2)
