@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from vespo_openrlhf.agents.options import AgentOptions
 from vespo_openrlhf.losses.kernel import KernelCoefficients
 from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES, option_defaults
 from vespo_openrlhf.options import Options, fields, option
@@ -200,6 +201,7 @@ GROUPS = (
         RolloutOptions,
     ),
     FlagGroup("vllm", "engines: the weights are checked where they arrive", EngineOptions),
+    FlagGroup("agent", "agents", AgentOptions),
     FlagGroup("moe", "mixtures of experts", MoeOptions),
     FlagGroup("actor", "log-probs of the policy and its reference", ActorOptions),
     FlagGroup("data", "prompts", PromptOptions),

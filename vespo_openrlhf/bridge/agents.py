@@ -5,6 +5,8 @@ A file that has an `AgentExecutor` is OpenRLHF's own kind, and OpenRLHF loads it
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Coroutine, Mapping
 from typing import Any
 
 from openrlhf.utils.agent import AgentExecutorBase
@@ -86,3 +88,15 @@ def load_executor(arguments: dict[str, Any]) -> EpisodeExecutor | None:
         return None
     arguments["agent_func_path"] = None
     return EpisodeExecutor(load_agent(path))
+
+
+def execute(executor: AgentExecutorBase, asked: Mapping[str, Any]) -> Coroutine[Any, Any, Any]:
+    """Ask an executor; without images where there are none and it knows of none, as one of
+    OpenRLHF's own examples."""
+    parameters = inspect.signature(executor.execute).parameters.values()
+    takes = any(p.name == "images" or p.kind is p.VAR_KEYWORD for p in parameters)
+    left_out = () if takes or asked["images"] else ("images",)
+    work: Coroutine[Any, Any, Any] = executor.execute(
+        **{name: value for name, value in asked.items() if name not in left_out}
+    )
+    return work

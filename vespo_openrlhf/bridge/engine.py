@@ -28,7 +28,7 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.utils import random_uuid
 
 from vespo_openrlhf.bridge import collector, vllm_plugin
-from vespo_openrlhf.bridge.agents import EpisodeExecutor, load_executor
+from vespo_openrlhf.bridge.agents import EpisodeExecutor, execute, load_executor
 from vespo_openrlhf.bridge.errors import LostSampleError, RefusedWeightsError, UntoldExpertsError
 from vespo_openrlhf.bridge.events import (
     Away,
@@ -233,9 +233,8 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
 
     async def _play(self, sample: Sample, asked: Mapping[str, Any]) -> Any:
         """What the executor answers. Raises as `Sample.play` does."""
-        params = asked["sampling_params"].clone()
-        own = dict(asked) | {"sampling_params": params, "llm_engine": self}
-        return await sample.play(self.executor.execute(**own))
+        own = {"llm_engine": self, "sampling_params": asked["sampling_params"].clone()}
+        return await sample.play(execute(self.executor, {**asked, **own}))
 
     async def generate(
         self, prompt_token_ids: Any, sampling_params: Any, multi_modal_data: Any = None
