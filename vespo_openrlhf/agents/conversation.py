@@ -74,12 +74,13 @@ class Conversation:
                 "put the system message's text into the first user message, or return text"
             )
         text = rendered.pop()
-        closing = _common_start(text, self._after(before[0], []))
-        end = next((i for i in self._ids(closing) if i in self._special), None)
-        if end is None and closing and self.decode(sampled).endswith(closing):
-            return self._ids(text[len(closing) :])
         ids = self._ids(text)
-        return ids[ids.index(end) + 1 :] if end is not None and sampled[-1:] == [end] else ids
+        end = next((at for at, token in enumerate(ids) if token in self._special), None)
+        if end is not None and not self.decode(ids[:end]).strip():
+            return ids[end + 1 :] if sampled[-1:] == [ids[end]] else ids
+        closing = _common_start(text, self._after(before[0], []))
+        ended = closing and self.decode(sampled).endswith(closing)
+        return self._ids(text[len(closing) :]) if ended else ids
 
     def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
         """The text of tokens, spaces as they are."""
