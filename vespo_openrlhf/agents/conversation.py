@@ -29,7 +29,8 @@ class Conversation:
         self._tokenizer = tokenizer
         added = getattr(tokenizer, "added_tokens_decoder", {})
         self._special = {*tokenizer.all_special_ids, *(i for i, t in added.items() if t.special)}
-        self._mark = uuid.uuid4().hex  # nothing in a message is taken for it
+        # Nothing in a message is taken for these.
+        self._mark, self._echo = uuid.uuid4().hex, uuid.uuid4().hex
         self._messages: list[Message] | None = []  # so far; None once text was among them
 
     def begin(self, observation: Observation) -> list[int]:
@@ -74,6 +75,12 @@ class Conversation:
                 "put the system message's text into the first user message, or return text"
             )
         text = rendered.pop()
+        echoes = [{**message, "content": self._echo} for message in messages]
+        if self._after(before[0], echoes).count(self._echo) < len(messages):
+            raise ValueError(
+                f"the chat template of {self._name} leaves out messages of the roles "
+                f"{_roles(messages)}: give them the role user, or return text"
+            )
         ids = self._ids(text)
         end = next((at for at, token in enumerate(ids) if token in self._special), None)
         if end is not None and not self.decode(ids[:end]).strip():
@@ -132,13 +139,17 @@ class Conversation:
             )
         except Exception as error:
             raise ValueError(
-                f"the chat template of {self._name} refuses the messages of roles "
-                f"{', '.join(str(message['role']) for message in messages)}: {error}"
+                f"the chat template of {self._name} refuses messages of the roles "
+                f"{_roles(messages)}: {error}"
             ) from error
         return text
 
     def _ids(self, text: Any) -> list[int]:
         return list(self._tokenizer(text=text, add_special_tokens=False)["input_ids"])
+
+
+def _roles(messages: Sequence[Message]) -> str:
+    return ", ".join(str(message["role"]) for message in messages)
 
 
 def _common_start(a: str, b: str) -> str:

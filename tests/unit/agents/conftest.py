@@ -65,7 +65,7 @@ MISTRAL = """\
 SPACED = """\
 {%- for m in messages %}
 {%- if m.role == 'user' %}{{- '<s>[INST] ' + m.content + ' [/INST]' }}
-{%- else %}{{- ' ' + m.content + ' </s>' }}{% endif %}
+{%- elif m.role == 'assistant' %}{{- ' ' + m.content + ' </s>' }}{% endif %}
 {%- endfor %}{% if not add_generation_prompt %}{{- '<|eot_id|>' }}{% endif %}"""
 
 #: As GLM 4's: a turn ends where the next one's role begins, and the policy samples that.

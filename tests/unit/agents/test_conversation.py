@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
+from pathlib import Path
 
 import pytest
 
@@ -120,11 +122,21 @@ def test_a_template_that_leaves_out_what_was_said() -> None:
         conversation.follow(user("b"), [])
 
 
+def test_a_template_that_leaves_out_what_the_environment_says() -> None:
+    """As Phi 3's does with the roles that it does not know."""
+    conversation = Conversation(build(SPACED, "</s>", "some/phi"))
+    conversation.begin(user("a"))
+    with pytest.raises(
+        ValueError, match=r"some/phi leaves out messages of the roles tool: .* user"
+    ):
+        conversation.follow([{"role": "tool", "content": "x"}], [])
+
+
 def test_messages_that_the_template_refuses() -> None:
     conversation = Conversation(build(MISTRAL, "</s>", "some/mistral"))
     conversation.begin(user("a"))
     with pytest.raises(
-        ValueError, match=r"some/mistral refuses .* user, assistant, tool: .*altern"
+        ValueError, match=r"some/mistral refuses messages .* user, assistant, tool: .*altern"
     ):
         conversation.follow([{"role": "tool", "content": "x"}], [])
 
@@ -143,3 +155,36 @@ def test_neither_text_nor_messages(wrong: object) -> None:
 def test_no_messages() -> None:
     with pytest.raises(ValueError, match="return one at least"):
         Conversation(build(CHATML, "<|im_end|>")).begin([])
+
+
+#: What published templates write between two turns, if the turn before was cut off.
+PUBLISHED = {
+    "deepseekv3": "<|end_of_sentence|><|User|>b<|Assistant|><think>\n",
+    "gemma3": "<end_of_turn>\n<start_of_turn>user\nb<end_of_turn>\n<start_of_turn>model\n",
+    "glm4moe": "<|user|>\nb<|assistant|>",
+    "gptoss": "<|end|><|start|>user<|message|>b<|end|><|start|>assistant",
+    "llama3": "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nb<|eot_id|>"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    "phi3": "<|end|>\n<|user|>\nb<|end|>\n<|assistant|>\n",
+    "qwen2_5": "<|im_end|>\n<|im_start|>user\nb<|im_end|>\n<|im_start|>assistant\n",
+    "qwen3": "<|im_end|>\n<|im_start|>user\nb<|im_end|>\n<|im_start|>assistant\n",
+    "qwen3_5_think": "<|im_end|>\n<|im_start|>user\nb<|im_end|>\n<|im_start|>assistant\n<think>\n",
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_templates(name: str) -> None:
+    spec = importlib.util.find_spec("trl")
+    assert spec is not None
+    assert spec.origin is not None
+    path = Path(spec.origin).parent / "chat_templates" / f"{name}.jinja"
+    # DeepSeek's signs are not in the vocabulary of these tests.
+    template = path.read_text(encoding="utf-8").replace("\uff5c", "|").replace("\u2581", "_")
+    tokenizer = build(template, "<|im_end|>")
+    tokenizer.bos_token = "<s>"
+    for first in (user("a"), "a"):
+        conversation = Conversation(tokenizer)
+        conversation.begin(first)
+        for _ in range(2):
+            said = tokenizer("<think>\nhm\n</think>\n\n4")["input_ids"]
+            assert tokenizer.decode(conversation.follow(user("b"), said)) == PUBLISHED[name]
