@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -11,6 +13,7 @@ from vespo_openrlhf.agents.agent import Agent
 from vespo_openrlhf.agents.episode import check_limits
 
 _BASE = "vespo_openrlhf.agents.Agent"
+_EXECUTOR = "AgentExecutor"
 
 
 def load_agent(path: str) -> type[Agent]:
@@ -66,6 +69,31 @@ def _defined(value: Any, module: ModuleType) -> bool:
     )
 
 
-def defines_executor(module: ModuleType) -> bool:
-    """Whether a module is an agent file of OpenRLHF's own, with a class `AgentExecutor`."""
-    return isinstance(getattr(module, "AgentExecutor", None), type)
+def defines_executor(path: str) -> bool:
+    """Whether a Python file is an agent file of OpenRLHF's own, with an `AgentExecutor` at its top.
+    Told without running it: it may start servers.
+
+    Raises:
+        ValueError: there is no such file, or it is no Python.
+    """
+    if not path.endswith(".py"):
+        return False
+    try:
+        top = ast.parse(Path(path).read_text(encoding="utf-8")).body
+    except OSError as error:
+        raise ValueError(f"{path}: there is no such file") from error
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"{path} is no Python: {error}") from error
+    return any(_EXECUTOR in _names(statement) for statement in top)
+
+
+def _names(statement: ast.stmt) -> set[str]:
+    """What a statement gives a name to."""
+    match statement:
+        case ast.ClassDef(name=name):
+            return {name}
+        case ast.Assign(targets=targets):
+            return {target.id for target in targets if isinstance(target, ast.Name)}
+        case ast.Import(names=names) | ast.ImportFrom(names=names):
+            return {alias.asname or alias.name for alias in names}
+    return set()

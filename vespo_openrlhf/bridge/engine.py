@@ -101,11 +101,8 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
             self.abort_group(ticket)
         if self._is_single_turn or isinstance(self.executor, EpisodeExecutor):
             config.sampling.detokenize = False  # they make their text from the tokens
-        if self._is_single_turn:
-            if not hasattr(config.tokenizer, "image_processor"):
-                config = dataclasses.replace(
-                    config, tokenizer=RememberingTokenizer(config.tokenizer)
-                )
+        if self._is_single_turn and not hasattr(config.tokenizer, "image_processor"):
+            config = dataclasses.replace(config, tokenizer=RememberingTokenizer(config.tokenizer))
         self._config = config
 
     @property
@@ -300,9 +297,10 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
             LostSampleError: a reward hangs.
         """
         assert self._config is not None, "configure comes first"
+        limits = self._config.limits
 
         async def play() -> Any:
-            sample = Sample(self.version, self._config.limits)
+            sample = Sample(self.version, limits)
             try:
                 return await self._play(sample, asked)
             except LostSampleError as error:

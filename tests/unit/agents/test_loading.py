@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -75,8 +74,31 @@ def test_a_name_that_is_none(file: Path) -> None:
         load_agent(str(file.parent / "other.py"))
 
 
-def test_openrlhfs_own_files_are_told_apart() -> None:
-    module = ModuleType("theirs")
-    assert not defines_executor(module)
-    module.AgentExecutor = type("AgentExecutor", (), {})
-    assert defines_executor(module)
+@pytest.mark.parametrize(
+    ("source", "theirs"),
+    [
+        (ONE, False),
+        ("class AgentExecutor: pass", True),
+        ("from other import Executor as AgentExecutor", True),
+        ("AgentExecutor = make()", True),
+        ("def make():\n    class AgentExecutor: pass", False),
+    ],
+)
+def test_openrlhfs_own_files_are_told_apart_without_running_them(
+    file: Path, source: str, theirs: bool
+) -> None:
+    file.write_text(f"{source}\nraise RuntimeError('it is run')")
+    assert defines_executor(str(file)) is theirs
+    assert not defines_executor(f"{file}:Counts")
+    assert not defines_executor("my.agents:Counts")
+
+
+def test_what_is_no_python_is_said() -> None:
+    with pytest.raises(ValueError, match=r"/no/agent.py: there is no such file"):
+        defines_executor("/no/agent.py")
+
+
+def test_a_file_that_cannot_be_read_as_python(file: Path) -> None:
+    file.write_text("class :")
+    with pytest.raises(ValueError, match="is no Python"):
+        defines_executor(str(file))

@@ -73,7 +73,7 @@ def test_a_generation_that_hangs_is_bounded_too() -> None:
     async def episode(_: Sample) -> None:
         await request(600)
 
-    with pytest.raises(LostSampleError, match="--rollout.episode_timeout") as lost:
+    with pytest.raises(LostSampleError, match=r"--rollout\.episode_timeout") as lost:
         play(episode, Limits(0.1, 60.0))
     assert lost.value.reason == "episode_timeout"
 

@@ -28,7 +28,7 @@ def check_agent(path: str) -> None:
         if not defines_executor(path):
             load_agent(path)
     except ValueError as error:
-        raise ValueError(f"--train.agent_func_path {error}") from error
+        raise ValueError(f"--train.agent_func_path: {error}") from error
 
 
 # Our shaping term -> OpenRLHF's flag for the same thing.

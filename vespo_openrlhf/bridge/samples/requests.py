@@ -116,9 +116,7 @@ class RequestLog:
             unknown,
         )
 
-    def _find(
-        self, sample: Sample, tokens: Sequence[int], start: int, end: int
-    ) -> Answered | None:
+    def _find(self, sample: Sample, tokens: Sequence[int], start: int, end: int) -> Answered | None:
         """The request that has sampled tokens[start:...], its own if it can be; of several the one
         that has sampled the most, then the first."""
         prompt, left = list(tokens[:start]), list(tokens[start:end])

@@ -97,9 +97,7 @@ def turns(response: Mapping[str, Any]) -> tuple[tuple[int, int, float], ...]:
     reward alone."""
     ranges = response["action_ranges"]
     rewards = response.get("turn_rewards") or [math.nan] * len(ranges)
-    return tuple(
-        (start, end, reward) for (start, end), reward in zip(ranges, rewards, strict=True)
-    )
+    return tuple((start, end, reward) for (start, end), reward in zip(ranges, rewards, strict=True))
 
 
 def to_rows(routed_experts: Any) -> torch.Tensor | None:
