@@ -184,7 +184,8 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
             **{"max_length": config.max_length, "hf_tokenizer": config.tokenizer},
             "sampling_params": config.sampling,
         }
-        sample = Sample(self.version, config.limits)
+        asks_itself = isinstance(self.executor, EpisodeExecutor)
+        sample = Sample(self.version, config.limits, asks_itself=asks_itself)
         generated: list[Spans] = []
 
         def report(spans: Spans) -> None:
@@ -196,7 +197,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         else:  # all is generated when the last turn ends
             sample.on_away = lambda: tell(Away(index))
             sample.on_back = lambda version: tell(Back(index, version))
-        spans: Spans = ((self.version, 0),)
+        spans: Spans = ()
         scored = Scored(index, None, None, "failed")
         self._requests.begin(sample)
         try:
@@ -225,7 +226,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         finally:
             self._requests.end(sample)
         if not generated:
-            report(spans)
+            report(spans or ((sample.version, 0),))
         tell(scored)
 
     async def _play(self, sample: Sample, asked: Mapping[str, Any]) -> Any:

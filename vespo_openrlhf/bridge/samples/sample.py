@@ -25,17 +25,20 @@ class Sample:
     """Of one group, or of an evaluation.
 
     Args:
-        version: of the engine's weights; no token of the sample is older.
+        version: of the engine's weights.
         limits: of the run.
+        asks_itself: whether all its requests are made in its own task.
 
     Attributes:
+        version: no token of it is older.
         on_away, on_back: called when it leaves the engine, and when it asks for more, of which
             version at least.
         on_answered: called with the versions of a request's tokens when it is answered.
     """
 
-    def __init__(self, version: int, limits: Limits) -> None:
+    def __init__(self, version: int, limits: Limits, *, asks_itself: bool = False) -> None:
         self.version = version
+        self._asks_itself = asks_itself
         self.on_away: Callable[[], None] = lambda: None
         self.on_back: Callable[[int], None] = lambda version: None
         self.on_answered: Callable[[Spans], None] = lambda spans: None
@@ -68,10 +71,12 @@ class Sample:
             self._exceeded = error
             self._task.cancel()  # an executor may catch the error, and ask again
             raise
+        if not self._requests and self._asks_itself:
+            self.version = version  # its first token is yet to come
         self._requests += 1
         self._answering += 1
         if self._answering == 1:
-            self.on_back(version)
+            self.on_back(self.version)
         try:
             yield
         finally:
