@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import inspect
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -66,6 +68,22 @@ def _defined(value: Any, module: ModuleType) -> bool:
     )
 
 
-def defines_executor(module: ModuleType) -> bool:
-    """Whether a module is an agent file of OpenRLHF's own, with a class `AgentExecutor`."""
-    return isinstance(getattr(module, "AgentExecutor", None), type)
+def defines_executor(path: str) -> bool:
+    """Whether a file is an agent file of OpenRLHF's own, which gives something the name
+    `AgentExecutor`. It is read, and not run.
+    """
+    try:
+        tree = ast.parse(Path(path).read_text(encoding="utf-8"))
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return any(_named(node) == "AgentExecutor" for node in ast.walk(tree))
+
+
+def _named(node: ast.AST) -> str | None:
+    """The name that a class, an assignment or an import gives."""
+    match node:
+        case ast.ClassDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
+            return name
+        case ast.alias(name=name, asname=other):
+            return other or name
+    return None

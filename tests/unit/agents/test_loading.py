@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -75,8 +74,25 @@ def test_a_name_that_is_none(file: Path) -> None:
         load_agent(str(file.parent / "other.py"))
 
 
-def test_openrlhfs_own_files_are_told_apart() -> None:
-    module = ModuleType("theirs")
-    assert not defines_executor(module)
-    module.AgentExecutor = type("AgentExecutor", (), {})
-    assert defines_executor(module)
+@pytest.mark.parametrize(
+    "text",
+    [
+        "class AgentExecutor(MultiTurnAgentExecutor):\n    pass",
+        "AgentExecutor = SingleTurnAgentExecutor",
+        "from mine import Executor as AgentExecutor",
+        "from mine import AgentExecutor",
+    ],
+)
+def test_openrlhfs_own_files_are_told_apart(file: Path, text: str) -> None:
+    """Without being run: there is no `mine` to import."""
+    file.write_text(f"from openrlhf.utils.agent import *\n{text}\n")
+    assert defines_executor(str(file))
+
+
+def test_ours_are_not_openrlhfs(file: Path) -> None:
+    assert not defines_executor(str(file))
+    file.write_text(f"{ONE}# no AgentExecutor\nprint('AgentExecutor', AgentExecutor)\n")
+    assert not defines_executor(str(file))
+    file.write_text("class AgentExecutor(:")
+    assert not defines_executor(str(file))
+    assert not defines_executor(f"{file}:Counts")
