@@ -13,6 +13,7 @@ from vespo_openrlhf.agents.agent import Agent
 from vespo_openrlhf.agents.episode import check_limits
 
 _BASE = "vespo_openrlhf.agents.Agent"
+_EXECUTOR = "AgentExecutor"
 
 
 def load_agent(path: str) -> type[Agent]:
@@ -69,21 +70,30 @@ def _defined(value: Any, module: ModuleType) -> bool:
 
 
 def defines_executor(path: str) -> bool:
-    """Whether a file is an agent file of OpenRLHF's own, which gives something the name
-    `AgentExecutor`. It is read, and not run.
+    """Whether a Python file is an agent file of OpenRLHF's own, with an `AgentExecutor` at its top.
+    Told without running it: it may start servers.
+
+    Raises:
+        ValueError: there is no such file, or it is no Python.
     """
-    try:
-        tree = ast.parse(Path(path).read_text(encoding="utf-8"))
-    except (OSError, SyntaxError, ValueError):
+    if not path.endswith(".py"):
         return False
-    return any(_named(node) == "AgentExecutor" for node in ast.walk(tree))
+    try:
+        top = ast.parse(Path(path).read_text(encoding="utf-8")).body
+    except OSError as error:
+        raise ValueError(f"{path}: there is no such file") from error
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f"{path} is no Python: {error}") from error
+    return any(_EXECUTOR in _names(statement) for statement in top)
 
 
-def _named(node: ast.AST) -> str | None:
-    """The name that a class, an assignment or an import gives."""
-    match node:
-        case ast.ClassDef(name=name) | ast.Name(id=name, ctx=ast.Store()):
-            return name
-        case ast.alias(name=name, asname=other):
-            return other or name
-    return None
+def _names(statement: ast.stmt) -> set[str]:
+    """What a statement gives a name to."""
+    match statement:
+        case ast.ClassDef(name=name):
+            return {name}
+        case ast.Assign(targets=targets):
+            return {target.id for target in targets if isinstance(target, ast.Name)}
+        case ast.Import(names=names) | ast.ImportFrom(names=names):
+            return {alias.asname or alias.name for alias in names}
+    return set()

@@ -75,24 +75,30 @@ def test_a_name_that_is_none(file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("source", "theirs"),
     [
-        "class AgentExecutor(MultiTurnAgentExecutor):\n    pass",
-        "AgentExecutor = SingleTurnAgentExecutor",
-        "from mine import Executor as AgentExecutor",
-        "from mine import AgentExecutor",
+        (ONE, False),
+        ("class AgentExecutor: pass", True),
+        ("from other import Executor as AgentExecutor", True),
+        ("AgentExecutor = make()", True),
+        ("def make():\n    class AgentExecutor: pass", False),
     ],
 )
-def test_openrlhfs_own_files_are_told_apart(file: Path, text: str) -> None:
-    """Without being run: there is no `mine` to import."""
-    file.write_text(f"from openrlhf.utils.agent import *\n{text}\n")
-    assert defines_executor(str(file))
-
-
-def test_ours_are_not_openrlhfs(file: Path) -> None:
-    assert not defines_executor(str(file))
-    file.write_text(f"{ONE}# no AgentExecutor\nprint('AgentExecutor', AgentExecutor)\n")
-    assert not defines_executor(str(file))
-    file.write_text("class AgentExecutor(:")
-    assert not defines_executor(str(file))
+def test_openrlhfs_own_files_are_told_apart_without_running_them(
+    file: Path, source: str, theirs: bool
+) -> None:
+    file.write_text(f"{source}\nraise RuntimeError('it is run')")
+    assert defines_executor(str(file)) is theirs
     assert not defines_executor(f"{file}:Counts")
+    assert not defines_executor("my.agents:Counts")
+
+
+def test_what_is_no_python_is_said() -> None:
+    with pytest.raises(ValueError, match=r"/no/agent.py: there is no such file"):
+        defines_executor("/no/agent.py")
+
+
+def test_a_file_that_cannot_be_read_as_python(file: Path) -> None:
+    file.write_text("class :")
+    with pytest.raises(ValueError, match="is no Python"):
+        defines_executor(str(file))
