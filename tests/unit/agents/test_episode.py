@@ -9,7 +9,9 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given, settings
 from transformers import PreTrainedTokenizerFast
 
 from vespo_openrlhf.agents import Agent, Step, episode
@@ -86,6 +88,39 @@ def test_a_borders_text_does_not_join_what_was_sampled(chatml: PreTrainedTokeniz
     policy = Script(chatml, "4", "4")
     played = play(Steps(Step("2"), Step(done=True)), policy)
     assert played.tokens[4:] == [*policy.said[0], *chatml("2")["input_ids"], *policy.said[1]]
+
+
+TOKENS = st.lists(st.integers(1, 100), max_size=9)
+TEXTS = st.text("ab42 \n", max_size=9)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    said=st.lists(st.tuples(TOKENS, st.sampled_from(["stop", "length"])), min_size=1, max_size=5),
+    seen=st.lists(st.one_of(TEXTS, TEXTS.map(user)), min_size=5, max_size=5),
+    first=st.one_of(TEXTS.filter(bool), TEXTS.map(user)),
+    max_length=st.integers(60, 250),
+)
+def test_what_is_trained_is_what_was_sampled(
+    chatml: PreTrainedTokenizerFast, said: Any, seen: Any, first: Any, max_length: int
+) -> None:
+    """Whatever is said and seen: each turn was asked with all that stands before it, what it
+    sampled stands there with its log-probs, and all else has none."""
+    policy = Script(chatml, *said)
+    steps = [Step(text, done=turn + 1 == len(said)) for turn, text in enumerate(seen[: len(said)])]
+    played = play(Steps(*steps, first=first), policy, max_length)
+    assert len(played.tokens) == len(played.log_probs) <= max_length
+    sampled = [False] * len(played.tokens)
+    for turn, (asked, room), tokens in zip(played.turns, policy.asked, policy.said, strict=True):
+        assert asked == played.tokens[: turn.start]
+        assert room == max_length - turn.start
+        assert played.tokens[turn.start : turn.end] == tokens
+        for at in range(turn.start, turn.end):
+            sampled[at] = True
+            assert played.log_probs[at] == -(at - turn.start + 1)
+    assert not any(
+        p for p, is_sampled in zip(played.log_probs, sampled, strict=True) if not is_sampled
+    )
 
 
 def test_methods_may_be_async(chatml: PreTrainedTokenizerFast) -> None:
