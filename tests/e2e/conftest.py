@@ -153,7 +153,6 @@ def record(
             "train__agent_func_path": HERE / "two_turns.py",
             "data__max_len": 96,
             "rollout__episode_timeout": 10,
-            "agent__tool_timeout": 6,
             "agent__max_turns": 3,
         }
         folder = tmp_path_factory.mktemp("recorded")

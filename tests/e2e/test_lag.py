@@ -29,6 +29,10 @@ class Setting:
     partial_rollout: bool
     agent: bool = False
 
+    def __str__(self) -> str:
+        names = f"bound_{self.bound}-{self.updates_per_batch}_updates"
+        return names + "-partial" * self.partial_rollout + "-agent" * self.agent
+
     @property
     def epochs(self) -> int:
         return UPDATES // self.updates_per_batch * 16 // PROMPTS
@@ -41,7 +45,7 @@ SETTINGS = [
     for bound, n in ((1, 1), (4, 4), (16, 4))
     for partial in (False, True)
     if os.environ.get(ALL) or (bound, partial) in ((1, False), (16, True))
-] + [Setting(4, 4, partial_rollout=True, agent=True)]
+] + [Setting(16, 4, partial_rollout=True, agent=True)]
 
 
 @pytest.fixture(scope="module", params=SETTINGS, ids=str)
@@ -148,7 +152,7 @@ def test_turns_lie_under_different_weights_and_the_rest_of_a_group_goes_on(
     if not setting.agent:
         assert not lost
         return
-    reasons = ("tool_timeout", "max_turns", "failed", "episode_timeout")
+    reasons = ("episode_timeout", "max_turns", "failed")
     counted = {
         reason: sum(line.get(f"scheduler/lost/{reason}", 0) for line in run.metrics)
         for reason in reasons

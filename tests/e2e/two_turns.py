@@ -17,7 +17,7 @@ from openrlhf.utils.agent import AgentExecutorBase
 TURN_TOKENS = 12
 FEEDBACK = "<|im_end|>\n<|im_start|>user\nAgain.<|im_end|>\n<|im_start|>assistant\n"
 # Of which prompts, in the order in which they come.
-HANGS, ENDLESS, FAILS, SLOW = 3, 20, 37, 52
+HANGS, ENDLESS, FAILS = 3, 20, 37
 
 
 class AgentExecutor(AgentExecutorBase):
@@ -36,7 +36,7 @@ class AgentExecutor(AgentExecutorBase):
         mine = list(self.samples).index(prompt) if hard else None
         tokens = hf_tokenizer(text=prompt, add_special_tokens=False)["input_ids"]
         log_probs, ranges = [0.0] * len(tokens), []
-        turns = {ENDLESS: 99, SLOW: 3}.get(mine, 2)
+        turns = 99 if mine == ENDLESS else 2
         for turn in range(turns):
             params = sampling_params.clone()
             params.max_tokens = TURN_TOKENS if mine != ENDLESS else 1
@@ -56,7 +56,7 @@ class AgentExecutor(AgentExecutorBase):
                 await asyncio.sleep(600)
             if mine == FAILS:
                 raise RuntimeError("the environment is broken")
-            await asyncio.sleep(4 if mine == SLOW else random.uniform(0, 0.3))
+            await asyncio.sleep(random.uniform(0, 0.3))
             if turn + 1 < turns:
                 feedback = hf_tokenizer(text=FEEDBACK, add_special_tokens=False)["input_ids"]
                 tokens += feedback

@@ -251,7 +251,12 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         sample = Sample.current()
         self._generating += 1
         try:
-            with contextlib.nullcontext() if sample is None else sample.on_engine(self.version):
+            with contextlib.ExitStack() as on_engine:
+                if sample is not None:
+                    on_engine.enter_context(sample.on_engine(self.version))
+                elif not isinstance(self.executor, EpisodeExecutor):
+                    for one in self._requests.living:
+                        on_engine.enter_context(one.perhaps_on_engine())
                 # FINAL_ONLY makes it one output.
                 stream = self.llm.generate(prompt, sampling_params, random_uuid())
                 (output,) = [output async for output in stream]

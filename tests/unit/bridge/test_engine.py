@@ -198,7 +198,7 @@ def engine_of(llm: RecordingLLM, *, keep_kv: bool) -> VersionedRollout:
     engine.llm, engine._versions = llm, TokenVersions(3)
     engine._generating, engine._paused, engine._mm_pad_token_ids = 0, False, None
     engine._recomputed, engine._recomputing = [], None
-    engine._requests = RequestLog()
+    engine._requests, engine.executor = RequestLog(), None
     engine._config = RolloutConfig(None, SamplingParams(), 64, Limits(60.0, 30.0), keep_kv)
     return engine
 

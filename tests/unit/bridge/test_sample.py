@@ -26,6 +26,24 @@ def play(work: Callable[[Sample], Any], limits: Limits = LIMITS) -> tuple[Any, l
     return asyncio.run(run()), told
 
 
+def test_one_that_asks_for_itself_is_as_old_as_its_first_request() -> None:
+    """And not as its environment's first word."""
+
+    async def run() -> list[int]:
+        sample, told = Sample(3, LIMITS, asks_itself=True), []
+        sample.on_back = told.append
+
+        async def episode() -> None:
+            await request(version=5)
+            await request(version=7)
+
+        await sample.play(episode())
+        assert sample.version == 5
+        return told
+
+    assert asyncio.run(run()) == [5, 5]
+
+
 async def request(seconds: float = 0.0, version: int = 3) -> None:
     """As the engine takes it."""
     sample = Sample.current()
@@ -40,7 +58,7 @@ def test_a_sample_is_away_but_for_its_requests() -> None:
         await asyncio.gather(request(0.02, version=4), request(version=4))  # two at once
         return "done"
 
-    assert play(episode) == ("done", ["away", 3, "away", 4, "away"])
+    assert play(episode) == ("done", ["away", 3, "away", 3, "away"])
 
 
 def test_an_environment_that_hangs_costs_its_sample_and_no_more() -> None:
@@ -67,6 +85,19 @@ def test_time_on_the_engine_is_not_the_environments() -> None:
         return "done"
 
     assert play(episode, Limits(60.0, 0.2))[0] == "done"
+
+
+def test_a_request_that_may_be_its_own_is_not_its_environments_time() -> None:
+    """An executor's own server asks for it, and nobody knows for whom."""
+
+    async def episode(sample: Sample) -> str:
+        for _ in range(2):
+            with sample.perhaps_on_engine():
+                await asyncio.sleep(0.3)
+            await asyncio.sleep(0.12)
+        return "done"
+
+    assert play(episode, Limits(60.0, 0.2)) == ("done", ["away"])
 
 
 def test_a_generation_that_hangs_is_bounded_too() -> None:

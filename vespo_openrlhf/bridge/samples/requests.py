@@ -65,6 +65,11 @@ class RequestLog:
         self._number = 0
         self._living: dict[Sample, int] = {}  # which number was the next when it began
 
+    @property
+    def living(self) -> list[Sample]:
+        """The samples that are being made."""
+        return list(self._living)
+
     def begin(self, sample: Sample) -> None:
         """What is answered from now on may be the sample's."""
         self._living[sample] = self._number

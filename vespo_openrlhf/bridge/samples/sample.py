@@ -45,6 +45,7 @@ class Sample:
         self._limits = limits
         self._requests = 0  # in all
         self._answering = 0  # of these under way
+        self._perhaps = 0  # under way, and nobody knows whose
         self._away_since = time.monotonic()
         self._exceeded: LostSampleError | None = None
         self._task: asyncio.Future[Any] | None = None
@@ -85,6 +86,17 @@ class Sample:
             if not self._answering and not self._over:
                 self.on_away()
 
+    @contextlib.contextmanager
+    def perhaps_on_engine(self) -> Iterator[None]:
+        """While the engine answers a request that may be the sample's, by way of a server of its
+        executor's: it is not taken for away."""
+        self._perhaps += 1
+        try:
+            yield
+        finally:
+            self._perhaps -= 1
+            self._away_since = time.monotonic()
+
     def check_turns(self, turns: int) -> None:
         """Raises LostSampleError where so many are too many."""
         most = self._limits.max_turns
@@ -124,7 +136,7 @@ class Sample:
         away = limits.away_timeout
         # A moment on the engine begins the stretch anew; look again when the present one may end.
         yield (
-            away - (0.0 if self._answering else now - self._away_since),
+            away - (0.0 if self._answering or self._perhaps else now - self._away_since),
             LostSampleError(
                 f"no word from its reward or environment for {away:g} s", limits.away_reason
             ),
