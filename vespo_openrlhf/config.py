@@ -200,8 +200,12 @@ GROUPS = (
         "streaming: groups are dispatched one by one and scored as they finish",
         RolloutOptions,
     ),
+    FlagGroup(
+        "agent",
+        "agents: episodes of many turns, with --train.agent_func_path",
+        AgentOptions,
+    ),
     FlagGroup("vllm", "engines: the weights are checked where they arrive", EngineOptions),
-    FlagGroup("agent", "agents", AgentOptions),
     FlagGroup("moe", "mixtures of experts", MoeOptions),
     FlagGroup("actor", "log-probs of the policy and its reference", ActorOptions),
     FlagGroup("data", "prompts", PromptOptions),
