@@ -75,13 +75,12 @@ async def _watch(llm_engine: Any) -> None:
             await asyncio.sleep(LOOK_SECONDS)
 
 
-def measure(plan: Plan, slots: int, batches: int, environment: dict[str, str]) -> dict[str, float]:
+def measure(plan: Plan, slots: int, environment: dict[str, str]) -> dict[str, float]:
     """Share of the slots with a request on the engine, and batches a minute."""
-    flags = [
-        *training_flags(plan),
-        *("--train.agent_func_path", __file__, "--reward.remote_url", ""),
-        *("--rollout.in_flight_per_engine", str(slots), "--data.max_len", "96"),
-    ]
+    flags = training_flags(plan)
+    place = flags.index("--reward.remote_url")
+    flags[place : place + 2] = ["--train.agent_func_path", __file__]
+    flags += ["--rollout.in_flight_per_engine", str(slots), "--data.max_len", "160"]
     log, seen = plan.out / "log", plan.out / "seen"
     with open(log, "wb") as output:
         done = subprocess.run(
@@ -120,7 +119,7 @@ def main() -> None:
             (out / name / "embedded").symlink_to(out / "embedded")
             plan = Plan(out / name, batches=options.batches)
             environment = {SECONDS: str(options.seconds), **held}
-            results[name] = measure(plan, options.slots, options.batches, environment)
+            results[name] = measure(plan, options.slots, environment)
     ratios = {name: value / results["held"][name] for name, value in results["freed"].items()}
     if options.json:
         print(json.dumps({**results, "ratios": ratios}))
