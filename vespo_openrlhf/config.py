@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
+from vespo_openrlhf.agents.options import AgentOptions
 from vespo_openrlhf.losses.kernel import KernelCoefficients
 from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES, option_defaults
 from vespo_openrlhf.options import Options, fields, option
@@ -198,6 +199,11 @@ GROUPS = (
         "rollout",
         "streaming: groups are dispatched one by one and scored as they finish",
         RolloutOptions,
+    ),
+    FlagGroup(
+        "agent",
+        "agents: episodes of many turns, with --train.agent_func_path",
+        AgentOptions,
     ),
     FlagGroup("vllm", "engines: the weights are checked where they arrive", EngineOptions),
     FlagGroup("moe", "mixtures of experts", MoeOptions),

@@ -44,6 +44,7 @@ REFUSED = {
     "actor.entropy_coef": _LOSS,
     "vespo.": _LOSS,
     "moe.": _LOSS,
+    "agent.weight": _LOSS,
     "algo.advantage.": _LOSS,
     "algo.kl.": _LOSS,
     "critic.value_clip": _LOSS,
@@ -85,6 +86,7 @@ REFUSED = {
 #: Taken as they are now, with a line that says so.
 APPLIED = (
     *("lag.", "rollout.", "train.", "vllm.", "eval.", "ckpt.", "reward.", "ref.", "ds.", "nodes."),
+    *("agent.max_turns", "agent.tool_timeout"),
     *("algo.dynamic_filtering_enable", "algo.dynamic_filtering_range"),
     # Put into optimizer and schedule after these are loaded: `rank.checkpoint`.
     *("actor.adam.lr", "actor.muon.lr", "critic.adam.lr", "critic.muon.lr"),

@@ -66,6 +66,7 @@ class Rollout:
     request_ids: tuple[str, ...]
     routed_experts: RoutedExperts = None
     parked_bytes: int = 0
+    turns: tuple[tuple[int, int, float], ...] = ()
 
     @property
     def routed_bytes(self) -> int:
