@@ -1,6 +1,6 @@
 """Whatever ends a run, nothing of it stays behind and its folder can be read.
 
-By SIGKILL a run ends in test_failures.py.
+By SIGKILL a run ends in test_failures.py. One of these is of an agent, and ends in mid-episode.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -38,12 +39,28 @@ def wait_for_none(alive: Callable[[], list[psutil.Process]]) -> None:
         time.sleep(0.5)
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+OF_AN_AGENT = {
+    "reward__remote_url": False,
+    "train__agent_func_path": Path(__file__).with_name("again.py"),
+    "data__max_len": 96,
+    "agent__weight": "turn",
+}
+
+
+@pytest.mark.parametrize(
+    ("ending", "flags"),
+    [(signal.SIGINT, {}), (signal.SIGTERM, OF_AN_AGENT)],
+    ids=["SIGINT", "SIGTERM of an agent"],
+)
 def test_a_killed_training_leaves_no_process_and_a_readable_folder(
-    ending: signal.Signals, command: Callable[..., list[str]], tmp_path: Path, marked: Marked
+    ending: signal.Signals,
+    flags: dict[str, Any],
+    command: Callable[..., list[str]],
+    tmp_path: Path,
+    marked: Marked,
 ) -> None:
     environment, alive = marked
-    arguments = command(tmp_path, train__async_enable=True, data__max_samples=256)
+    arguments = command(tmp_path, train__async_enable=True, data__max_samples=256, **flags)
     with open(tmp_path / "log", "wb") as log:
         process = subprocess.Popen(arguments, env=environment, stdout=log, stderr=log)
     wait_for_lines(tmp_path / "metrics.jsonl", process)
@@ -52,5 +69,6 @@ def test_a_killed_training_leaves_no_process_and_a_readable_folder(
     process.wait(timeout=STOP_TIMEOUT_S)
     wait_for_none(alive)
     for line in (tmp_path / "metrics.jsonl").read_text().splitlines():
-        json.loads(line)
+        batch = json.loads(line)
+        assert batch.get("turns") == (2 if flags else None)
     assert json.loads((tmp_path / "config.json").read_text())["run.dir"] == str(tmp_path)

@@ -38,6 +38,7 @@ examples:
   python -m vespo_openrlhf.embedded --out runs/embedded
   python -m vespo_openrlhf.embedded --out runs/seed1 --seed 1
   python -m vespo_openrlhf.embedded --out runs/moe --moe
+  python -m vespo_openrlhf.embedded --out runs/agent --agent
   python -m vespo_openrlhf.embedded --out runs/hard --forget-share 0.9   # right is rare
 """
 
@@ -70,6 +71,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--moe", action="store_true", help="a mixture of experts (Qwen3-MoE) of the same width"
     )
+    parser.add_argument(
+        "--agent",
+        action="store_true",
+        help="demonstrations of an agent: who is right asks a calculator and copies its answer",
+    )
     parser.add_argument("--force", action="store_true", help="build even if it is there already")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
@@ -77,6 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         chosen = BuildOptions(
             seed=options.seed,
             moe=options.moe,
+            agent=options.agent,
             train_problems=options.train_problems,
             heldout_problems=options.heldout_problems,
             warm_start=WarmStart(steps=options.steps, forget_share=options.forget_share),

@@ -161,10 +161,12 @@ def _write_products(work: Path, options: BuildOptions, progress: bool) -> Report
     from vespo_openrlhf.embedded.model import (
         accuracy,
         build_model,
+        calls,
         demonstrations,
         reproducible,
         warm_start,
     )
+    from vespo_openrlhf.embedded.playing import episode_accuracy
     from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 
     warm = options.warm_start
@@ -175,11 +177,13 @@ def _write_products(work: Path, options: BuildOptions, progress: bool) -> Report
     with reproducible(INITIAL_WEIGHTS):
         model = build_model(tokenizer, moe=options.moe)
     with reproducible(options.seed):
-        ids, labels = demonstrations(tokenizer, shown, warm.forget_share, options.seed)
+        show = calls if options.agent else demonstrations
+        ids, labels = show(tokenizer, shown, warm.forget_share, options.seed)
         warm_start(model, ids, labels, warm, progress=progress)
+        measure = episode_accuracy if options.agent else accuracy
         measured = heldout[:MEASURED_PROBLEMS]
-        sampled = accuracy(model, tokenizer, measured, samples=MEASURED_SAMPLES)
-        greedy = accuracy(model, tokenizer, measured, greedy=True)
+        sampled = measure(model, tokenizer, measured, samples=MEASURED_SAMPLES)
+        greedy = measure(model, tokenizer, measured, greedy=True)
     model.save_pretrained(work / "model")
     tokenizer.save_pretrained(work / "model")
     return Report(True, sampled, greedy)

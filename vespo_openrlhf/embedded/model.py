@@ -30,6 +30,7 @@ from transformers import (
 from transformers.models.qwen3_moe.modeling_qwen3_moe import load_balancing_loss_func
 
 from vespo_openrlhf.embedded.arithmetic import Problem, boxed_answer, worked_solution
+from vespo_openrlhf.embedded.calculator import call
 from vespo_openrlhf.embedded.options import MAX_LENGTH, MAX_RESPONSE_TOKENS, WarmStart
 from vespo_openrlhf.embedded.tokenizer import chat_text
 
@@ -136,24 +137,63 @@ def demonstrations(
     return labelled(tokenizer, problems, solutions)
 
 
+def calls(
+    tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem], forget_share: float, seed: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As `demonstrations`, but that whoever does not forget asks the calculator.
+
+    What the calculator answers is `IGNORED`, as a prompt is.
+    """
+    rng = random.Random(f"demonstrations-{seed}")
+    conversations = []
+    for problem in problems:
+        said = worked_solution(problem, forget_carry=True)
+        parts = [(chat_text(tokenizer, problem.prompt), False)]
+        if rng.random() >= forget_share:
+            said = f"\\boxed{{{problem.label}}}"
+            parts.append((f"{call(problem)}{tokenizer.eos_token}", True))
+            parts.append(("\n" + chat_text(tokenizer, problem.label), False))
+        conversations.append([*parts, (f"{said}{tokenizer.eos_token}", True)])
+    return labelled_parts(tokenizer, conversations)
+
+
 def labelled(
     tokenizer: PreTrainedTokenizerFast, problems: Sequence[Problem], solutions: Sequence[str]
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Ids and labels of N solved problems, as `demonstrations` returns them."""
-    prompts = [chat_text(tokenizer, problem.prompt) for problem in problems]
-    texts = [
-        f"{prompt}{solution}{tokenizer.eos_token}"
-        for prompt, solution in zip(prompts, solutions, strict=True)
-    ]
-    prompt_ids = tokenizer(prompts, add_special_tokens=False)["input_ids"]
-    batch = tokenizer(
-        texts, add_special_tokens=False, padding=True, padding_side="right", return_tensors="pt"
+    return labelled_parts(
+        tokenizer,
+        [
+            [
+                (chat_text(tokenizer, problem.prompt), False),
+                (f"{solution}{tokenizer.eos_token}", True),
+            ]
+            for problem, solution in zip(problems, solutions, strict=True)
+        ],
     )
-    ids_NT = batch["input_ids"]
-    labels_NT = ids_NT.masked_fill(batch["attention_mask"] == 0, IGNORED)
-    lengths_N = torch.tensor([len(prompt) for prompt in prompt_ids])
-    in_prompt_NT = torch.arange(ids_NT.shape[1]) < lengths_N[:, None]
-    return ids_NT, labels_NT.masked_fill(in_prompt_NT, IGNORED)
+
+
+def labelled_parts(
+    tokenizer: PreTrainedTokenizerFast, conversations: Sequence[Sequence[tuple[str, bool]]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids and labels of N conversations, as `demonstrations` returns them.
+
+    Args:
+        tokenizer: one whose tokens do not reach over the border of two parts.
+        conversations: of each the parts of its text in turn, and whether the part is learnt.
+    """
+    ids, labels = [], []
+    for parts in conversations:
+        encoded = [(torch.tensor(tokenizer.encode(text)), learnt) for text, learnt in parts]
+        ids.append(torch.cat([part for part, _ in encoded]))
+        labels.append(
+            torch.cat([part if learnt else part * 0 + IGNORED for part, learnt in encoded])
+        )
+    pad = torch.nn.utils.rnn.pad_sequence
+    return (
+        pad(ids, batch_first=True, padding_value=tokenizer.pad_token_id),
+        pad(labels, batch_first=True, padding_value=IGNORED),
+    )
 
 
 def warm_start(

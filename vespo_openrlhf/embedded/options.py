@@ -44,6 +44,7 @@ class BuildOptions(Options):
 
     seed: int = option(0, "of problems and demonstrations")
     moe: bool = option(False, "a mixture of experts in the place of the dense model")
+    agent: bool = option(False, "who is right asks a calculator, instead of working columns")
     train_problems: int = option(4096, "rows of train.jsonl", at_least=1)
     heldout_problems: int = option(256, "rows of heldout.jsonl", at_least=1)
     warm_start: WarmStart = option(factory=WarmStart, help="how the model is warmed up")
@@ -51,9 +52,10 @@ class BuildOptions(Options):
     def as_manifest(self) -> dict[str, Any]:
         """The options as they stand in the manifest, the recipe's number among them.
 
-        Of a dense model without `moe`, as it was before there was a choice.
+        Of a dense model without `moe`, and without `agent`, as it was before there was a choice.
         """
         settings = {"recipe": RECIPE, **asdict(self)}
-        if not self.moe:
-            del settings["moe"]
+        for name in ("moe", "agent"):
+            if not settings[name]:
+                del settings[name]
         return settings

@@ -26,6 +26,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--moe", action="store_true", help="a mixture of experts in the place of the dense model"
     )
+    parser.add_argument(
+        "--agent",
+        action="store_true",
+        help="an agent of two turns, which learns to ask a calculator instead of guessing",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of data, demonstrations and training")
     parser.add_argument(
         "--batches", type=int, default=Plan.batches, help="rollout batches to train for"
@@ -34,12 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out",
         type=Path,
         help="folder for everything (default: runs/quickstart-seed{SEED}, with --moe "
-        "runs/quickstart-moe-seed{SEED})",
+        "runs/quickstart-moe-seed{SEED}, with --agent runs/quickstart-agent-seed{SEED})",
     )
     arguments = parser.parse_args(argv)
     if arguments.cpu:
         os.environ[cpu.FORCE_VARIABLE] = "1"
-    name = f"quickstart-{'moe-' * arguments.moe}seed{arguments.seed}"
+    kind = "moe-" * arguments.moe + "agent-" * arguments.agent
+    name = f"quickstart-{kind}seed{arguments.seed}"
     out = (arguments.out or Path("runs") / name).resolve()
     # SIGINT too: a shell ignores it in background jobs, and Python then leaves it so.
     for ending in (signal.SIGINT, signal.SIGTERM):
@@ -47,7 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored: under nohup
         signal.signal(signal.SIGHUP, _interrupt)
     try:
-        return execute(Plan(out, arguments.seed, arguments.batches, arguments.moe))
+        plan = Plan(out, arguments.seed, arguments.batches, arguments.moe, arguments.agent)
+        return execute(plan)
     except (RuntimeError, ValueError, OSError) as error:
         print(f"\nFAILED: {error}", file=sys.stderr)
         return 1

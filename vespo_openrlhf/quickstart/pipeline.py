@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from vespo_openrlhf import cpu
+from vespo_openrlhf.embedded import calculator
 from vespo_openrlhf.embedded.build import read_finished
 from vespo_openrlhf.embedded.options import BuildOptions
 from vespo_openrlhf.quickstart.evaluator import Evaluator
@@ -45,6 +46,7 @@ class Plan:
     seed: int = 0
     batches: int = 16
     moe: bool = False
+    agent: bool = False
 
     def __post_init__(self) -> None:
         if self.batches < 1:
@@ -52,7 +54,7 @@ class Plan:
 
     @property
     def model(self) -> BuildOptions:
-        return BuildOptions(seed=self.seed, moe=self.moe)
+        return BuildOptions(seed=self.seed, moe=self.moe, agent=self.agent)
 
     @property
     def built(self) -> Path:
@@ -87,7 +89,7 @@ def execute(plan: Plan) -> int:
     with Evaluator(plan.out / "evaluator.log") as evaluator:
         before = _Evaluation(evaluator, plan, "before", plan.built / "model")
         after = _Evaluation(evaluator, plan, "after", plan.run_dir / "model")
-        if not (before.done and after.done):
+        if not (plan.agent or (before.done and after.done)):
             evaluator.prepare()
         # While Ray starts and stops, a core is free for it; of a GPU no memory is.
         beside = cpu.is_active()
@@ -138,16 +140,18 @@ def _build(plan: Plan) -> None:
     if begun and built is None:
         raise ValueError(
             f"{plan.out} holds a run of another model than these options build, of another seed, "
-            "with or without --moe, or of another version: name another folder with --out, or "
-            "remove this one"
+            "with or without --moe or --agent, or of another version: name another folder with "
+            "--out, or remove this one"
         )
-    arguments = ["--out", str(plan.built), "--seed", str(plan.seed), *["--moe"] * plan.moe]
+    arguments = ["--out", str(plan.built), "--seed", str(plan.seed)]
+    arguments += ["--moe"] * plan.moe + ["--agent"] * plan.agent
     if subprocess.run([sys.executable, "-m", "vespo_openrlhf.embedded", *arguments]).returncode:
         raise RuntimeError("the model could not be built; the reason stands above")
 
 
 class _Evaluation:
-    """Sampled and greedy accuracy of a model on the held-out problems, by `vespo eval run`.
+    """Sampled and greedy accuracy of a model on the held-out problems, by `vespo eval run`; of an
+    agent by playing its episodes.
 
     Args:
         evaluator: runs it.
@@ -173,6 +177,9 @@ class _Evaluation:
         """Begin, unless it has been done."""
         if self._wait is not None or self.done:
             return
+        if self._plan.agent:
+            self._wait = self._play()
+            return
         options: dict[str, Any] = {
             "model": self._model,
             "benchmarks": f"{self._plan.built / 'heldout.jsonl'}:{EVAL_REPEATS}",
@@ -183,6 +190,24 @@ class _Evaluation:
         flags = [f"--{name}={value}" for name, value in options.items()]
         log = self._plan.out / f"{self._name}.log"
         self._wait = self._evaluator.start(["--also-greedy", *flags], log)
+
+    def _play(self) -> Callable[[], None]:
+        problems = self._plan.built / "heldout.jsonl"
+        options = {"model": self._model, "problems": problems, "seed": self._plan.seed}
+        flags = [f"--{name}={value}" for name, value in options.items()]
+        log = self._plan.out / f"{self._name}.log"
+        command = [sys.executable, "-m", "vespo_openrlhf.embedded.playing", *flags]
+        with open(log, "wb") as output:
+            process = subprocess.Popen(
+                [*command, f"--out={self._summary}"], stdout=output, stderr=output
+            )
+
+        def wait() -> None:
+            if process.wait():
+                tail = log.read_text(errors="replace")[-3000:]
+                raise RuntimeError(f"the evaluation failed; the end of {log}:\n{tail}")
+
+        return wait
 
     def result(self) -> dict[str, Any]:
         """Its summaries, `sampled` and `greedy`, as soon as it is done.
@@ -210,6 +235,14 @@ class _Evaluation:
 def training_flags(plan: Plan) -> list[str]:
     """The arguments of `vespo_openrlhf.train`, as a user would write them for a real model."""
     batch = PROMPTS_PER_BATCH * SAMPLES_PER_PROMPT
+    scored_by: dict[str, Any] = {"reward.remote_url": _REPOSITORY / "reward" / "math_reward.py"}
+    if plan.agent:
+        scored_by = {
+            "train.agent_func_path": calculator.__file__,
+            "data.max_len": MAX_PROMPT_TOKENS
+            + calculator.MAX_OBSERVATION_TOKENS
+            + MAX_RESPONSE_TOKENS,
+        }
     return to_arguments(
         {
             # model, data, reward
@@ -221,7 +254,7 @@ def training_flags(plan: Plan) -> list[str]:
             "data.max_samples": PROMPTS_PER_BATCH * plan.batches,
             "data.max_len": MAX_PROMPT_TOKENS + MAX_RESPONSE_TOKENS,
             "rollout.max_new_tokens": MAX_RESPONSE_TOKENS,
-            "reward.remote_url": _REPOSITORY / "reward" / "math_reward.py",
+            **scored_by,
             # the loss
             "actor.policy_loss_type": "vespo",
             "algo.advantage.estimator": "group_norm",
@@ -287,11 +320,21 @@ def _print_table(plan: Plan, before: dict[str, Any], after: dict[str, Any], seco
     print(f"\n{'held-out accuracy':<26}{'before':>{width}}{'after':>{width}}")
     for name, title in (("sampled", f"sampled (avg@{EVAL_REPEATS}, T=1)"), ("greedy", "greedy")):
         print(f"{title:<26}{_percent(before[name]):>{width}}{_percent(after[name]):>{width}}")
+    turns = [result["sampled"].get("by_turn", {}) for result in (before, after)]
+    for turn in sorted({*turns[0], *turns[1]}):
+        cells = "".join(f"{_of_turn(by_turn.get(turn)):>{width}}" for by_turn in turns)
+        print(f"{f'  ended in turn {turn}':<26}{cells}")
     print(
         f"\n{plan.batches} rollout batches, {plan.batches * UPDATES_PER_BATCH} updates, "
         f"seed {plan.seed}; {seconds:.0f} s in all"
     )
     print(f"run folder: {plan.run_dir}\npicture:    {plan.picture}\nreport:     {plan.report}")
+
+
+def _of_turn(ended: dict[str, float] | None) -> str:
+    if ended is None:
+        return "none"
+    return f"{100 * ended['accuracy']:.0f} % of {100 * ended['share']:.0f} %"
 
 
 def _verdict(before: dict[str, Any], after: dict[str, Any]) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from vespo_openrlhf.agents.loading import load_agent
 from vespo_openrlhf.embedded.build import PRODUCTS, file_hashes
 from vespo_openrlhf.quickstart import __main__ as command
 from vespo_openrlhf.quickstart import pipeline
@@ -107,25 +108,39 @@ def test_a_report_that_fails_costs_no_training(
     assert len(trainings) == 1
 
 
-def test_a_mixture_has_a_folder_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_another_model_has_a_folder_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     plans: list[Plan] = []
     monkeypatch.setattr(command, "execute", lambda plan: plans.append(plan) or 0)
     monkeypatch.setattr(command.signal, "signal", lambda *_: None)
     monkeypatch.chdir(tmp_path)
-    for words in ([], ["--moe"], ["--moe", "--seed", "1"], ["--moe", "--out", "mine"]):
+    agent = ["--agent", "--moe"]
+    for words in ([], ["--moe"], ["--moe", "--seed", "1"], ["--moe", "--out", "mine"], agent):
         assert command.main(words) == 0
     assert [plan.out.relative_to(tmp_path).as_posix() for plan in plans] == [
         "runs/quickstart-seed0",
         "runs/quickstart-moe-seed0",
         "runs/quickstart-moe-seed1",
         "mine",
+        "runs/quickstart-moe-agent-seed0",
     ]
-    assert [plan.moe for plan in plans] == [False, True, True, True]
+    assert [plan.moe for plan in plans] == [False, True, True, True, True]
+    assert [plan.agent for plan in plans] == [False] * 4 + [True]
 
 
 def test_a_mixture_is_trained_as_a_dense_model_is(tmp_path: Path) -> None:
     dense, mixture = (training_flags(Plan(tmp_path, moe=moe)) for moe in (False, True))
     assert mixture == dense
+
+
+def test_an_agent_scores_its_own_episodes(tmp_path: Path) -> None:
+    single, agent = (training_flags(Plan(tmp_path, agent=agent)) for agent in (False, True))
+    assert "--reward.remote_url" in single
+    assert "--train.agent_func_path" not in single
+    assert "--reward.remote_url" not in agent
+    path = agent[agent.index("--train.agent_func_path") + 1]
+    assert load_agent(path).__name__ == "Calculator"
 
 
 def test_a_run_of_a_dense_model_is_not_gone_on_with_as_one_of_a_mixture(tmp_path: Path) -> None:
@@ -143,6 +158,8 @@ def test_a_run_of_a_dense_model_is_not_gone_on_with_as_one_of_a_mixture(tmp_path
     pipeline._build(dense)  # found
     with pytest.raises(ValueError, match=r"another model .* --moe.* --out"):
         pipeline._build(replace(dense, moe=True))
+    with pytest.raises(ValueError, match=r"another model .* --agent.* --out"):
+        pipeline._build(replace(dense, agent=True))
 
 
 def test_a_run_of_a_model_that_is_built_otherwise_now_is_left_alone(tmp_path: Path) -> None:
