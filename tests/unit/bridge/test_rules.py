@@ -48,6 +48,10 @@ def test_what_would_bias_the_weight_is_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"agent.weight": "turn"},
+            r"no effect here: .* name one with --train\.agent_func",
+        ),
         ({"train.async_queue_size": 4}, r"4 has no effect here: .* --lag\.max"),
         ({"rollout.vllm_generate_batch_size": 2048}, r"--rollout\.in_flight_per_engine"),
         ({"critic.freezing_steps": 10}, "trained from the first batch on"),
@@ -169,6 +173,10 @@ LORA = {"ds.lora.rank": 4}
                 "algo.advantage.is_correction_level": "seq",
             },
             "clamps the ratio of a token",
+        ),
+        (
+            OWN_PPO | {"agent.weight": "turn", "train.agent_func_path": __file__},
+            r"--agent\.weight turn: OpenRLHF's own loss, .* knows no turns",
         ),
         (
             OWN_PPO | {"algo.advantage.is_correction_gating": "tv"},
