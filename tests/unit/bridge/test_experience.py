@@ -324,6 +324,21 @@ def test_each_turn_has_its_advantage_on_its_own_tokens() -> None:
     assert len(found[3]) == 0
 
 
+def test_a_turns_advantage_is_clipped_as_an_episodes_is() -> None:
+    """To 10 on either side, as upstream does: first turns at 50 and -50, second ones at 100."""
+    made = samples([100.0, 0.0, 0.0, 100.0])
+    for sample in made:
+        sample.kl = torch.zeros_like(sample.kl)
+    turns = in_turns(made, [[-100.0, 200.0], [0.0, 0.0], [0.0], [100.0]])
+    found = credited("dr_grpo", made, turns)
+    assert {index: each.unique().tolist() for index, each in found.items()} == {
+        0: [10.0],
+        1: [-10.0],
+        2: [-10.0],
+        3: [10.0],
+    }
+
+
 def test_a_length_penalty_is_the_last_turns() -> None:
     """Sample 0 is truncated: half its reward of 1 is gone, of a first turn of 0.25 and a second of
     0.75. G_2 is then 0.25, and 0.25 of sample 1."""

@@ -271,17 +271,21 @@ def test_every_action_comes_with_the_turn_that_sampled_it(make_group) -> None:
 
 
 @pytest.mark.parametrize("replays", [True, False])
-def test_a_batch_with_replay_tells_the_bytes_of_its_experts(make_group, replays) -> None:
+def test_a_batch_with_replay_tells_the_bytes_of_its_experts_and_with_turns_has_them(
+    make_group, replays
+) -> None:
     group = make_group(0, [1.0, 0.0, None], [1.0, 0.0, "lost"])
     for place, rows in enumerate((3, 5)):  # of 2 layers and 2 experts a token
         experts = torch.zeros(rows, 2, 2, dtype=torch.uint8)
-        group.payloads[place] = dataclasses.replace(group.payloads[place], routed_experts=experts)
+        group.payloads[place] = dataclasses.replace(
+            group.payloads[place], routed_experts=experts, turns=((2, 4, 1.0),)
+        )
     logged: list[dict] = []
     made = SimpleNamespace(make_experience_batch=lambda samples: upstream_batches(samples, "fixed"))
     trainer = SimpleNamespace(  # of the driver what makes a batch, without engines and actors
         _config=SimpleNamespace(groups_per_update=1),
         _replays=replays,
-        _by_turn=False,
+        _by_turn=not replays,
         experience_maker=made,
         tokenizer=SimpleNamespace(decode=lambda *_, **__: "text"),
         _log=SimpleNamespace(begin_batch=lambda metrics, _: logged.append(metrics)),
@@ -289,3 +293,5 @@ def test_a_batch_with_replay_tells_the_bytes_of_its_experts(make_group, replays)
     ScheduledTrainer._make_experience(trainer, Batch(0, 0, ((group,),)))
     (metrics,) = logged
     assert metrics.get("routing/bytes") == (8 * 2 * 2 if replays else None)
+    assert made.turns == (None if replays else [((2, 4, 1.0),)] * 3)
+    assert [item.turns is None for item in trainer._updates[0]] == [replays] * 3

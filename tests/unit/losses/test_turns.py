@@ -86,8 +86,9 @@ def trained(policy_loss, rows: LossInputs, log_probs: torch.Tensor):
 @pytest.mark.parametrize(("name", "options"), LOSSES)
 @pytest.mark.parametrize("turn", [0, 3])
 def test_episodes_of_one_turn_are_what_they_were(random_inputs, name, options, turn) -> None:
-    """To the bit, with an empty one among them."""
-    inputs, policy_loss = random_inputs(0), get_policy_loss(name, **options)
+    """To the bit, with an empty one among them, whatever the ranks without batch totals."""
+    inputs = dataclasses.replace(random_inputs(0), dp_size=3)
+    policy_loss = get_policy_loss(name, **options)
     loss, metrics, gradient = trained(policy_loss, inputs, inputs.log_probs)
     rows, episode = split_turns(inputs, turn * inputs.mask.long())
     assert episode.tolist() == list(range(len(inputs.mask)))
@@ -152,6 +153,6 @@ def test_a_batch_without_an_action_is_a_loss_of_0(name, tokens) -> None:
         old_log_probs=zeros,
     )
     policy_loss = get_policy_loss(name)
-    rows, episode = split_turns(inputs, zeros.long())
+    rows, episode = split_turns(inputs, zeros.long() - 1)
     assert episode.tolist() == [0, 1]
     assert policy_loss(policy_loss.with_own_statistics(rows))[0].item() == 0
