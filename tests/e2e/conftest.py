@@ -140,16 +140,28 @@ def train(
 @pytest.fixture(scope="session")
 def record(
     train: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[int, int, bool], tuple[Run, Path]]:
+) -> Callable[[int, int, bool, bool], tuple[Run, Path]]:
     """An asynchronous run of 48 updates, and the folder in which engine and trainer wrote down what
-    they did: `record(bound, updates_per_batch, partial_rollout)`, each of them once."""
+    they did: `record(bound, updates_per_batch, partial_rollout, agent)`, each of them once."""
 
     @functools.cache
-    def run(bound: int, updates_per_batch: int, partial_rollout: bool) -> tuple[Run, Path]:
+    def run(
+        bound: int, updates_per_batch: int, partial_rollout: bool, agent: bool = False
+    ) -> tuple[Run, Path]:
+        of_agent = {
+            "reward__remote_url": False,
+            "train__agent_func_path": HERE / "two_turns.py",
+            "data__max_len": 96,
+            "rollout__episode_timeout": 10,
+            "agent__max_turns": 3,
+        }
         folder = tmp_path_factory.mktemp("recorded")
         path = os.pathsep.join(filter(None, [str(HERE / "recorder"), os.environ.get("PYTHONPATH")]))
         finished = train(
-            environment={"VESPO_TEST_RECORD": str(folder), "PYTHONPATH": path},
+            environment={
+                **{"VESPO_TEST_RECORD": str(folder), "PYTHONPATH": path},
+                "VESPO_TEST_HARD_AGENT": "1",
+            },
             train__async_enable=True,
             train__partial_rollout_enable=partial_rollout,
             train__batch_size=64 // updates_per_batch,
@@ -158,6 +170,7 @@ def record(
             lag__max=bound,
             # With one of them, a loss that scales the step; the lag is the same.
             actor__policy_loss_type="vespo" if partial_rollout else "vcpo",
+            **(of_agent if agent else {}),
         )
         return finished, folder
 

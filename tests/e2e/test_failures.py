@@ -1,5 +1,6 @@
 """An engine that is killed in mid-run and then hangs, then the run is killed, which leaves no
-process behind, and resumed. The policy is a mixture of experts, and its routing is replayed."""
+process behind, and resumed. The policy is a mixture of experts, and its routing is replayed; each
+sample has two turns."""
 
 from __future__ import annotations
 
@@ -19,6 +20,7 @@ import pytest
 BATCHES = 16
 SAVE_EVERY = 3
 BOUND = 8
+HERE = Path(__file__).parent
 WAIT_S = 400
 STOP_TIMEOUT_S = 60  # after SIGKILL, nothing of a run is left
 Marked = tuple[dict[str, str], Callable[[], list[psutil.Process]]]
@@ -88,6 +90,9 @@ def story(
     flags: dict[str, Any] = {
         "actor__model_name_or_path": mixture,
         "moe__routing_replay": "engine",
+        "reward__remote_url": False,
+        "train__agent_func_path": HERE / "two_turns.py",
+        "data__max_len": 96,
         "train__async_enable": True,
         "train__partial_rollout_enable": True,
         "lag__max": BOUND,
@@ -193,6 +198,8 @@ def test_experts_are_known_of_every_sample_that_was_trained(story: dict[str, Any
     # Updates are small here. Experts of another token or layer would be other ones in 27 of 28.
     assert all(share < 0.1 for _, share in told), told
     assert any(len(spans) > 1 for group in story["samples"] for spans in group["spans"])
+    turns = [requests for group in story["samples"] for requests in group["requests"]]
+    assert all(len(requests) == 2 for requests in turns)
 
 
 def test_an_engine_that_came_back_samples_again(story: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections import Counter
@@ -20,11 +21,17 @@ Run = Any  # conftest's
 
 @dataclass(frozen=True)
 class Setting:
-    """A bound, and updates per batch of 16 prompts; 48 updates in all."""
+    """A bound, and updates per batch of 16 prompts; 48 updates in all. With an agent, of two turns
+    a sample."""
 
     bound: int
     updates_per_batch: int
     partial_rollout: bool
+    agent: bool = False
+
+    def __str__(self) -> str:
+        names = f"bound_{self.bound}-{self.updates_per_batch}_updates"
+        return names + "-partial" * self.partial_rollout + "-agent" * self.agent
 
     @property
     def epochs(self) -> int:
@@ -38,17 +45,17 @@ SETTINGS = [
     for bound, n in ((1, 1), (4, 4), (16, 4))
     for partial in (False, True)
     if os.environ.get(ALL) or (bound, partial) in ((1, False), (16, True))
-]
+] + [Setting(16, 4, partial_rollout=True, agent=True)]
 
 
 @pytest.fixture(scope="module", params=SETTINGS, ids=str)
 def recorded(
     request: pytest.FixtureRequest,
-    record: Callable[[int, int, bool], tuple[Run, Path]],
+    record: Callable[[int, int, bool, bool], tuple[Run, Path]],
 ) -> tuple[Run, Path, Setting]:
     """A run, the folder of its recorder, and its setting."""
     setting: Setting = request.param
-    return *record(setting.bound, setting.updates_per_batch, setting.partial_rollout), setting
+    return *record(*dataclasses.astuple(setting)), setting
 
 
 def events(folder: Path, kind: str) -> Iterator[dict[str, Any]]:
@@ -91,14 +98,17 @@ def test_recorded_versions_and_lags_are_those_of_the_engine_and_the_trainer(
     used: list[Counter] = [Counter() for _ in updates]
     lags: dict[int, list[int]] = {}
     for group in samples:
-        for spans, (request,) in zip(group["spans"], group["requests"], strict=True):
-            assert [v for v, count in spans for _ in range(count)] == versions[request]
-            assert min(versions[request]) >= group["dispatched_version"]
-            assert group["update"] - min(versions[request]) <= setting.bound
-            used[group["update"]][tuple(tokens[request])] += 1
-            lags.setdefault(group["batch"], []).extend(
-                group["update"] - version for version in versions[request]
-            )
+        for spans, requests in zip(group["spans"], group["requests"], strict=True):
+            if requests is None:  # it was given up, and nothing of it is trained
+                used[group["update"]][()] += 1
+                continue
+            assert len(requests) == 1 + setting.agent
+            sampled = [version for request in requests for version in versions[request]]
+            assert [v for v, count in spans for _ in range(count)] == sampled
+            assert min(sampled) >= group["dispatched_version"]
+            assert group["update"] - min(sampled) <= setting.bound
+            used[group["update"]][tuple(t for request in requests for t in tokens[request])] += 1
+            lags.setdefault(group["batch"], []).extend(group["update"] - v for v in sampled)
     assert used == updates
     for line in run.metrics:
         of_batch = lags[line["step"] - 1]
@@ -130,3 +140,33 @@ def test_a_loss_that_scales_the_step_does_so_in_every_update(
     assert len(scales) == (0 if setting.partial_rollout else UPDATES)
     assert all(0 < scale <= 1 for scale in scales)
     assert min(scales, default=0) < 1
+
+
+def test_turns_lie_under_different_weights_and_the_rest_of_a_group_goes_on(
+    recorded: tuple[Run, Path, Setting],
+) -> None:
+    """What does not end well is given up, and counted for what it was."""
+    run, folder, setting = recorded
+    samples = [json.loads(line) for line in (run.folder / "samples.jsonl").open()]
+    lost = [(group, i) for group in samples for i, r in enumerate(group["requests"]) if r is None]
+    if not setting.agent:
+        assert not lost
+        return
+    reasons = ("episode_timeout", "max_turns", "failed")
+    counted = {
+        reason: sum(line.get(f"scheduler/lost/{reason}", 0) for line in run.metrics)
+        for reason in reasons
+    }
+    assert counted == dict.fromkeys(reasons, 1)
+    assert len(lost) == len(reasons)
+    for group, sample in lost:
+        assert group["rewards"][sample] is None
+        assert sum(reward is not None for reward in group["rewards"]) == 3
+    _, versions, _ = reconstruct(folder)
+    apart = [
+        (versions[first][-1], versions[second][0])
+        for group in samples
+        for first, second in filter(None, group["requests"])
+    ]
+    assert any(first < second for first, second in apart), "no sync fell between two turns"
+    assert all(line["unattributed_tokens"] == 0 for line in run.metrics)

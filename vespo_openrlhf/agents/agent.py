@@ -57,6 +57,6 @@ class Agent(abc.ABC):
     def step(self, action: str) -> Step | Awaitable[Step]:
         """Answer what the policy has said, special tokens left out."""
 
-    def close(self) -> None | Awaitable[None]:
+    def close(self) -> Awaitable[None] | None:
         """Let go of what the episode holds. Called once, however it ended."""
         return None

@@ -18,7 +18,7 @@ import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
 
 from vespo_openrlhf.bridge.errors import StoppedError, UntoldExpertsError
-from vespo_openrlhf.bridge.events import Generated, RolloutConfig
+from vespo_openrlhf.bridge.events import Away, Back, Event, Generated, RolloutConfig, Scored
 from vespo_openrlhf.scheduling import Request, Scheduler
 
 # After more deaths in a row, without a finished sample between them, the run ends.
@@ -74,18 +74,25 @@ class RayEngine:
                 if self.dead:
                     return
                 for event in news:
-                    if isinstance(event, Generated):
-                        scheduler.on_generated(request.ticket, event.sample, event.spans)
-                    else:
-                        self._driver.deaths_in_a_row[self.index] = 0
-                        rollout = event.rollout and event.rollout.parked()
-                        verdict = (event.sample, event.reward, rollout)
-                        scheduler.on_scored(request.ticket, *verdict)
+                    self._tell(scheduler, request.ticket, event)
                 self._driver.wake()
         except UntoldExpertsError:
             raise
         except RayError as error:
             self._driver.engine_failed(self, error)
+
+    def _tell(self, scheduler: Scheduler, ticket: int, event: Event) -> None:
+        match event:
+            case Away(sample):
+                scheduler.on_away(ticket, sample)
+            case Back(sample, version):
+                scheduler.on_back(ticket, sample, version)
+            case Generated(sample, spans):
+                scheduler.on_generated(ticket, sample, spans)
+            case Scored(sample, reward, rollout, reason):
+                self._driver.deaths_in_a_row[self.index] = 0
+                rollout = rollout and rollout.parked()
+                scheduler.on_scored(ticket, sample, reward, rollout, reason)
 
 
 class Driver:

@@ -15,7 +15,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Hashable, Sequence
+from collections.abc import AsyncIterator, Hashable, Mapping, Sequence
 from typing import Any
 
 import psutil
@@ -28,20 +28,32 @@ from vllm.sampling_params import RequestOutputKind
 from vllm.utils import random_uuid
 
 from vespo_openrlhf.bridge import collector, vllm_plugin
-from vespo_openrlhf.bridge.errors import RefusedWeightsError, UntoldExpertsError
-from vespo_openrlhf.bridge.events import Generated, RolloutConfig, Scored
+from vespo_openrlhf.bridge.agents import EpisodeExecutor, execute, load_executor
+from vespo_openrlhf.bridge.errors import LostSampleError, RefusedWeightsError, UntoldExpertsError
+from vespo_openrlhf.bridge.events import (
+    Away,
+    Back,
+    Event,
+    Generated,
+    RolloutConfig,
+    Scored,
+    told_at_once,
+)
+from vespo_openrlhf.bridge.samples.requests import Answered, RequestLog, check_experts
 from vespo_openrlhf.bridge.samples.response import (
     RememberingTokenizer,
-    SampleEngine,
-    check_experts,
     mark_missing_log_probs,
+    note_turns,
     to_experience,
+    to_rows,
+    turns,
     verdict,
 )
+from vespo_openrlhf.bridge.samples.sample import Sample
 from vespo_openrlhf.bridge.seams import plain_class
 from vespo_openrlhf.bridge.weights.check import Trial, sample
 from vespo_openrlhf.bridge.wire import Rollout
-from vespo_openrlhf.scheduling.lag import TokenVersions
+from vespo_openrlhf.scheduling.lag import Spans, TokenVersions
 
 # What vLLM has put out reaches the requests a moment later. When nothing has changed at as many
 # looks, as many seconds apart, all has arrived.
@@ -67,7 +79,12 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
             _RECEIVER  # takes buckets, where OpenRLHF's takes one weight
         )
         self._tells_experts = bool(kwargs.get("enable_return_routed_experts"))
+        executor = load_executor(kwargs)
         await super().__init__(*args, **kwargs)
+        if executor is not None:
+            self.executor = executor
+        self._loop = asyncio.get_running_loop()
+        self._requests = RequestLog()
         self._versions = TokenVersions(0)
         self._groups: dict[int, list[asyncio.Task[None]]] = {}
         self._generating = 0
@@ -82,18 +99,21 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         what it had before is nobody's any more."""
         for ticket in list(self._groups):
             self.abort_group(ticket)
-        if type(self.executor) is SingleTurnAgentExecutor:  # it makes its text from the tokens
-            config.sampling.detokenize = False
-            if not hasattr(config.tokenizer, "image_processor"):
-                config = dataclasses.replace(
-                    config, tokenizer=RememberingTokenizer(config.tokenizer)
-                )
+        if self._is_single_turn or isinstance(self.executor, EpisodeExecutor):
+            config.sampling.detokenize = False  # they make their text from the tokens
+        if self._is_single_turn and not hasattr(config.tokenizer, "image_processor"):
+            config = dataclasses.replace(config, tokenizer=RememberingTokenizer(config.tokenizer))
         self._config = config
 
     @property
     def version(self) -> int:
         """Of the weights that it samples with."""
         return self._versions.version
+
+    @property
+    def _is_single_turn(self) -> bool:
+        """Whether a sample is one request of its own task; of anything else nobody knows."""
+        return type(self.executor) is SingleTurnAgentExecutor
 
     def is_alive(self) -> None:
         """Answers where the engine can go on. Raises RuntimeError where its core has died, or where
@@ -120,12 +140,12 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
 
     async def stream_group(
         self, ticket: int, prompt: str, label: str, images: Any, samples: int
-    ) -> AsyncIterator[list[Generated | Scored]]:
+    ) -> AsyncIterator[list[Event]]:
         """Generate and score `samples` responses to a prompt, each reported as it gets there, with
         whatever else happens within `_GATHER_SECONDS`: each item of a stream costs Ray as much as
         a dozen samples cost us."""
         assert self._config is not None, "configure comes first"
-        events: asyncio.Queue[Generated | Scored | BaseException | None] = asyncio.Queue()
+        events: asyncio.Queue[Event | BaseException | None] = asyncio.Queue()
         tasks = [
             asyncio.ensure_future(self._sample(index, prompt, label, images, events))
             for index in range(samples)
@@ -142,7 +162,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
                     news.append(events.get_nowait())
                 ended = news[-1] is None
                 failed = next((event for event in news if isinstance(event, BaseException)), None)
-                if told := [event for event in news if isinstance(event, Generated | Scored)]:
+                if told := told_at_once(event for event in news if isinstance(event, Event)):
                     yield told
                 if failed is not None:
                     raise failed
@@ -157,58 +177,103 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
     async def _sample(
         self, index: int, prompt: str, label: str, images: Any, events: asyncio.Queue[Any]
     ) -> None:
-        config = self._config
+        config, tell = self._config, events.put_nowait
         assert config is not None
-        request = SampleEngine(self)
-        # Where there are several turns, all is generated when the last of them ends.
-        if isinstance(self.executor, SingleTurnAgentExecutor):
-            request.on_generated = lambda spans: events.put_nowait(Generated(index, spans))
-        scored = Scored(index, None, None)
+        asked = {
+            **{"prompt": prompt, "label": label, "images": images},
+            **{"max_length": config.max_length, "hf_tokenizer": config.tokenizer},
+            "sampling_params": config.sampling,
+        }
+        asks_itself = isinstance(self.executor, EpisodeExecutor)
+        sample = Sample(self.version, config.limits, asks_itself=asks_itself)
+        generated: list[Spans] = []
+
+        def report(spans: Spans) -> None:
+            generated.append(spans)
+            tell(Generated(index, spans))
+
+        if self._is_single_turn:
+            sample.on_answered = report
+        else:  # all is generated when the last turn ends
+            sample.on_away = lambda: tell(Away(index))
+            sample.on_back = lambda version: tell(Back(index, version))
+        spans: Spans = ()
+        scored = Scored(index, None, None, "failed")
+        self._requests.begin(sample)
         try:
-            response = await request.respond(
-                config.reward_timeout,
-                prompt=prompt,
-                label=label,
-                images=images,
-                sampling_params=config.sampling,
-                max_length=config.max_length,
-                hf_tokenizer=config.tokenizer,
-            )
+            response = await self._play(sample, asked)
             experience = to_experience(response, config.max_length)
-            experts = request.routed_experts(experience.sequences[0])
-            rollout = Rollout(experience, tuple(request.request_ids), experts)
-            scored = Scored(index, verdict(rollout.experience, self.executor), rollout)
+            tokens, ranges = response["observation_tokens"], response["action_ranges"]
+            sample.check_turns(len(ranges))  # some may have been nobody's requests
+            origin = self._requests.claim(sample, tokens, ranges)
+            spans = origin.spans
+            rows = to_rows(origin.routed_experts)
+            if not self._is_single_turn:
+                note_turns(experience, len(ranges), origin.unknown)
+            rollout = Rollout(experience, origin.request_ids, rows, turns=turns(response))
+            reward = verdict(experience, self.executor)
+            scored = Scored(index, reward, rollout, "no_reward" if reward is None else "")
+        except LostSampleError as error:
+            logger.warning("a sample is given up, on %r: %s", prompt[:200], error)
+            scored = Scored(index, None, None, error.reason)
         except Exception as error:
             # The engine is gone, and every other request with it; or it fails all the same way.
             if self.llm.errored or isinstance(error, UntoldExpertsError):
-                events.put_nowait(error)
+                tell(error)
                 return
             # A prompt that is too long, an agent that fails: this sample's own trouble.
             logger.exception("a sample failed on %r", prompt[:200])
-        if not request.reported:
-            events.put_nowait(Generated(index, request.spans))
-        events.put_nowait(scored)
+        finally:
+            self._requests.end(sample)
+        if not generated:
+            report(spans or ((sample.version, 0),))
+        tell(scored)
+
+    async def _play(self, sample: Sample, asked: Mapping[str, Any]) -> Any:
+        """What the executor answers. Raises as `Sample.play` does."""
+        own = {"llm_engine": self, "sampling_params": asked["sampling_params"].clone()}
+        return await sample.play(execute(self.executor, {**asked, **own}))
 
     async def generate(
         self, prompt_token_ids: Any, sampling_params: Any, multi_modal_data: Any = None
     ) -> Any:
         """One response; its `token_versions` say which weights sampled what. In the place of
-        OpenRLHF's, which takes every token from the stream to throw all but the last away."""
+        OpenRLHF's, which takes every token from the stream to throw all but the last away.
+
+        For any thread: an executor's own server may ask from its event loop, where vLLM's queues
+        would not wake it.
+        """
+        if asyncio.get_running_loop() is not self._loop:
+            work = self.generate(prompt_token_ids, sampling_params, multi_modal_data)
+            return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
         sampling_params.output_kind = RequestOutputKind.FINAL_ONLY
         prompt = self._prompt(prompt_token_ids, multi_modal_data)
+        sample = Sample.current()
         self._generating += 1
         try:
-            # FINAL_ONLY makes it one output.
-            stream = self.llm.generate(prompt, sampling_params, random_uuid())
-            (output,) = [output async for output in stream]
+            with contextlib.ExitStack() as on_engine:
+                if sample is not None:
+                    on_engine.enter_context(sample.on_engine(self.version))
+                elif not isinstance(self.executor, EpisodeExecutor):
+                    for one in self._requests.living:
+                        on_engine.enter_context(one.perhaps_on_engine())
+                # FINAL_ONLY makes it one output.
+                stream = self.llm.generate(prompt, sampling_params, random_uuid())
+                (output,) = [output async for output in stream]
         finally:
             self._generating -= 1
         completion = output.outputs[0]
         if self._tells_experts:
             check_experts(output)
-        output.routed_experts = completion.routed_experts
-        output.token_versions = self._versions.finish(output.request_id, len(completion.token_ids))
+        spans = self._versions.finish(output.request_id, len(completion.token_ids))
         mark_missing_log_probs(completion)
+        tokens, asked = list(completion.token_ids), list(prompt_token_ids)
+        request = Answered(
+            *(output.request_id, asked, tokens, spans, completion.routed_experts, sample)
+        )
+        self._requests.add(request)
+        if sample is not None:
+            sample.on_answered(spans)
         return output
 
     def _prompt(self, tokens: list[int], media: Any) -> TokensPrompt:
@@ -229,17 +294,28 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
 
     async def generate_responses(self, num_samples: int = 1, **asked: Any) -> list[Any]:
         """OpenRLHF's, for an evaluation, which without a bound would wait for a reward that hangs.
+        An episode that exceeds a limit comes back empty, without a score.
 
         Args:
             asked: what an executor is asked, by name.
 
         Raises:
-            TimeoutError: a reward or an environment hangs; see `SampleEngine.respond`.
+            LostSampleError: a reward hangs.
         """
         assert self._config is not None, "configure comes first"
-        seconds = self._config.reward_timeout
-        requests = [SampleEngine(self) for _ in range(num_samples)]
-        return await asyncio.gather(*(request.respond(seconds, **asked) for request in requests))
+        limits = self._config.limits
+
+        async def play() -> Any:
+            sample = Sample(self.version, limits)
+            try:
+                return await self._play(sample, asked)
+            except LostSampleError as error:
+                if self._is_single_turn:
+                    raise
+                logger.warning("an episode is given up: %s", error)
+                return {"observation_tokens": [], "action_ranges": []}
+
+        return await asyncio.gather(*(play() for _ in range(num_samples)))
 
     async def begin_update(self) -> list[tuple[int, float]]:
         """Stand still, with every request kept, until `end_update`. Raises as `is_alive` does.

@@ -19,3 +19,15 @@ class LostEnginesError(RuntimeError):
 class RefusedWeightsError(StoppedError):
     """An engine has been given weights that it cannot load, or has found others in their place;
     another engine could neither."""
+
+
+class LostSampleError(TimeoutError):
+    """A sample has exceeded a limit of the run.
+
+    Attributes:
+        reason: which, as it is counted.
+    """
+
+    def __init__(self, message: str, reason: str = "") -> None:  # Ray makes it of its message
+        super().__init__(message)
+        self.reason = reason

@@ -261,6 +261,11 @@ def _rollout_engine() -> None:
         executor.execute, "prompt", "label", "sampling_params", "max_length", "hf_tokenizer"
     )
     _mentions(executor.execute, "llm_engine.generate(")
+    # Ours stand where it puts those of an agent's file.
+    _mentions(inspect.unwrap(engine.__init__), "agent_func_path", "_load_agent_executor(")
+    _mentions(_attribute("openrlhf.trainer.ray.vllm_engine:_load_agent_executor"), "AgentExecutor")
+    turns = _attribute("openrlhf.utils.agent:MultiTurnAgentExecutor")
+    _mentions(turns.execute, "llm_engine.generate(", '"action_ranges"', "deepcopy(sampling_params)")
     generator = _attribute("openrlhf.trainer.ppo_utils.samples_generator:SamplesGenerator")
     for name in ("observation_tokens", "action_ranges", "rollout_log_probs", "extra_logs"):
         _mentions(executor.execute, f'"{name}"')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .derive import TOKENS_PER_SECOND
+from .derive import ENVIRONMENT_SHARE, TOKENS_PER_SECOND
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ LEARNING = (
     ),
     Chart(
         "Training accuracy",
-        ("correct", "accuracy"),
+        ("correct", "accuracy", "right_last"),
         "Share of the batch's responses that the verifier finds right; shaping does not enter.",
         share=True,
         whole=True,
@@ -222,6 +222,56 @@ BY_LAG = (
         "experts_differ",
         "Share of layers of the action tokens of an age whose router would take other experts now.",
     ),
+)
+
+#: Drawn where a run has them: one whose agents play several turns.
+EPISODES = (
+    Chart(
+        "Turns per episode",
+        ("turns",),
+        "Mean over the episodes of the batch; W has the tokens of all of them.",
+        from_zero=True,
+    ),
+    Chart(
+        "Right at the first try",
+        ("right_first",),
+        "Share of the batch's episodes, of agents that let the policy try again.",
+        share=True,
+        whole=True,
+    ),
+    Chart(
+        "Time in the environment",
+        (ENVIRONMENT_SHARE,),
+        "Share of the time from an episode's first turn to its last in which it was away from its "
+        "engine. Its slot is free meanwhile, but its tokens grow older.",
+        share=True,
+        whole=True,
+    ),
+    Chart(
+        "Samples away",
+        ("scheduler/away_samples",),
+        "Whose environment was at work when the batch was done: on no slot of an engine.",
+        from_zero=True,
+    ),
+    Chart(
+        "Tool errors",
+        ("tool_errors",),
+        "Mean number in an episode: calls of a tool that failed, or that it refused.",
+        from_zero=True,
+    ),
+    Chart(
+        "Actions that were none",
+        ("invalid_actions",),
+        "Mean number in an episode that the environment did not understand.",
+        from_zero=True,
+    ),
+)
+#: With a reason behind its title and its name.
+LOST = Chart(
+    "Samples given up",
+    ("scheduler/lost/",),
+    "Since the batch before; their groups went on without them.",
+    from_zero=True,
 )
 
 CLUSTER = (

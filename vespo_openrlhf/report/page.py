@@ -106,6 +106,8 @@ def build_page(runs: Sequence[Run]) -> pages.Page:
     lags += drawn(catalogue.LAG) + [block for block in by_lag if block]
     if lags:
         page.section("Lag", *legend, *lags)
+    if played := drawn(_episodes(runs)):
+        page.section("Turns and environments", *legend, *played)
     cluster = drawn(catalogue.CLUSTER) + [b for run in titled if (b := charts.draw_timings(run))]
     if cluster:
         page.section("Throughput", *legend, *cluster)
@@ -123,6 +125,30 @@ def build_page(runs: Sequence[Run]) -> pages.Page:
     if rest or missing:
         page.section("Everything else", *rest, *_missing(missing))
     return page
+
+
+def _episodes(runs: Sequence[Run]) -> list[Chart]:
+    """The charts of episodes that show anything: a run without agents may log zeros."""
+    prefix = catalogue.LOST.names[0]
+    reasons = {
+        name.removeprefix(prefix): None
+        for run in runs
+        for name in run.names
+        if name.startswith(prefix)
+    }
+    lost = [
+        replace(
+            catalogue.LOST,
+            title=f"{catalogue.LOST.title}: {reason.replace('_', ' ')}",
+            names=(prefix + reason,),
+        )
+        for reason in reasons
+    ]
+    return [
+        chart
+        for chart in (*catalogue.EPISODES, *lost)
+        if any(any(series.finite) for series in charts.find(chart, runs).values())
+    ]
 
 
 def _listed(names: Sequence[str]) -> str:

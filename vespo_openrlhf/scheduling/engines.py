@@ -9,7 +9,7 @@ from .protocols import Engine
 
 
 class EngineSlot:
-    """One engine: `load` counts the sequences it still generates, `groups` what it would lose."""
+    """One engine: `load` counts the sequences that are on it, `groups` what it would lose."""
 
     __slots__ = ("engine", "groups", "load", "name")
 
@@ -24,8 +24,14 @@ class EnginePool:
     """The engines that have weights and take requests.
 
     Args:
-        capacity: sequences kept in flight per engine, at most.
+        capacity: sequences kept on each, at most, but for those that come back to it.
         group_size: sequences that a group adds.
+
+    Attributes:
+        ready: by name.
+        in_flight: sequences that are not generated yet.
+        on_engines: those of them that are not away with their environment.
+        idle: engines that have none.
     """
 
     def __init__(self, capacity: int, group_size: int) -> None:
@@ -33,6 +39,7 @@ class EnginePool:
         self._group_size = group_size
         self.ready: dict[str, EngineSlot] = {}
         self.in_flight = 0
+        self.on_engines = 0
         self.idle = 0
         # (load, order of entry, slot); an entry whose load is out of date is skipped.
         self._by_load: list[tuple[int, int, EngineSlot]] = []
@@ -61,17 +68,28 @@ class EnginePool:
     def dispatch(self, slot: EngineSlot, group: Group) -> None:
         """A group is dispatched to the engine."""
         slot.groups[group.ticket] = group
+        self.in_flight += self._group_size
         self._change_load(slot, self._group_size)
 
-    def finish_sample(self, group: Group) -> None:
-        """One sequence of the group has ended."""
+    def leave(self, group: Group) -> None:
+        """One sequence of the group is away from its engine."""
         self._change_load(self.ready[group.engine], -1)
+
+    def come_back(self, group: Group) -> None:
+        """It is on its engine again, which may be full meanwhile."""
+        self._change_load(self.ready[group.engine], 1)
+
+    def finish_sample(self, group: Group, *, away: bool) -> None:
+        """One sequence of the group has ended; `away` where it was not on its engine."""
+        self.in_flight -= 1
+        self._change_load(self.ready[group.engine], -(not away))
 
     def remove(self, group: Group) -> EngineSlot:
         """The group is whole or given up; its unfinished sequences no longer count."""
         slot = self.ready[group.engine]
         del slot.groups[group.ticket]
-        self._change_load(slot, -group.unfinished)
+        self.in_flight -= group.unfinished
+        self._change_load(slot, -group.on_engine)
         return slot
 
     def fail(self, name: str) -> list[Group]:
@@ -79,6 +97,7 @@ class EnginePool:
         slot = self.ready.get(name)
         if slot is None:
             return []
+        self.in_flight -= sum(group.unfinished for group in slot.groups.values())
         self._change_load(slot, -slot.load)
         self.idle -= 1
         del self.ready[name]
@@ -89,7 +108,7 @@ class EnginePool:
             return
         was_idle = slot.load == 0
         slot.load += change
-        self.in_flight += change
+        self.on_engines += change
         self.idle += (slot.load == 0) - was_idle
         assert slot.load >= 0
         self._offer(slot)

@@ -13,7 +13,7 @@ from typing import Any
 from .lag import Spans, check_spans
 from .ledger import Prompt
 
-_GENERATING, _GENERATED, _SETTLED = range(3)
+_ON_ENGINE, _AWAY, _GENERATED, _SETTLED = range(4)
 
 
 class Group:
@@ -25,14 +25,19 @@ class Group:
         engine: where all its samples are generated, so that they share the prompt's prefix.
         dispatched_version: the version every engine had at dispatch; no token is older.
         lag, waited_for: what the policy said at dispatch, see `policy.Send`.
-        deadline: that lag after its dispatch, and once it is complete after its oldest token.
+        deadline: that lag after its dispatch; once it is known after its oldest token.
         spans, payloads, rewards: per sample. A payload is whatever the engine handed over with
             the sample, never looked into here; a reward of None is one that never came.
         unfinished, unscored: how many samples are not generated yet, or have no verdict yet.
+        on_engine: how many of the unfinished ones are not away.
+        away_seconds: by sample, where it has been away.
         dispatched_at, generated_at (per sample), completed_at: seconds on the scheduler's clock.
     """
 
     __slots__ = (
+        "_away_since",
+        "_first_versions",
+        "away_seconds",
         "completed_at",
         "deadline",
         "dispatched_at",
@@ -40,6 +45,7 @@ class Group:
         "engine",
         "generated_at",
         "lag",
+        "on_engine",
         "payloads",
         "prompt",
         "rewards",
@@ -78,6 +84,11 @@ class Group:
         self.sample_status = bytearray(samples)
         self.unfinished = samples
         self.unscored = samples
+        self.on_engine = samples
+        self.away_seconds: dict[int, float] = {}
+        self._away_since: dict[int, float] = {}
+        # Of samples that were away before their first token: its version; None until it is known.
+        self._first_versions: dict[int, int | None] = {}
 
     @property
     def oldest_version(self) -> int:
@@ -89,6 +100,50 @@ class Group:
         """Samples that have a reward."""
         return sum(reward is not None for reward in self.rewards)
 
+    def leave(self, sample: int, now: float) -> None:
+        """A sample is away from its engine, with its environment, from now on.
+
+        Raises:
+            ValueError: it is not on the engine.
+        """
+        if not self._has_status(sample, _ON_ENGINE):
+            raise ValueError(f"request {self.ticket} has no sample {sample} on its engine")
+        if sample not in self.away_seconds:
+            self._first_versions[sample] = None
+        self._away_since[sample] = now
+        self.sample_status[sample] = _AWAY
+        self.on_engine -= 1
+
+    def come_back(self, sample: int, version: int, newest: int, now: float) -> bool:
+        """It asks for a turn, of `version` or younger, while the trainer's is `newest`.
+
+        Returns:
+            Whether it is its first.
+
+        Raises:
+            ValueError: it is not away, or no engine can have that version.
+        """
+        if not self._has_status(sample, _AWAY):
+            raise ValueError(f"request {self.ticket} has no sample {sample} that is away")
+        check_spans([(version, 0)], self.dispatched_version, newest)
+        self._note_away(sample, now)
+        self.sample_status[sample] = _ON_ENGINE
+        self.on_engine += 1
+        first = self._first_versions.get(sample, version) is None
+        if first:
+            self._first_versions[sample] = version
+        return first
+
+    @property
+    def earliest_version(self) -> int:
+        """No token of the group is older, nor will be, as far as that is known."""
+        known = [version for version in self._first_versions.values() if version is not None]
+        return min(known) if len(known) == len(self.spans) else self.dispatched_version
+
+    def _note_away(self, sample: int, now: float) -> None:
+        away = now - self._away_since.pop(sample)
+        self.away_seconds[sample] = self.away_seconds.get(sample, 0.0) + away
+
     def generate(
         self, sample: int, spans: Sequence[tuple[int, int]], newest: int, payload: Any, now: float
     ) -> None:
@@ -97,9 +152,16 @@ class Group:
         Raises:
             ValueError: it was generated before, or its spans cannot be.
         """
-        if not self._has_status(sample, _GENERATING):
+        away = self.is_away(sample)
+        if not away and not self._has_status(sample, _ON_ENGINE):
             raise ValueError(f"request {self.ticket} has no sample {sample} to generate")
-        self.spans[sample] = check_spans(spans, self.dispatched_version, newest)
+        # A deadline may hang on what the engine has said of the first token.
+        oldest = self._first_versions.get(sample) or self.dispatched_version
+        self.spans[sample] = check_spans(spans, oldest, newest)
+        if away:
+            self._note_away(sample, now)
+        else:
+            self.on_engine -= 1
         self.payloads[sample] = payload
         self.generated_at[sample] = now
         self.sample_status[sample] = _GENERATED
@@ -122,6 +184,10 @@ class Group:
         self.sample_status[sample] = _SETTLED
         self.unscored -= 1
         return True
+
+    def is_away(self, sample: int) -> bool:
+        """Whether the sample is with its environment."""
+        return self._has_status(sample, _AWAY)
 
     def awaits_reward(self, sample: int) -> bool:
         """Whether the sample is generated and has no verdict."""
@@ -160,7 +226,7 @@ class Group:
         group.rewards = list(state["rewards"])
         group.payloads = payloads
         group.sample_status = bytearray([_SETTLED] * len(payloads))
-        group.unfinished = group.unscored = 0
+        group.unfinished = group.unscored = group.on_engine = 0
         group.deadline = group.oldest_version + group.lag
         return group
 

@@ -92,6 +92,14 @@ class LiveGroups:
         self.tickets[group.ticket] = group
         self.flying.add(group)
 
+    def postpone(self, group: Group, deadline: int) -> None:
+        """A group in flight has begun later than it was dispatched. A later deadline takes room
+        from no other: as many groups as before have one up to any version, or fewer."""
+        self.flying.remove(group)
+        group.deadline = deadline
+        self.flying.add(group)
+        self.changed = True
+
     def remove_in_flight(self, group: Group) -> None:
         """A group in flight is given up, or about to be complete."""
         del self.tickets[group.ticket]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .engines import EnginePool
 from .groups import Batch
@@ -78,6 +78,7 @@ class Counters:
         resent: lost to a dead engine or for want of rewards; the prompt was sent again.
         abandoned: prompts given up after too many losses.
         unscored_samples: samples whose reward failed or never came.
+        lost: these by the reason, of those that have one.
         over_limit_samples: trained although older than the bound (on_stale "keep").
         late_events: engine events about requests that were given up before.
         waits: times the trainer had a whole batch and waited for an older group.
@@ -89,10 +90,22 @@ class Counters:
     resent: int = 0
     abandoned: int = 0
     unscored_samples: int = 0
+    lost: dict[str, int] = field(default_factory=dict)
     over_limit_samples: int = 0
     late_events: int = 0
     waits: int = 0
     waited_seconds: float = 0.0
+
+    def lose_sample(self, reason: str) -> None:
+        """A sample has no reward."""
+        self.unscored_samples += 1
+        if reason:
+            self.lost[reason] = self.lost.get(reason, 0) + 1
+
+    def scalars(self) -> dict[str, float]:
+        """Flat name -> number."""
+        flat: dict[str, float] = {n: v for n, v in vars(self).items() if n != "lost"}
+        return flat | {f"lost/{reason}": count for reason, count in self.lost.items()}
 
 
 @dataclass(frozen=True)
@@ -107,13 +120,15 @@ class BatchReport:
         ess: effective sample size as a share, where the trainer measures it.
         lag: its lag statistics.
         counters: what happened since the report before it.
-        in_flight: sequences on the engines when it was done.
+        in_flight: sequences that were not generated yet when it was done.
+        away: those of them that were with their environment.
         in_flight_groups, queued_groups: groups not complete, and complete but not trained, then.
-        stages: mean seconds per sample of "generation" and "reward", per group of "queue", and
+        stages: mean seconds per sample of "generation" (from its dispatch to its last token), less
+            those away with its "environment", of these, and of "reward"; per group of "queue"; and
             in all of "train" and "publish".
         trainer_idle: share of the time in which the trainer neither trained nor published.
-        engine_idle: share of engine time with nothing in flight.
-        engine_occupancy: sequences in flight as a share of capacity, over time.
+        engine_idle: share of engine time with nothing on the engine.
+        engine_occupancy: sequences on the engines as a share of capacity, over time.
     """
 
     index: int
@@ -128,6 +143,7 @@ class BatchReport:
     lag: LagStatistics
     counters: Counters
     in_flight: int
+    away: int
     in_flight_groups: int
     queued_groups: int
     stages: Mapping[str, float]
@@ -148,6 +164,7 @@ class BatchReport:
             "lag/mean_oldest": self.lag.mean_oldest,
             "lag/tokens_after_sync": self.lag.after_sync / tokens,
             "scheduler/in_flight_samples": self.in_flight,
+            "scheduler/away_samples": self.away,
             "scheduler/in_flight_groups": self.in_flight_groups,
             "scheduler/queued_groups": self.queued_groups,
             "scheduler/trainer_idle": self.trainer_idle,
@@ -159,7 +176,7 @@ class BatchReport:
             flat["lag/working"] = self.working_lag
         if self.ess is not None:
             flat["lag/ess"] = self.ess
-        for name, count in vars(self.counters).items():
+        for name, count in self.counters.scalars().items():
             flat[f"scheduler/{name}"] = count
         for stage, seconds in self.stages.items():
             flat[f"timing/{stage}"] = seconds
@@ -190,6 +207,7 @@ class Recorder:
         self._slot_seconds = 0.0
         self._trainer_seconds = dict.fromkeys(("idle", "train", "publish"), 0.0)
         self._generation_seconds = 0.0
+        self._environment_seconds = 0.0
         self._generated = 0
         self._reward_seconds = 0.0
         self._scored = 0
@@ -206,13 +224,15 @@ class Recorder:
         engines = len(pool.ready)
         self._engine_seconds += engines * elapsed
         self._idle_engine_seconds += pool.idle * elapsed
-        self._sequence_seconds += pool.in_flight * elapsed
+        self._sequence_seconds += pool.on_engines * elapsed
         self._slot_seconds += engines * pool.capacity * elapsed
         self._trainer_seconds[trainer] += elapsed
 
-    def generated(self, seconds: float) -> None:
-        """A sample was generated, this long after its group was dispatched."""
-        self._generation_seconds += seconds
+    def generated(self, seconds: float, away: float) -> None:
+        """A sample was generated, this long after its group was dispatched, and was `away` from its
+        engine for so much of it."""
+        self._generation_seconds += seconds - away
+        self._environment_seconds += away
         self._generated += 1
 
     def scored(self, seconds: float) -> None:
@@ -268,10 +288,12 @@ class Recorder:
             lag=lag,
             counters=self.counters,
             in_flight=pool.in_flight,
+            away=pool.in_flight - pool.on_engines,
             in_flight_groups=live.in_flight,
             queued_groups=live.complete,
             stages={
                 "generation": _ratio(self._generation_seconds, self._generated),
+                "environment": _ratio(self._environment_seconds, self._generated),
                 "reward": _ratio(self._reward_seconds, self._scored),
                 "queue": _ratio(queued, len(groups)),
                 "train": self._trainer_seconds["train"],

@@ -22,6 +22,12 @@ class RolloutOptions(Options):
         "seconds after which a sample without a verdict is given up: it is left out of its group",
         above=0,
     )
+    episode_timeout: float = option(
+        3600.0,
+        "seconds from a sample's dispatch to its verdict, with all of its turns, after which it is "
+        "given up: its requests leave the engine, and its group goes on without it",
+        above=0,
+    )
     engine_timeout: float = option(
         300.0,
         "seconds without a new token, or without an answer, after which an engine that has work is "

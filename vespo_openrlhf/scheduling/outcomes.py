@@ -40,13 +40,16 @@ class Outcomes:
         self._recorder = recorder
         self._accept = accept
 
-    def settle(self, group: Group, sample: int, reward: float | None, now: float) -> bool:
+    def settle(
+        self, group: Group, sample: int, reward: float | None, now: float, reason: str = ""
+    ) -> bool:
         """The verdict, or the end of waiting for it; False if there has been one before."""
         if reward is not None and not math.isfinite(reward):
             reward = None
         if not group.settle(sample, reward):
             return False
-        self._recorder.counters.unscored_samples += reward is None
+        if reward is None:
+            self._recorder.counters.lose_sample(reason)
         if not group.unscored:
             self._complete(group, now)
         return True

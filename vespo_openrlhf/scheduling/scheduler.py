@@ -7,7 +7,6 @@ runs the same under asyncio, under Ray and in simulated time.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -117,10 +116,41 @@ class Scheduler:
                 self._sync.have_weights(name)
         self._advance()
 
+    def on_away(self, ticket: int, sample: int) -> None:
+        """Sample `sample` has left its engine for its environment: its place there is free.
+
+        Raises:
+            ValueError: it is not on an engine.
+        """
+        group = self._find(ticket)
+        if group is not None:
+            group.leave(sample, self._clock())
+            self.pool.leave(group)
+            self._advance()
+
+    def on_back(self, ticket: int, sample: int, version: int) -> None:
+        """It asks its engine for a turn, whose tokens will be of `version` or younger. Its place is
+        taken again, even where the engine is full meanwhile.
+
+        Of a sample that was away from the start it is the first: no token of it is older.
+
+        Raises:
+            ValueError: it is not away, or no engine can have that version.
+        """
+        group = self._find(ticket)
+        if group is None:
+            return
+        if group.come_back(sample, version, self.version, self._clock()):
+            deadline = group.earliest_version + group.lag
+            if deadline > group.deadline:
+                self.live.postpone(group, deadline)
+        self.pool.come_back(group)
+        self._advance()
+
     def on_generated(
         self, ticket: int, sample: int, spans: Sequence[tuple[int, int]], payload: Any = None
     ) -> None:
-        """An engine has generated sample `sample` of the request `ticket`.
+        """An engine has generated sample `sample` of the request `ticket`, which may be away.
 
         Args:
             spans: (version, tokens) of its tokens, in order; see `TokenVersions`.
@@ -132,15 +162,20 @@ class Scheduler:
         group = self._find(ticket)
         if group is None:
             return
-        now = self._clock()
+        now, away = self._clock(), group.is_away(sample)
         group.generate(sample, spans, self.version, payload, now)
-        self.pool.finish_sample(group)
-        self._recorder.generated(now - group.dispatched_at)
+        self.pool.finish_sample(group, away=away)
+        self._recorder.generated(now - group.dispatched_at, group.away_seconds.get(sample, 0.0))
         self._deadlines.add(ticket, sample, now)
         self._advance()
 
     def on_scored(
-        self, ticket: int, sample: int, reward: float | None, payload: Any = None
+        self,
+        ticket: int,
+        sample: int,
+        reward: float | None,
+        payload: Any = None,
+        reason: str = "",
     ) -> None:
         """The verdict on a generated sample; None if it failed, as does one that is not finite.
 
@@ -149,6 +184,7 @@ class Scheduler:
 
         Args:
             payload: in place of that of `on_generated`, where only the verdict makes it whole.
+            reason: why there is none, as it is counted.
         """
         group = self._find(ticket)
         if group is None:
@@ -156,7 +192,7 @@ class Scheduler:
         if payload is not None and group.awaits_reward(sample):
             group.payloads[sample] = payload
         now = self._clock()
-        if self._outcomes.settle(group, sample, reward, now):
+        if self._outcomes.settle(group, sample, reward, now, reason):
             self._recorder.scored(now - group.generated_at[sample])
             self._advance()
         else:
@@ -201,11 +237,13 @@ class Scheduler:
 
     def status(self) -> str:
         """What is going on, as one line for the log."""
-        counters = dataclasses.asdict(self._recorder.counters)
+        counters = self._recorder.counters.scalars()
         events = ", ".join(f"{name} {value:g}" for name, value in counters.items() if value)
+        away = self.pool.in_flight - self.pool.on_engines
         return (
-            f"{self.live.in_flight} groups in flight ({self.pool.in_flight} sequences on "
-            f"{len(self.pool.ready)} engines, {len(self._sync.joining)} engines without weights), "
+            f"{self.live.in_flight} groups in flight ({self.pool.on_engines} sequences on "
+            f"{len(self.pool.ready)} engines, {away} with their environments, "
+            f"{len(self._sync.joining)} engines without weights), "
             f"{self.live.complete} of {self.config.prompts_per_batch} complete, the trainer: "
             f"{self._job}" + (f"; since the last batch: {events}" if events else "")
         )
@@ -219,7 +257,7 @@ class Scheduler:
         """Give up the rewards that are overdue, and try again what was held back."""
         self._note_time()
         while overdue := self._deadlines.pop_overdue(self._clock()):
-            self._outcomes.settle(*overdue, None, self._clock())
+            self._outcomes.settle(*overdue, None, self._clock(), "reward_timeout")
         self._setbacks.tick(self._clock())
         self._advance()
 

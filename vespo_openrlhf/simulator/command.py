@@ -82,6 +82,11 @@ OVERRIDES: dict[str, tuple[str, type, str]] = {
         float,
         "an engine's speed where a weight update costs it the KV cache (default: no cost)",
     ),
+    "turns": ("cluster.turns", int, "turns of a response, each as long as --lengths say"),
+    "environment-seconds": (
+        *("cluster.environment_seconds", float),
+        "mean seconds of its environment before each turn, with the response away from its engine",
+    ),
     "reward-seconds": ("cluster.reward_seconds", float, "seconds from last token to verdict"),
     "routing-bytes-per-token": (
         "setup.routing_bytes_per_token",

@@ -64,6 +64,7 @@ class SimulatedEngine:
         self._slowdown = slowdown
         self._active: list[tuple[float, int, int, int]] = []  # (end, ticket, sample, length)
         self._waiting: deque[tuple[int, int]] = deque()
+        self._turns: dict[tuple[int, int], list[Spans]] = {}  # of the unfinished, by its sample
         self._steps = 0.0
         self._since = cluster.calendar.now
         self._paused = False
@@ -77,7 +78,13 @@ class SimulatedEngine:
     def generate(self, request: Request) -> None:
         """See Engine."""
         self._catch_up()
-        self._waiting.extend((request.ticket, sample) for sample in range(request.samples))
+        for sample in range(request.samples):
+            self._turns[request.ticket, sample] = []
+            if self._cluster.config.environment_seconds:
+                calendar = self._cluster.calendar
+                calendar.at(calendar.now, self._leave, request.ticket, sample)
+            else:
+                self._waiting.append((request.ticket, sample))
         self._admit()
 
     def abort(self, ticket: int) -> None:
@@ -86,6 +93,7 @@ class SimulatedEngine:
         self._active = [entry for entry in self._active if entry[1] != ticket]
         heapq.heapify(self._active)
         self._waiting = deque(entry for entry in self._waiting if entry[0] != ticket)
+        self._turns = {of: turns for of, turns in self._turns.items() if of[0] != ticket}
         self._admit()
 
     def pause(self) -> None:
@@ -141,7 +149,32 @@ class SimulatedEngine:
             ended.append(heapq.heappop(self._active))
         self._admit()
         for end, ticket, sample, length in ended:
-            self._cluster.sample_done(self, ticket, sample, self._spans(end - length, length))
+            self._end_turn(ticket, sample, self._spans(end - length, length))
+
+    def _end_turn(self, ticket: int, sample: int, spans: Spans) -> None:
+        turns = self._turns.get((ticket, sample))
+        if turns is None:
+            return  # what another turn's end has led to has aborted it
+        turns.append(spans)
+        if len(turns) < self._cluster.config.turns:
+            self._leave(ticket, sample)
+        else:
+            del self._turns[ticket, sample]
+            self._cluster.sample_done(self, ticket, sample, _joined(turns))
+
+    def _leave(self, ticket: int, sample: int) -> None:
+        if self.alive and (ticket, sample) in self._turns:
+            calendar = self._cluster.calendar
+            due = calendar.now + self._cluster.draw_environment()
+            calendar.at(due, self._come_back, ticket, sample)
+            self._cluster.scheduler.on_away(ticket, sample)
+
+    def _come_back(self, ticket: int, sample: int) -> None:
+        if self.alive and (ticket, sample) in self._turns:
+            self._catch_up()
+            self._waiting.append((ticket, sample))
+            self._admit()
+            self._cluster.scheduler.on_back(ticket, sample, self.version)
 
     def _admit(self) -> None:
         while self._waiting and len(self._active) < self._cluster.config.max_sequences:
@@ -177,6 +210,14 @@ class SimulatedEngine:
                 spans.append((versions[i], until - done))
                 done = until
         return tuple(spans)
+
+
+def _joined(turns: Sequence[Spans]) -> Spans:
+    """The spans of all turns as those of one response, each version once."""
+    tokens: dict[int, int] = {}
+    for version, count in itertools.chain.from_iterable(turns):
+        tokens[version] = tokens.get(version, 0) + count
+    return tuple(tokens.items())
 
 
 class SimulatedTrainer:
@@ -279,6 +320,7 @@ class Cluster:
         self.scheduler: Scheduler
         self._lengths = random.Random(f"lengths/{seed}")
         self._faults = random.Random(f"faults/{seed}")
+        self._environments = random.Random(f"environments/{seed}")
         self._born = itertools.count()
 
     def clock(self) -> float:
@@ -292,6 +334,11 @@ class Cluster:
     def draw_length(self) -> int:
         """Tokens of the next response."""
         return self.config.lengths.draw(self._lengths)
+
+    def draw_environment(self) -> float:
+        """Seconds of an environment before its next turn."""
+        mean = self.config.environment_seconds
+        return self._environments.expovariate(1 / mean) if mean else 0.0
 
     def run(self, scheduler: Scheduler, *, max_seconds: float = math.inf) -> None:
         """Run to the end.

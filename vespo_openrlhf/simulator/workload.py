@@ -89,6 +89,9 @@ class ClusterConfig:
         publish_seconds: of a weight update; engines and trainer stand still.
         prefill_tokens_per_second: of an engine that computes the KV cache of its unfinished
             responses again after a weight update; None for at no cost. Prompts are not counted.
+        turns: of each response, as long as one of `lengths` each.
+        environment_seconds: mean of what comes before each of them, exponential; meanwhile the
+            response is away from its engine.
         reward_seconds: from the last token to the verdict.
         ess_half_lag: mean token lag, in updates, at which the effective sample size is one half;
             None for a trainer that does not measure it.
@@ -107,6 +110,8 @@ class ClusterConfig:
     update_seconds: float = 0.0
     publish_seconds: float = 0.0
     prefill_tokens_per_second: float | None = None
+    turns: int = 1
+    environment_seconds: float = 0.0
     reward_seconds: float = 0.0
     ess_half_lag: float | None = None
     faults: Faults = field(default_factory=Faults)
@@ -114,6 +119,8 @@ class ClusterConfig:
     def __post_init__(self) -> None:
         if self.engines < 1 or self.max_sequences < 1:
             raise ValueError("a cluster needs an engine, and an engine a sequence")
+        if self.turns < 1 or self.environment_seconds < 0:
+            raise ValueError("a response has a turn, and its environment takes 0 seconds or more")
         if self.step_seconds <= 0 or self.step_seconds_per_sequence < 0:
             raise ValueError("a decode step takes more than 0 seconds")
         if self.train_tokens_per_second is not None and self.train_tokens_per_second <= 0:

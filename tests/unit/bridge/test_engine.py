@@ -13,7 +13,8 @@ from openrlhf.utils.agent import SingleTurnAgentExecutor
 from vllm import SamplingParams
 
 from vespo_openrlhf.bridge.engine import VersionedRollout
-from vespo_openrlhf.bridge.events import Generated, RolloutConfig, Scored
+from vespo_openrlhf.bridge.events import Generated, Limits, RolloutConfig, Scored
+from vespo_openrlhf.bridge.samples.requests import RequestLog
 from vespo_openrlhf.scheduling.lag import TokenVersions
 
 
@@ -41,9 +42,11 @@ def test_an_evaluation_whose_reward_hangs_ends() -> None:
     async def execute(**_) -> None:
         await asyncio.sleep(600)
 
+    executor = SingleTurnAgentExecutor()
+    executor.execute = execute
     engine = bare_engine(errored=False, configured=True)
-    engine._versions, engine.executor = TokenVersions(0), SimpleNamespace(execute=execute)
-    engine._config = SimpleNamespace(reward_timeout=0.1)
+    engine._versions, engine.executor = TokenVersions(0), executor
+    engine._config = SimpleNamespace(limits=Limits(60.0, 0.1))
     work = engine.generate_responses(2, prompt="p", label="l", sampling_params=SamplingParams())
     with pytest.raises(TimeoutError, match=r"no word from its reward"):
         asyncio.run(asyncio.wait_for(work, 30))
@@ -80,7 +83,7 @@ def test_an_engine_at_rest_shows_no_progress_to_be_missed() -> None:
 
 
 def config() -> RolloutConfig:
-    return RolloutConfig(None, SamplingParams(), 64, 30.0)
+    return RolloutConfig(None, SamplingParams(), 64, Limits(60.0, 30.0))
 
 
 def test_an_engine_that_joins_again_drops_what_it_still_had() -> None:
@@ -195,7 +198,8 @@ def engine_of(llm: RecordingLLM, *, keep_kv: bool) -> VersionedRollout:
     engine.llm, engine._versions = llm, TokenVersions(3)
     engine._generating, engine._paused, engine._mm_pad_token_ids = 0, False, None
     engine._recomputed, engine._recomputing = [], None
-    engine._config = RolloutConfig(None, SamplingParams(), 64, 30.0, keep_kv)
+    engine._requests, engine.executor = RequestLog(), None
+    engine._config = RolloutConfig(None, SamplingParams(), 64, Limits(60.0, 30.0), keep_kv)
     return engine
 
 
@@ -204,6 +208,7 @@ def test_a_kv_cache_that_is_recomputed_is_dropped_and_timed() -> None:
     engine = engine_of(llm, keep_kv=False)
 
     async def updates() -> list[list[tuple[int, float]]]:
+        engine._loop = asyncio.get_running_loop()
         measured = [await engine.begin_update()]
         await engine.end_update(4)
         llm.counts = {"a": 6, "new": 0}  # b has ended, and a goes on
@@ -228,6 +233,7 @@ def test_a_kv_cache_that_is_kept_is_nobody_elses_than_its_versions() -> None:
     engine = engine_of(llm, keep_kv=True)
 
     async def update() -> None:
+        engine._loop = asyncio.get_running_loop()
         await engine.generate([1, 2], SamplingParams())
         await engine.begin_update()
         await engine.end_update(4)
@@ -237,3 +243,25 @@ def test_a_kv_cache_that_is_kept_is_nobody_elses_than_its_versions() -> None:
     assert llm.asked[1] == {"mode": "keep", "clear_cache": False}
     assert [llm.asked[i]["cache_salt"] for i in (0, -1)] == ["3", "4"]
     assert engine._recomputing is None
+
+
+def test_an_executors_own_server_may_ask_from_its_thread() -> None:
+    """vLLM's queues wake nobody in another event loop."""
+    llm = RecordingLLM({})
+    engine = engine_of(llm, keep_kv=False)
+    loops = []
+
+    async def generate(*args):
+        loops.append(asyncio.get_running_loop())
+        async for output in RecordingLLM.generate(llm, *args):
+            yield output
+
+    async def ask() -> None:
+        engine._loop = asyncio.get_running_loop()
+        work = engine.generate([1, 2], SamplingParams())
+        output = await asyncio.to_thread(asyncio.run, work)
+        assert output.outputs[0].token_ids == [7]
+
+    llm.generate = generate
+    asyncio.run(ask())
+    assert loops == [engine._loop]

@@ -1,42 +1,21 @@
 """A response's parts that need no engine."""
 
-import asyncio
 import math
-from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any
 
-import numpy
 import pytest
 import torch
 from openrlhf.trainer.ppo_utils.samples_generator import SamplesGenerator
-from vllm import SamplingParams
 from vllm.logprobs import Logprob
 
 from vespo_openrlhf.bridge.rank.loss_adapter import PolicyLossAdapter
 from vespo_openrlhf.bridge.samples.response import (
     RememberingTokenizer,
-    SampleEngine,
-    join_spans,
     mark_missing_log_probs,
     to_experience,
     verdict,
 )
 from vespo_openrlhf.losses import get_policy_loss
-
-
-@pytest.mark.parametrize(
-    ("first", "second", "joined"),
-    [
-        (((0, 0),), ((0, 5),), ((0, 5),)),  # before the first turn there are no tokens
-        (((0, 3),), ((0, 5),), ((0, 8),)),
-        (((0, 3),), ((2, 5),), ((0, 3), (2, 5))),
-        (((0, 3), (2, 1)), ((2, 4), (4, 6)), ((0, 3), (2, 5), (4, 6))),
-        (((0, 3),), ((2, 0),), ((0, 3), (2, 0))),  # a turn that ended at once
-    ],
-)
-def test_spans_of_turns_are_those_of_one_response(first, second, joined) -> None:
-    assert join_spans(first, second) == joined
 
 
 def completion(tokens: list[int], log_probs: list[dict[int, float]] | None) -> SimpleNamespace:
@@ -92,45 +71,6 @@ def test_a_run_without_log_probs_has_none_to_mark() -> None:
 )
 def test_the_verdict_that_is_reported(rewards, executor, expected) -> None:
     assert verdict(SimpleNamespace(rewards=rewards), executor) == expected
-
-
-def respond(seconds: float, episode: Callable, bound: float) -> tuple[Any, SampleEngine]:
-    """What `episode` answers as an executor, of an engine that takes so long for every turn."""
-
-    async def generate(*_) -> SimpleNamespace:
-        await asyncio.sleep(seconds)
-        return SimpleNamespace(token_versions=((0, 3),), request_id="0", routed_experts=None)
-
-    executor = SimpleNamespace(execute=episode)
-    view = SampleEngine(SimpleNamespace(generate=generate, version=0, executor=executor))
-    return asyncio.run(view.respond(bound, sampling_params=SamplingParams())), view
-
-
-def test_an_environment_that_hangs_costs_its_sample_and_no_more() -> None:
-    views = []
-
-    async def episode(llm_engine: SampleEngine, sampling_params: SamplingParams) -> None:
-        await llm_engine.generate([1], sampling_params)
-        try:
-            await asyncio.sleep(600)
-        finally:
-            views.append(llm_engine)
-
-    with pytest.raises(TimeoutError, match=r"no word from its reward or environment for 0\.1 s"):
-        respond(0.0, episode, 0.1)
-    (view,) = views  # it was told of its end
-    assert view.spans == ((0, 3),)
-
-
-def test_time_on_the_engine_is_not_the_environments() -> None:
-    async def episode(llm_engine: SampleEngine, sampling_params: SamplingParams) -> str:
-        for _ in range(2):
-            await llm_engine.generate([1], sampling_params)
-        return "done"
-
-    answer, view = respond(0.3, episode, 0.2)
-    assert answer == "done"
-    assert view.spans == ((0, 6),)
 
 
 def test_a_prompt_is_tokenised_once_for_its_group() -> None:
@@ -190,44 +130,3 @@ def test_an_experience_is_the_one_that_openrlhf_makes(changes: dict, max_length:
                 torch.testing.assert_close(value, other, rtol=0, atol=0, equal_nan=True)
             else:
                 assert value == other, name
-
-
-def turn(prompt: list[int], answer: list[int], version: int) -> SimpleNamespace:
-    """A turn as the engine tells it: every token took the expert of its own number, in the layer of
-    the version."""
-    rows = numpy.zeros((len(prompt) + len(answer) - 1, 4, 1), dtype=numpy.uint8)
-    rows[:, version, 0] = [*prompt, *answer][:-1]
-    return SimpleNamespace(
-        prompt_token_ids=prompt,
-        outputs=[SimpleNamespace(token_ids=answer)],
-        token_versions=((version, len(answer)),),
-        request_id=str(version),
-        routed_experts=rows,
-    )
-
-
-@pytest.mark.parametrize(
-    ("prompts", "response", "rows"),
-    [
-        # The first turn's tokens keep theirs; what it sampled last passes through them in the next.
-        ([[1, 2], [1, 2, 8, 9, 3]], [1, 2, 8, 9, 3, 8, 9], "000111"),
-        ([[1, 2], [1, 2, 8, 9, 3]], [1, 2, 8, 9, 3, 8, 9, 4], "000111"),
-        ([[1, 2], [1, 2, 8, 9, 3]], [1, 2, 8, 9, 3], "0001"),  # cut off
-        ([[1, 2], [1, 5, 8, 9, 3]], [1, 5, 8, 9, 3, 8, 9], "011111"),  # another prompt
-        ([[1, 2, 3, 4], [1, 5]], [1, 5, 8, 9], "011"),
-        ([[1, 2], [5, 6, 7]], [1, 2, 8, 9], ""),  # it answers with what it said before
-    ],
-)
-def test_experts_are_those_of_the_tokens_that_are_trained(prompts, response, rows) -> None:
-    turns = [turn(prompt, [8, 9], version) for version, prompt in enumerate(prompts)]
-
-    async def generate(*_) -> SimpleNamespace:
-        return turns[len(view.request_ids)]
-
-    view = SampleEngine(SimpleNamespace(generate=generate, version=0))
-    for prompt in prompts:
-        asyncio.run(view.generate(prompt, None))
-    expected = torch.zeros(len(rows), 4, 1, dtype=torch.uint8)
-    for place, version in enumerate(rows):
-        expected[place, int(version), 0] = response[place]
-    assert torch.equal(view.routed_experts(torch.tensor(response)), expected)

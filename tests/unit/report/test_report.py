@@ -115,6 +115,46 @@ def test_what_was_left_out_of_training_is_said(
     assert "2 updates were skipped" in html
 
 
+def test_turns_and_environments_of_a_run_with_an_agent(
+    run_folder: MakeFolder, metrics_line: MakeLine
+) -> None:
+    lines = [
+        metrics_line(
+            step,
+            **{
+                "rollout/turns": 2.5,
+                "right_first": 0.5,
+                "timing/environment": 24.0,  # beside 8 of generation
+                "scheduler/away_samples": 3.0,
+                "rollout/tool_errors": 0.1,
+                "scheduler/lost/episode_timeout": float(step == 2),
+                "scheduler/lost/max_turns": 0.0,
+            },
+        )
+        for step in (1, 2)
+    ]
+    folder = run_folder(lines=lines)
+    assert main([str(folder)]) == 0
+    html = (folder / "report.html").read_text()
+    section = html[html.index("Turns and environments</h2>") : html.index("Throughput</h2>")]
+    assert titles(section) == [
+        "Turns per episode", "Right at the first try", "Time in the environment", "Samples away",
+        "Tool errors", "Samples given up: episode timeout",
+    ]  # fmt: skip
+    assert "Time in the environment: run from 0.75 to 0.75" in section
+
+
+def test_a_run_without_an_agent_has_no_such_section(
+    run_folder: MakeFolder, metrics_line: MakeLine
+) -> None:
+    names = ("timing/environment", "scheduler/away_samples", "scheduler/lost/episode_timeout")
+    folder = run_folder(lines=[metrics_line(s, **dict.fromkeys(names, 0.0)) for s in (1, 2)])
+    assert main([str(folder)]) == 0
+    html = (folder / "report.html").read_text()
+    assert "Turns and environments" not in sections(html)
+    assert "Turns per episode" not in html
+
+
 def test_evaluations_are_drawn(run_folder: MakeFolder, metrics_line: MakeLine) -> None:
     evaluation = {"step": 1, "kind": "eval", "time": 1.0, "eval_aime_pass1": 0.5}
     folder = run_folder(lines=[metrics_line(1), evaluation])

@@ -7,6 +7,7 @@ the first token was by the engine's word), not on the scheduler's.
 import json
 import random
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,10 +28,19 @@ CHUNK = 100
 HORIZON = 1e6  # simulated seconds; the runs take some thousands
 
 
+def episodes(seed: int) -> dict[str, Any]:
+    """Several turns, or an environment that works before the first."""
+    dice = random.Random(f"episodes/{seed}")
+    return {
+        "turns": dice.randint(1, 4),
+        "environment_seconds": dice.choice([0.1, 5.0, 50.0]),
+    }
+
+
 class RandomRun:
     """One seed's cluster, options and prompts, under a policy (the default one has a bound)."""
 
-    def __init__(self, seed: int, policy: str = "bounded") -> None:
+    def __init__(self, seed: int, policy: str = "bounded", *, turns: bool = False) -> None:
         self.seed = seed
         dice = random.Random(seed)
         updates = dice.randint(1, 4)
@@ -63,6 +73,7 @@ class RandomRun:
             update_seconds=dice.choice([0.0, 1.0]),
             publish_seconds=dice.choice([0.0, 0.5, 5.0]),
             reward_seconds=dice.choice([0.0, 0.0, 2.0]),
+            **(episodes(seed) if turns else {}),
             ess_half_lag=dice.choice([2.0, 20.0]),
             faults=Faults(
                 engine_mtbf=dice.choice([None, 200.0, 1000.0]),
@@ -124,6 +135,24 @@ def test_promises_hold(first: int) -> None:
         cluster, scheduler = run.start()
         cluster.run(scheduler, max_seconds=HORIZON)
         run.check(cluster, scheduler)
+
+
+@pytest.mark.parametrize("first", range(0, SEEDS // 2, CHUNK))
+def test_promises_hold_over_many_turns(first: int) -> None:
+    """Samples leave and come back, engines die meanwhile, and syncs fall between two turns."""
+    beyond = mixed = 0
+    for seed in range(first, first + CHUNK):
+        run = RandomRun(seed, turns=True)
+        cluster, scheduler = run.start()
+        cluster.run(scheduler, max_seconds=HORIZON)
+        run.check(cluster, scheduler)
+        pool = scheduler.pool
+        assert pool.in_flight == pool.on_engines == 0
+        assert all(slot.load == 0 and not slot.groups for slot in pool.ready.values())
+        mixed += cluster.trainer.mixed_samples
+        beyond += any(report.stages["environment"] > 10 for report in run.reports)
+    assert mixed > 0
+    assert beyond > 0
 
 
 @pytest.mark.parametrize("policy", ["fifo", f"{USER_POLICIES}:Dice", f"{USER_POLICIES}:Decent"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from vespo_openrlhf import config
+from vespo_openrlhf.agents.loading import defines_executor, load_agent
 from vespo_openrlhf.bridge.roles import Flags
 from vespo_openrlhf.reward.options import RewardOptions
 
@@ -13,13 +14,21 @@ def check_reward_given(flags: Flags) -> None:
     """Something scores the responses, and a file that does is there."""
     agent = flags["train.agent_func_path"]
     if agent:
-        if not os.path.isfile(agent) or not agent.endswith(".py"):
-            raise ValueError(f"--train.agent_func_path {agent}: there is no such file, *.py")
+        check_agent(agent)
     elif not flags["reward.remote_url"] and not flags["reward.model_name_or_path"]:
         raise ValueError(
             "nothing gives a reward: set --reward.remote_url to reward/math_reward.py or a file "
             "of yours"
         )
+
+
+def check_agent(path: str) -> None:
+    """A file of OpenRLHF's kind is there; one of ours has an agent that can be made."""
+    try:
+        if not defines_executor(path):
+            load_agent(path)
+    except ValueError as error:
+        raise ValueError(f"--train.agent_func_path: {error}") from error
 
 
 # Our shaping term -> OpenRLHF's flag for the same thing.

@@ -102,7 +102,7 @@ def evaluate(samples_generator: Any, step: int, **generate_kwargs: Any) -> dict[
     records = _sample(samples_generator, problems, generate_kwargs)
     seconds = time.monotonic() - started
     judged: dict[str, list[dict[str, Any]]] = {}
-    for record in _judge(records, args.reward.remote_url):
+    for record in _judge(records, args.train.agent_func_path or args.reward.remote_url):
         judged.setdefault(record["benchmark"], []).append(record)
     tokens = sum(record["tokens"] for record in records)
     summaries = {
@@ -186,11 +186,12 @@ def _number(value: Any) -> float | None:
 def _judge(
     records: list[dict[str, Any]], reward_files: str | Sequence[str] | None
 ) -> list[dict[str, Any]]:
-    """Verdicts of our verifier; of the user's own reward where the run has one: its plain score.
+    """Verdicts of our verifier; of the user's own reward, or agent, where the run has one: its
+    plain score.
 
     Args:
         records: without verdicts, but with the reward's ``score``.
-        reward_files: ``--reward.remote_url``, which OpenRLHF splits at commas.
+        reward_files: ``--reward.remote_url``, which OpenRLHF splits at commas, or the agent's.
     """
     files = [reward_files] if isinstance(reward_files, str) else list(reward_files or [])
     ours = Path(reward.__file__).with_name("math_reward.py")

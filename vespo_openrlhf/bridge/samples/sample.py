@@ -1,0 +1,146 @@
+"""One sample in the making: where it is, and how long it may be there.
+
+OpenRLHF's executors make a response and score it, with as many requests to the engine as they like
+and an environment between them. A request belongs to the sample in whose task it is made, whatever
+object it is made by: an executor may keep the first engine it was given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+from vespo_openrlhf.bridge.errors import LostSampleError
+from vespo_openrlhf.bridge.events import Limits
+from vespo_openrlhf.scheduling.lag import Spans
+
+_CURRENT: ContextVar[Sample | None] = ContextVar("sample", default=None)
+
+
+class Sample:
+    """Of one group, or of an evaluation.
+
+    Args:
+        version: of the engine's weights.
+        limits: of the run.
+        asks_itself: whether all its requests are made in its own task.
+
+    Attributes:
+        version: no token of it is older.
+        on_away, on_back: called when it leaves the engine, and when it asks for more, of which
+            version at least.
+        on_answered: called with the versions of a request's tokens when it is answered.
+    """
+
+    def __init__(self, version: int, limits: Limits, *, asks_itself: bool = False) -> None:
+        self.version = version
+        self._asks_itself = asks_itself
+        self.on_away: Callable[[], None] = lambda: None
+        self.on_back: Callable[[int], None] = lambda version: None
+        self.on_answered: Callable[[Spans], None] = lambda spans: None
+        self._limits = limits
+        self._requests = 0  # in all
+        self._answering = 0  # of these under way
+        self._perhaps = 0  # under way, and nobody knows whose
+        self._away_since = time.monotonic()
+        self._exceeded: LostSampleError | None = None
+        self._task: asyncio.Future[Any] | None = None
+        self._over = False
+
+    @staticmethod
+    def current() -> Sample | None:
+        """The one whose task asks, or a task or thread that was started from there."""
+        sample = _CURRENT.get()
+        # A task that one sample has started may work for all that come after it.
+        return None if sample is None or sample._over else sample
+
+    @contextlib.contextmanager
+    def on_engine(self, version: int) -> Iterator[None]:
+        """While the engine, which has the weights of `version`, answers a request.
+
+        Raises:
+            LostSampleError: it is one too many.
+        """
+        try:
+            self.check_turns(self._requests + 1)
+        except LostSampleError as error:
+            assert self._task is not None
+            self._exceeded = error
+            self._task.cancel()  # an executor may catch the error, and ask again
+            raise
+        if not self._requests and self._asks_itself:
+            self.version = version  # its first token is yet to come
+        self._requests += 1
+        self._answering += 1
+        if self._answering == 1:
+            self.on_back(self.version)
+        try:
+            yield
+        finally:
+            self._answering -= 1
+            self._away_since = time.monotonic()
+            if not self._answering and not self._over:
+                self.on_away()
+
+    @contextlib.contextmanager
+    def perhaps_on_engine(self) -> Iterator[None]:
+        """While the engine answers a request that may be the sample's, by way of a server of its
+        executor's: it is not taken for away."""
+        self._perhaps += 1
+        try:
+            yield
+        finally:
+            self._perhaps -= 1
+            self._away_since = time.monotonic()
+
+    def check_turns(self, turns: int) -> None:
+        """Raises LostSampleError where so many are too many."""
+        most = self._limits.max_turns
+        if most is not None and turns > most:
+            message = f"no end after {most} turns (--agent.max_turns)"
+            raise LostSampleError(message, "max_turns")
+
+    async def play(self, work: Coroutine[Any, Any, Any]) -> Any:
+        """What the executor's work comes to, within the limits. What is over is cancelled, and its
+        requests leave the engine.
+
+        Raises:
+            LostSampleError: it has exceeded one.
+        """
+        started = time.monotonic()
+        token = _CURRENT.set(self)
+        self._task = task = asyncio.ensure_future(work)  # which has this context from here on
+        _CURRENT.reset(token)
+        self.on_away()  # an environment comes first
+        try:
+            while self._exceeded is None:
+                now = time.monotonic()
+                left, error = min(self._due(started, now), key=lambda due: due[0])
+                if left <= 0:
+                    raise error
+                done, _ = await asyncio.wait({task}, timeout=left)
+                if done and self._exceeded is None:
+                    return task.result()
+            raise self._exceeded
+        finally:
+            self._over = True
+            task.cancel()
+
+    def _due(self, started: float, now: float) -> Iterator[tuple[float, LostSampleError]]:
+        """For each limit: how many seconds it leaves, and what is raised then."""
+        limits = self._limits
+        away = limits.away_timeout
+        # A moment on the engine begins the stretch anew; look again when the present one may end.
+        yield (
+            away - (0.0 if self._answering or self._perhaps else now - self._away_since),
+            LostSampleError(
+                f"no word from its reward or environment for {away:g} s", limits.away_reason
+            ),
+        )
+        whole = limits.episode_timeout
+        message = f"no end after {whole:g} s (--rollout.episode_timeout)"
+        yield whole - (now - started), LostSampleError(message, "episode_timeout")
