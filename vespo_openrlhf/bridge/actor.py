@@ -151,7 +151,7 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
             if self.replay is not None:
                 facts["experts_differ"] = stack.enter_context(self.replay.armed(experience))
             if self.policy_loss is not None:
-                self.policy_loss.note(**facts)
+                self.policy_loss.note(turns=experience.turns, **facts)
             status = super().training_step(experience, *args, **kwargs)
         self._updates.take(status["metrics"])
         if self._ended is not None:

@@ -102,6 +102,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             recomputes=not skips_old_log_probs(flags),
         )
         self._replays = replays(flags)
+        self._by_turn = flags["agent.weight"] == "turn"
         self._config = scheduler_config(flags)
         self._options = config.read(RolloutOptions, flags)
         # OpenRLHF asks vLLM for at least one token, and vLLM then takes the end of sequence out
@@ -271,10 +272,11 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
                 "without --moe.routing_replay, or are an agent's, which sampled nothing",
                 *(unknown, len(experts)),
             )
-        self.experience_maker.routed_experts = experts
+        turns = mini_batches.turns(batch, size) if self._by_turn else None
+        self.experience_maker.routed_experts, self.experience_maker.turns = experts, turns
         experiences = self.experience_maker.make_experience_batch(samples)
         lags, updates = mini_batches.lags(batch, size), len(batch.mini_batches)
-        self._updates = mini_batches.to_items(experiences, lags, updates, experts)
+        self._updates = mini_batches.to_items(experiences, lags, updates, experts, turns)
         trained = [item for update in self._updates for item in update if item.action_mask.any()]
         first = trained[0]
         text = self.tokenizer.decode(first.sequences, skip_special_tokens=True)

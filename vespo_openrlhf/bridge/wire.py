@@ -24,6 +24,9 @@ from vespo_openrlhf.bridge.errors import StoppedError
 #: The experts of a sample's tokens, see `response.to_rows`; a reference where they are large; None
 #: where nobody knows.
 RoutedExperts: TypeAlias = "torch.Tensor | ray.ObjectRef | None"
+#: (start, end, reward) of each turn: it sampled the tokens [start:end] of the sequence; the reward
+#: is NaN where the executor tells the episode's alone. () where turns are not known.
+Turns: TypeAlias = "tuple[tuple[int, int, float], ...]"
 
 
 @dataclasses.dataclass
@@ -37,10 +40,13 @@ class TrainingExperience(Experience):
             and its update.
         routed_experts: of a single sample those to take in training; of a batch a list, with
             tensors for references.
+        turns: (B, A) int64, or (A,) of a single sample, see `turns.turn_of_token`; None where the
+            loss weighs whole episodes.
     """
 
     lag: torch.Tensor | None = None
     routed_experts: RoutedExperts | list[torch.Tensor | None] = None
+    turns: torch.Tensor | None = None
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Experience))
@@ -60,13 +66,14 @@ class Rollout:
         request_ids: what the engine called its requests.
         routed_experts: which its tokens took there.
         parked_bytes: of these, where they are a reference.
+        turns: of its episode.
     """
 
     experience: Any
     request_ids: tuple[str, ...]
     routed_experts: RoutedExperts = None
     parked_bytes: int = 0
-    turns: tuple[tuple[int, int, float], ...] = ()
+    turns: Turns = ()
 
     @property
     def routed_bytes(self) -> int:
@@ -107,11 +114,15 @@ class Rollout:
             else:
                 fields[name] = value
         (rows,) = fetched([self.routed_experts])  # in a checkpoint, a reference is none
-        return _rollout, (fields, self.request_ids, None if rows is None else _encode(rows))
+        encoded = None if rows is None else _encode(rows)
+        return _rollout, (fields, self.request_ids, encoded, self.turns)
 
 
 def _rollout(
-    fields: dict[str, Any], request_ids: tuple[str, ...], rows: _Encoded | None = None
+    fields: dict[str, Any],
+    request_ids: tuple[str, ...],
+    rows: _Encoded | None = None,
+    turns: Turns = (),  # older checkpoints have none
 ) -> Rollout:
     for name, value in fields.items():
         if name == "info":
@@ -119,7 +130,7 @@ def _rollout(
         elif isinstance(value, tuple):
             fields[name] = _decode(value)
     experts = None if rows is None else _decode(rows)
-    return Rollout(Experience(**fields), request_ids, experts)
+    return Rollout(Experience(**fields), request_ids, experts, turns=turns)
 
 
 def fetched(routed_experts: Sequence[RoutedExperts]) -> list[torch.Tensor | None]:
@@ -147,6 +158,9 @@ class Share:
         self.items: list[Any] = remove_padding_in_sequences(
             [dataclasses.replace(item) for item in items]
         )
+        for item in self.items:
+            if item.turns is not None:  # a field that OpenRLHF's function does not know
+                item.turns = item.turns[: len(item.action_mask)]
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         fields: dict[str, Any] = {}

@@ -11,6 +11,7 @@ from .diagnostics import sequence_metrics, summarise
 from .inputs import LossInputs, aggregate
 from .kernel import KernelCoefficients, kernel_bound, vespo_kernel
 from .registry import POLICY_LOSS_NAMES, PolicyLoss, get_policy_loss, option_defaults
+from .turns import split_turns
 
 __all__ = [
     "POLICY_LOSS_NAMES",
@@ -22,6 +23,7 @@ __all__ = [
     "kernel_bound",
     "option_defaults",
     "sequence_metrics",
+    "split_turns",
     "summarise",
     "vespo_kernel",
 ]

@@ -52,6 +52,47 @@ def group_advantages(rewards: Tensor, counted: Tensor, estimator: str) -> Tensor
     return deviation.to(rewards.dtype)
 
 
+def turn_advantages(
+    rewards: Tensor, turn_rewards: Tensor, taken: Tensor, counted: Tensor, estimator: str
+) -> Tensor:
+    """(G, n, K) advantages of the turns of episodes, in the dtype of `rewards`.
+
+    Turn k is worth what came from it on, G_k = r_k + ... + r_K undiscounted, against the G_k of
+    the group's samples that got as far, scaled as the estimator scales a group (`group_advantages`
+    of the G_k). So a second turn is not blamed for the first one's failure, which it could not
+    help. Every sample has a first turn, whose advantage is the episode's.
+
+    A turn that only one sample has gets 0, as a sample alone in its group does: nothing tells
+    whether it went well. The episode's advantage would tell of its first turns instead. Three
+    answers right at once, r = (1), and one at the second try, r = (0, 0.5): with "dr_grpo" the
+    first turns get 1 - 0.875 = 0.125, three times, and 0.5 - 0.875 = -0.375; with that, the right
+    second answer would be unlearnt. Were another wrong twice, r = (0, 0), in place of a right one,
+    the second turns would get 0.5 - 0.25 = 0.25 and -0.25.
+
+    Args:
+        rewards: (G, n) of whole episodes, penalties included: G_1.
+        turn_rewards: (G, n, K), float64 where they are many; NaN where only the episode's is known.
+        taken: (G, n, K) bool, the turns that there are; what stands elsewhere is not read.
+        counted: (G, n) bool, as of `group_advantages`.
+        estimator: "group_norm", "rloo" or "dr_grpo". All others, whose baseline is a critic or the
+            whole batch, have no turns to compare: each turn has the episode's advantage.
+
+    Returns:
+        In a group with a counted sample of which a turn's reward, or every turn, is not known, the
+        episode's advantage for every turn.
+    """
+    whole = group_advantages(rewards, counted, estimator)[..., None].expand(taken.shape)
+    if estimator not in ("group_norm", "rloo", "dr_grpo"):
+        return whole
+    known = ~(taken & turn_rewards.isnan()).any(-1) & taken[..., 0]
+    told = torch.where(taken, turn_rewards, 0.0)
+    returns = told.flip(-1).cumsum(-1).flip(-1).to(rewards.dtype)
+    returns[..., 0] = rewards
+    there = taken & counted[..., None]
+    by_turn = group_advantages(returns.mT, there.mT, estimator).mT
+    return torch.where((known | ~counted).all(-1)[:, None, None], by_turn, whole)
+
+
 def group_std(rewards: Tensor, counted: Tensor) -> Tensor:
     """(G, n) the standard deviation (m - 1) of each sample's group; nan where m is below 2."""
     number, deviation = _deviations(rewards, counted)

@@ -39,6 +39,8 @@ class LossInputs:
         global_batch_size: the same for non-empty sequences.
         statistics: (K,) what a loss with batch statistics reads of the whole update, the sum of
             `PolicyLoss.statistics` over its micro-batches and ranks. None for all other losses.
+        mean_over: (B,) by how many tokens the mean over a row's tokens divides. None: by its own;
+            a turn's by those of its episode, see `split_turns`.
 
     Raises:
         ValueError: a tensor is not of the shape (B, A) of `log_probs`.
@@ -53,6 +55,7 @@ class LossInputs:
     batch_num_tokens: Tensor | float | None = None
     global_batch_size: Tensor | float | None = None
     statistics: Tensor | None = None
+    mean_over: Tensor | None = None
 
     def __post_init__(self) -> None:
         shape = self.log_probs.shape
@@ -128,7 +131,10 @@ def sequence_scale(inputs: LossInputs, mode: str) -> Tensor:
     if mode in ("seq-mean-token-mean", "seq-mean-token-sum"):
         num_sequences = (num_tokens > 0).double().sum()
         per_sequence = _per_unit(inputs.global_batch_size, inputs.dp_size, num_sequences)
-        divisor = num_tokens.clamp(min=1) if mode == "seq-mean-token-mean" else 1.0
+        divisor: Tensor | float = 1.0
+        if mode == "seq-mean-token-mean":
+            own = num_tokens if inputs.mean_over is None else inputs.mean_over.double()
+            divisor = own.clamp(min=1)
         return torch.where(num_tokens > 0, per_sequence / divisor, 0.0)
     raise ValueError(f"loss_agg_mode must be one of {', '.join(LOSS_AGG_MODES)}, got {mode!r}")
 

@@ -286,3 +286,89 @@ def test_every_rank_gets_as_many_batches_and_nothing_is_lost(
     for values in ("action_log_probs", "values"):
         answers = torch.cat([getattr(experience, values)[:, 0] for experience in experiences])
         assert answers.tolist() == list(range(1, count + 1))
+
+
+def credited(estimator: str, made: list[Experience], turns: list, **options: Any) -> dict[int, Any]:
+    """Advantages of each sample's action tokens, by its index, with these turns."""
+    args = arguments(estimator=estimator, **options)
+    maker = make(ExperienceMaker, args)
+    maker.turns = turns
+    batches = maker.split_rollout_samples(copy.deepcopy(made))
+    done = maker.compute_advantages_and_returns(batches[::-1])
+    return {
+        index: one.advantages[row][one.action_mask[row].bool()]
+        for one in done
+        for row, index in enumerate(one.index)
+    }
+
+
+def in_turns(made: list[Experience], rewards: list[list[float]]) -> list:
+    """Turns side by side: a token each, the rest for the last. The first action is the token 2."""
+    turns = []
+    for sample, told in zip(made, rewards, strict=True):
+        ends = [*range(3, 2 + len(told)), sample.sequences.shape[1]]
+        turns.append(tuple(zip([2, *ends[:-1]], ends, told, strict=True)))
+    return turns
+
+
+def test_each_turn_has_its_advantage_on_its_own_tokens() -> None:
+    """dr_grpo. G_1: 1, 0.5, 0, NaN (it does not count); G_2 of the two in the middle: 0.5, 0."""
+    made = samples([1.0, 0.5, 0.0, torch.nan])
+    for sample in made:
+        sample.kl = torch.zeros_like(sample.kl)
+    turns = in_turns(made, [[1.0], [0.0, 0.5], [0.0, 0.0], [torch.nan]])
+    found = credited("dr_grpo", made, turns)
+    assert found[0].unique().tolist() == [0.5]
+    assert found[1].tolist() == pytest.approx([0.0] + [0.25] * 4)
+    assert found[2].tolist() == pytest.approx([-0.5] + [-0.25] * (len(found[2]) - 1))
+    assert len(found[3]) == 0
+
+
+def test_a_turns_advantage_is_clipped_as_an_episodes_is() -> None:
+    """To 10 on either side, as upstream does: first turns at 50 and -50, second ones at 100."""
+    made = samples([100.0, 0.0, 0.0, 100.0])
+    for sample in made:
+        sample.kl = torch.zeros_like(sample.kl)
+    turns = in_turns(made, [[-100.0, 200.0], [0.0, 0.0], [0.0], [100.0]])
+    found = credited("dr_grpo", made, turns)
+    assert {index: each.unique().tolist() for index, each in found.items()} == {
+        0: [10.0],
+        1: [-10.0],
+        2: [-10.0],
+        3: [10.0],
+    }
+
+
+def test_a_length_penalty_is_the_last_turns() -> None:
+    """Sample 0 is truncated: half its reward of 1 is gone, of a first turn of 0.25 and a second of
+    0.75. G_2 is then 0.25, and 0.25 of sample 1."""
+    made = samples([1.0, 0.5, 0.0, 0.0])
+    made[3].truncated[:] = False
+    for sample in made:
+        sample.kl = torch.zeros_like(sample.kl)
+    turns = in_turns(made, [[0.25, 0.75], [0.25, 0.25], [0.0], [0.0]])
+    found = credited("dr_grpo", made, turns, coefficient=0.5)
+    assert found[0].tolist() == pytest.approx([0.25, 0.0])
+    assert found[1].tolist() == pytest.approx([0.25] + [0.0] * 4)
+
+
+@pytest.mark.parametrize("shaping", [{}, {"overlong": 2, "coefficient": 0.5}])
+@pytest.mark.parametrize("estimator", ESTIMATORS)
+@pytest.mark.parametrize("turns", ["one", "unknown", "none"])
+def test_with_one_turn_or_an_unknown_one_advantages_are_the_episodes(
+    estimator: str, shaping: dict, turns: str
+) -> None:
+    """To the bit, with a KL penalty on every token."""
+    rewards = [0.1, 0.7, 0.3, torch.nan, -1.0, 2.0, 0.0, 0.0]
+    made = samples(rewards)
+    told = {
+        "one": in_turns(made, [[reward] for reward in rewards]),
+        "unknown": in_turns(made, [[torch.nan] * 2] * len(made)),
+        "none": [()] * len(made),
+    }[turns]
+    by_turn = credited(estimator, made, told, **shaping)
+    whole = advantages(ExperienceMaker, arguments(estimator=estimator, **shaping), made)
+    for one in whole:
+        for row, index in enumerate(one.index):
+            expected = one.advantages[row][one.action_mask[row].bool()]
+            assert torch.equal(by_turn[index], expected)

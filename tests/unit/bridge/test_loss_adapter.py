@@ -1,5 +1,6 @@
 """Our losses in the shape that OpenRLHF calls."""
 
+import dataclasses
 import math
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from vespo_openrlhf.bridge.loss import build_loss
 from vespo_openrlhf.bridge.rank import learning_rate
 from vespo_openrlhf.bridge.rank.loss_adapter import PolicyLossAdapter
-from vespo_openrlhf.losses import POLICY_LOSS_NAMES, LossInputs, get_policy_loss
+from vespo_openrlhf.losses import POLICY_LOSS_NAMES, LossInputs, get_policy_loss, split_turns
 
 VESPO = {
     "actor.policy_loss_type": "vespo",
@@ -425,3 +426,46 @@ def test_no_call_of_the_loss_waits_for_the_device(
     for name in ("item", "tolist", "cpu", "__bool__", "__float__", "__int__"):
         monkeypatch.setattr(torch.Tensor, name, refuse)
     call(adapter, batch)
+
+
+@pytest.mark.parametrize("name", POLICY_LOSS_NAMES)
+def test_with_turns_noted_each_is_a_sequence(name: str) -> None:
+    """Two updates of two micro-batches; the losses' statistics and step scales are of turns, too.
+    Sample 1 has no rollout log-prob somewhere: it is left out, and no turn of it counts."""
+    adapter, own = PolicyLossAdapter(get_policy_loss(name)), get_policy_loss(name)
+    turns = torch.tensor([[1, 1, 2, 2, 0], [1, 2, 2, 2, 0], [1, 1, 1, 1, 0]])
+    statistics = None
+    for seeds in ((0, 1), (2, 3)):
+        parts = []
+        for seed in seeds:
+            batch = micro_batch(seed)
+            batch["rollout_log_probs"][1, 2] = math.nan
+            adapter.note(turns=turns, lag=torch.tensor([0.0, 5.0, 2.0]))
+            loss, *_ = call(adapter, batch)
+            batch["action_mask"][1] = 0
+            rows, episode = split_turns(LossInputs(**batch), turns)
+            assert episode.tolist() == [0, 0, 1, 2]
+            if own.statistics is not None:
+                parts.append(own.statistics(rows))
+                before = torch.zeros_like(parts[0]) if statistics is None else statistics
+                rows = dataclasses.replace(rows, statistics=before)
+            assert loss == own(rows)[0]
+        adapter.step_scale()
+        adapter.end_update()
+        statistics = sum(parts) if parts else None
+    metrics = adapter.drain()
+    signs = [metrics[f"{name}/num_{sign}"] for sign in ("positive", "negative", "zero")]
+    assert sum(signs) == 4 * 3
+    assert metrics[f"{name}/num_dropped"] == 4
+    assert metrics[f"{name}/lag_0/num_samples"] == 4 * 2
+    assert metrics[f"{name}/lag_2_3/num_samples"] == 4
+    assert len(adapter.by_update()) == 2
+
+
+def test_the_turns_of_one_call_are_not_those_of_the_next() -> None:
+    adapter, batch = PolicyLossAdapter(build_loss(VESPO)), micro_batch(0)
+    whole, *_ = call(adapter, batch)
+    adapter.note(turns=torch.tensor([[1, 1, 2, 2, 0]] * 3))
+    by_turn, *_ = call(adapter, batch)
+    after, *_ = call(adapter, batch)
+    assert after == whole != by_turn

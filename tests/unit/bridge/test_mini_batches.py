@@ -17,6 +17,7 @@ from vespo_openrlhf.bridge.samples.mini_batches import (
     micro_batches,
     to_items,
     to_samples,
+    turns,
     unscored_logs,
 )
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
@@ -244,17 +245,47 @@ def test_a_short_last_mini_batch_is_filled_with_what_counts_for_nothing(make_gro
     assert [g.payloads[0].experience.action_mask.any() for g in groups]
 
 
+def test_every_action_comes_with_the_turn_that_sampled_it(make_group) -> None:
+    """Turns side by side, one cut off at the end, a sample of unknown turns, one that is lost; in
+    micro-batches that pad them."""
+    group = make_group(0, [1.0, 0.0, None, 0.5], [1.0, 0.0, "lost", 0.5])
+    told = {0: ((2, 3, 0.5), (3, 4, 0.5)), 3: ((2, 3, math.nan), (4, 99, math.nan))}
+    for place, each in told.items():
+        group.payloads[place] = dataclasses.replace(group.payloads[place], turns=each)
+    batch = Batch(0, 0, ((group,),))
+    known = turns(batch, 1)
+    assert known == [told[0], (), told[0], told[3]]
+    batches = upstream_batches(to_samples(batch, 1), "dynamic")
+    (items,) = to_items(batches, lags(batch, 1), 1, turns=known)
+    found = [
+        (row[mask.bool()].tolist(), len(row) == mask.shape[0])
+        for micro_batch in micro_batches(arrived(items, 4))
+        for row, mask in zip(micro_batch.turns, micro_batch.action_mask, strict=True)
+    ]
+    assert found == [
+        ([1, 2], True),
+        ([0] * 7, True),
+        ([], True),
+        ([1, 0, 2], True),
+    ]
+
+
 @pytest.mark.parametrize("replays", [True, False])
-def test_a_batch_with_replay_tells_the_bytes_of_its_experts(make_group, replays) -> None:
+def test_a_batch_with_replay_tells_the_bytes_of_its_experts_and_with_turns_has_them(
+    make_group, replays
+) -> None:
     group = make_group(0, [1.0, 0.0, None], [1.0, 0.0, "lost"])
     for place, rows in enumerate((3, 5)):  # of 2 layers and 2 experts a token
         experts = torch.zeros(rows, 2, 2, dtype=torch.uint8)
-        group.payloads[place] = dataclasses.replace(group.payloads[place], routed_experts=experts)
+        group.payloads[place] = dataclasses.replace(
+            group.payloads[place], routed_experts=experts, turns=((2, 4, 1.0),)
+        )
     logged: list[dict] = []
     made = SimpleNamespace(make_experience_batch=lambda samples: upstream_batches(samples, "fixed"))
     trainer = SimpleNamespace(  # of the driver what makes a batch, without engines and actors
         _config=SimpleNamespace(groups_per_update=1),
         _replays=replays,
+        _by_turn=not replays,
         experience_maker=made,
         tokenizer=SimpleNamespace(decode=lambda *_, **__: "text"),
         _log=SimpleNamespace(begin_batch=lambda metrics, _: logged.append(metrics)),
@@ -262,3 +293,5 @@ def test_a_batch_with_replay_tells_the_bytes_of_its_experts(make_group, replays)
     ScheduledTrainer._make_experience(trainer, Batch(0, 0, ((group,),)))
     (metrics,) = logged
     assert metrics.get("routing/bytes") == (8 * 2 * 2 if replays else None)
+    assert made.turns == (None if replays else [((2, 4, 1.0),)] * 3)
+    assert [item.turns is None for item in trainer._updates[0]] == [replays] * 3

@@ -166,3 +166,12 @@ def test_only_rank_0_sends_its_updates(tmp_path: Path) -> None:
     made = trainer(tmp_path, [experience(2, 1), experience(2, 1)])
     made.strategy.is_rank_0 = lambda: False
     assert UPDATES not in made.ppo_train(0.0)
+
+
+def test_turns_reach_the_loss(tmp_path: Path) -> None:
+    """An update of one episode of two turns and of one of three."""
+    batches = [experience(4, 1), experience(3, 1)]
+    for item, turns in zip(batches, ([1, 1, 2, 2, 0, 0], [1, 2, 3, 0, 0, 0]), strict=True):
+        item.turns = torch.tensor(turns)
+    made = trainer(tmp_path, batches)
+    assert made.ppo_train(0.0)["vespo/num_positive"] == 5

@@ -48,6 +48,10 @@ def test_what_would_bias_the_weight_is_refused(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"agent.weight": "turn"},
+            r"no effect here: .* name one with --train\.agent_func",
+        ),
         ({"train.async_queue_size": 4}, r"4 has no effect here: .* --lag\.max"),
         ({"rollout.vllm_generate_batch_size": 2048}, r"--rollout\.in_flight_per_engine"),
         ({"critic.freezing_steps": 10}, "trained from the first batch on"),
@@ -75,6 +79,7 @@ OWN_PPO = {
     "vespo.anchor": "old",
     "algo.advantage.is_correction_level": "token",
 }
+AGENT = "vespo_openrlhf.agents.feedback:FeedbackAgent"
 SYNCHRONOUS = {"train.async_enable": False}
 LORA = {"ds.lora.rank": 4}
 
@@ -171,6 +176,10 @@ LORA = {"ds.lora.rank": 4}
             "clamps the ratio of a token",
         ),
         (
+            OWN_PPO | {"agent.weight": "turn", "train.agent_func_path": AGENT},
+            r"--agent\.weight turn: OpenRLHF's own loss, .* knows no turns",
+        ),
+        (
             OWN_PPO | {"algo.advantage.is_correction_gating": "tv"},
             r"is_correction_threshold one number",
         ),
@@ -224,7 +233,11 @@ def test_what_would_fail_late_or_have_no_effect_is_refused(
         check(defaults | changes)
 
 
-def test_the_defaults_are_refused_by_no_rule(defaults: dict[str, object]) -> None:
+@pytest.mark.parametrize("changes", [{}, {"agent.weight": "turn", "train.agent_func_path": AGENT}])
+def test_the_defaults_and_turns_of_an_agent_are_refused_by_no_rule(
+    changes: dict, defaults: dict[str, object]
+) -> None:
+    defaults |= changes
     for rule in rules.FLAG_RULES:
         rule(dict(defaults))
     synchronous = defaults | SYNCHRONOUS | {"lag.max": 63, "lag.sync_every": 64}  # as it is anyway

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import pickle
 import runpy
 from pathlib import Path
@@ -45,6 +46,20 @@ def test_a_rollout_arrives_as_it_was(make_group, verdict) -> None:
         arrived = pickle.loads(pickle.dumps(rollout))
         assert_same_experience(rollout.experience, arrived.experience)
         assert arrived.request_ids == rollout.request_ids
+        assert arrived.turns == ()
+
+
+def test_turns_arrive_as_they_were_and_older_checkpoints_have_none(make_group) -> None:
+    (plain,) = make_group(3, [1.0]).payloads
+    rollout = dataclasses.replace(plain, turns=((2, 5, 0.5), (5, 9, math.nan)))
+    arrived = pickle.loads(pickle.dumps(rollout))
+    assert arrived.turns[0] == (2, 5, 0.5)
+    assert arrived.turns[1][:2] == (5, 9)
+    assert math.isnan(arrived.turns[1][2])
+    assert len(pickle.dumps(rollout)) < len(pickle.dumps(plain)) + 64
+    make, written = rollout.__reduce__()
+    for count in (2, 3):
+        assert make(dict(written[0]), *written[1:count]).turns == ()
 
 
 @pytest.mark.parametrize(
@@ -86,6 +101,7 @@ def test_items_arrive_as_they_were_without_their_padding() -> None:
             mm_train_inputs=[{"pixels": torch.ones(2, 2)}],
             info={"reward": torch.tensor(float(pad))},
             lag=torch.tensor(2.0),
+            turns=torch.tensor([0, 1, 2 - pad]),
         )
         for pad in (0, 1)
     ]
@@ -95,6 +111,7 @@ def test_items_arrive_as_they_were_without_their_padding() -> None:
     assert padded.sequences.tolist() == [5, 6, 7]
     assert padded.action_mask.tolist() == [0, 1]
     assert padded.advantages.tolist() == [0.0, 1.5]
+    assert padded.turns.tolist() == [0, 1]
     assert padded.rewards == 1.0
     assert padded.info["reward"] == 1.0
     assert_same(padded.mm_train_inputs[0], {"pixels": torch.ones(2, 2)})

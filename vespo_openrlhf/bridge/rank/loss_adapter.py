@@ -14,6 +14,7 @@ from vespo_openrlhf.bridge.seams import LOSS_RESULTS
 from vespo_openrlhf.losses.diagnostics import summarise, summarise_by_lag
 from vespo_openrlhf.losses.inputs import LossInputs, masked_mean
 from vespo_openrlhf.losses.registry import PolicyLoss
+from vespo_openrlhf.losses.turns import split_turns
 
 # The prefix of metrics of a micro-batch as a whole.
 _OF_ALL = "micro_batch/"
@@ -44,6 +45,7 @@ class PolicyLossAdapter:
         self._data_ranks = data_ranks
         self._measured: list[dict[str, torch.Tensor]] = []
         self._noted: dict[str, torch.Tensor] = {}
+        self._turns: torch.Tensor | None = None
         self._update = 0
         self._first_of_update = 0
         # Of the last update and of the one being made, for a loss with batch statistics.
@@ -51,9 +53,14 @@ class PolicyLossAdapter:
         self._own_statistics: torch.Tensor | None = None
         self._drained: dict[str, torch.Tensor] = {}
 
-    def note(self, **per_sample: torch.Tensor) -> None:
-        """(B,) facts about the samples of the next call, `lag` say, to be kept beside them."""
-        self._noted = per_sample
+    def note(self, *, turns: torch.Tensor | None = None, **per_sample: torch.Tensor) -> None:
+        """(B,) facts about the samples of the next call, `lag` say, to be kept beside them.
+
+        Args:
+            turns: (B, A), see `split_turns`: the loss is then given a row for each turn, and what
+                is measured by sequence is so by turn, with the facts of its sample.
+        """
+        self._noted, self._turns = per_sample, turns
 
     def __call__(
         self,
@@ -90,8 +97,12 @@ class PolicyLossAdapter:
             batch_num_tokens=batch_num_tokens,
             global_batch_size=global_batch_size,
         )
+        rows = inputs
+        if self._turns is not None:
+            rows, episode = split_turns(inputs, self._turns)
+            self._noted = {name: fact[episode] for name, fact in self._noted.items()}
         try:
-            loss, metrics = self._loss(self._with_statistics(inputs))
+            loss, metrics = self._loss(self._with_statistics(rows))
         except ValueError as error:
             if rollout_log_probs is not None:
                 raise
@@ -129,7 +140,7 @@ class PolicyLossAdapter:
         if self._loss.step_scale is not None:
             of_all["step_scale"] = torch.ones_like(num_dropped)  # until the update's end says
         self._measured.append(by_sequence | {f"{_OF_ALL}{n}": v for n, v in of_all.items()})
-        self._noted = {}
+        self._noted, self._turns = {}, None
 
     def _with_statistics(self, inputs: LossInputs) -> LossInputs:
         """For a loss with batch statistics: those of the update before.

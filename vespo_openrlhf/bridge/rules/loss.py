@@ -79,6 +79,11 @@ def check_own_loss(flags: Flags) -> None:
             "seq-mean-token-mean"
         )
     prefix = "algo.advantage.is_correction"
+    if flags["agent.weight"] == "turn":
+        raise ValueError(
+            "--agent.weight turn: OpenRLHF's own loss, which --vespo.anchor old asks for, knows no "
+            "turns: leave the anchor out, or the weight"
+        )
     level, mode, gating, threshold = (
         flags[f"{prefix}_{option}"] for option in ("level", "mode", "gating", "threshold")
     )

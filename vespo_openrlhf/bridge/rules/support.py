@@ -133,6 +133,11 @@ def check_effect(flags: Flags) -> None:
             flags["eval.steps"] != -1 and not evaluated,
             "there is nothing to evaluate; name problems with --eval.dataset",
         ),
+        "agent.weight": (
+            flags["agent.weight"] == "turn" and not flags["train.agent_func_path"],
+            "without an agent a response is one turn; name one with --train.agent_func_path, or "
+            "leave it out",
+        ),
         "nodes.rollout": (
             flags["nodes.rollout"]
             and flags["train.colocate_all"]

@@ -12,8 +12,14 @@ from openrlhf.models.utils import compute_approx_kl, compute_reward, masked_mean
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 from openrlhf.trainer.ppo_utils.length_penalty import apply_length_penalties
 
-from vespo_openrlhf.bridge.wire import RoutedExperts
-from vespo_openrlhf.losses.advantages import group_advantages, group_std, whiten
+from vespo_openrlhf.bridge.samples.turns import rewards_of_turns, turn_of_token
+from vespo_openrlhf.bridge.wire import RoutedExperts, Turns
+from vespo_openrlhf.losses.advantages import (
+    group_advantages,
+    group_std,
+    turn_advantages,
+    whiten,
+)
 
 # Advantages over the whole batch's mean and standard deviation.
 _WHITENED = ("gae", "reinforce", "reinforce_baseline")
@@ -38,6 +44,8 @@ class ExperienceMaker(RemoteExperienceMaker):
         self._recomputes = recomputes
         #: By sample of the next batch, for the policy's forward pass; None: its router chooses.
         self.routed_experts: Sequence[RoutedExperts] | None = None
+        #: By sample of the next batch, where each turn has its own advantage; None: the episode's.
+        self.turns: Sequence[Turns] | None = None
 
     @torch.no_grad()
     def make_experience(self, samples_list: list[Any]) -> list[Any]:
@@ -141,6 +149,7 @@ class ExperienceMaker(RemoteExperienceMaker):
         for experience in experiences:
             dtype = torch.promote_types(experience.rewards.dtype, torch.float32)
             experience.rewards = experience.rewards.to(dtype)
+        before = torch.cat([e.rewards for e in experiences])
         apply_length_penalties(experiences, args)
 
         rows = torch.tensor([index for experience in experiences for index in experience.index])
@@ -158,6 +167,9 @@ class ExperienceMaker(RemoteExperienceMaker):
 
         for experience, value in zip(experiences, values, strict=True):
             self._add_returns(experience, value)
+        if self.turns is not None:
+            penalties = (torch.cat([e.rewards for e in experiences]) - before)[in_order]
+            self._credit_turns(experiences, self.turns, rewards, penalties, counted)
         if estimator in _WHITENED:
             self._whiten(experiences)
         if estimator == "reinforce_baseline":
@@ -189,6 +201,40 @@ class ExperienceMaker(RemoteExperienceMaker):
             experience.advantages = experience.returns.clone()
         experience.info["return"] = per_token.sum(dim=-1)
         experience.kl = None
+
+    def _credit_turns(
+        self,
+        experiences: list[Any],
+        turns: Sequence[Turns],
+        rewards: torch.Tensor,
+        penalties: torch.Tensor,
+        counted: torch.Tensor,
+    ) -> None:
+        """Exchange the episode's advantage for the turn's on the tokens of each turn.
+
+        Args:
+            turns: of each of the N samples.
+            rewards: (G, n), penalties included.
+            penalties: (N,), of an episode's length: the last turn's.
+            counted: (G, n).
+        """
+        told, taken = rewards_of_turns(turns)
+        last = (taken.sum(-1, keepdim=True) - 1).clamp(min=0)
+        told.scatter_add_(1, last, penalties[:, None].double())
+        shape = (*rewards.shape, -1)
+        estimator, clip = self.advantage_estimator, self.args.reward.clip_range
+        found = turn_advantages(
+            rewards, told.view(shape), taken.view(shape), counted, estimator
+        ).flatten(0, 1)
+        if clip:  # as OpenRLHF does with what it puts on the last token
+            found = found.clamp(min=clip[0], max=clip[1])
+        # The first is the episode's, and so is that of a token of no turn.
+        change = torch.cat([torch.zeros_like(found[:, :1]), found - found[:, :1]], dim=1)
+        for experience in experiences:
+            actions = experience.action_mask.shape[1]
+            for row, index in enumerate(experience.index):
+                own = change[index][turn_of_token(turns[index], actions)]
+                experience.advantages[row] += own * experience.action_mask[row]
 
     def get_cumulative_returns(self, rewards: Any, action_mask: Any, gamma: float) -> Any:
         """OpenRLHF's; without a discount a sum, which needs no loop over the tokens."""

@@ -15,8 +15,16 @@ from typing import Any
 
 import torch
 from openrlhf.trainer.ppo_utils.experience import make_experience_batch, split_experience_batch
+from torch.nn.utils.rnn import pad_sequence
 
-from vespo_openrlhf.bridge.wire import Rollout, RoutedExperts, TrainingExperience, fetched
+from vespo_openrlhf.bridge.samples.turns import turn_of_token
+from vespo_openrlhf.bridge.wire import (
+    Rollout,
+    RoutedExperts,
+    TrainingExperience,
+    Turns,
+    fetched,
+)
 from vespo_openrlhf.scheduling import Batch, Group
 
 
@@ -52,6 +60,15 @@ def routed_experts(batch: Batch, groups_per_update: int) -> list[RoutedExperts]:
     """Of each sample that `to_samples` makes: the experts that its tokens took in the engine."""
     return [
         (payload or _whole(group)).routed_experts
+        for _, group, _ in _planned(batch, groups_per_update)
+        for payload in group.payloads
+    ]
+
+
+def turns(batch: Batch, groups_per_update: int) -> list[Turns]:
+    """Of each sample that `to_samples` makes: the turns of its episode."""
+    return [
+        (payload or _whole(group)).turns
         for _, group, _ in _planned(batch, groups_per_update)
         for payload in group.payloads
     ]
@@ -162,6 +179,7 @@ def to_items(
     lags: Sequence[int],
     updates: int,
     routed_experts: Sequence[RoutedExperts] | None = None,
+    turns: Sequence[Turns] | None = None,
 ) -> list[list[TrainingExperience]]:
     """OpenRLHF's experiences, in whatever batches it made them, as single ones per update.
 
@@ -169,6 +187,7 @@ def to_items(
         lags: by sample, in the order of `to_samples`.
         updates: how many share them equally.
         routed_experts: those to take in training, as `lags`.
+        turns: of each sample, as `lags`, where each is weighed apart.
     """
     items: list[Any] = [None] * len(lags)
     for experience in experiences:
@@ -176,7 +195,10 @@ def to_items(
         for index, item in zip(indices, split_experience_batch(experience), strict=True):
             lag = torch.tensor(float(lags[index]))
             experts = routed_experts[index] if routed_experts else None
-            items[index] = TrainingExperience(**vars(item), lag=lag, routed_experts=experts)
+            own = turn_of_token(turns[index], len(item.action_mask)) if turns else None
+            items[index] = TrainingExperience(
+                **vars(item), lag=lag, routed_experts=experts, turns=own
+            )
     size = len(items) // updates
     return [items[i : i + size] for i in range(0, len(items), size)]
 
@@ -214,4 +236,6 @@ def micro_batches(buffer: Any) -> Iterator[TrainingExperience]:
         lag = torch.stack([item.lag for item in batch])
         experts = fetched([item.routed_experts for item in batch])
         whole = vars(make_experience_batch(batch))
-        yield TrainingExperience(**whole, lag=lag, routed_experts=experts)
+        known = [item.turns for item in batch if item.turns is not None]
+        turns = pad_sequence(known, batch_first=True) if known else None
+        yield TrainingExperience(**whole, lag=lag, routed_experts=experts, turns=turns)
