@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 
 from vespo_openrlhf.agents.agent import Agent, Observation, Step
+from vespo_openrlhf.agents.episode import in_thread
 from vespo_openrlhf.agents.sandbox import Limits, ToolResult, run
 from vespo_openrlhf.reward.labels import parse_label
 from vespo_openrlhf.reward.options import RewardOptions
@@ -38,7 +38,7 @@ class PythonToolAgent(Agent):
     async def step(self, action: str) -> Step:
         blocks = list(re.finditer(self.block, action, re.DOTALL))
         if not blocks:
-            return Step(reward=await asyncio.to_thread(self.score, action, self._label), done=True)
+            return Step(reward=await in_thread(self.score, action, self._label), done=True)
         result = await run(blocks[-1][1], self.limits)
         text = self.answer(result)
         return Step(
