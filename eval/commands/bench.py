@@ -34,8 +34,8 @@ def main(argv: Sequence[str]) -> int:
     add_run_options(parser)
     arguments = parse_with_preset(parser, argv)
     run = run_of(arguments)
-    if run.endpoint or run.engines > 1 or arguments.rounds < 1:
-        raise ValueError("bench takes one engine in this process, and one round or more")
+    if run.endpoint or run.agent or run.engines > 1 or arguments.rounds < 1:
+        raise ValueError("bench takes one engine in this process, no agent, and one round or more")
     from vespo_openrlhf.eval.engines.offline import OfflineEngine
     from vespo_openrlhf.eval.judging.verdicts import Judge
     from vespo_openrlhf.eval.results.folder import Folder

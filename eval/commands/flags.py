@@ -13,6 +13,7 @@ from vespo_openrlhf.eval.benchmarks import BENCHMARKS
 from vespo_openrlhf.eval.benchmarks.templates import TEMPLATES
 from vespo_openrlhf.eval.commands.presets import PRESETS
 from vespo_openrlhf.eval.engines.endpoint import KEY_VARIABLE, Endpoint
+from vespo_openrlhf.eval.engines.episodes import Play
 from vespo_openrlhf.eval.options import Options
 from vespo_openrlhf.eval.running.plan import Run
 
@@ -27,6 +28,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, model: bool = True) -> N
     _add_sampling(parser.add_argument_group("sampling"), defaults)
     _add_engine(parser.add_argument_group("engine"))
     _add_endpoint(parser.add_argument_group("endpoint, instead of an engine"))
+    _add_agent(parser.add_argument_group("agent"))
 
 
 def _add_what(what: argparse._ArgumentGroup, *, model: bool) -> None:
@@ -183,6 +185,27 @@ def _add_endpoint(endpoint: argparse._ArgumentGroup) -> None:
     )
 
 
+def _add_agent(agent: argparse._ArgumentGroup) -> None:
+    agent.add_argument(
+        "--agent",
+        metavar="FILE.py[:NAME]",
+        help="play an episode of this agent for each response; it is told the rendered prompt and "
+        "the gold. The benchmark's verdict is on the last turn; the agent's own reward and score "
+        "stand beside it. --max-tokens is of a turn; an episode ends at the model's context. "
+        "A folder of results is bound to the file's content. No endpoint",
+    )
+    default = Play.__dataclass_fields__["timeout_s"].default
+    agent.add_argument(
+        "--agent-timeout",
+        type=float,
+        default=default,
+        metavar="S",
+        help="seconds that an episode's environment may take in all, sampling not counted; beyond "
+        "it, or where the agent raises, the episode is recorded as a failed request "
+        f"(default {default:g})",
+    )
+
+
 def json_object(text: str) -> dict[str, Any]:
     """An option's value that is a JSON object."""
     try:
@@ -217,9 +240,11 @@ def run_of(arguments: argparse.Namespace, **changes: Any) -> Run:
         "few_shot_text": values["few_shot_text"] or None,
     }
     names = ["model", "benchmarks", "revision", "data_dir", "also_greedy", "engines"]
+    play = Play(values["agent"], values["agent_timeout"]) if values["agent"] else None
     return Run(
         options=Options(**chosen),
         templates=PRESETS[values["preset"]].templates if values["preset"] else {},
         endpoint=endpoint,
+        agent=play,
         **{name: values[name] for name in names},
     )

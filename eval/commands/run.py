@@ -22,8 +22,10 @@ Generate, judge and summarise. Writes OUT/summary.json, the same in lm-evaluatio
 as OUT/results.json, OUT/manifest.json and, line by line as they finish,
 OUT/<benchmark>/generations.jsonl. The same command resumes what was interrupted;
 more benchmarks or repeats can be added to the same folder, other settings cannot (--fresh).
-A request that an endpoint refuses for good is recorded with its error and counts as wrong; the
-rest goes on, and the exit status is 1 as long as there is one (--retry-errors).
+With --agent every response is an episode of many turns.
+A request that an endpoint refuses for good, or an episode that fails, is recorded with its error
+and counts as wrong; the rest goes on, and the exit status is 1 as long as there is one
+(--retry-errors).
 """
 
 

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from vespo_openrlhf.agents.episode import Sampled
 from vespo_openrlhf.eval.engines import Completion, Request
 from vespo_openrlhf.eval.errors import EvaluationError
 from vespo_openrlhf.eval.options import Options
@@ -51,6 +52,17 @@ class OfflineEngine:
         return self._llm
 
     @property
+    def tokenizer(self) -> Any:
+        """Of transformers."""
+        return self._tokenizer
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that the model takes, prompt and response together."""
+        limit: int = self._llm.model_config.max_model_len
+        return limit
+
+    @property
     def capacity(self) -> int:
         """How many responses it generates at a time."""
         limit: int = self._llm.llm_engine.vllm_config.scheduler_config.max_num_seqs
@@ -62,27 +74,40 @@ class OfflineEngine:
         Raises:
             ValueError: a prompt that leaves no room for a response.
         """
-        from vllm import SamplingParams
-
         prompts = [{"prompt_token_ids": self._encode(request)} for request in requests]
         parameters = [
-            SamplingParams(
-                temperature=request.temperature,
-                top_p=self._options.top_p,
-                max_tokens=self._options.max_tokens,
-                seed=request.seed,
-                stop=list(self._options.stop) or None,
-                **self._options.more_sampling,
-                skip_special_tokens=False,
-            )
+            self._sampling(request.temperature, request.seed, self._options.max_tokens)
             for request in requests
         ]
         return prompts, parameters
 
+    def _sampling(self, temperature: float, seed: int, max_tokens: int) -> Any:
+        from vllm import SamplingParams
+
+        return SamplingParams(
+            temperature=temperature,
+            top_p=self._options.top_p,
+            max_tokens=max_tokens,
+            seed=seed,
+            stop=list(self._options.stop) or None,
+            **self._options.more_sampling,
+            skip_special_tokens=False,
+        )
+
     def add(self, requests: Mapping[int, Request]) -> None:
         """Queue requests by their index."""
-        ids = self._llm.enqueue(*self.inputs(list(requests.values())), use_tqdm=False)
-        for index, internal in zip(requests, ids, strict=True):
+        self._enqueue(list(requests), *self.inputs(list(requests.values())))
+
+    def add_turn(
+        self, number: int, tokens: list[int], max_tokens: int, seed: int, temperature: float
+    ) -> None:
+        """Queue a turn of an episode, after these tokens."""
+        sampling = self._sampling(temperature, seed, max_tokens)
+        self._enqueue([number], [{"prompt_token_ids": tokens}], [sampling])
+
+    def _enqueue(self, indices: Sequence[int], prompts: list[Any], parameters: list[Any]) -> None:
+        ids = self._llm.enqueue(prompts, parameters, use_tqdm=False)
+        for index, internal in zip(indices, ids, strict=True):
             # vLLM appends a suffix to the id that its outputs carry.
             self._indices[internal.rpartition("-")[0] or internal] = index
 
@@ -92,25 +117,30 @@ class OfflineEngine:
         Raises:
             EvaluationError: out of memory, or the engine's process is gone.
         """
+        return [
+            Completion(index, answer.text, len(answer.token_ids), answer.finish_reason or "")
+            for index, answer in self._step()
+        ]
+
+    def step_turns(self) -> list[tuple[int, Sampled]]:
+        """The same of turns, by their numbers."""
+        return [
+            (number, Sampled(list(answer.token_ids), None, answer.finish_reason or ""))
+            for number, answer in self._step()
+        ]
+
+    def _step(self) -> list[tuple[int, Any]]:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         try:
             outputs = self._llm.llm_engine.step()
         except (RuntimeError, EngineDeadError) as error:
             raise EvaluationError(f"vLLM gave way: {error}") from error
-        finished = []
-        for output in outputs:
-            if output.finished:
-                answer = output.outputs[0]
-                finished.append(
-                    Completion(
-                        self._indices.pop(output.request_id),
-                        answer.text,
-                        len(answer.token_ids),
-                        answer.finish_reason or "",
-                    )
-                )
-        return finished
+        return [
+            (self._indices.pop(output.request_id), output.outputs[0])
+            for output in outputs
+            if output.finished
+        ]
 
     @property
     def busy(self) -> bool:
@@ -132,11 +162,10 @@ class OfflineEngine:
             # A chat template writes the special tokens itself.
             encoded = self._tokenizer(prompt.text, add_special_tokens=prompt.messages is None)
             ids: list[int] = encoded["input_ids"]
-            limit = self._llm.model_config.max_model_len
-            if len(ids) >= limit:
+            if len(ids) >= self.max_length:
                 raise ValueError(
                     f"{request.benchmark} {request.id}: the prompt has {len(ids)} tokens, and the "
-                    f"model takes {limit}, prompt and response together"
+                    f"model takes {self.max_length}, prompt and response together"
                 )
             self._tokens[prompt.text] = ids
         return self._tokens[prompt.text]

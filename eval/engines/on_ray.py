@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from vespo_openrlhf.eval.engines import Completion, Request
+from vespo_openrlhf.eval.engines.episodes import EpisodeEngine, Play
 from vespo_openrlhf.eval.engines.offline import OfflineEngine
 from vespo_openrlhf.eval.errors import EvaluationError
 from vespo_openrlhf.eval.options import Options
@@ -24,8 +25,11 @@ _AHEAD = 2
 class Worker:
     """An engine that takes requests as it goes along; one Ray actor each."""
 
-    def __init__(self, model: str, revision: str | None, options: Options) -> None:
-        self._engine = OfflineEngine(model, revision, options)
+    def __init__(
+        self, model: str, revision: str | None, options: Options, play: Play | None = None
+    ) -> None:
+        engine = OfflineEngine(model, revision, options)
+        self._engine = EpisodeEngine(engine, play, options.max_tokens) if play else engine
 
     def capacity(self) -> int:
         """How many responses it generates at a time."""
@@ -48,11 +52,20 @@ class ClusterEngine:
     Each takes ``tensor_parallel_size`` GPUs (of `engine_options`, 1 by default). Requests go to
     whoever has room; those of an engine that dies go to the others.
 
+    With an agent each plays its own episodes; its file must be there on every node.
+
     Raises:
         ValueError: the cluster has too few GPUs, or vLLM refuses the model.
     """
 
-    def __init__(self, model: str, revision: str | None, options: Options, count: int) -> None:
+    def __init__(
+        self,
+        model: str,
+        revision: str | None,
+        options: Options,
+        count: int,
+        play: Play | None = None,
+    ) -> None:
         import ray
 
         from vespo_openrlhf import cpu
@@ -82,7 +95,7 @@ class ClusterEngine:
             self.close()
             raise ValueError(f"--engines {count} takes {gpus * count} GPUs; there are {available}")
         actor = ray.remote(num_cpus=1, num_gpus=gpus)(Worker)
-        self._workers = [actor.remote(model, revision, options) for _ in range(count)]
+        self._workers = [actor.remote(model, revision, options, play) for _ in range(count)]
         try:
             self._capacity = ray.get([worker.capacity.remote() for worker in self._workers])
         except ray.exceptions.RayError as error:

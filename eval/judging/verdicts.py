@@ -31,6 +31,7 @@ THREADS = 8
 #: What decides verdicts under the verifier's own source.
 LIBRARIES = ("math-verify", "sympy", "latex2sympy2_extended", "pebble")
 _AHEAD = 4 * THREADS
+_END_CHARACTERS = 80
 
 
 @functools.cache
@@ -107,10 +108,16 @@ def _verdict(record: Mapping[str, Any], how: Mapping[str, Any]) -> dict[str, Any
         version = verifier_version()
         return {"extracted": None, "correct": False, "reason": FAILED, "verifier": version}
     relative = how.get("tolerance")
+    prompt = record["prompt"][record.get("own_prompt_at", 0) :]
+    if turns := record.get("turns"):
+        # Of what the last turn has read, its end: whether it opens the thinking. A box that is
+        # copied from the environment is an answer.
+        read = turns[-2]["observation"] if len(turns) > 1 else record.get("first_observation", "")
+        prompt += read[-_END_CHARACTERS:]
     return judge(
         record["response"],
         record["gold"],
-        prompt=record["prompt"][record.get("own_prompt_at", 0) :],
+        prompt=prompt,
         require_box=how.get("require_box", True),
         marker=how.get("answer_marker", ""),
         tolerance=None if relative is None else (relative, record.get("tolerance", 0.0)),

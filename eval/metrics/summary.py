@@ -91,7 +91,7 @@ def summarise(
     Args:
         records: mappings with `id`, `repeat`, `correct`, `extracted`, `reason`, and where they are
             known `tokens` and `finish_reason`; of some benchmarks `within_tolerance` and
-            `choice_order`.
+            `choice_order`; of episodes `agent`.
         level, resamples, seed: as in `bootstrap_interval`.
 
     Returns:
@@ -102,7 +102,10 @@ def summarise(
         failed (`extraction_rate`, `truncation_rate`, `timeout_rate`, `unverified_rate`,
         `error_rate`), and where there is a tolerance, right by that alone (`tolerance_rate`);
         `length` in tokens (`mean`, `median`, `p95`, `mean_correct`, `mean_wrong`). What is not
-        defined is None: the standard error of one problem, lengths that were not recorded.
+        defined is None: the standard error of one problem, lengths that were not recorded. Of
+        episodes `agent`: of those that did not fail, the mean number of `turns`, `reward`, `score`
+        and what the agent logs (`logs`), and `by_turns` the `episodes` and `avg` accuracy of those
+        with so many turns.
 
         Failed requests count as wrong: which ones fail has to do with the problem (a long prompt,
         a filter), so leaving them out would bias the accuracy by no one knows how much, and give
@@ -149,11 +152,36 @@ def summarise(
     }
     if any("within_tolerance" in sample for sample in samples):
         summary["tolerance_rate"] = _share(bool(s.get("within_tolerance")) for s in samples)
+    if episodes := [sample for sample in samples if "agent" in sample]:
+        summary["agent"] = _episodes(episodes)
     return summary
 
 
 def _share(flags: Iterable[bool]) -> float:
     return float(np.mean(list(flags)))
+
+
+def _episodes(samples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    facts = [sample["agent"] for sample in samples]
+    names = sorted({name for fact in facts for name in fact["logs"]} - {"turns"})
+    by_turns: dict[int, list[bool]] = {}
+    for sample in samples:
+        by_turns.setdefault(int(sample["agent"]["logs"]["turns"]), []).append(sample["correct"])
+
+    def mean(values: Iterable[float]) -> float:
+        return float(np.mean(list(values)))
+
+    return {
+        "turns": mean(fact["logs"]["turns"] for fact in facts),
+        "reward": mean(fact["reward"] for fact in facts),
+        "score": mean(fact["score"] for fact in facts),
+        # What an episode does not log it has none of.
+        "logs": {name: mean(fact["logs"].get(name, 0.0) for fact in facts) for name in names},
+        "by_turns": {
+            str(turns): {"episodes": len(right), "avg": _share(right)}
+            for turns, right in sorted(by_turns.items())
+        },
+    }
 
 
 def _lengths(samples: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:

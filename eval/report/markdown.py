@@ -71,6 +71,9 @@ def detail_cells(numbers: dict[str, Any]) -> dict[str, str]:
     }
     if numbers.get("tolerance_rate") is not None:
         cells["by tolerance"] = percent(numbers["tolerance_rate"])
+    if agent := numbers.get("agent"):
+        cells |= {"turns": f"{agent['turns']:.2f}", "reward": f"{agent['reward']:.2f}"}
+        cells |= {f"{name} per episode": f"{mean:.2f}" for name, mean in agent["logs"].items()}
     if numbers.get("error_rate"):
         cells["failed"] = percent(numbers["error_rate"])
     if speed is not None:

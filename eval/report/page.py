@@ -47,6 +47,9 @@ def build_page(evaluations: Sequence[Evaluation], samples: int) -> pages.Page:
     drawn = [block for block in lengths if block]
     if drawn:
         page.section("Response length", *legend, *drawn)
+    turns = _turns_table(evaluations, benchmarks)
+    if turns:
+        page.section("Turns", turns)
     problems = _problems(evaluations, generations)
     if problems:
         page.section(
@@ -114,6 +117,24 @@ def _detail_table(evaluations: Sequence[Evaluation], benchmarks: Sequence[str]) 
         "quantile, mean of the right and of the wrong.",
         numeric=range(len(headers) - len(columns), len(headers)),
     )
+
+
+def _turns_table(
+    evaluations: Sequence[Evaluation], benchmarks: Sequence[str]
+) -> pages.Block | None:
+    """Accuracy by the number of turns; None where no agent was evaluated."""
+    rows: list[list[object]] = []
+    for benchmark in benchmarks:
+        for evaluation in evaluations:
+            agent = evaluation.summary.get(benchmark, {}).get("agent") or {"by_turns": {}}
+            for turns, found in agent["by_turns"].items():
+                accuracy = percent(found["avg"])
+                rows.append([benchmark, evaluation.name, turns, found["episodes"], accuracy])
+    if not rows:
+        return None
+    headers = ["benchmark", "model", "turns", "episodes", "accuracy"]
+    note = "Accuracy in percent of the episodes with so many turns; those that failed have none."
+    return pages.table(headers, rows, note, numeric=range(2, 5))
 
 
 def _grouped(found: Sequence[Generation]) -> dict[str, list[Generation]]:

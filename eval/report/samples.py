@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
-from vespo_openrlhf.pages import Block, Problem, Sample, mark_answer, paragraph, sample_browser
+from vespo_openrlhf.pages import (
+    Block,
+    Part,
+    Problem,
+    Sample,
+    mark_answer,
+    paragraph,
+    sample_browser,
+)
 from vespo_openrlhf.reward.labels import parse_label
 
 from .folders import Evaluation, Generation
@@ -70,8 +79,10 @@ def browse(
                 prompt = _shorten(str(record.get("prompt") or ""))
                 gold = _shorten(str(record.get("gold") or ""))
                 shown.append(Problem(handle[1], benchmark, prompt, gold))
+            before = _before(record, room)
             parts = mark_answer(str(record["response"]), record.get("extracted"), room)
-            shortened += any(isinstance(part, dict) and "cut" in part for part in parts)
+            said = [parts, *(text for _, text in before)]
+            shortened += any(isinstance(part, dict) and "cut" in part for t in said for part in t)
             samples.append(
                 Sample(
                     problems[handle],
@@ -80,6 +91,7 @@ def browse(
                     _verdict(record),
                     _note(record),
                     parts,
+                    before,
                 )
             )
     note = f"{count:,} of {total:,} generations are in this page"
@@ -101,15 +113,28 @@ def browse(
     ]
 
 
+def _before(record: Mapping[str, Any], room: int) -> list[tuple[str, Sequence[Part]]]:
+    """What an episode has before its last turn; the room is shared among all of its texts."""
+    turns = record.get("turns") or []
+    texts = [("environment", record.get("first_observation", ""))]
+    for turn in turns[:-1]:
+        texts += [("model", turn["action"]), ("environment", turn["observation"])]
+    each = max(_LEAST_CHARACTERS // 2, room // max(1, len(texts)))
+    return [(who, mark_answer(text, None, each)) for who, text in texts if text]
+
+
 def _verdict(record: Mapping[str, object]) -> str:
     reason = record.get("reason") or ("correct" if record["correct"] else "wrong")
     return str(reason).replace("_", " ")
 
 
-def _note(record: Mapping[str, object]) -> str:
+def _note(record: Mapping[str, Any]) -> str:
     parts = [f"repeat {record['repeat']}"]
     if record.get("tokens") is not None:
         parts.append(f"{record['tokens']:,} tokens")
+    if turns := record.get("turns"):
+        parts.append(f"{len(turns)} turns")
+        parts.append(f"reward {record['agent']['reward']:.2f}")
     if record.get("finish_reason") == "length":
         parts.append("cut off")
     if record.get("within_tolerance"):

@@ -48,6 +48,8 @@ def summary_table(summary: Mapping[str, Any]) -> str:
                 f"{percent(numbers['tolerance_rate'])} % of {name} is right by the benchmark's "
                 "tolerance for numbers alone"
             )
+        if agent := numbers.get("agent"):
+            lines.append(f"{name}: {agent_line(agent)}")
         if numbers["error_rate"]:
             lines.append(f"WARNING: {name}: {failed_note(numbers)}: --retry-errors asks them again")
     return "\n".join(lines)
@@ -57,6 +59,19 @@ def problem_count(numbers: Mapping[str, Any]) -> str:
     """How many problems a summary covers: ``500``; with ``--limit``, ``first 20 of 500``."""
     count = numbers["problems"]
     return f"first {count} of {numbers['of']}" if "of" in numbers else str(count)
+
+
+def agent_line(agent: Mapping[str, Any]) -> str:
+    """What the episodes of a benchmark were like, in a line."""
+    means = {"turns": agent["turns"], "reward": agent["reward"], **agent["logs"]}
+    by_turns = [
+        f"{turns}: {percent(found['avg'])} % of {found['episodes']}"
+        for turns, found in agent["by_turns"].items()
+    ]
+    return (
+        f"per episode {', '.join(f'{name} {mean:.2f}' for name, mean in means.items())}; "
+        f"right by number of turns {', '.join(by_turns)}"
+    )
 
 
 def failed_count(summary: Mapping[str, Any]) -> int:
@@ -115,6 +130,7 @@ def plan_text(planned: Plan, missing: int) -> str:
     lines.append(
         f"{missing} of {len(planned.requests)} responses are to be generated: at most "
         f"{missing * longest:,} tokens"
+        + (" in each of an agent's turns" if "agent" in planned.manifest["settings"] else "")
     )
     if planned.tokenizer is not None:
         texts = {request.prompt.text for request in planned.requests}

@@ -7,7 +7,8 @@
     OUT/results.json                    the same as lm-evaluation-harness has it
 
 What a line holds depends on nothing but the run's settings, so that resumed and uninterrupted runs
-hold the same lines; that is why timings have a file of their own. See `lines` for the writing.
+hold the same lines; that is why timings have a file of their own. An agent's environment may answer
+otherwise each time, and its seconds stand in its turns. See `lines` for the writing.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ TIMINGS = "timings.jsonl"
 
 # What is read of a record; the rest of it is for people.
 _RECORD = ("id", "repeat", "prompt_hash", "prompt", "gold", "response", "correct")
+_TEXTS = ("prompt", "response", "gold", "first_observation", "turns")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -184,4 +186,4 @@ def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
 def slim(records: Iterable[Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
     """Records without their texts, of which a summary needs none, one at a time."""
     for record in records:
-        yield {key: record[key] for key in record if key not in ("prompt", "response", "gold")}
+        yield {key: record[key] for key in record if key not in _TEXTS}

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vespo_openrlhf.eval.engines import FAILED, Completion, Engine, Request
+from vespo_openrlhf.eval.engines.episodes import EpisodeEngine
 from vespo_openrlhf.eval.errors import EvaluationError
 from vespo_openrlhf.eval.judging.verdicts import Judge
 from vespo_openrlhf.eval.results.folder import Folder
@@ -30,10 +31,11 @@ def start_engine(run: Run) -> Engine:
     if run.engines > 1:
         from vespo_openrlhf.eval.engines.on_ray import ClusterEngine
 
-        return ClusterEngine(run.model, run.revision, run.options, run.engines)
+        return ClusterEngine(run.model, run.revision, run.options, run.engines, run.agent)
     from vespo_openrlhf.eval.engines.offline import OfflineEngine
 
-    return OfflineEngine(run.model, run.revision, run.options)
+    engine = OfflineEngine(run.model, run.revision, run.options)
+    return EpisodeEngine(engine, run.agent, run.options.max_tokens) if run.agent else engine
 
 
 def generate(
@@ -147,5 +149,6 @@ def _record(
         "response": completion.text,
         "tokens": completion.tokens,
         "finish_reason": completion.finish_reason,
+        **completion.episode,
     }
     return {**record, "error": completion.error} if completion.error else record

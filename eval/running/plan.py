@@ -17,6 +17,7 @@ from vespo_openrlhf.eval.benchmarks.loading import Loaded, load
 from vespo_openrlhf.eval.benchmarks.templates import Prompt, Renderer, Template, find_template
 from vespo_openrlhf.eval.engines import Request
 from vespo_openrlhf.eval.engines.endpoint import Endpoint
+from vespo_openrlhf.eval.engines.episodes import Play
 from vespo_openrlhf.eval.judging.verdicts import LIBRARIES
 from vespo_openrlhf.eval.options import Options, seed_of
 from vespo_openrlhf.models import load_tokenizer, revision_of
@@ -43,6 +44,7 @@ class Run:
         also_greedy: every benchmark once more at temperature 0, under ``NAME-greedy``.
         engines: vLLM engines; more than one are Ray actors.
         endpoint: a server instead of engines.
+        agent: whose episodes are played, in the place of single responses.
     """
 
     model: str
@@ -54,6 +56,7 @@ class Run:
     also_greedy: bool = False
     engines: int = 1
     endpoint: Endpoint | None = None
+    agent: Play | None = None
 
     def __post_init__(self) -> None:
         if self.engines < 1:
@@ -61,6 +64,11 @@ class Run:
         if self.endpoint and (self.engines > 1 or self.options.engine_options or self.revision):
             raise ValueError(
                 "--endpoint is its own engine: leave --engines, --engine-options, --revision out"
+            )
+        if self.endpoint and self.agent:
+            raise ValueError(
+                "--agent plays tokens in, tokens out, which a server's protocol does not have: "
+                "leave --endpoint out"
             )
 
 
@@ -167,10 +175,15 @@ def plan(run: Run) -> Plan:
     requests = tuple(
         request for task in tasks for request in _requests(task, renderer, options, known)
     )
+    settings = options.as_json()
+    if run.endpoint:
+        settings["endpoint"] = run.endpoint.name
+    if run.agent:
+        settings["agent"] = run.agent.as_json()
     manifest = {
         "model": run.model,
         "revision": revision,
-        "settings": options.as_json() | ({"endpoint": run.endpoint.name} if run.endpoint else {}),
+        "settings": settings,
         "benchmarks": {task.name: task.entry() for task in tasks},
         "versions": _versions(),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -212,7 +225,9 @@ def _requests(
                 more["own_prompt_at"] = prompt.own_at
             known[task.name, problem.id, repeat] = more
             seed = seed_of(options.seed, task.name, problem.id, repeat)
-            yield Request(task.name, problem.id, repeat, seed, prompt, task.temperature)
+            yield Request(
+                task.name, problem.id, repeat, seed, prompt, task.temperature, question.gold
+            )
 
 
 def _versions() -> dict[str, str]:

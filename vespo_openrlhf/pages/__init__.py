@@ -18,7 +18,7 @@ from .blocks import (
     table,
     tiles,
 )
-from .browser import Problem, Sample, mark_answer, sample_browser
+from .browser import Part, Problem, Sample, mark_answer, sample_browser
 from .figures import SERIES, figure, line_style, plotting
 from .page import Page
 
@@ -26,6 +26,7 @@ __all__ = [
     "SERIES",
     "Block",
     "Page",
+    "Part",
     "Problem",
     "Sample",
     "details",

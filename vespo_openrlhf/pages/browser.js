@@ -23,8 +23,20 @@ for (const browser of document.querySelectorAll(".browser")) {
 
   for (const sample of samples) {
     const problem = problems[sample.problem];
-    sample.text = [problem.name, problem.prompt, problem.gold, plain(sample.parts)]
+    sample.text = [problem.name, problem.prompt, problem.gold,
+      ...sample.before.map(([, parts]) => plain(parts)), plain(sample.parts)]
       .join("\n").toLowerCase();
+  }
+
+  function said(who, parts) {
+    const text = element("pre", who);
+    for (const part of parts) {
+      if (typeof part === "string") text.append(part);
+      else if (part.mark !== undefined) text.append(element("mark", "", part.mark));
+      else text.append(element("span", "gap",
+        `\n[… ${part.cut.toLocaleString("en")} characters left out …]\n`));
+    }
+    return text;
   }
 
   function body(sample) {
@@ -34,14 +46,11 @@ for (const browser of document.querySelectorAll(".browser")) {
       if (!text) continue;
       inside.append(element("h4", "", title), element("pre", "", text));
     }
-    const response = element("pre", "response");
-    for (const part of sample.parts) {
-      if (typeof part === "string") response.append(part);
-      else if (part.mark !== undefined) response.append(element("mark", "", part.mark));
-      else response.append(element("span", "gap",
-        `\n[… ${part.cut.toLocaleString("en")} characters left out …]\n`));
+    for (const [who, parts] of sample.before) {
+      inside.append(element("h4", "", who), said(who, parts));
     }
-    inside.append(element("h4", "", "response"), response);
+    inside.append(element("h4", "", sample.before.length ? "model" : "response"),
+      said("response", sample.parts));
     return inside;
   }
 

@@ -43,7 +43,9 @@ class Sample:
         right: the verdict.
         reason: the verdict in a word.
         note: anything short: which repeat, how many tokens, why it ended.
-        parts: the response, as `mark_answer` cuts it.
+        parts: the response, as `mark_answer` cuts it; of an episode that of its last turn.
+        before: of an episode what stands before its last turn: who speaks ("model" or
+            "environment") and the text.
     """
 
     problem: int
@@ -52,6 +54,7 @@ class Sample:
     reason: str
     note: str
     parts: Sequence[Part]
+    before: Sequence[tuple[str, Sequence[Part]]] = ()
 
 
 def mark_answer(response: str, answer: str | None, limit: int) -> list[Part]:
