@@ -89,7 +89,7 @@ def execute(plan: Plan) -> int:
     with Evaluator(plan.out / "evaluator.log") as evaluator:
         before = _Evaluation(evaluator, plan, "before", plan.built / "model")
         after = _Evaluation(evaluator, plan, "after", plan.run_dir / "model")
-        if not (plan.agent or (before.done and after.done)):
+        if not (before.done and after.done):
             evaluator.prepare()
         # While Ray starts and stops, a core is free for it; of a GPU no memory is.
         beside = cpu.is_active()
@@ -150,8 +150,7 @@ def _build(plan: Plan) -> None:
 
 
 class _Evaluation:
-    """Sampled and greedy accuracy of a model on the held-out problems, by `vespo eval run`; of an
-    agent by playing its episodes.
+    """Sampled and greedy accuracy of a model on the held-out problems, by `vespo eval run`.
 
     Args:
         evaluator: runs it.
@@ -177,9 +176,6 @@ class _Evaluation:
         """Begin, unless it has been done."""
         if self._wait is not None or self.done:
             return
-        if self._plan.agent:
-            self._wait = self._play()
-            return
         options: dict[str, Any] = {
             "model": self._model,
             "benchmarks": f"{self._plan.built / 'heldout.jsonl'}:{EVAL_REPEATS}",
@@ -187,27 +183,11 @@ class _Evaluation:
             "max-tokens": MAX_RESPONSE_TOKENS,
             "seed": self._plan.seed,
         }
+        if self._plan.agent:
+            options["agent"] = calculator.__file__
         flags = [f"--{name}={value}" for name, value in options.items()]
         log = self._plan.out / f"{self._name}.log"
         self._wait = self._evaluator.start(["--also-greedy", *flags], log)
-
-    def _play(self) -> Callable[[], None]:
-        problems = self._plan.built / "heldout.jsonl"
-        options = {"model": self._model, "problems": problems, "seed": self._plan.seed}
-        flags = [f"--{name}={value}" for name, value in options.items()]
-        log = self._plan.out / f"{self._name}.log"
-        command = [sys.executable, "-m", "vespo_openrlhf.quickstart.episodes", *flags]
-        with open(log, "wb") as output:
-            process = subprocess.Popen(
-                [*command, f"--out={self._summary}"], stdout=output, stderr=output
-            )
-
-        def wait() -> None:
-            if process.wait():
-                tail = log.read_text(errors="replace")[-3000:]
-                raise RuntimeError(f"the evaluation failed; the end of {log}:\n{tail}")
-
-        return wait
 
     def result(self) -> dict[str, Any]:
         """Its summaries, `sampled` and `greedy`, as soon as it is done.
@@ -320,9 +300,9 @@ def _print_table(plan: Plan, before: dict[str, Any], after: dict[str, Any], seco
     print(f"\n{'held-out accuracy':<26}{'before':>{width}}{'after':>{width}}")
     for name, title in (("sampled", f"sampled (avg@{EVAL_REPEATS}, T=1)"), ("greedy", "greedy")):
         print(f"{title:<26}{_percent(before[name]):>{width}}{_percent(after[name]):>{width}}")
-    turns = [result["sampled"].get("by_turn", {}) for result in (before, after)]
+    turns = [result["sampled"].get("agent", {}).get("by_turns", {}) for result in (before, after)]
     for turn in sorted({*turns[0], *turns[1]}):
-        cells = "".join(f"{_of_turn(by_turn.get(turn)):>{width}}" for by_turn in turns)
+        cells = "".join(f"{_of_turn(by_turns.get(turn)):>{width}}" for by_turns in turns)
         print(f"{f'  ended in turn {turn}':<26}{cells}")
     print(
         f"\n{plan.batches} rollout batches, {plan.batches * UPDATES_PER_BATCH} updates, "
@@ -334,7 +314,7 @@ def _print_table(plan: Plan, before: dict[str, Any], after: dict[str, Any], seco
 def _of_turn(ended: dict[str, float] | None) -> str:
     if ended is None:
         return "none"
-    return f"{100 * ended['accuracy']:.0f} % of {100 * ended['share']:.0f} %"
+    return f"{100 * ended['avg']:.0f} % of {ended['episodes']}"
 
 
 def _verdict(before: dict[str, Any], after: dict[str, Any]) -> int:

@@ -1,17 +1,14 @@
 """The agent of two turns, its demonstrations, and how its episodes are counted."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
 
-from vespo_openrlhf.agents.episode import Episode, Turn
-from vespo_openrlhf.embedded.arithmetic import Problem, split_problems, write_jsonl
+from vespo_openrlhf.embedded.arithmetic import Problem, split_problems
 from vespo_openrlhf.embedded.calculator import MAX_OBSERVATION_TOKENS, Calculator, call
 from vespo_openrlhf.embedded.model import IGNORED, build_model, calls, demonstrations, reproducible
+from vespo_openrlhf.embedded.options import MAX_RESPONSE_TOKENS
+from vespo_openrlhf.embedded.playing import episode_accuracy, play
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer, chat_text
-from vespo_openrlhf.quickstart import episodes
 
 SUM = Problem(347, 586)
 
@@ -61,33 +58,16 @@ def test_who_does_not_forget_asks_and_only_what_the_policy_says_is_learnt() -> N
         assert torch.equal(ours, theirs)
 
 
-def episode(turns: int, reward: float) -> Episode:
-    played = tuple(Turn(10 * k, 10 * k + 4, "", "", 0.0, 0.0, 0.0) for k in range(turns))
-    return Episode([], None, played, reward, reward, False, {}, "")
-
-
-def test_episodes_are_counted_by_the_turn_that_they_ended_in() -> None:
-    problems = [SUM, Problem(158, 267)]
-    played = [episode(1, 0.0), episode(2, 1.0), episode(1, 1.0), episode(2, 1.0)]
-    told = episodes.summary(problems, played, 2)
-    assert told["avg@k"] == 0.75
-    assert told["by_turn"] == {
-        "1": {"share": 0.5, "accuracy": 0.5},
-        "2": {"share": 0.5, "accuracy": 1.0},
-    }
-    assert told["length"]["mean"] == 6.0
-
-
-def test_a_model_plays_the_problems_of_a_file(tmp_path: Path) -> None:
+def test_a_model_plays_all_problems_side_by_side() -> None:
     tokenizer = build_tokenizer()
     with reproducible(0):
-        build_model(tokenizer).save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    write_jsonl(tmp_path / "problems.jsonl", split_problems(0, [3])[0])
-    out = tmp_path / "new" / "summary.json"
-    arguments = ["--model", tmp_path / "model", "--problems", tmp_path / "problems.jsonl"]
-    assert episodes.main([*map(str, arguments), "--out", str(out)]) == 0
-    benchmarks = json.loads(out.read_text())["benchmarks"]
-    assert benchmarks["heldout"]["problems"] == benchmarks["heldout-greedy"]["problems"] == 3
-    assert benchmarks["heldout"]["repeats"] == episodes.REPEATS
-    assert benchmarks["heldout"]["avg@k"] == 0.0
+        model = build_model(tokenizer)
+        problems = split_problems(0, [3])[0]
+        played = play(model, tokenizer, problems)
+        assert episode_accuracy(model, tokenizer, problems, samples=2) == 0.0
+        assert episode_accuracy(model, tokenizer, problems, greedy=True) == 0.0
+    prompts = [chat_text(tokenizer, problem.prompt) for problem in problems]
+    for episode, prompt in zip(played, prompts, strict=True):
+        (turn,) = episode.turns
+        assert tokenizer.decode(episode.tokens[: turn.start]) == prompt
+        assert 0 < turn.end - turn.start <= MAX_RESPONSE_TOKENS
