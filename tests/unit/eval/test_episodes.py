@@ -1,7 +1,6 @@
 """Agents under `vespo eval run`: what is recorded of them, resumed, summarised and shown.
 
-The engine reads its turns off a script, so that episodes can be set against it by hand; vLLM's own
-plays them in tests/e2e/test_eval.py.
+The engine reads its turns off a script, so that episodes can be set against it by hand.
 """
 
 import json
@@ -22,7 +21,6 @@ from vespo_openrlhf.eval.benchmarks.templates import Prompt
 from vespo_openrlhf.eval.engines import FAILED, Request
 from vespo_openrlhf.eval.engines.episodes import EpisodeEngine, Play, turn_seed
 from vespo_openrlhf.eval.judging.verdicts import judge_all
-from vespo_openrlhf.eval.running import generation
 
 AGENT = """
 import asyncio, pathlib, threading
@@ -244,7 +242,6 @@ def evaluate(
         assert run.agent is not None
         return EpisodeEngine(ScriptedEngine(says), run.agent, run.options.max_tokens)
 
-    monkeypatch.setattr(generation, "OfflineEngine", None, raising=False)
     monkeypatch.setattr("vespo_openrlhf.eval.running.execution.start_engine", start)
 
     def run(out: Path, *more: str) -> int:
