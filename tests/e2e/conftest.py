@@ -23,8 +23,8 @@ from vespo_openrlhf.embedded.model import build_model, reproducible
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 
 HERE = Path(__file__).parent
-PROMPTS = 192  # of the runs of `record`
-UPDATES = 48
+PROMPTS = 128  # of the runs of `record`
+UPDATES = 32
 MARK = "VESPO_TEST_RUN"
 TIMEOUT_S = 300
 
@@ -141,7 +141,7 @@ def train(
 def record(
     train: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[int, int, bool, bool], tuple[Run, Path]]:
-    """An asynchronous run of 48 updates, and the folder in which engine and trainer wrote down what
+    """An asynchronous run of 32 updates, and the folder in which engine and trainer wrote down what
     they did: `record(bound, updates_per_batch, partial_rollout, agent)`, each of them once."""
 
     @functools.cache

@@ -13,15 +13,15 @@ from typing import Any
 
 import pytest
 
-PROMPTS = 192  # conftest's
-UPDATES = 48
+PROMPTS = 128  # conftest's
+UPDATES = 32
 ALL = "VESPO_TEST_ALL_LAGS"
 Run = Any  # conftest's
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A bound, and updates per batch of 16 prompts; 48 updates in all. With an agent, of two turns
+    """A bound, and updates per batch of 16 prompts; 32 updates in all. With an agent, of two turns
     a sample."""
 
     bound: int

@@ -8,6 +8,7 @@ messages add.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import uuid
 from collections.abc import Mapping, Sequence
@@ -27,8 +28,7 @@ class Conversation:
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        added = getattr(tokenizer, "added_tokens_decoder", {})
-        self._special = {*tokenizer.all_special_ids, *(i for i, t in added.items() if t.special)}
+        self._special, self._special_texts = _special_tokens(tokenizer)
         # Nothing in a message is taken for these.
         self._mark, self._echo = uuid.uuid4().hex, uuid.uuid4().hex
         self._messages: list[Message] | None = []  # so far; None once text was among them
@@ -116,9 +116,19 @@ class Conversation:
             )
         if not messages:
             raise ValueError("an observation without messages: return one at least, or text")
+        harmless = [self._without_marks(message) for message in messages]
         if self._messages is not None:
-            self._messages.extend(messages)
-        return [*messages]
+            self._messages.extend(harmless)
+        return harmless
+
+    def _without_marks(self, message: Message) -> Message:
+        """With a space in every special token's text: what a tool prints must not end the turn that
+        it stands in, and forge another's."""
+        content = message["content"]
+        if isinstance(content, str):
+            for mark in self._special_texts:
+                content = content.replace(mark, f"{mark[0]} {mark[1:]}")
+        return {**message, "content": content}
 
     def _after(self, known: Sequence[Message], messages: Sequence[Message]) -> str:
         """What the template writes after the known conversation's last assistant message."""
@@ -150,6 +160,15 @@ class Conversation:
 
 def _roles(messages: Sequence[Message]) -> str:
     return ", ".join(str(message["role"]) for message in messages)
+
+
+@functools.lru_cache(maxsize=4)
+def _special_tokens(tokenizer: Any) -> tuple[frozenset[int], tuple[str, ...]]:
+    """Their ids, and the texts that stand for them."""
+    added = getattr(tokenizer, "added_tokens_decoder", {})
+    ids = frozenset((*tokenizer.all_special_ids, *(i for i, t in added.items() if t.special)))
+    texts = (tokenizer.decode([token]) for token in sorted(ids))
+    return ids, tuple(text for text in texts if len(text) > 1)
 
 
 def _common_start(a: str, b: str) -> str:

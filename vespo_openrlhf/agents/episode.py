@@ -238,11 +238,11 @@ async def _ask(method: Callable[..., Any], *arguments: Any) -> Any:
     """What a method of an agent returns, async or plain."""
     if inspect.iscoroutinefunction(method):
         return await method(*arguments)
-    answer = await _in_thread(method, *arguments)
+    answer = await in_thread(method, *arguments)
     return await answer if inspect.isawaitable(answer) else answer
 
 
-async def _in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
+async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function in a thread of its own, which nothing waits for where it hangs.
 
     `asyncio.to_thread` has a pool of a few threads: as many agents that hang would stop all others,

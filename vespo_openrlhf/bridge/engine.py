@@ -208,9 +208,10 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
             origin = self._requests.claim(sample, tokens, ranges)
             spans = origin.spans
             rows = to_rows(origin.routed_experts)
+            rollout = Rollout(experience, origin.request_ids, rows)
             if not self._is_single_turn:
                 note_turns(experience, len(ranges), origin.unknown)
-            rollout = Rollout(experience, origin.request_ids, rows, turns=turns(response))
+                rollout = dataclasses.replace(rollout, turns=turns(response))
             reward = verdict(experience, self.executor)
             scored = Scored(index, reward, rollout, "no_reward" if reward is None else "")
         except LostSampleError as error:

@@ -196,7 +196,7 @@ class _Evaluation:
         options = {"model": self._model, "problems": problems, "seed": self._plan.seed}
         flags = [f"--{name}={value}" for name, value in options.items()]
         log = self._plan.out / f"{self._name}.log"
-        command = [sys.executable, "-m", "vespo_openrlhf.embedded.playing", *flags]
+        command = [sys.executable, "-m", "vespo_openrlhf.quickstart.episodes", *flags]
         with open(log, "wb") as output:
             process = subprocess.Popen(
                 [*command, f"--out={self._summary}"], stdout=output, stderr=output

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from vespo_openrlhf.agents.episode import Episode, Turn
-from vespo_openrlhf.embedded import playing
 from vespo_openrlhf.embedded.arithmetic import Problem, split_problems, write_jsonl
 from vespo_openrlhf.embedded.calculator import MAX_OBSERVATION_TOKENS, Calculator, call
 from vespo_openrlhf.embedded.model import IGNORED, build_model, calls, demonstrations, reproducible
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer, chat_text
+from vespo_openrlhf.quickstart import episodes
 
 SUM = Problem(347, 586)
 
@@ -69,7 +69,7 @@ def episode(turns: int, reward: float) -> Episode:
 def test_episodes_are_counted_by_the_turn_that_they_ended_in() -> None:
     problems = [SUM, Problem(158, 267)]
     played = [episode(1, 0.0), episode(2, 1.0), episode(1, 1.0), episode(2, 1.0)]
-    told = playing.summary(problems, played, 2)
+    told = episodes.summary(problems, played, 2)
     assert told["avg@k"] == 0.75
     assert told["by_turn"] == {
         "1": {"share": 0.5, "accuracy": 0.5},
@@ -86,8 +86,8 @@ def test_a_model_plays_the_problems_of_a_file(tmp_path: Path) -> None:
     write_jsonl(tmp_path / "problems.jsonl", split_problems(0, [3])[0])
     out = tmp_path / "new" / "summary.json"
     arguments = ["--model", tmp_path / "model", "--problems", tmp_path / "problems.jsonl"]
-    assert playing.main([*map(str, arguments), "--out", str(out)]) == 0
+    assert episodes.main([*map(str, arguments), "--out", str(out)]) == 0
     benchmarks = json.loads(out.read_text())["benchmarks"]
     assert benchmarks["heldout"]["problems"] == benchmarks["heldout-greedy"]["problems"] == 3
-    assert benchmarks["heldout"]["repeats"] == playing.REPEATS
+    assert benchmarks["heldout"]["repeats"] == episodes.REPEATS
     assert benchmarks["heldout"]["avg@k"] == 0.0

@@ -13,6 +13,8 @@ import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 from vllm.logprobs import Logprob
 
+from vespo_openrlhf.bridge.wire import Turns
+
 
 class RememberingTokenizer:
     """A tokenizer that knows what it last made of a text: OpenRLHF's executor has the prompt of a
@@ -92,7 +94,7 @@ def note_turns(experience: Experience, turns: int, unknown: int) -> None:
     experience.info["unattributed_tokens"] = torch.tensor([unknown])
 
 
-def turns(response: Mapping[str, Any]) -> tuple[tuple[int, int, float], ...]:
+def turns(response: Mapping[str, Any]) -> Turns:
     """(start, end, reward) of each turn, in tokens; NaN where an executor tells the sample's
     reward alone."""
     ranges = response["action_ranges"]
