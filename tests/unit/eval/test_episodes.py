@@ -18,6 +18,7 @@ from vespo_openrlhf.agents.episode import Sampled
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 from vespo_openrlhf.eval.__main__ import main
 from vespo_openrlhf.eval.benchmarks.templates import Prompt
+from vespo_openrlhf.eval.commands.tracking import numbers_of
 from vespo_openrlhf.eval.engines import FAILED, Request
 from vespo_openrlhf.eval.engines.episodes import EpisodeEngine, Play, turn_seed
 from vespo_openrlhf.eval.judging.verdicts import judge_all
@@ -282,6 +283,8 @@ def test_records_resume_and_statistics_are_those_of_single_responses(
         "logs": {"calls": pytest.approx(turns.count(2) / 78)},
         "by_turns": {str(n): {"episodes": turns.count(n), "avg": 1.0} for n in (1, 2)},
     }
+    logged = numbers_of(json.loads((out / "summary.json").read_text()))
+    assert logged["eval/sums/agent/calls"] == numbers["agent"]["logs"]["calls"]
     told = capsys.readouterr().out
     assert f"right by number of turns 1: 100.0 % of {turns.count(1)}, 2: 100.0 % of" in told
 
