@@ -88,7 +88,8 @@ def track(
 
 
 def numbers_of(summary: Mapping[str, Any]) -> dict[str, float]:
-    """What is logged: per benchmark accuracy with its interval, pass@k and maj@k, rates, length."""
+    """What is logged: per benchmark accuracy with its interval, pass@k and maj@k, rates, length,
+    and of an agent the means of an episode."""
     found: dict[str, float | None] = {"eval/average": summary["average"]}
     for name, numbers in summary["benchmarks"].items():
         # Curves of a few problems and of all must not run into one another.
@@ -106,4 +107,7 @@ def numbers_of(summary: Mapping[str, Any]) -> dict[str, float]:
             f"{prefix}/error_rate": numbers.get("error_rate"),
             f"{prefix}/length": numbers["length"]["mean"],
         }
+        if agent := numbers.get("agent"):
+            means = {"turns": agent["turns"], "reward": agent["reward"], **agent["logs"]}
+            found |= {f"{prefix}/agent/{what}": mean for what, mean in means.items()}
     return {name: value for name, value in found.items() if value is not None}

@@ -187,16 +187,17 @@ class EpisodeEngine:
             if tasks:
                 await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
 
-        asyncio.run_coroutine_threadsafe(break_off(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+        with contextlib.suppress(TimeoutError):  # an async method holds the loop up
+            asyncio.run_coroutine_threadsafe(break_off(), self._loop).result(2 * CLOSE_SECONDS)
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._thread.join()
+            self._loop.close()
         self._engine.close()
 
     async def _play(self, index: int, request: Request) -> None:
         async with self._places:
             completion = await self._outcome(index, request)
-        self._inbox.put(partial(self._finished.append, completion))
+        self._inbox.put(lambda: self._finished.append(completion))
 
     async def _outcome(self, index: int, request: Request) -> Completion:
         name = self._agent.__name__
@@ -239,9 +240,9 @@ class EpisodeEngine:
 
     async def _sample(self, tokens: list[int], most: int, seed: int, heat: float) -> Sampled:
         number = next(self._numbers)
-        self._asked[number] = self._loop.create_future()
+        answer = self._asked[number] = self._loop.create_future()
         self._inbox.put(partial(self._engine.add_turn, number, tokens, most, seed, heat))
-        return await self._asked[number]
+        return await answer
 
 
 def _settle(asked: asyncio.Future[Sampled], sampled: Sampled) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,13 +45,27 @@ def pages(tmp_path_factory: pytest.TempPathFactory, folders: ModuleType) -> dict
         "evaluation": root / "evaluation.html",
         "evaluations": root / "evaluations.html",
         "study": root / "study" / "report.html",
+        "episodes": root / "episodes.html",
     }
     assert run_report([runs[0], "--out", str(made["run"])]) == 0
     assert run_report([*runs, "--out", str(made["runs"])]) == 0
     assert evaluation_report([evaluations[0], "--out", str(made["evaluation"])]) == 0
     assert evaluation_report([*evaluations, "--out", str(made["evaluations"])]) == 0
     _make_study(root / "study")
+    _make_episodes(folders.make_evaluation(root / "agent", {"aime24": (2, 2)}))
+    assert evaluation_report([str(root / "agent"), "--out", str(made["episodes"])]) == 0
     return made
+
+
+def _make_episodes(folder: Path) -> None:
+    """Make its records those of an agent of two turns, with what an environment may say."""
+    path = folder / "aime24" / "generations.jsonl"
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    for record in records:
+        first = {"action": "calc(1 < 2)", "observation": NASTY, "reward": 0.0}
+        last = {"action": record["response"], "observation": "", "reward": 1.0}
+        record |= {"turns": [first, last], "agent": {"reward": 1.0, "score": 1.0, "logs": {}}}
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
 
 
 def _make_study(out: Path) -> None:
@@ -217,6 +232,23 @@ def test_a_generation_shows_its_text_as_text_with_its_answer_marked(
     assert "Is 1 < 2 & 3 > 2?" in sample.locator("pre").first.inner_text()
     assert page.evaluate("window.hacked") is None
     assert page.locator("img").count() == 0
+
+
+def test_an_episode_shows_model_and_environment_apart(
+    visit: Callable[..., Any], pages: dict[str, Path]
+) -> None:
+    page = visit(pages["episodes"], PHONE)
+    sample = page.locator(".sample").first
+    assert sample.locator("pre").count() == 0  # closed
+    sample.locator("summary").click()
+    assert sample.locator("h4").all_inner_texts() == [
+        "prompt", "reference answer", "model", "environment", "model",
+    ]  # fmt: skip
+    assert sample.locator("pre.model").inner_text() == "calc(1 < 2)"
+    assert sample.locator("pre.environment").inner_text() == NASTY
+    assert page.evaluate("window.hacked") is None
+    page.get_by_label("text or problem").fill("onerror")
+    assert page.locator(".browser .count").inner_text() == "4 samples"
 
 
 def test_a_click_on_a_problem_shows_its_generations(

@@ -1,7 +1,6 @@
 """Agents under `vespo eval run`: what is recorded of them, resumed, summarised and shown.
 
-The engine reads its turns off a script, so that episodes can be set against it by hand; vLLM's own
-plays them in tests/e2e/test_eval.py.
+The engine reads its turns off a script, so that episodes can be set against it by hand.
 """
 
 import json
@@ -19,10 +18,10 @@ from vespo_openrlhf.agents.episode import Sampled
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 from vespo_openrlhf.eval.__main__ import main
 from vespo_openrlhf.eval.benchmarks.templates import Prompt
+from vespo_openrlhf.eval.commands.tracking import numbers_of
 from vespo_openrlhf.eval.engines import FAILED, Request
 from vespo_openrlhf.eval.engines.episodes import EpisodeEngine, Play, turn_seed
 from vespo_openrlhf.eval.judging.verdicts import judge_all
-from vespo_openrlhf.eval.running import generation
 
 AGENT = """
 import asyncio, pathlib, threading
@@ -244,7 +243,6 @@ def evaluate(
         assert run.agent is not None
         return EpisodeEngine(ScriptedEngine(says), run.agent, run.options.max_tokens)
 
-    monkeypatch.setattr(generation, "OfflineEngine", None, raising=False)
     monkeypatch.setattr("vespo_openrlhf.eval.running.execution.start_engine", start)
 
     def run(out: Path, *more: str) -> int:
@@ -285,6 +283,8 @@ def test_records_resume_and_statistics_are_those_of_single_responses(
         "logs": {"calls": pytest.approx(turns.count(2) / 78)},
         "by_turns": {str(n): {"episodes": turns.count(n), "avg": 1.0} for n in (1, 2)},
     }
+    logged = numbers_of(json.loads((out / "summary.json").read_text()))
+    assert logged["eval/sums/agent/calls"] == numbers["agent"]["logs"]["calls"]
     told = capsys.readouterr().out
     assert f"right by number of turns 1: 100.0 % of {turns.count(1)}, 2: 100.0 % of" in told
 
