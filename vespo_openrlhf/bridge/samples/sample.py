@@ -110,10 +110,12 @@ class Sample:
 
         Raises:
             LostSampleError: it has exceeded one.
+            RuntimeError: the executor has cancelled itself, or would have ended the process.
         """
         started = time.monotonic()
         token = _CURRENT.set(self)
-        self._task = task = asyncio.ensure_future(work)  # which has this context from here on
+        # Which has this context from here on.
+        self._task = task = asyncio.ensure_future(_contained(work))
         _CURRENT.reset(token)
         self.on_away()  # an environment comes first
         try:
@@ -124,6 +126,8 @@ class Sample:
                     raise error
                 done, _ = await asyncio.wait({task}, timeout=left)
                 if done and self._exceeded is None:
+                    if task.cancelled():  # as if the sample were: nobody would hear of it again
+                        raise RuntimeError("the executor has cancelled itself")
                     return task.result()
             raise self._exceeded
         finally:
@@ -144,3 +148,14 @@ class Sample:
         whole = limits.episode_timeout
         message = f"no end after {whole:g} s (--rollout.episode_timeout)"
         yield whole - (now - started), LostSampleError(message, "episode_timeout")
+
+
+async def _contained(work: Coroutine[Any, Any, Any]) -> Any:
+    """`SystemExit` would end the engine's loop, and the panic of a library of Rust's, which is no
+    `Exception` either, its sample without a word."""
+    try:
+        return await work
+    except (Exception, asyncio.CancelledError, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise RuntimeError(f"the executor raised {error!r}") from error
