@@ -52,6 +52,24 @@ def test_an_evaluation_whose_reward_hangs_ends() -> None:
         asyncio.run(asyncio.wait_for(work, 30))
 
 
+def test_an_episode_that_fails_does_not_end_an_evaluation() -> None:
+    """As of an agent whose verifier is busy; unless it is the engine that has failed."""
+
+    class Agent:
+        async def execute(self, **_) -> None:
+            raise RuntimeError("the verifier has no verdict")
+
+    engine = bare_engine(errored=False, configured=True)
+    engine._versions, engine.executor = TokenVersions(0), Agent()
+    engine._config = SimpleNamespace(limits=Limits(60.0, 60.0))
+    asked = {"prompt": "p", "images": None, "sampling_params": SamplingParams()}
+    answers = asyncio.run(engine.generate_responses(2, **asked))
+    assert answers == [{"observation_tokens": [], "action_ranges": []}] * 2
+    engine.llm.errored = True
+    with pytest.raises(RuntimeError, match="no verdict"):
+        asyncio.run(engine.generate_responses(2, **asked))
+
+
 def test_an_engine_that_is_given_up_leaves_nothing_behind() -> None:
     """In a fork of this process, which starts a child and then gives itself up."""
     read, write = os.pipe()
