@@ -246,6 +246,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         if asyncio.get_running_loop() is not self._loop:
             work = self.generate(prompt_token_ids, sampling_params, multi_modal_data)
             return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+        await Sample.hold_ended()
         sampling_params.output_kind = RequestOutputKind.FINAL_ONLY
         prompt = self._prompt(prompt_token_ids, multi_modal_data)
         sample = Sample.current()

@@ -1,6 +1,7 @@
 """The engine actor's parts that need no engine; the whole of it runs in the end-to-end tests."""
 
 import asyncio
+import contextlib
 import functools
 import os
 import subprocess
@@ -13,8 +14,10 @@ from openrlhf.utils.agent import SingleTurnAgentExecutor
 from vllm import SamplingParams
 
 from vespo_openrlhf.bridge.engine import VersionedRollout
+from vespo_openrlhf.bridge.errors import LostSampleError
 from vespo_openrlhf.bridge.events import Generated, Limits, RolloutConfig, Scored
 from vespo_openrlhf.bridge.samples.requests import RequestLog
+from vespo_openrlhf.bridge.samples.sample import Sample
 from vespo_openrlhf.scheduling.lag import TokenVersions
 
 
@@ -283,3 +286,36 @@ def test_an_executors_own_server_may_ask_from_its_thread() -> None:
     llm.generate = generate
     asyncio.run(ask())
     assert loops == [engine._loop]
+
+
+@pytest.mark.parametrize("limits", [Limits(0.1, 60.0), Limits(60.0, 60.0, max_turns=3)])
+def test_an_executor_that_catches_everything_asks_no_more_when_its_sample_is_over(limits) -> None:
+    """It asked for ever, of an engine whose loop had no moment for anything else."""
+    asked = []
+
+    class Stubborn:
+        async def execute(self, sampling_params, llm_engine, **_) -> None:
+            while len(asked) < 2000:
+                asked.append(True)
+                with contextlib.suppress(BaseException):
+                    await llm_engine.generate([1, 2], sampling_params)
+                    await asyncio.sleep(0.01)
+
+    engine = engine_of(RecordingLLM({}), keep_kv=False)
+    engine.executor = Stubborn()
+
+    async def play() -> None:
+        engine._loop = asyncio.get_running_loop()
+        sample = Sample(3, limits)
+        with pytest.raises(LostSampleError):
+            await engine._play(
+                sample, {"prompt": "p", "images": None, "sampling_params": SamplingParams()}
+            )
+        for _ in range(20):
+            await asyncio.sleep(0)
+        before = len(asked)
+        await asyncio.sleep(0.1)
+        assert len(asked) == before < 100
+        asked.extend([True] * 2000)  # or the test would not end
+
+    asyncio.run(play())

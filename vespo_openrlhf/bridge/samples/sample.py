@@ -19,6 +19,8 @@ from vespo_openrlhf.bridge.events import Limits
 from vespo_openrlhf.scheduling.lag import Spans
 
 _CURRENT: ContextVar[Sample | None] = ContextVar("sample", default=None)
+# What held tasks wait for. One that were collected would be sent a `GeneratorExit`, and go on.
+_NEVER: set[asyncio.Future[None]] = set()
 
 
 class Sample:
@@ -49,6 +51,7 @@ class Sample:
         self._away_since = time.monotonic()
         self._exceeded: LostSampleError | None = None
         self._task: asyncio.Future[Any] | None = None
+        self._ended: asyncio.Future[None]
         self._over = False
 
     @staticmethod
@@ -57,6 +60,22 @@ class Sample:
         sample = _CURRENT.get()
         # A task that one sample has started may work for all that come after it.
         return None if sample is None or sample._over else sample
+
+    @staticmethod
+    async def hold_ended() -> None:
+        """Before a request: of a task whose sample is over it never comes to one. An executor that
+        catches whatever is raised would ask on and on, and where it is refused at once, leave the
+        engine's loop no moment for anything else."""
+        sample = _CURRENT.get()
+        if sample is not None and (sample._over or sample._exceeded is not None):
+            if asyncio.current_task() is sample._task:
+                never = asyncio.get_running_loop().create_future()
+                _NEVER.add(never)
+                try:
+                    await never
+                finally:
+                    _NEVER.remove(never)
+            await asyncio.sleep(0)
 
     @contextlib.contextmanager
     def on_engine(self, version: int) -> Iterator[None]:
@@ -71,6 +90,8 @@ class Sample:
             assert self._task is not None
             self._exceeded = error
             self._task.cancel()  # an executor may catch the error, and ask again
+            if not self._ended.done():
+                self._ended.set_result(None)
             raise
         if not self._requests and self._asks_itself:
             self.version = version  # its first token is yet to come
@@ -117,6 +138,7 @@ class Sample:
         # Which has this context from here on.
         self._task = task = asyncio.ensure_future(_contained(work))
         _CURRENT.reset(token)
+        self._ended = asyncio.get_running_loop().create_future()
         self.on_away()  # an environment comes first
         try:
             while self._exceeded is None:
@@ -124,8 +146,9 @@ class Sample:
                 left, error = min(self._due(started, now), key=lambda due: due[0])
                 if left <= 0:
                     raise error
-                done, _ = await asyncio.wait({task}, timeout=left)
-                if done and self._exceeded is None:
+                wanted = {task, self._ended}
+                await asyncio.wait(wanted, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if task.done() and self._exceeded is None:
                     if task.cancelled():  # as if the sample were: nobody would hear of it again
                         raise RuntimeError("the executor has cancelled itself")
                     return task.result()
