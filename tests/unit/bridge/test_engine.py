@@ -13,11 +13,14 @@ import pytest
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 from vllm import SamplingParams
 
+from vespo_openrlhf.agents import Agent, Step
+from vespo_openrlhf.bridge.agents import EpisodeExecutor
 from vespo_openrlhf.bridge.engine import VersionedRollout
 from vespo_openrlhf.bridge.errors import LostSampleError
 from vespo_openrlhf.bridge.events import Generated, Limits, RolloutConfig, Scored
 from vespo_openrlhf.bridge.samples.requests import RequestLog
 from vespo_openrlhf.bridge.samples.sample import Sample
+from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 from vespo_openrlhf.scheduling.lag import TokenVersions
 
 
@@ -210,7 +213,9 @@ class RecordingLLM:
 
     async def generate(self, prompt, sampling, request_id):
         self.asked.append(prompt)
-        token = SimpleNamespace(token_ids=[7], logprobs=None, routed_experts=None)
+        token = SimpleNamespace(
+            token_ids=[7], logprobs=None, routed_experts=None, finish_reason="stop"
+        )
         yield SimpleNamespace(request_id=request_id, outputs=[token])
 
 
@@ -319,3 +324,30 @@ def test_an_executor_that_catches_everything_asks_no_more_when_its_sample_is_ove
         asked.extend([True] * 2000)  # or the test would not end
 
     asyncio.run(play())
+
+
+def test_an_environment_that_catches_its_cancellation_is_closed_all_the_same() -> None:
+    closed = []
+
+    class Stubborn(Agent):
+        async def step(self, action: str) -> Step:
+            with contextlib.suppress(BaseException):
+                await asyncio.sleep(600)
+            return Step("go on")
+
+        def close(self) -> None:
+            closed.append(True)
+
+    engine = engine_of(RecordingLLM({}), keep_kv=False)
+    engine.executor = EpisodeExecutor(Stubborn)
+
+    async def play() -> None:
+        engine._loop = asyncio.get_running_loop()
+        asked = {"prompt": "p", "label": "", "images": None, "max_length": 64}
+        asked |= {"sampling_params": SamplingParams(), "hf_tokenizer": build_tokenizer()}
+        with pytest.raises(LostSampleError):
+            await engine._play(Sample(3, Limits(60.0, 0.1)), asked)
+        while not closed:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(play(), 30))

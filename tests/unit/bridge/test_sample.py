@@ -141,7 +141,7 @@ def test_whatever_an_executor_raises_is_the_samples_own_trouble(raised) -> None:
         await request()
         raise raised
 
-    with pytest.raises(RuntimeError, match="the executor"):
+    with pytest.raises(RuntimeError, match="an agent raised"):
         play(episode)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from vespo_openrlhf.agents.episode import contained
 from vespo_openrlhf.bridge.errors import LostSampleError
 from vespo_openrlhf.bridge.events import Limits
 from vespo_openrlhf.scheduling.lag import Spans
@@ -53,6 +54,7 @@ class Sample:
         self._task: asyncio.Future[Any] | None = None
         self._ended: asyncio.Future[None]
         self._over = False
+        self._held = False  # its task, which asks although it is over
 
     @staticmethod
     def current() -> Sample | None:
@@ -63,12 +65,17 @@ class Sample:
 
     @staticmethod
     async def hold_ended() -> None:
-        """Before a request: of a task whose sample is over it never comes to one. An executor that
-        catches whatever is raised would ask on and on, and where it is refused at once, leave the
-        engine's loop no moment for anything else."""
+        """Before a request: of a task whose sample is over it never comes to one. It is cancelled
+        once more, as an environment may have caught that; an executor that catches whatever is
+        raised would ask on and on, and where it is refused at once, leave the engine's loop no
+        moment for anything else."""
         sample = _CURRENT.get()
         if sample is not None and (sample._over or sample._exceeded is not None):
-            if asyncio.current_task() is sample._task:
+            task = asyncio.current_task()
+            if task is not None and task is sample._task:
+                if not sample._held:
+                    sample._held = True
+                    task.cancel()
                 never = asyncio.get_running_loop().create_future()
                 _NEVER.add(never)
                 try:
@@ -131,12 +138,12 @@ class Sample:
 
         Raises:
             LostSampleError: it has exceeded one.
-            RuntimeError: the executor has cancelled itself, or would have ended the process.
+            RuntimeError: see `contained`.
         """
         started = time.monotonic()
         token = _CURRENT.set(self)
         # Which has this context from here on.
-        self._task = task = asyncio.ensure_future(_contained(work))
+        self._task = task = asyncio.ensure_future(contained(work))
         _CURRENT.reset(token)
         self._ended = asyncio.get_running_loop().create_future()
         self.on_away()  # an environment comes first
@@ -149,8 +156,6 @@ class Sample:
                 wanted = {task, self._ended}
                 await asyncio.wait(wanted, timeout=left, return_when=asyncio.FIRST_COMPLETED)
                 if task.done() and self._exceeded is None:
-                    if task.cancelled():  # as if the sample were: nobody would hear of it again
-                        raise RuntimeError("the executor has cancelled itself")
                     return task.result()
             raise self._exceeded
         finally:
@@ -171,14 +176,3 @@ class Sample:
         whole = limits.episode_timeout
         message = f"no end after {whole:g} s (--rollout.episode_timeout)"
         yield whole - (now - started), LostSampleError(message, "episode_timeout")
-
-
-async def _contained(work: Coroutine[Any, Any, Any]) -> Any:
-    """`SystemExit` would end the engine's loop, and the panic of a library of Rust's, which is no
-    `Exception` either, its sample without a word."""
-    try:
-        return await work
-    except (Exception, asyncio.CancelledError, GeneratorExit):
-        raise
-    except BaseException as error:
-        raise RuntimeError(f"the executor raised {error!r}") from error
