@@ -237,9 +237,30 @@ def _number(value: Any, what: str) -> float:
 async def _ask(method: Callable[..., Any], *arguments: Any) -> Any:
     """What a method of an agent returns, async or plain."""
     if inspect.iscoroutinefunction(method):
-        return await method(*arguments)
+        return await contained(method(*arguments))
     answer = await in_thread(method, *arguments)
-    return await answer if inspect.isawaitable(answer) else answer
+    return await contained(answer) if inspect.isawaitable(answer) else answer
+
+
+async def contained(work: Awaitable[Any]) -> Any:
+    """What a user's code comes to, whatever it raises.
+
+    `SystemExit` would end the loop, and with it all other episodes; a cancellation that nobody has
+    asked for, or the panic of a library in Rust, which is no `Exception`, would pass for the
+    episode's own, and nobody would hear of it again.
+
+    Raises:
+        RuntimeError: one of these; anything else as it is.
+    """
+    try:
+        return await work
+    except (Exception, GeneratorExit):
+        raise
+    except BaseException as error:
+        task = asyncio.current_task()
+        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+            raise
+        raise RuntimeError(f"an agent raised {error!r}") from error
 
 
 async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:

@@ -247,6 +247,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
         if asyncio.get_running_loop() is not self._loop:
             work = self.generate(prompt_token_ids, sampling_params, multi_modal_data)
             return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+        await Sample.hold_ended()
         sampling_params.output_kind = RequestOutputKind.FINAL_ONLY
         prompt = self._prompt(prompt_token_ids, multi_modal_data)
         sample = Sample.current()
@@ -295,7 +296,8 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
 
     async def generate_responses(self, num_samples: int = 1, **asked: Any) -> list[Any]:
         """OpenRLHF's, for an evaluation, which without a bound would wait for a reward that hangs.
-        An episode that exceeds a limit comes back empty, without a score.
+        An episode that exceeds a limit, or fails, comes back empty, without a score: in training it
+        costs its sample, and here it must not cost the run.
 
         Args:
             asked: what an executor is asked, by name.
@@ -310,10 +312,10 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
             sample = Sample(self.version, limits)
             try:
                 return await self._play(sample, asked)
-            except LostSampleError as error:
-                if self._is_single_turn:
+            except Exception as error:
+                if self._is_single_turn or self.llm.errored:
                     raise
-                logger.warning("an episode is given up: %s", error)
+                logger.warning("an episode is given up: %r", error)
                 return {"observation_tokens": [], "action_ranges": []}
 
         return await asyncio.gather(*(play() for _ in range(num_samples)))

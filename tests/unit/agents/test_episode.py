@@ -322,6 +322,27 @@ def test_a_close_that_fails_hides_nothing(
     assert "cannot let go" in caplog.text
 
 
+@pytest.mark.parametrize("raised", [asyncio.CancelledError, SystemExit])
+def test_an_async_agent_ends_no_more_than_its_episode(
+    raised: type[BaseException], chatml: PreTrainedTokenizerFast, caplog: pytest.LogCaptureFixture
+) -> None:
+    """`SystemExit` ended the loop, and a cancellation in `close` took what was played with it."""
+
+    async def fails(*_: Any) -> None:
+        raise raised
+
+    agent = Steps(Step(done=True))
+    agent.close = fails
+    with caplog.at_level(logging.ERROR):
+        assert len(play(agent, Script(chatml, "a")).turns) == 1
+    assert f"an agent raised {raised.__name__}" in caplog.text
+    agent = Steps()
+    agent.step = fails
+    with pytest.raises(RuntimeError, match=f"an agent raised {raised.__name__}"):
+        play(agent, Script(chatml, "a"))
+    assert agent.closed == 1
+
+
 def test_times_are_of_their_turn(
     chatml: PreTrainedTokenizerFast, monkeypatch: pytest.MonkeyPatch
 ) -> None:

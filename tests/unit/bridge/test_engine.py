@@ -1,6 +1,7 @@
 """The engine actor's parts that need no engine; the whole of it runs in the end-to-end tests."""
 
 import asyncio
+import contextlib
 import functools
 import os
 import subprocess
@@ -12,9 +13,14 @@ import pytest
 from openrlhf.utils.agent import SingleTurnAgentExecutor
 from vllm import SamplingParams
 
+from vespo_openrlhf.agents import Agent, Step
+from vespo_openrlhf.bridge.agents import EpisodeExecutor
 from vespo_openrlhf.bridge.engine import VersionedRollout
+from vespo_openrlhf.bridge.errors import LostSampleError
 from vespo_openrlhf.bridge.events import Generated, Limits, RolloutConfig, Scored
 from vespo_openrlhf.bridge.samples.requests import RequestLog
+from vespo_openrlhf.bridge.samples.sample import Sample
+from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 from vespo_openrlhf.scheduling.lag import TokenVersions
 
 
@@ -50,6 +56,24 @@ def test_an_evaluation_whose_reward_hangs_ends() -> None:
     work = engine.generate_responses(2, prompt="p", label="l", sampling_params=SamplingParams())
     with pytest.raises(TimeoutError, match=r"no word from its reward"):
         asyncio.run(asyncio.wait_for(work, 30))
+
+
+def test_an_episode_that_fails_does_not_end_an_evaluation() -> None:
+    """As of an agent whose verifier is busy; unless it is the engine that has failed."""
+
+    class Agent:
+        async def execute(self, **_) -> None:
+            raise RuntimeError("the verifier has no verdict")
+
+    engine = bare_engine(errored=False, configured=True)
+    engine._versions, engine.executor = TokenVersions(0), Agent()
+    engine._config = SimpleNamespace(limits=Limits(60.0, 60.0))
+    asked = {"prompt": "p", "images": None, "sampling_params": SamplingParams()}
+    answers = asyncio.run(engine.generate_responses(2, **asked))
+    assert answers == [{"observation_tokens": [], "action_ranges": []}] * 2
+    engine.llm.errored = True
+    with pytest.raises(RuntimeError, match="no verdict"):
+        asyncio.run(engine.generate_responses(2, **asked))
 
 
 def test_an_engine_that_is_given_up_leaves_nothing_behind() -> None:
@@ -189,7 +213,9 @@ class RecordingLLM:
 
     async def generate(self, prompt, sampling, request_id):
         self.asked.append(prompt)
-        token = SimpleNamespace(token_ids=[7], logprobs=None, routed_experts=None)
+        token = SimpleNamespace(
+            token_ids=[7], logprobs=None, routed_experts=None, finish_reason="stop"
+        )
         yield SimpleNamespace(request_id=request_id, outputs=[token])
 
 
@@ -265,3 +291,63 @@ def test_an_executors_own_server_may_ask_from_its_thread() -> None:
     llm.generate = generate
     asyncio.run(ask())
     assert loops == [engine._loop]
+
+
+@pytest.mark.parametrize("limits", [Limits(0.1, 60.0), Limits(60.0, 60.0, max_turns=3)])
+def test_an_executor_that_catches_everything_asks_no_more_when_its_sample_is_over(limits) -> None:
+    """It asked for ever, of an engine whose loop had no moment for anything else."""
+    asked = []
+
+    class Stubborn:
+        async def execute(self, sampling_params, llm_engine, **_) -> None:
+            while len(asked) < 2000:
+                asked.append(True)
+                with contextlib.suppress(BaseException):
+                    await llm_engine.generate([1, 2], sampling_params)
+                    await asyncio.sleep(0.01)
+
+    engine = engine_of(RecordingLLM({}), keep_kv=False)
+    engine.executor = Stubborn()
+
+    async def play() -> None:
+        engine._loop = asyncio.get_running_loop()
+        sample = Sample(3, limits)
+        with pytest.raises(LostSampleError):
+            await engine._play(
+                sample, {"prompt": "p", "images": None, "sampling_params": SamplingParams()}
+            )
+        for _ in range(20):
+            await asyncio.sleep(0)
+        before = len(asked)
+        await asyncio.sleep(0.1)
+        assert len(asked) == before < 100
+        asked.extend([True] * 2000)  # or the test would not end
+
+    asyncio.run(play())
+
+
+def test_an_environment_that_catches_its_cancellation_is_closed_all_the_same() -> None:
+    closed = []
+
+    class Stubborn(Agent):
+        async def step(self, action: str) -> Step:
+            with contextlib.suppress(BaseException):
+                await asyncio.sleep(600)
+            return Step("go on")
+
+        def close(self) -> None:
+            closed.append(True)
+
+    engine = engine_of(RecordingLLM({}), keep_kv=False)
+    engine.executor = EpisodeExecutor(Stubborn)
+
+    async def play() -> None:
+        engine._loop = asyncio.get_running_loop()
+        asked = {"prompt": "p", "label": "", "images": None, "max_length": 64}
+        asked |= {"sampling_params": SamplingParams(), "hf_tokenizer": build_tokenizer()}
+        with pytest.raises(LostSampleError):
+            await engine._play(Sample(3, Limits(60.0, 0.1)), asked)
+        while not closed:
+            await asyncio.sleep(0.01)
+
+    asyncio.run(asyncio.wait_for(play(), 30))

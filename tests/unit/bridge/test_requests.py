@@ -63,6 +63,15 @@ def test_an_answer_is_claimed_once() -> None:
     assert (late.request_ids, late.unknown, late.spans) == ((), 1, ((0, 1),))
 
 
+def test_no_answer_is_older_than_the_sample_that_claims_it() -> None:
+    """Two of one prompt that answer alike, begun before and after an update, by way of a server:
+    versions from before its dispatch are refused, and with them the run."""
+    early, late = sample(0), sample(1)
+    log = log_of(answered("a", P, [8], (0, 1)), answered("b", P, [8], (1, 1)), living=(early, late))
+    assert log.claim(late, [*P, 8], [(2, 3)]).spans == ((1, 1),)
+    assert log.claim(early, [*P, 8], [(2, 3)]).spans == ((0, 1),)
+
+
 @pytest.mark.parametrize(
     ("tokens", "ranges", "spans", "unknown"),
     [

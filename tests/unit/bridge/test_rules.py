@@ -52,6 +52,8 @@ def test_what_would_bias_the_weight_is_refused(
             {"agent.weight": "turn"},
             r"no effect here: .* name one with --train\.agent_func",
         ),
+        ({"agent.max_turns": 3}, r"3 has no effect here: without an agent"),
+        ({"agent.tool_timeout": 5.0}, r"5\.0 has no effect here: .* --rollout\.reward_timeout"),
         ({"train.async_queue_size": 4}, r"4 has no effect here: .* --lag\.max"),
         ({"rollout.vllm_generate_batch_size": 2048}, r"--rollout\.in_flight_per_engine"),
         ({"critic.freezing_steps": 10}, "trained from the first batch on"),

@@ -129,6 +129,22 @@ def test_a_turn_too_many_ends_the_sample_whatever_its_executor_does(catches: boo
     assert len(asked) == 3
 
 
+class PanicError(BaseException):
+    """As a library of Rust's raises."""
+
+
+@pytest.mark.parametrize("raised", [asyncio.CancelledError, SystemExit, PanicError])
+def test_whatever_an_executor_raises_is_the_samples_own_trouble(raised) -> None:
+    """A cancellation that nobody asked for would leave its group without a word, for ever."""
+
+    async def episode(_: Sample) -> None:
+        await request()
+        raise raised
+
+    with pytest.raises(RuntimeError, match="an agent raised"):
+        play(episode)
+
+
 def test_a_request_is_of_the_sample_in_whose_task_it_is_made() -> None:
     """Not of whoever was given the engine first; and of nobody, where nobody can know."""
     found: dict[str, Sample | None] = {}

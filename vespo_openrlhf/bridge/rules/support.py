@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from vespo_openrlhf.agents.options import AgentOptions
 from vespo_openrlhf.bridge.roles import Flags, roles
 
 # flag -> (value that means "off", why it cannot be had and what to do).
@@ -137,6 +138,15 @@ def check_effect(flags: Flags) -> None:
             flags["agent.weight"] == "turn" and not flags["train.agent_func_path"],
             "without an agent a response is one turn; name one with --train.agent_func_path, or "
             "leave it out",
+        ),
+        "agent.max_turns": (
+            flags["agent.max_turns"] is not None and not flags["train.agent_func_path"],
+            "without an agent a response is one turn; leave the flag out",
+        ),
+        "agent.tool_timeout": (
+            flags["agent.tool_timeout"] != AgentOptions.tool_timeout
+            and not flags["train.agent_func_path"],
+            "there is no agent; a reward's limit is --rollout.reward_timeout",
         ),
         "nodes.rollout": (
             flags["nodes.rollout"]

@@ -129,6 +129,8 @@ class RequestLog:
             request
             for request in self._answered.get(hash(tuple(prompt)), ())
             if request.tokens
+            # Of an equal prompt maybe, before this one began: the scheduler would refuse it.
+            and request.spans[0][0] >= sample.version
             and request.prompt == prompt
             and request.tokens[: len(left)] == left[: len(request.tokens)]
         ]

@@ -14,11 +14,14 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextvars import ContextVar
 from typing import Any
 
+from vespo_openrlhf.agents.episode import contained
 from vespo_openrlhf.bridge.errors import LostSampleError
 from vespo_openrlhf.bridge.events import Limits
 from vespo_openrlhf.scheduling.lag import Spans
 
 _CURRENT: ContextVar[Sample | None] = ContextVar("sample", default=None)
+# What held tasks wait for. One that were collected would be sent a `GeneratorExit`, and go on.
+_NEVER: set[asyncio.Future[None]] = set()
 
 
 class Sample:
@@ -49,7 +52,9 @@ class Sample:
         self._away_since = time.monotonic()
         self._exceeded: LostSampleError | None = None
         self._task: asyncio.Future[Any] | None = None
+        self._ended: asyncio.Future[None]
         self._over = False
+        self._held = False  # its task, which asks although it is over
 
     @staticmethod
     def current() -> Sample | None:
@@ -57,6 +62,27 @@ class Sample:
         sample = _CURRENT.get()
         # A task that one sample has started may work for all that come after it.
         return None if sample is None or sample._over else sample
+
+    @staticmethod
+    async def hold_ended() -> None:
+        """Before a request: of a task whose sample is over it never comes to one. It is cancelled
+        once more, as an environment may have caught that; an executor that catches whatever is
+        raised would ask on and on, and where it is refused at once, leave the engine's loop no
+        moment for anything else."""
+        sample = _CURRENT.get()
+        if sample is not None and (sample._over or sample._exceeded is not None):
+            task = asyncio.current_task()
+            if task is not None and task is sample._task:
+                if not sample._held:
+                    sample._held = True
+                    task.cancel()
+                never = asyncio.get_running_loop().create_future()
+                _NEVER.add(never)
+                try:
+                    await never
+                finally:
+                    _NEVER.remove(never)
+            await asyncio.sleep(0)
 
     @contextlib.contextmanager
     def on_engine(self, version: int) -> Iterator[None]:
@@ -71,6 +97,8 @@ class Sample:
             assert self._task is not None
             self._exceeded = error
             self._task.cancel()  # an executor may catch the error, and ask again
+            if not self._ended.done():
+                self._ended.set_result(None)
             raise
         if not self._requests and self._asks_itself:
             self.version = version  # its first token is yet to come
@@ -110,11 +138,14 @@ class Sample:
 
         Raises:
             LostSampleError: it has exceeded one.
+            RuntimeError: see `contained`.
         """
         started = time.monotonic()
         token = _CURRENT.set(self)
-        self._task = task = asyncio.ensure_future(work)  # which has this context from here on
+        # Which has this context from here on.
+        self._task = task = asyncio.ensure_future(contained(work))
         _CURRENT.reset(token)
+        self._ended = asyncio.get_running_loop().create_future()
         self.on_away()  # an environment comes first
         try:
             while self._exceeded is None:
@@ -122,8 +153,9 @@ class Sample:
                 left, error = min(self._due(started, now), key=lambda due: due[0])
                 if left <= 0:
                     raise error
-                done, _ = await asyncio.wait({task}, timeout=left)
-                if done and self._exceeded is None:
+                wanted = {task, self._ended}
+                await asyncio.wait(wanted, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if task.done() and self._exceeded is None:
                     return task.result()
             raise self._exceeded
         finally:
