@@ -13,7 +13,8 @@ import itertools
 import json
 import queue
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -110,6 +111,28 @@ class TurnEngine(Protocol):
         ...
 
 
+class Clock:
+    """Seconds that an episode's environment has taken, from now on."""
+
+    def __init__(self) -> None:
+        self._taken = 0.0
+        self._since: float | None = time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """So far."""
+        return self._taken + (time.monotonic() - self._since if self._since is not None else 0.0)
+
+    @contextlib.contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """While a turn is sampled."""
+        self._taken, self._since = self.seconds, None
+        try:
+            yield
+        finally:
+            self._since = time.monotonic()
+
+
 class EpisodeEngine:
     """An engine whose every request is an episode.
 
@@ -202,33 +225,26 @@ class EpisodeEngine:
     async def _outcome(self, index: int, request: Request) -> Completion:
         name = self._agent.__name__
         turns = itertools.count()
-        clock = asyncio.timeout(self._timeout_s)
+        clock = Clock()
 
         async def generate(tokens: list[int], most: int) -> Sampled:
-            expires = clock.when()
-            assert expires is not None
-            left = expires - self._loop.time()
-            clock.reschedule(None)  # it stands still meanwhile
             seed = turn_seed(request.seed, next(turns))
             most = min(most, self._max_tokens)
-            sampled = await self._sample(tokens, most, seed, request.temperature)
-            clock.reschedule(self._loop.time() + left)
-            return sampled
+            with clock.standing_still():
+                return await self._sample(tokens, most, seed, request.temperature)
 
         try:
-            async with clock:
-                episode = await run_episode(
-                    self._agent(),
-                    request.prompt.text,
-                    request.label,
-                    generate,
-                    self._engine.tokenizer,
-                    self._engine.max_length,
-                )
+            prompt, tokenizer = request.prompt.text, self._engine.tokenizer
+            play = run_episode(
+                *(self._agent(), prompt, request.label, generate, tokenizer),
+                self._engine.max_length,
+            )
+            episode = await self._in_time(play, clock)
         except Exception as error:
             told = f"{name} failed: {type(error).__name__}: {error}"
-            if clock.expired():
-                told = f"the environment of {name} took more than {self._timeout_s:g} s"
+            return Completion(index, "", None, FAILED, told)
+        if episode is None:
+            told = f"the environment of {name} took more than {self._timeout_s:g} s"
             return Completion(index, "", None, FAILED, told)
         return Completion(
             index,
@@ -237,6 +253,19 @@ class EpisodeEngine:
             "length" if episode.truncated else "stop",
             episode=_facts(episode, request, self._engine.tokenizer),
         )
+
+    async def _in_time(self, play: Coroutine[Any, Any, Episode], clock: Clock) -> Episode | None:
+        """The episode; None where the clock has run out before its end."""
+        task = asyncio.ensure_future(play)
+        try:
+            while not task.done() and (left := self._timeout_s - clock.seconds) > 0:
+                await asyncio.wait({task}, timeout=left)
+            if task.done():
+                return task.result()
+        finally:
+            task.cancel()
+        await asyncio.wait({task}, timeout=CLOSE_SECONDS)
+        return None
 
     async def _sample(self, tokens: list[int], most: int, seed: int, heat: float) -> Sampled:
         number = next(self._numbers)
