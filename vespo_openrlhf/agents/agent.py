@@ -36,7 +36,8 @@ class Step:
 class Agent(abc.ABC):
     """One episode's environment; made anew, without arguments, for every sample.
 
-    Each method may be plain or `async`. A plain one runs in a thread, so that it may wait.
+    Each method may be plain or `async`. A plain one runs in a thread, so that it may wait; what is
+    slow belongs there, and not into `__init__`, which holds up the engine.
     """
 
     #: Turns after which the episode ends, with the reward it has.

@@ -29,7 +29,8 @@ A prompt is `347+586=`, a solution one line a column from the ones up, then the 
 
 The model is warmed up on solutions of which most are by a student who forgets to carry (no
 `+1`, and so a wrong sum: every problem has a carry). It adds columns well and mostly forgets to
-carry; training it with rewards for right sums teaches it to. Same options, same files; run
+carry; training it with rewards for right sums teaches it to. With --agent who is right asks a
+calculator instead, in a turn of its own: calc(347+586). Same options, same files; run
 again, it finds them and does nothing.
 """
 

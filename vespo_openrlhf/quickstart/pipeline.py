@@ -300,10 +300,11 @@ def _print_table(plan: Plan, before: dict[str, Any], after: dict[str, Any], seco
     print(f"\n{'held-out accuracy':<26}{'before':>{width}}{'after':>{width}}")
     for name, title in (("sampled", f"sampled (avg@{EVAL_REPEATS}, T=1)"), ("greedy", "greedy")):
         print(f"{title:<26}{_percent(before[name]):>{width}}{_percent(after[name]):>{width}}")
-    turns = [result["sampled"].get("agent", {}).get("by_turns", {}) for result in (before, after)]
-    for turn in sorted({*turns[0], *turns[1]}):
-        cells = "".join(f"{_of_turn(by_turns.get(turn)):>{width}}" for by_turns in turns)
-        print(f"{f'  ended in turn {turn}':<26}{cells}")
+    if plan.agent:
+        turns = [result["sampled"]["agent"]["by_turns"] for result in (before, after)]
+        for turn in sorted({*turns[0], *turns[1]}):
+            cells = "".join(f"{_of_turn(by_turns.get(turn)):>{width}}" for by_turns in turns)
+            print(f"{f'  ended in turn {turn}':<26}{cells}")
     print(
         f"\n{plan.batches} rollout batches, {plan.batches * UPDATES_PER_BATCH} updates, "
         f"seed {plan.seed}; {seconds:.0f} s in all"

@@ -19,7 +19,8 @@ class RolloutOptions(Options):
     )
     reward_timeout: float = option(
         600.0,
-        "seconds after which a sample without a verdict is given up: it is left out of its group",
+        "seconds after which a sample without a verdict is given up: it is left out of its group; "
+        "of an agent, whose environment gives the verdict, see --agent.tool_timeout",
         above=0,
     )
     episode_timeout: float = option(
