@@ -181,6 +181,30 @@ def _vllm_routed_experts(module: Any) -> None:
     experts.supports_routing_replay_capture = lambda self: True
 
 
+def _vllm_seeds(module: Any) -> None:
+    """A prompt that is read in parts is sampled after each, and vLLM turns the request's generator
+    back then, which those of the CPU cannot: with a seed, the engine would die of it. So the
+    generator is not there while what is sampled is discarded."""
+    runner = module.CPUModelRunner
+    sample, bookkeeping = runner._sample, runner._bookkeeping_sync
+
+    @functools.wraps(sample)
+    def _sample(self: Any, *args: Any, **kwargs: Any) -> Any:
+        discarded = self.discard_request_mask.np[: self.input_batch.num_reqs].nonzero()[0]
+        generators = self.input_batch.generators
+        self._kept_generators = {i: generators.pop(i) for i in discarded if i in generators}
+        return sample(self, *args, **kwargs)
+
+    @functools.wraps(bookkeeping)
+    def _bookkeeping_sync(self: Any, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return bookkeeping(self, *args, **kwargs)
+        finally:
+            self.input_batch.generators.update(self._kept_generators)
+
+    runner._sample, runner._bookkeeping_sync = _sample, _bookkeeping_sync
+
+
 PATCHES: dict[str, Callable[[Any], None]] = {
     "torch": _torch,
     "openrlhf.utils.utils": _openrlhf_utils,
@@ -194,6 +218,7 @@ PATCHES: dict[str, Callable[[Any], None]] = {
     "vllm.model_executor.layers.utils": _vllm_linear,
     "vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method": _vllm_experts,
     "vllm.model_executor.layers.fused_moe.experts.cpu_moe": _vllm_routed_experts,
+    "vllm.v1.worker.cpu_model_runner": _vllm_seeds,
 }
 
 
