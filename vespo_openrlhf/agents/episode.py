@@ -11,6 +11,7 @@ import contextlib
 import inspect
 import logging
 import math
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
@@ -257,10 +258,17 @@ async def contained(work: Awaitable[Any]) -> Any:
     except (Exception, GeneratorExit):
         raise
     except BaseException as error:
-        task = asyncio.current_task()
-        if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+        if isinstance(error, asyncio.CancelledError) and _was_asked_for():
             raise
         raise RuntimeError(f"an agent raised {error!r}") from error
+
+
+def _was_asked_for() -> bool:
+    """Whether somebody cancels this task; before Python 3.11 nobody can tell."""
+    if sys.version_info < (3, 11):
+        return True
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def in_thread(function: Callable[..., Any], *arguments: Any) -> Any:
