@@ -24,7 +24,6 @@ from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 
 HERE = Path(__file__).parent
 PROMPTS = 128  # of the runs of `record`
-UPDATES = 32
 MARK = "VESPO_TEST_RUN"
 TIMEOUT_S = 300
 
@@ -141,8 +140,8 @@ def train(
 def record(
     train: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[int, int, bool, bool], tuple[Run, Path]]:
-    """An asynchronous run of 32 updates, and the folder in which engine and trainer wrote down what
-    they did: `record(bound, updates_per_batch, partial_rollout, agent)`, each of them once."""
+    """An asynchronous run of 16 or 32 updates, and the folder in which engine and trainer wrote down
+    what they did: `record(bound, updates_per_batch, partial_rollout, agent)`, each of them once."""
 
     @functools.cache
     def run(
@@ -165,7 +164,7 @@ def record(
             train__async_enable=True,
             train__partial_rollout_enable=partial_rollout,
             train__batch_size=64 // updates_per_batch,
-            train__num_episodes=UPDATES // updates_per_batch * 16 // PROMPTS,
+            train__num_episodes=2 if updates_per_batch == 1 else 1,
             data__max_samples=PROMPTS,
             lag__max=bound,
             # With one of them, a loss that scales the step; the lag is the same.

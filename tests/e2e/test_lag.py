@@ -14,15 +14,13 @@ from typing import Any
 import pytest
 
 PROMPTS = 128  # conftest's
-UPDATES = 32
 ALL = "VESPO_TEST_ALL_LAGS"
 Run = Any  # conftest's
 
 
 @dataclass(frozen=True)
 class Setting:
-    """A bound, and updates per batch of 16 prompts; 32 updates in all. With an agent, of two turns
-    a sample."""
+    """A bound, and updates per batch of 16 prompts. With an agent, of two turns a sample."""
 
     bound: int
     updates_per_batch: int
@@ -35,7 +33,11 @@ class Setting:
 
     @property
     def epochs(self) -> int:
-        return UPDATES // self.updates_per_batch * 16 // PROMPTS
+        return 2 if self.updates_per_batch == 1 else 1  # conftest's
+
+    @property
+    def updates(self) -> int:
+        return self.epochs * PROMPTS // 16 * self.updates_per_batch
 
 
 # A bound of 1 leaves room for one update per batch only. The middle four take long and are run
@@ -94,7 +96,7 @@ def test_recorded_versions_and_lags_are_those_of_the_engine_and_the_trainer(
     run, folder, setting = recorded
     tokens, versions, updates = reconstruct(folder)
     samples = [json.loads(line) for line in (run.folder / "samples.jsonl").open()]
-    assert len(updates) == UPDATES + 1  # nothing is trained after the last step
+    assert len(updates) == setting.updates + 1  # nothing is trained after the last step
     used: list[Counter] = [Counter() for _ in updates]
     lags: dict[int, list[int]] = {}
     for group in samples:
@@ -137,7 +139,7 @@ def test_a_loss_that_scales_the_step_does_so_in_every_update(
     run, _, setting = recorded
     lines = [json.loads(line) for line in (run.folder / "updates.jsonl").open()]
     scales = [line["vcpo/step_scale"] for line in lines if "vcpo/step_scale" in line]
-    assert len(scales) == (0 if setting.partial_rollout else UPDATES)
+    assert len(scales) == (0 if setting.partial_rollout else setting.updates)
     assert all(0 < scale <= 1 for scale in scales)
     assert min(scales, default=0) < 1
 
