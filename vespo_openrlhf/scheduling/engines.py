@@ -45,6 +45,11 @@ class EnginePool:
         self._by_load: list[tuple[int, int, EngineSlot]] = []
         self._entries = 0
 
+    @property
+    def away(self) -> int:
+        """Sequences that are with their environment."""
+        return self.in_flight - self.on_engines
+
     def add(self, name: str, engine: Engine) -> None:
         """A new engine, which takes requests from now on."""
         slot = self.ready[name] = EngineSlot(name, engine)

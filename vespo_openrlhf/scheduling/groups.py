@@ -16,6 +16,19 @@ from .ledger import Prompt
 _ON_ENGINE, _AWAY, _GENERATED, _SETTLED = range(4)
 
 
+@dataclass(slots=True)
+class _Episode:
+    """Of a sample that has been away: since when, and how long before, in seconds; and the version
+    of its first token at least, once it is known."""
+
+    since: float = 0.0
+    seconds: float = 0.0
+    first_version: int | None = None
+
+    def end_stay(self, now: float) -> None:
+        self.seconds += now - self.since
+
+
 class Group:
     """One dispatch of a prompt and its n samples.
 
@@ -30,14 +43,11 @@ class Group:
             the sample, never looked into here; a reward of None is one that never came.
         unfinished, unscored: how many samples are not generated yet, or have no verdict yet.
         on_engine: how many of the unfinished ones are not away.
-        away_seconds: by sample, where it has been away.
         dispatched_at, generated_at (per sample), completed_at: seconds on the scheduler's clock.
     """
 
     __slots__ = (
-        "_away_since",
-        "_first_versions",
-        "away_seconds",
+        "_episodes",
         "completed_at",
         "deadline",
         "dispatched_at",
@@ -85,10 +95,7 @@ class Group:
         self.unfinished = samples
         self.unscored = samples
         self.on_engine = samples
-        self.away_seconds: dict[int, float] = {}
-        self._away_since: dict[int, float] = {}
-        # Of samples that were away before their first token: its version; None until it is known.
-        self._first_versions: dict[int, int | None] = {}
+        self._episodes: dict[int, _Episode] = {}
 
     @property
     def oldest_version(self) -> int:
@@ -108,9 +115,7 @@ class Group:
         """
         if not self._has_status(sample, _ON_ENGINE):
             raise ValueError(f"request {self.ticket} has no sample {sample} on its engine")
-        if sample not in self.away_seconds:
-            self._first_versions[sample] = None
-        self._away_since[sample] = now
+        self._episodes.setdefault(sample, _Episode()).since = now
         self.sample_status[sample] = _AWAY
         self.on_engine -= 1
 
@@ -126,46 +131,54 @@ class Group:
         if not self._has_status(sample, _AWAY):
             raise ValueError(f"request {self.ticket} has no sample {sample} that is away")
         check_spans([(version, 0)], self.dispatched_version, newest)
-        self._note_away(sample, now)
         self.sample_status[sample] = _ON_ENGINE
         self.on_engine += 1
-        first = self._first_versions.get(sample, version) is None
-        if first:
-            self._first_versions[sample] = version
-        return first
+        episode = self._episodes[sample]
+        episode.end_stay(now)
+        if episode.first_version is not None:
+            return False
+        episode.first_version = version
+        return True
 
     @property
     def earliest_version(self) -> int:
         """No token of the group is older, nor will be, as far as that is known."""
-        known = [version for version in self._first_versions.values() if version is not None]
+        versions = [episode.first_version for episode in self._episodes.values()]
+        known = [version for version in versions if version is not None]
         return min(known) if len(known) == len(self.spans) else self.dispatched_version
 
-    def _note_away(self, sample: int, now: float) -> None:
-        away = now - self._away_since.pop(sample)
-        self.away_seconds[sample] = self.away_seconds.get(sample, 0.0) + away
+    def away_seconds(self, sample: int) -> float:
+        """How long the sample has been away in all, up to when it came back or ended."""
+        episode = self._episodes.get(sample)
+        return episode.seconds if episode else 0.0
 
     def generate(
         self, sample: int, spans: Sequence[tuple[int, int]], newest: int, payload: Any, now: float
-    ) -> None:
+    ) -> bool:
         """A sample was generated, while the trainer's version was `newest`.
+
+        Returns:
+            Whether it was away.
 
         Raises:
             ValueError: it was generated before, or its spans cannot be.
         """
-        away = self.is_away(sample)
-        if not away and not self._has_status(sample, _ON_ENGINE):
+        away = not self._has_status(sample, _ON_ENGINE)
+        if away and not self._has_status(sample, _AWAY):
             raise ValueError(f"request {self.ticket} has no sample {sample} to generate")
-        # A deadline may hang on what the engine has said of the first token.
-        oldest = self._first_versions.get(sample) or self.dispatched_version
+        oldest, episode = self.dispatched_version, self._episodes.get(sample)
+        if episode and episode.first_version is not None:
+            oldest = episode.first_version  # on which a deadline may hang
         self.spans[sample] = check_spans(spans, oldest, newest)
-        if away:
-            self._note_away(sample, now)
+        if episode and away:
+            episode.end_stay(now)
         else:
             self.on_engine -= 1
         self.payloads[sample] = payload
         self.generated_at[sample] = now
         self.sample_status[sample] = _GENERATED
         self.unfinished -= 1
+        return away
 
     def settle(self, sample: int, reward: float | None) -> bool:
         """The verdict on a sample; None if there will be none.
@@ -184,10 +197,6 @@ class Group:
         self.sample_status[sample] = _SETTLED
         self.unscored -= 1
         return True
-
-    def is_away(self, sample: int) -> bool:
-        """Whether the sample is with its environment."""
-        return self._has_status(sample, _AWAY)
 
     def awaits_reward(self, sample: int) -> bool:
         """Whether the sample is generated and has no verdict."""

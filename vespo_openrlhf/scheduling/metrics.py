@@ -288,7 +288,7 @@ class Recorder:
             lag=lag,
             counters=self.counters,
             in_flight=pool.in_flight,
-            away=pool.in_flight - pool.on_engines,
+            away=pool.away,
             in_flight_groups=live.in_flight,
             queued_groups=live.complete,
             stages={

@@ -14,8 +14,8 @@ class RolloutOptions(Options):
 
     in_flight_per_engine: int = option(
         256,
-        "sequences kept in flight on each engine, at most; fewer make each faster, so that long "
-        "responses fit into a tighter --lag.max",
+        "sequences kept on each engine, at most, where an agent's that are with their environment "
+        "do not count; fewer make each faster, so that long responses fit into a tighter --lag.max",
     )
     reward_timeout: float = option(
         600.0,

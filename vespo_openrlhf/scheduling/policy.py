@@ -148,13 +148,20 @@ class View:
 
     @property
     def loads(self) -> Mapping[str, int]:
-        """Sequences in flight on each engine that has weights."""
+        """Sequences on each engine that has weights; those that are away do not count."""
         return {name: slot.load for name, slot in self._pool.ready.items()}
 
     @property
     def capacity(self) -> int:
-        """Sequences in flight on an engine, at most; a group takes its n at once."""
+        """Sequences on an engine, at most, but for those that come back to it; a group takes its n
+        at once."""
         return self._pool.capacity
+
+    @property
+    def surplus(self) -> int:
+        """Sequences in flight beyond the places on engines: the place of one that is away goes to
+        another. A policy that does not count them may send all the data at once."""
+        return max(0, self._pool.in_flight - self._pool.capacity * len(self._pool.ready))
 
     @property
     def least_loaded(self) -> str:

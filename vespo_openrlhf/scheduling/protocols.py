@@ -9,9 +9,10 @@ A Ray side does this:
 
 - `Engine.generate`: one actor task per group on that engine, its n samples side by side, streaming
   back one item per sample as it ends (`on_generated`, with the spans from a `TokenVersions` beside
-  the engine) and one as it is scored (`on_scored`); of several turns also one whenever it leaves
-  the engine and comes back to it (`on_away`, `on_back`). An error of the task, or an actor that
-  died, is `on_engine_failed`; start another one and report it with `on_engine_joined`.
+  the engine) and one as it is scored (`on_scored`); of several turns, which begin away, also one
+  whenever it leaves the engine and comes back to it (`on_away`, `on_back`). An error of the task,
+  or an actor that died, is `on_engine_failed`; start another one and report it with
+  `on_engine_joined`.
 - `Trainer.train`: for the first step of a batch make the experience of all its groups, in the
   order given; then run one optimizer update for each mini-batch of the step, in that order, and
   report `on_trained`.

@@ -119,6 +119,9 @@ class Scheduler:
     def on_away(self, ticket: int, sample: int) -> None:
         """Sample `sample` has left its engine for its environment: its place there is free.
 
+        The first time is before its first token: a driver that begins on the engine, and tells of
+        an environment after the first turn only, would have that turn taken for younger than it is.
+
         Raises:
             ValueError: it is not on an engine.
         """
@@ -162,10 +165,10 @@ class Scheduler:
         group = self._find(ticket)
         if group is None:
             return
-        now, away = self._clock(), group.is_away(sample)
-        group.generate(sample, spans, self.version, payload, now)
+        now = self._clock()
+        away = group.generate(sample, spans, self.version, payload, now)
         self.pool.finish_sample(group, away=away)
-        self._recorder.generated(now - group.dispatched_at, group.away_seconds.get(sample, 0.0))
+        self._recorder.generated(now - group.dispatched_at, group.away_seconds(sample))
         self._deadlines.add(ticket, sample, now)
         self._advance()
 
@@ -239,10 +242,9 @@ class Scheduler:
         """What is going on, as one line for the log."""
         counters = self._recorder.counters.scalars()
         events = ", ".join(f"{name} {value:g}" for name, value in counters.items() if value)
-        away = self.pool.in_flight - self.pool.on_engines
         return (
             f"{self.live.in_flight} groups in flight ({self.pool.on_engines} sequences on "
-            f"{len(self.pool.ready)} engines, {away} with their environments, "
+            f"{len(self.pool.ready)} engines, {self.pool.away} with their environments, "
             f"{len(self._sync.joining)} engines without weights), "
             f"{self.live.complete} of {self.config.prompts_per_batch} complete, the trainer: "
             f"{self._job}" + (f"; since the last batch: {events}" if events else "")

@@ -22,6 +22,8 @@ from .workload import ClusterConfig, Lengths
 
 #: Batches left out at both ends: start-up, and engines that run empty.
 WARM_UP = 2
+#: Share of an episode in its environment, up to which it is taken for decoding.
+NEGLIGIBLE = 0.05
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ def read_run(folder: Path) -> MeasuredRun:
     """Measure a finished run.
 
     Raises:
-        ValueError: the folder holds no run of this scheduler, or one that is too short.
+        ValueError: the folder holds no run of this scheduler, one that is too short, or one whose
+            engines' speed its environment hides.
     """
     try:
         flags = json.loads((folder / "config.json").read_text())
@@ -74,6 +77,16 @@ def read_run(folder: Path) -> MeasuredRun:
         raise ValueError(
             f"{folder}: {len(steps)} batches are left to measure after {WARM_UP} of warm-up and "
             f"{drain} in which the engines run empty; make the run at least 4 longer"
+        )
+    away, on_engine = (
+        fmean(step.get(f"timing/{stage}", 0.0) for step in steps)
+        for stage in ("environment", "generation")
+    )
+    if away > NEGLIGIBLE * (away + on_engine):
+        raise ValueError(
+            f"{folder}: the environment takes {away:.3g} s of an episode, and the records do not "
+            "say when, so the engines' speed cannot be told from them; start from a preset, with "
+            "--turns and --environment-seconds"
         )
     # While the engines start up they decode slowly, with more sequences than ever after.
     steady = [group for group in groups if group["batch"] >= WARM_UP]

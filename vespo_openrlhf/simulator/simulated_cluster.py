@@ -62,6 +62,8 @@ class SimulatedEngine:
         self.alive = True
         self._cluster = cluster
         self._slowdown = slowdown
+        config = cluster.config
+        self._has_environment = config.turns > 1 or config.environment_seconds > 0
         self._active: list[tuple[float, int, int, int]] = []  # (end, ticket, sample, length)
         self._waiting: deque[tuple[int, int]] = deque()
         self._turns: dict[tuple[int, int], list[Spans]] = {}  # of the unfinished, by its sample
@@ -80,7 +82,7 @@ class SimulatedEngine:
         self._catch_up()
         for sample in range(request.samples):
             self._turns[request.ticket, sample] = []
-            if self._cluster.config.environment_seconds:
+            if self._has_environment:
                 calendar = self._cluster.calendar
                 calendar.at(calendar.now, self._leave, request.ticket, sample)
             else:
@@ -160,6 +162,8 @@ class SimulatedEngine:
             self._leave(ticket, sample)
         else:
             del self._turns[ticket, sample]
+            if self._has_environment:  # with which it ends, as in a run
+                self._cluster.scheduler.on_away(ticket, sample)
             self._cluster.sample_done(self, ticket, sample, _joined(turns))
 
     def _leave(self, ticket: int, sample: int) -> None:

@@ -113,6 +113,16 @@ def test_the_bytes_of_replayed_experts_are_those_of_the_run(folder: Path, tmp_pa
     assert setup.routing_bytes_per_token == pytest.approx(24_000 * len(mean) / sum(mean))
 
 
+def test_a_run_whose_environment_hides_its_engines_is_refused(folder: Path, tmp_path: Path) -> None:
+    for name in ("config.json", "samples.jsonl"):
+        (tmp_path / name).write_text((folder / name).read_text())
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    text = "".join(json.dumps(line | {"timing/environment": 2.5}) + "\n" for line in lines)
+    (tmp_path / "metrics.jsonl").write_text(text)
+    with pytest.raises(ValueError, match=r"environment takes 2\.5 s .* --environment-seconds"):
+        read_run(tmp_path)
+
+
 def test_the_prediction_meets_the_run(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--from-run", str(folder), "--json"]) == 0
     report = json.loads(capsys.readouterr().out)

@@ -10,7 +10,8 @@ from itertools import islice
 
 from ..policy import Choice, Policy, Send, View
 
-#: Rollout batches of complete groups, above which nothing is sent.
+#: Rollout batches of samples, complete or in flight beyond the places on engines, above which
+#: nothing is sent.
 BUFFERED_BATCHES = 4
 
 
@@ -19,7 +20,9 @@ class Fifo(Policy):
 
     def send(self, view: View) -> Send | None:
         """To the least loaded engine, while the buffer has room."""
-        if len(view.complete) >= BUFFERED_BATCHES * self.config.prompts_per_batch:
+        samples = self.config.samples_per_prompt
+        buffered = len(view.complete) * samples + view.surplus
+        if buffered >= BUFFERED_BATCHES * self.config.prompts_per_batch * samples:
             return None
         return Send(view.least_loaded)
 
