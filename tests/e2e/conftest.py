@@ -140,8 +140,8 @@ def train(
 def record(
     train: Callable[..., Run], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[int, int, bool, bool], tuple[Run, Path]]:
-    """A recorded run of 16 or 32 updates, asynchronous, and the folder in which engine and trainer
-    wrote down what they did: `record(bound, updates_per_batch, partial_rollout, agent)`, each once."""
+    """An asynchronous run of 16 or 32 updates, and the folder in which engine and trainer wrote
+    down what they did: `record(bound, updates_per_batch, partial_rollout, agent)`, each once."""
 
     @functools.cache
     def run(
