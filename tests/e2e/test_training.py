@@ -71,7 +71,7 @@ def asynchronous(record: Callable[..., tuple[Run, Path]]) -> Run:
 
 
 MODES = pytest.mark.parametrize(
-    ("mode", "loss", "batches"), [("synchronous", "capture", 4), ("asynchronous", "vespo", 12)]
+    ("mode", "loss", "batches"), [("synchronous", "capture", 4), ("asynchronous", "vespo", 8)]
 )
 
 
