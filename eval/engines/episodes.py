@@ -15,20 +15,25 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from concurrent.futures import TimeoutError as FutureTimeoutError  # its own before Python 3.11
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 from vespo_openrlhf.agents import Agent
+from vespo_openrlhf.agents.calling import contained
 from vespo_openrlhf.agents.episode import CLOSE_SECONDS, Episode, Sampled, run_episode
 from vespo_openrlhf.agents.loading import load_agent
 from vespo_openrlhf.eval.engines import FAILED, Completion, Request
+from vespo_openrlhf.eval.errors import EvaluationError
 
 # Episodes under way, in units of what the engine can run at a time: the batch stays full while as
 # many again wait for their environments.
 _AHEAD = 2
 _WAIT_S = 0.1
+# What an agent that is out of time may take to be cancelled and closed, and then some.
+_GRACE_S = 2 * CLOSE_SECONDS + 10
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,7 @@ class EpisodeEngine:
         self._asked: dict[int, asyncio.Future[Sampled]] = {}
         self._finished: list[Completion] = []
         self._left = 0
+        self._heard = time.monotonic()  # when the loop's thread, or the engine, last did something
         self._places = asyncio.Semaphore(_AHEAD * engine.capacity)
         # What the loop's thread has for the one that steps: only that touches the engine.
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
@@ -171,6 +177,7 @@ class EpisodeEngine:
     def add(self, requests: Mapping[int, Request]) -> None:
         """Queue episodes by their index."""
         self._left += len(requests)
+        self._heard = time.monotonic()
         for index, request in requests.items():
             asyncio.run_coroutine_threadsafe(self._play(index, request), self._loop)
 
@@ -183,16 +190,27 @@ class EpisodeEngine:
         """
         with contextlib.suppress(queue.Empty):
             if not self._engine.busy:
-                self._inbox.get(timeout=_WAIT_S)()
+                self._take(self._inbox.get(timeout=_WAIT_S))
             while True:
-                self._inbox.get_nowait()()
+                self._take(self._inbox.get_nowait())
+        if not self._engine.busy and time.monotonic() - self._heard > self._timeout_s + _GRACE_S:
+            raise EvaluationError(
+                f"nothing has been heard of {self._agent.__name__} for {self._timeout_s:g} s and "
+                "more, beyond what an episode may take (--agent-timeout): an async method of it "
+                "blocks, and holds all episodes up. Make it a plain method, which has a thread"
+            )
         if self._engine.busy:
+            self._heard = time.monotonic()
             for number, sampled in self._engine.step_turns():
                 answer = partial(_settle, self._asked.pop(number), sampled)
                 self._loop.call_soon_threadsafe(answer)
         finished, self._finished = self._finished, []
         self._left -= len(finished)
         return finished
+
+    def _take(self, word: Callable[[], None]) -> None:
+        self._heard = time.monotonic()
+        word()
 
     def generate(self, requests: Sequence[Request]) -> Iterator[Completion]:
         """Completions as episodes end."""
@@ -210,7 +228,7 @@ class EpisodeEngine:
             if tasks:
                 await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
 
-        with contextlib.suppress(TimeoutError):  # an async method holds the loop up
+        with contextlib.suppress(FutureTimeoutError):  # an async method holds the loop up
             asyncio.run_coroutine_threadsafe(break_off(), self._loop).result(2 * CLOSE_SECONDS)
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._thread.join()
@@ -233,13 +251,15 @@ class EpisodeEngine:
             with clock.standing_still():
                 return await self._sample(tokens, most, seed, request.temperature)
 
-        try:
+        async def play() -> Episode:
             prompt, tokenizer = request.prompt.text, self._engine.tokenizer
-            play = run_episode(
+            return await run_episode(
                 *(self._agent(), prompt, request.label, generate, tokenizer),
                 self._engine.max_length,
             )
-            episode = await self._in_time(play, clock)
+
+        try:
+            episode = await self._in_time(contained(play()), clock)
         except Exception as error:
             told = f"{name} failed: {type(error).__name__}: {error}"
             return Completion(index, "", None, FAILED, told)
@@ -260,6 +280,8 @@ class EpisodeEngine:
         try:
             while not task.done() and (left := self._timeout_s - clock.seconds) > 0:
                 await asyncio.wait({task}, timeout=left)
+            if task.cancelled():
+                raise RuntimeError("it has cancelled itself")  # nobody else has
             if task.done():
                 return task.result()
         finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from vespo_openrlhf.agents.agent import Agent, Observation, Step
-from vespo_openrlhf.agents.episode import in_thread
+from vespo_openrlhf.agents.calling import in_thread
 from vespo_openrlhf.agents.sandbox import Limits, ToolResult, run
 from vespo_openrlhf.reward.labels import parse_label
 from vespo_openrlhf.reward.options import RewardOptions

@@ -43,13 +43,12 @@ from vespo_openrlhf.bridge.samples.requests import Answered, RequestLog, check_e
 from vespo_openrlhf.bridge.samples.response import (
     RememberingTokenizer,
     mark_missing_log_probs,
-    note_turns,
     to_experience,
     to_rows,
-    turns,
     verdict,
 )
 from vespo_openrlhf.bridge.samples.sample import Sample
+from vespo_openrlhf.bridge.samples.turns import note_turns, turns_of
 from vespo_openrlhf.bridge.seams import plain_class
 from vespo_openrlhf.bridge.weights.check import Trial, sample
 from vespo_openrlhf.bridge.wire import Rollout
@@ -211,7 +210,7 @@ class VersionedRollout(plain_class(vllm_engine.RolloutRayActor)):  # type: ignor
             rollout = Rollout(experience, origin.request_ids, rows)
             if not self._is_single_turn:
                 note_turns(experience, len(ranges), origin.unknown)
-                rollout = dataclasses.replace(rollout, turns=turns(response))
+                rollout = dataclasses.replace(rollout, turns=turns_of(response))
             reward = verdict(experience, self.executor)
             scored = Scored(index, reward, rollout, "no_reward" if reward is None else "")
         except LostSampleError as error:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Limits:
+class SampleLimits:
     """What one sample may take; one that takes more is given up.
 
     Args:
@@ -46,7 +46,7 @@ class RolloutConfig:
     tokenizer: Any
     sampling: SamplingParams
     max_length: int
-    limits: Limits
+    limits: SampleLimits
     keep_kv: bool = False
 
 

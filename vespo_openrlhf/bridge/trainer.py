@@ -28,7 +28,7 @@ from vespo_openrlhf.agents.options import AgentOptions
 from vespo_openrlhf.bridge import collector
 from vespo_openrlhf.bridge.driver import Driver, PromptRow
 from vespo_openrlhf.bridge.errors import StoppedError
-from vespo_openrlhf.bridge.events import Limits, RolloutConfig
+from vespo_openrlhf.bridge.events import RolloutConfig, SampleLimits
 from vespo_openrlhf.bridge.flags import flatten
 from vespo_openrlhf.bridge.loss import skips_old_log_probs
 from vespo_openrlhf.bridge.rank.update_metrics import UPDATES
@@ -300,13 +300,13 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
                 self._driver.scheduler.on_engine_updated(engine.name, version)
         self._driver.wake()
 
-    def _limits(self) -> Limits:
+    def _limits(self) -> SampleLimits:
         """Of each sample. An agent's reward is part of its environment."""
         seconds = self._options.episode_timeout
         if not self.args.train.agent_func_path:
-            return Limits(seconds, self._options.reward_timeout)
+            return SampleLimits(seconds, self._options.reward_timeout)
         agent = config.read(AgentOptions, flatten(self.args))
-        return Limits(seconds, agent.tool_timeout, "tool_timeout", agent.max_turns)
+        return SampleLimits(seconds, agent.tool_timeout, "tool_timeout", agent.max_turns)
 
     def _sampling(self) -> SamplingParams:
         options = self._generate_kwargs

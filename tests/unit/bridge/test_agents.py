@@ -12,7 +12,8 @@ from vllm.logprobs import Logprob
 
 from vespo_openrlhf.agents import Agent, Step
 from vespo_openrlhf.bridge.agents import EpisodeExecutor, execute, load_executor
-from vespo_openrlhf.bridge.samples.response import note_turns, to_experience, turns
+from vespo_openrlhf.bridge.samples.response import to_experience
+from vespo_openrlhf.bridge.samples.turns import note_turns, turns_of
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 
 
@@ -68,7 +69,7 @@ def test_an_episode_is_what_openrlhf_trains_on() -> None:
         **{"told": 2, "turns": 2, "unattributed_tokens": 0},
         "response_clip_ratio": False,
     }
-    assert turns(response) == ((3, 5, 0.2), (9, 10, 0.1))
+    assert turns_of(response) == ((3, 5, 0.2), (9, 10, 0.1))
 
 
 def test_a_turn_has_what_is_left_at_most() -> None:
@@ -78,7 +79,7 @@ def test_a_turn_has_what_is_left_at_most() -> None:
 
 
 def test_an_executor_of_openrlhfs_tells_no_reward_by_turn() -> None:
-    ((start, end, reward),) = turns({"action_ranges": [(3, 5)]})
+    ((start, end, reward),) = turns_of({"action_ranges": [(3, 5)]})
     assert (start, end) == (3, 5)
     assert math.isnan(reward)
 

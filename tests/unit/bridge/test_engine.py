@@ -17,7 +17,7 @@ from vespo_openrlhf.agents import Agent, Step
 from vespo_openrlhf.bridge.agents import EpisodeExecutor
 from vespo_openrlhf.bridge.engine import VersionedRollout
 from vespo_openrlhf.bridge.errors import LostSampleError
-from vespo_openrlhf.bridge.events import Generated, Limits, RolloutConfig, Scored
+from vespo_openrlhf.bridge.events import Generated, RolloutConfig, SampleLimits, Scored
 from vespo_openrlhf.bridge.samples.requests import RequestLog
 from vespo_openrlhf.bridge.samples.sample import Sample
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
@@ -52,7 +52,7 @@ def test_an_evaluation_whose_reward_hangs_ends() -> None:
     executor.execute = execute
     engine = bare_engine(errored=False, configured=True)
     engine._versions, engine.executor = TokenVersions(0), executor
-    engine._config = SimpleNamespace(limits=Limits(60.0, 0.1))
+    engine._config = SimpleNamespace(limits=SampleLimits(60.0, 0.1))
     work = engine.generate_responses(2, prompt="p", label="l", sampling_params=SamplingParams())
     with pytest.raises(TimeoutError, match=r"no word from its reward"):
         asyncio.run(asyncio.wait_for(work, 30))
@@ -67,7 +67,7 @@ def test_an_episode_that_fails_does_not_end_an_evaluation() -> None:
 
     engine = bare_engine(errored=False, configured=True)
     engine._versions, engine.executor = TokenVersions(0), Agent()
-    engine._config = SimpleNamespace(limits=Limits(60.0, 60.0))
+    engine._config = SimpleNamespace(limits=SampleLimits(60.0, 60.0))
     asked = {"prompt": "p", "images": None, "sampling_params": SamplingParams()}
     answers = asyncio.run(engine.generate_responses(2, **asked))
     assert answers == [{"observation_tokens": [], "action_ranges": []}] * 2
@@ -107,7 +107,7 @@ def test_an_engine_at_rest_shows_no_progress_to_be_missed() -> None:
 
 
 def config() -> RolloutConfig:
-    return RolloutConfig(None, SamplingParams(), 64, Limits(60.0, 30.0))
+    return RolloutConfig(None, SamplingParams(), 64, SampleLimits(60.0, 30.0))
 
 
 def test_an_engine_that_joins_again_drops_what_it_still_had() -> None:
@@ -225,7 +225,7 @@ def engine_of(llm: RecordingLLM, *, keep_kv: bool) -> VersionedRollout:
     engine._generating, engine._paused, engine._mm_pad_token_ids = 0, False, None
     engine._recomputed, engine._recomputing = [], None
     engine._requests, engine.executor = RequestLog(), None
-    engine._config = RolloutConfig(None, SamplingParams(), 64, Limits(60.0, 30.0), keep_kv)
+    engine._config = RolloutConfig(None, SamplingParams(), 64, SampleLimits(60.0, 30.0), keep_kv)
     return engine
 
 
@@ -293,7 +293,7 @@ def test_an_executors_own_server_may_ask_from_its_thread() -> None:
     assert loops == [engine._loop]
 
 
-@pytest.mark.parametrize("limits", [Limits(0.1, 60.0), Limits(60.0, 60.0, max_turns=3)])
+@pytest.mark.parametrize("limits", [SampleLimits(0.1, 60.0), SampleLimits(60.0, 60.0, max_turns=3)])
 def test_an_executor_that_catches_everything_asks_no_more_when_its_sample_is_over(limits) -> None:
     """It asked for ever, of an engine whose loop had no moment for anything else."""
     asked = []
@@ -346,7 +346,7 @@ def test_an_environment_that_catches_its_cancellation_is_closed_all_the_same() -
         asked = {"prompt": "p", "label": "", "images": None, "max_length": 64}
         asked |= {"sampling_params": SamplingParams(), "hf_tokenizer": build_tokenizer()}
         with pytest.raises(LostSampleError):
-            await engine._play(Sample(3, Limits(60.0, 0.1)), asked)
+            await engine._play(Sample(3, SampleLimits(60.0, 0.1)), asked)
         while not closed:
             await asyncio.sleep(0.01)
 

@@ -3,7 +3,7 @@
 import numpy
 import pytest
 
-from vespo_openrlhf.bridge.events import Limits
+from vespo_openrlhf.bridge.events import SampleLimits
 from vespo_openrlhf.bridge.samples.requests import Answered, RequestLog, join_spans
 from vespo_openrlhf.bridge.samples.sample import Sample
 
@@ -11,7 +11,7 @@ P, FEEDBACK = [1, 2], [3, 4]
 
 
 def sample(version: int = 0) -> Sample:
-    return Sample(version, Limits(60.0, 60.0))
+    return Sample(version, SampleLimits(60.0, 60.0))
 
 
 def log_of(*requests: Answered, living: tuple[Sample, ...]) -> RequestLog:

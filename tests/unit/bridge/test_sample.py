@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
+from vespo_openrlhf.agents import calling
 from vespo_openrlhf.bridge.errors import LostSampleError
-from vespo_openrlhf.bridge.events import Away, Back, Generated, Limits, Scored, told_at_once
+from vespo_openrlhf.bridge.events import Away, Back, Generated, SampleLimits, Scored, told_at_once
 from vespo_openrlhf.bridge.samples.sample import Sample
 
-LIMITS = Limits(episode_timeout=60.0, away_timeout=60.0)
+LIMITS = SampleLimits(episode_timeout=60.0, away_timeout=60.0)
 
 
-def play(work: Callable[[Sample], Any], limits: Limits = LIMITS) -> tuple[Any, list[Any]]:
+def play(work: Callable[[Sample], Any], limits: SampleLimits = LIMITS) -> tuple[Any, list[Any]]:
     """What `work` comes to, and when the sample was away ("away") or back (a version)."""
     told: list[Any] = []
 
@@ -71,7 +72,7 @@ def test_an_environment_that_hangs_costs_its_sample_and_no_more() -> None:
         finally:
             ended.append(True)
 
-    limits = Limits(60.0, 0.1, "tool_timeout")
+    limits = SampleLimits(60.0, 0.1, "tool_timeout")
     with pytest.raises(LostSampleError, match=r"no word from its reward or .* for 0\.1 s") as lost:
         play(episode, limits)
     assert lost.value.reason == "tool_timeout"
@@ -84,7 +85,7 @@ def test_time_on_the_engine_is_not_the_environments() -> None:
             await request(0.3)
         return "done"
 
-    assert play(episode, Limits(60.0, 0.2))[0] == "done"
+    assert play(episode, SampleLimits(60.0, 0.2))[0] == "done"
 
 
 def test_a_request_that_may_be_its_own_is_not_its_environments_time() -> None:
@@ -97,7 +98,7 @@ def test_a_request_that_may_be_its_own_is_not_its_environments_time() -> None:
             await asyncio.sleep(0.12)
         return "done"
 
-    assert play(episode, Limits(60.0, 0.2)) == ("done", ["away"])
+    assert play(episode, SampleLimits(60.0, 0.2)) == ("done", ["away"])
 
 
 def test_a_generation_that_hangs_is_bounded_too() -> None:
@@ -105,7 +106,7 @@ def test_a_generation_that_hangs_is_bounded_too() -> None:
         await request(600)
 
     with pytest.raises(LostSampleError, match=r"--rollout\.episode_timeout") as lost:
-        play(episode, Limits(0.1, 60.0))
+        play(episode, SampleLimits(0.1, 60.0))
     assert lost.value.reason == "episode_timeout"
 
 
@@ -124,7 +125,7 @@ def test_a_turn_too_many_ends_the_sample_whatever_its_executor_does(catches: boo
                 await asyncio.sleep(0)
 
     with pytest.raises(LostSampleError, match="no end after 3 turns") as lost:
-        play(episode, Limits(60.0, 60.0, max_turns=3))
+        play(episode, SampleLimits(60.0, 60.0, max_turns=3))
     assert lost.value.reason == "max_turns"
     assert len(asked) == 3
 
@@ -195,3 +196,16 @@ def test_the_driver_is_not_told_of_moments() -> None:
     assert told_at_once([Away(0), Generated(0, ()), Back(0, 1)]) == [
         *(Away(0), Generated(0, ()), Back(0, 1))
     ]
+
+
+def test_an_executor_that_cancels_itself_fails_where_python_cannot_tell_who_did(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As before Python 3.11: its sample would be taken for aborted, and never be reported."""
+    monkeypatch.setattr(calling, "_was_asked_for", lambda: True)
+
+    async def episode(_: Sample) -> None:
+        raise asyncio.CancelledError
+
+    with pytest.raises(RuntimeError, match="has cancelled itself"):
+        play(episode)

@@ -4,6 +4,7 @@ The engine reads its turns off a script, so that episodes can be set against it 
 """
 
 import json
+import re
 import threading
 import time
 from collections import deque
@@ -19,8 +20,9 @@ from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 from vespo_openrlhf.eval.__main__ import main
 from vespo_openrlhf.eval.benchmarks.templates import Prompt
 from vespo_openrlhf.eval.commands.tracking import numbers_of
-from vespo_openrlhf.eval.engines import FAILED, Request
+from vespo_openrlhf.eval.engines import FAILED, Request, episodes
 from vespo_openrlhf.eval.engines.episodes import EpisodeEngine, Play, turn_seed
+from vespo_openrlhf.eval.errors import EvaluationError
 from vespo_openrlhf.eval.judging.verdicts import judge_all
 
 AGENT = """
@@ -345,3 +347,41 @@ def test_a_file_may_stand_elsewhere_and_hold_several(
     assert play.load().__name__ == play.as_json()["name"] == "Other"
     module = Play("vespo_openrlhf.embedded.calculator:Calculator")
     assert module.as_json()["name"] == "Calculator"
+
+
+@pytest.mark.parametrize(
+    ("trouble", "told"),
+    [
+        ("def __init__(self): raise SystemExit(3)", r"SystemExit\(3\)"),
+        ("async def step(self, action): raise asyncio.CancelledError", "cancelled|CancelledError"),
+    ],
+)
+def test_what_would_end_the_loop_is_one_episodes_failure(
+    tmp_path: Path, trouble: str, told: str
+) -> None:
+    (tmp_path / "agent.py").write_text(
+        "import asyncio\nfrom vespo_openrlhf.agents import Agent, Step\n\n\n"
+        f"class Trouble(Agent):\n    def step(self, action): ...\n    {trouble}\n"
+    )
+    play = Play(str(tmp_path / "agent.py"), 30.0)
+    played = EpisodeEngine(ScriptedEngine(lambda *_: "1"), play, max_tokens=30)
+    (completion,) = played.generate([request()])
+    assert completion.finish_reason == FAILED
+    assert re.search(told, completion.error)
+    played.close()
+
+
+def test_an_agent_that_holds_all_episodes_up_ends_the_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(episodes, "_GRACE_S", 0.2)
+    monkeypatch.setattr(episodes, "CLOSE_SECONDS", 0.1)
+    (tmp_path / "agent.py").write_text(
+        "import time\nfrom vespo_openrlhf.agents import Agent, Step\n\n\n"
+        "class Blocks(Agent):\n    async def step(self, action):\n        time.sleep(3)\n"
+    )
+    play = Play(str(tmp_path / "agent.py"), 0.1)
+    played = EpisodeEngine(ScriptedEngine(lambda *_: "1"), play, max_tokens=30)
+    with pytest.raises(EvaluationError, match="an async method of it blocks"):
+        list(played.generate([request()]))
+    played.close()

@@ -13,8 +13,6 @@ import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 from vllm.logprobs import Logprob
 
-from vespo_openrlhf.bridge.wire import Turns
-
 
 class RememberingTokenizer:
     """A tokenizer that knows what it last made of a text: OpenRLHF's executor has the prompt of a
@@ -86,20 +84,6 @@ def to_experience(response: Mapping[str, Any], max_length: int) -> Experience:
         total_length=torch.tensor([float(length)]),
         info=info,
     )
-
-
-def note_turns(experience: Experience, turns: int, unknown: int) -> None:
-    """Among what the sample logs: its turns, and sampled tokens that no request has answered."""
-    experience.info["turns"] = torch.tensor([turns])
-    experience.info["unattributed_tokens"] = torch.tensor([unknown])
-
-
-def turns(response: Mapping[str, Any]) -> Turns:
-    """(start, end, reward) of each turn, in tokens; NaN where an executor tells the sample's
-    reward alone."""
-    ranges = response["action_ranges"]
-    rewards = response.get("turn_rewards") or [math.nan] * len(ranges)
-    return tuple((start, end, reward) for (start, end), reward in zip(ranges, rewards, strict=True))
 
 
 def to_rows(routed_experts: Any) -> torch.Tensor | None:

@@ -14,9 +14,9 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextvars import ContextVar
 from typing import Any
 
-from vespo_openrlhf.agents.episode import contained
+from vespo_openrlhf.agents.calling import contained
 from vespo_openrlhf.bridge.errors import LostSampleError
-from vespo_openrlhf.bridge.events import Limits
+from vespo_openrlhf.bridge.events import SampleLimits
 from vespo_openrlhf.scheduling.lag import Spans
 
 _CURRENT: ContextVar[Sample | None] = ContextVar("sample", default=None)
@@ -39,7 +39,7 @@ class Sample:
         on_answered: called with the versions of a request's tokens when it is answered.
     """
 
-    def __init__(self, version: int, limits: Limits, *, asks_itself: bool = False) -> None:
+    def __init__(self, version: int, limits: SampleLimits, *, asks_itself: bool = False) -> None:
         self.version = version
         self._asks_itself = asks_itself
         self.on_away: Callable[[], None] = lambda: None
@@ -155,6 +155,8 @@ class Sample:
                     raise error
                 wanted = {task, self._ended}
                 await asyncio.wait(wanted, timeout=left, return_when=asyncio.FIRST_COMPLETED)
+                if task.cancelled() and self._exceeded is None:
+                    raise RuntimeError("the executor has cancelled itself")  # nobody else has
                 if task.done() and self._exceeded is None:
                     return task.result()
             raise self._exceeded

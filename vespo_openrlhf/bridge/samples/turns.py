@@ -1,13 +1,30 @@
-"""The turns of an episode, as tensors over its tokens and over a rollout batch."""
+"""The turns of an episode: as an executor tells them, and as tensors over its tokens and over a
+rollout batch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from openrlhf.trainer.ppo_utils.experience import Experience
 
 from vespo_openrlhf.bridge.wire import Turns
+
+
+def note_turns(experience: Experience, turns: int, unknown: int) -> None:
+    """Among what the sample logs: its turns, and sampled tokens that no request has answered."""
+    experience.info["turns"] = torch.tensor([turns])
+    experience.info["unattributed_tokens"] = torch.tensor([unknown])
+
+
+def turns_of(response: Mapping[str, Any]) -> Turns:
+    """(start, end, reward) of each turn, in tokens; NaN where an executor tells the sample's
+    reward alone."""
+    ranges = response["action_ranges"]
+    rewards = response.get("turn_rewards") or [math.nan] * len(ranges)
+    return tuple((start, end, reward) for (start, end), reward in zip(ranges, rewards, strict=True))
 
 
 def turn_of_token(turns: Turns, actions: int) -> torch.Tensor:
