@@ -38,8 +38,10 @@ _MB = 2**20
 _LOOK_S = 0.05
 _MAX_FILES = 1000
 _CODE_BYTES = 2**20
-# As many at once as there are cores. Threads of a pool live on: a child dies with its thread.
-_threads = ThreadPoolExecutor(len(os.sched_getaffinity(0)), "sandbox")
+# More at once than there are cores: most that reach their limit sleep, and whoever waits behind
+# them is taken for a slow environment. Threads of a pool live on: a child dies with its thread.
+_AT_ONCE = max(8, 4 * len(os.sched_getaffinity(0)))
+_threads = ThreadPoolExecutor(_AT_ONCE, "sandbox")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Limits:
     Attributes:
         seconds: of wall clock from its start, and of processor time, rounded up.
         memory_mb: of address space; what a bare interpreter takes is some 30.
-        output_chars: of stdout and stderr together, in bytes.
+        output_bytes: of stdout and stderr together.
         folder_mb: of all files in its folder. There are at most 1000, and they cannot be removed.
         unprotected: run on a machine without Landlock or seccomp too, where code can read and write
             files, use the network and start processes as the user may.
@@ -60,7 +62,7 @@ class Limits:
 
     seconds: float = 10.0
     memory_mb: int = 512
-    output_chars: int = 10_000
+    output_bytes: int = 10_000
     folder_mb: int = 16
     unprotected: bool = False
 
@@ -69,8 +71,8 @@ class Limits:
             raise ValueError(f"seconds: expected more than 0, up to 3600, not {self.seconds}")
         if self.memory_mb < 64:
             raise ValueError(f"memory_mb: expected 64 or more, not {self.memory_mb}")
-        if self.output_chars < 1 or self.folder_mb < 1:
-            raise ValueError("output_chars and folder_mb: expected 1 or more")
+        if self.output_bytes < 1 or self.folder_mb < 1:
+            raise ValueError("output_bytes and folder_mb: expected 1 or more")
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class ToolResult:
 async def run(code: str, limits: Limits | None = None) -> ToolResult:
     """Run code and wait for its end; when cancelled, it is killed.
 
-    Waiting for one of the cores counts against no limit.
+    Waiting for a place, of which there are four a core, counts against no limit.
 
     Raises:
         RuntimeError: the machine cannot close a process off, or the process did not start.
@@ -181,7 +183,7 @@ def _watch(
         process.stdout.close()
     if output[:1] != b"\0" and status == "error":
         raise RuntimeError(f"the tool's process did not start: {output.decode(errors='replace')}")
-    text = output[1 : 1 + limits.output_chars].decode(errors="replace")
+    text = output[1 : 1 + limits.output_bytes].decode(errors="replace")
     return ToolResult(text, status, time.monotonic() - began)
 
 
@@ -212,7 +214,7 @@ def _until_end(
                     if not piece:
                         selector.unregister(process.stdout)
                     output += piece
-                    if len(output) > 1 + limits.output_chars:
+                    if len(output) > 1 + limits.output_bytes:
                         return "output"
                 elif ended in ready:
                     break

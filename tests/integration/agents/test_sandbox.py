@@ -63,7 +63,7 @@ def test_files_of_its_own_folder_are_its_to_write_and_read() -> None:
 def test_what_exceeds_a_limit_is_killed(code: str, status: str) -> None:
     result = run(code, seconds=5 if status == "disk" else 0.7)
     assert result.status == status
-    assert len(result.output) <= Limits().output_chars
+    assert len(result.output) <= Limits().output_bytes
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_an_action_without_a_block_is_the_answer(
     assert (step.done, step.reward, ran) == (True, reward, [])
 
 
-@pytest.mark.parametrize("bad", [{"seconds": 0}, {"memory_mb": 1}, {"output_chars": 0}])
+@pytest.mark.parametrize("bad", [{"seconds": 0}, {"memory_mb": 1}, {"output_bytes": 0}])
 def test_limits_that_are_none_are_refused(bad: dict[str, int]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         Limits(**bad)  # type: ignore[arg-type]
