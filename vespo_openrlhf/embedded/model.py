@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -305,6 +305,27 @@ def _imbalance(
 
 
 @torch.no_grad()
+def respond(model: Model, batch: Mapping[str, torch.Tensor], *, greedy: bool) -> torch.Tensor:
+    """(B, R) ids of the responses to prompts, at temperature 1 from the whole distribution unless
+    `greedy`; what comes after a response's end is padding.
+
+    Args:
+        model: generates with its key-value cache.
+        batch: `input_ids` and `attention_mask`, (B, T), padded on the left.
+        greedy: take the likeliest token instead of sampling.
+    """
+    # top_k and top_p spelled out: transformers truncates to the 50 likeliest by default.
+    how = {"do_sample": False} if greedy else {"do_sample": True, "temperature": 1.0, "top_k": 0}
+    ids: torch.Tensor = model.generate(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        max_new_tokens=MAX_RESPONSE_TOKENS,
+        **how,
+    )
+    return ids[:, batch["input_ids"].shape[1] :]
+
+
+@torch.no_grad()
 def accuracy(
     model: Model,
     tokenizer: PreTrainedTokenizerFast,
@@ -331,17 +352,9 @@ def accuracy(
     batch = tokenizer(
         prompts, add_special_tokens=False, padding=True, padding_side="left", return_tensors="pt"
     )
-    # top_k and top_p spelled out: transformers truncates to the 50 likeliest by default.
-    how = {"do_sample": False} if greedy else {"do_sample": True, "temperature": 1.0, "top_k": 0}
     right = 0
     for _ in range(1 if greedy else samples):
-        ids = model.generate(
-            input_ids=batch["input_ids"],
-            attention_mask=batch["attention_mask"],
-            max_new_tokens=MAX_RESPONSE_TOKENS,
-            **how,
-        )
-        responses = tokenizer.batch_decode(ids[:, batch["input_ids"].shape[1] :])
+        responses = tokenizer.batch_decode(respond(model, batch, greedy=greedy))
         right += sum(
             boxed_answer(response) == problem.label
             for response, problem in zip(responses, problems, strict=True)

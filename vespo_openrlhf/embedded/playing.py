@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
 
-import torch
 from transformers import PreTrainedTokenizerFast
 
 from vespo_openrlhf.agents.episode import Episode, Sampled, run_episode
 from vespo_openrlhf.embedded.arithmetic import Problem
 from vespo_openrlhf.embedded.calculator import Calculator
-from vespo_openrlhf.embedded.model import Model
+from vespo_openrlhf.embedded.model import Model, respond
 from vespo_openrlhf.embedded.options import MAX_LENGTH, MAX_RESPONSE_TOKENS
 from vespo_openrlhf.embedded.tokenizer import chat_text
 
@@ -23,10 +21,7 @@ class Batches:
     def __init__(self, model: Model, tokenizer: PreTrainedTokenizerFast, *, greedy: bool) -> None:
         self._model = model
         self._tokenizer = tokenizer
-        # top_k spelled out: transformers truncates to the 50 likeliest by default.
-        self._how: dict[str, Any] = (
-            {"do_sample": False} if greedy else {"do_sample": True, "temperature": 1.0, "top_k": 0}
-        )
+        self._greedy = greedy
         self._asked: list[tuple[list[int], asyncio.Future[Sampled]]] = []
 
     async def play(self, problems: Sequence[Problem]) -> list[Episode]:
@@ -50,15 +45,14 @@ class Batches:
         self._asked.append((tokens, answer))
         return await answer
 
-    @torch.no_grad()
     def _answer(self) -> None:
         asked, self._asked = self._asked, []
         end, pad = self._tokenizer.eos_token_id, self._tokenizer.pad_token_id
         batch = self._tokenizer.pad(
             {"input_ids": [tokens for tokens, _ in asked]}, padding_side="left", return_tensors="pt"
         )
-        rows = self._model.generate(**batch, max_new_tokens=MAX_RESPONSE_TOKENS, **self._how)
-        for (_, answer), row in zip(asked, rows[:, batch["input_ids"].shape[1] :], strict=True):
+        rows = respond(self._model, batch, greedy=self._greedy)
+        for (_, answer), row in zip(asked, rows, strict=True):
             tokens = [token for token in row.tolist() if token != pad]
             stopped = tokens[-1:] == [end]
             answer.set_result(Sampled(tokens, None, "stop" if stopped else "length"))
