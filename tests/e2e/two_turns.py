@@ -17,7 +17,21 @@ from openrlhf.utils.agent import AgentExecutorBase
 TURN_TOKENS = 12
 FEEDBACK = "<|im_end|>\n<|im_start|>user\nAgain.<|im_end|>\n<|im_start|>assistant\n"
 # Of which prompts, in the order in which they come.
-HANGS, ENDLESS, FAILS = 3, 20, 37
+HANGS, MUTE, ENDLESS, FAILS = 3, 5, 20, 37
+UNANSWERED = {"unanswered": True}
+
+
+def leave_unanswered(llm):
+    """Requests that are marked are lost in vLLM: no token comes of them, and no word."""
+    answer = llm.generate
+
+    async def generate(prompt, sampling_params, request_id):
+        while sampling_params.extra_args == UNANSWERED:
+            await asyncio.sleep(60)
+        async for output in answer(prompt, sampling_params, request_id):
+            yield output
+
+    llm.generate = generate
 
 
 class AgentExecutor(AgentExecutorBase):
@@ -30,7 +44,9 @@ class AgentExecutor(AgentExecutorBase):
     async def execute(
         self, prompt, label, sampling_params, max_length, hf_tokenizer, llm_engine, images=None
     ):
-        self.engine = self.engine or llm_engine
+        if self.engine is None:
+            self.engine = llm_engine
+            leave_unanswered(llm_engine.llm)
         self.samples[prompt] = self.samples.get(prompt, 0) + 1
         hard = "VESPO_TEST_HARD_AGENT" in os.environ and self.samples[prompt] == 1
         mine = list(self.samples).index(prompt) if hard else None
@@ -40,6 +56,7 @@ class AgentExecutor(AgentExecutorBase):
         for turn in range(turns):
             params = sampling_params.clone()
             params.max_tokens = TURN_TOKENS if mine != ENDLESS else 1
+            params.extra_args = UNANSWERED if mine == MUTE and turn == 0 else None
             asked = self.engine.generate(tokens, params)
             if turn == 1:
                 # As a request over HTTP would come: of nobody's task.
