@@ -175,8 +175,8 @@ def test_promises_hold_over_many_turns(first: int) -> None:
 @pytest.mark.parametrize("policy", ["fifo", f"{USER_POLICIES}:Dice", f"{USER_POLICIES}:Decent"])
 def test_promises_hold_under_any_policy(policy: str) -> None:
     """All but the bound: exactly once, whole groups, order, an end."""
-    for seed in range(2 * CHUNK):
-        run = RandomRun(seed, policy, turns=seed % 2 == 1)
+    for seed in range(3 * CHUNK):
+        run = RandomRun(seed, policy, turns=seed % 3 == 2)
         cluster, scheduler = run.start()
         cluster.run(scheduler, max_seconds=HORIZON)
         run.check(cluster, scheduler)
@@ -187,13 +187,13 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize("policy", ["bounded", "fifo"])
-@pytest.mark.parametrize("first", range(0, 300, CHUNK))
+@pytest.mark.parametrize("first", range(0, 400, CHUNK))
 def test_promises_hold_across_a_restart(first: int, policy: str) -> None:
     """Killed in the middle, of episodes too; resumed from the last checkpoint: as JSON, with some
     payloads."""
     resumed = 0
     for seed in range(first, first + CHUNK):
-        run = RandomRun(seed, policy, turns=seed % 2 == 1)
+        run = RandomRun(seed, policy, turns=seed % 4 == 3)
         cluster, scheduler = run.start()
         dice = random.Random(f"restart/{seed}")
         last = dice.randint(1, 4)
