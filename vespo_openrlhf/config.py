@@ -17,6 +17,7 @@ from vespo_openrlhf.agents.options import AgentOptions
 from vespo_openrlhf.losses.kernel import KernelCoefficients
 from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES, option_defaults
 from vespo_openrlhf.options import Options, fields, option
+from vespo_openrlhf.recorded.options import OfflineOptions
 from vespo_openrlhf.reward.options import RewardOptions
 from vespo_openrlhf.scheduling.lag import LagOptions
 from vespo_openrlhf.scheduling.options import RolloutOptions
@@ -151,6 +152,12 @@ class RunOptions(Options):
         "them says otherwise. One process at a time holds it, and what a resume goes back behind "
         "moves to superseded/ in it",
     )
+    record: bool = option(
+        False,
+        "keep every sample that the engines deliver, trained or not, as Parquet shards in "
+        "recorded/ of the run folder: tokens, log-probs, versions, rewards. --offline.data trains "
+        "from them again; see docs/offline.md",
+    )
 
 
 @dataclass(frozen=True)
@@ -215,6 +222,11 @@ GROUPS = (
         "see reward/README.md. What REWARD_OPTIONS in the environment sets is the default here",
         RewardOptions,
         RewardOptions.from_env,
+    ),
+    FlagGroup(
+        "offline",
+        "offline: recorded samples in the place of engines; see docs/offline.md",
+        OfflineOptions,
     ),
     FlagGroup("run", "run folder", RunOptions),
     FlagGroup(

@@ -27,7 +27,8 @@ from vespo_openrlhf.bridge import resume  # noqa: E402
 from vespo_openrlhf.bridge.actor import CriticActor, PolicyActor  # noqa: E402
 from vespo_openrlhf.bridge.rank import checkpoint  # noqa: E402
 from vespo_openrlhf.bridge.run import records  # noqa: E402
-from vespo_openrlhf.bridge.run.folder import METRICS_FILE, SAMPLES_FILE, RunFolder  # noqa: E402
+from vespo_openrlhf.bridge.run.folder import METRICS_FILE, RunFolder  # noqa: E402
+from vespo_openrlhf.recorded.reading import STAMPS_FILE  # noqa: E402
 from vespo_openrlhf.bridge.run.records import MetricsFile  # noqa: E402
 from vespo_openrlhf.bridge.run.state import BufferedRollouts, RunState, Snapshot  # noqa: E402
 from vespo_openrlhf.bridge.wire import Rollout  # noqa: E402
@@ -139,7 +140,7 @@ class Run:
         assert list(logged) == list(range(1, self.step + 1)), (list(logged), self.step)
         if self.step:
             assert logged[self.step] == self.weights()
-        samples = [line["update"] for line in self.lines(SAMPLES_FILE)]
+        samples = [line["update"] for line in self.lines(STAMPS_FILE)]
         assert samples == list(range(UPDATES_PER_STEP * self.step))
 
     def weights(self) -> list[float]:
@@ -163,7 +164,7 @@ class Run:
                 update(actor.engine)
             self.step += 1
             samples = iter([{"update": self.step - 1}])
-            records.append_lines(self.run.path / SAMPLES_FILE, samples)
+            records.append_lines(self.run.path / STAMPS_FILE, samples)
             states = {
                 "global_step": self.step,
                 "scheduler": json.dumps(self.ledger.state_dict()),

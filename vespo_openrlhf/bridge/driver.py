@@ -12,14 +12,17 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayError
 
 from vespo_openrlhf.bridge.errors import StoppedError, UntoldExpertsError
 from vespo_openrlhf.bridge.events import Away, Back, Event, Generated, RolloutConfig, Scored
-from vespo_openrlhf.scheduling import Request, Scheduler
+from vespo_openrlhf.scheduling import Engine, Request, Scheduler
+
+if TYPE_CHECKING:
+    from vespo_openrlhf.bridge.run.recorder import Recorder
 
 # After more deaths in a row, without a finished sample between them, the run ends.
 MAX_DEATHS_IN_A_ROW = 4
@@ -67,6 +70,8 @@ class RayEngine:
 
     async def _stream(self, request: Request) -> None:
         scheduler, row = self._driver.scheduler, self._driver.rows[request.prompt.row]
+        recorder = self._driver.recorder
+        record = recorder and recorder.begin(request, row.prompt, row.label, self.name)
         stream = self.actor.stream_group.options(num_returns="streaming")
         try:
             async for reference in stream.remote(request.ticket, *row, request.samples):
@@ -74,6 +79,8 @@ class RayEngine:
                 if self.dead:
                     return
                 for event in news:
+                    if recorder and record:
+                        recorder.take(record, event)
                     self._tell(scheduler, request.ticket, event)
                 self._driver.wake()
         except UntoldExpertsError:
@@ -105,6 +112,7 @@ class Driver:
         config: what all responses have in common.
         engine_timeout: seconds without an answer or a new token that make an engine a dead one.
         no_restart: where an engine that fails ends the run, says why.
+        recorder: keeps what the engines deliver.
     """
 
     def __init__(
@@ -115,7 +123,9 @@ class Driver:
         config: RolloutConfig,
         engine_timeout: float,
         no_restart: Callable[[], str] | None = None,
+        recorder: Recorder | None = None,
     ) -> None:
+        self.recorder = recorder
         self.scheduler = scheduler
         self.rows = rows
         self.engines = [RayEngine(self, actor, i) for i, actor in enumerate(actors)]
@@ -156,8 +166,11 @@ class Driver:
         """The scheduler was told something: look again whether the run is over."""
         self._changed.set()
 
-    async def run(self) -> None:
+    async def run(self, engines: Mapping[str, Engine] | None = None) -> None:
         """From start to end.
+
+        Args:
+            engines: those that the scheduler sends prompts to, by name, in the place of the actors.
 
         Raises:
             StoppedError: rewards or filtering leave nothing to train.
@@ -165,7 +178,8 @@ class Driver:
             Exception: what went wrong in any of the tasks.
         """
         await asyncio.gather(*(e.actor.configure.remote(self._config) for e in self.engines))
-        self.scheduler.start({engine.name: engine for engine in self.engines})
+        own: Mapping[str, Engine] = {engine.name: engine for engine in self.engines}
+        self.scheduler.start(own if engines is None else engines)
         for engine in self.engines:
             self.spawn(self._watch(engine))
         status = asyncio.ensure_future(self._report_status())

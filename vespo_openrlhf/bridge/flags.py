@@ -11,7 +11,7 @@ from vespo_openrlhf import config, cpu, models
 from vespo_openrlhf.bridge import rules
 from vespo_openrlhf.bridge.loss import uses_our_loss
 from vespo_openrlhf.bridge.rules.loss import UPSTREAM_DEFAULTS
-from vespo_openrlhf.bridge.run import dataset
+from vespo_openrlhf.bridge.run import dataset, recordings
 from vespo_openrlhf.cpu.flags import adapt
 from vespo_openrlhf.data import checks
 from vespo_openrlhf.losses.registry import option_defaults
@@ -71,7 +71,29 @@ def complete(flags: dict[str, Any]) -> list[str]:
         flags["ds.lora.target_modules"] = "all-linear"
     if flags["run.dir"] is not None:
         _run_folder(flags)
+    if flags["offline.data"]:
+        notes.extend(_offline(flags))
     notes.extend(_reward(flags))
+    return notes
+
+
+def _offline(flags: dict[str, Any]) -> list[str]:
+    """No engines but for evaluations, and no reward but the recorded one."""
+    flags["offline.data"] = [os.path.abspath(path) for path in flags["offline.data"]]
+    flags["train.num_episodes"] = flags["offline.epochs"]
+    if not (flags["reward.remote_url"] or flags["reward.model_name_or_path"]):
+        flags["reward.remote_url"] = "recorded"  # or OpenRLHF makes place for a reward model
+    notes = []
+    if flags["vllm.num_engines"] and not flags["eval.dataset"]:
+        notes.append(
+            f"--vllm.num_engines {flags['vllm.num_engines']} -> 0 (samples are read from disk, and "
+            "nothing is evaluated)"
+        )
+    if not flags["eval.dataset"]:
+        flags["vllm.num_engines"] = 0
+    if flags["data.prompt_dataset"]:
+        notes.append("--data.prompt_dataset is not read (samples are read from disk)")
+        flags["data.prompt_dataset"] = None
     return notes
 
 
@@ -152,12 +174,15 @@ def check(flags: dict[str, Any]) -> None:
         flags["reward.remote_url"] = os.path.abspath(reward)
         label_problems = checks.load_reward(reward).get("label_problems")
     columns = {"input_key": flags["data.input_key"], "label_key": flags["data.label_key"]}
-    checks.check_prompts(
-        flags["data.prompt_dataset"],
-        split=flags["data.prompt_split"],
-        label_problems=label_problems,
-        **columns,
-    )
+    if flags["offline.data"]:
+        recordings.check(flags)
+    else:
+        checks.check_prompts(
+            flags["data.prompt_dataset"],
+            split=flags["data.prompt_split"],
+            label_problems=label_problems,
+            **columns,
+        )
     if flags["eval.dataset"]:
         checks.check_prompts(
             flags["eval.dataset"], split=flags["eval.split"], flag="--eval.dataset", **columns

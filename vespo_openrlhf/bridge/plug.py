@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any
 
 import ray
 from openrlhf.trainer import ppo_trainer, ppo_trainer_async
+from openrlhf.trainer import ray as trainer_ray
 from openrlhf.trainer.ray import launcher, ppo_actor, ppo_critic, vllm_engine
 from vllm.config import SchedulerConfig
 
@@ -18,7 +20,8 @@ from vespo_openrlhf import cpu
 from vespo_openrlhf.bridge import placement
 from vespo_openrlhf.bridge.actor import CriticActor, PolicyActor, ReferenceActor
 from vespo_openrlhf.bridge.engine import VersionedRollout
-from vespo_openrlhf.bridge.roles import logical_gpus
+from vespo_openrlhf.bridge.offline.trainer import OfflineTrainer
+from vespo_openrlhf.bridge.roles import gpus, logical_gpus
 from vespo_openrlhf.bridge.rules.moe import replays
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
 from vespo_openrlhf.cpu import build_locks
@@ -93,6 +96,11 @@ class Engines:
         self._remote_class = remote_class
         self.max_num_seqs: int | None = None
         self.tell_experts = False
+        self.wanted = True
+
+    def create(self, upstream: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """OpenRLHF's `create_vllm_engines`, where any are wanted."""
+        return upstream(*args, **kwargs) if self.wanted else None
 
     def options(self, **options: Any) -> Any:
         """As the class's own."""
@@ -110,20 +118,42 @@ class Engines:
         return SimpleNamespace(remote=remote)
 
 
+class Trainers:
+    """The trainer's class, as OpenRLHF makes an actor of it: which one is known with the flags.
+
+    It works on the node of the command line, and asks for no CPU.
+    """
+
+    def __init__(self) -> None:
+        self.kind: type = ScheduledTrainer
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """As the class's own."""
+        return placement.OnThisNode(ray.remote(num_cpus=0)(self.kind)).remote(*args, **kwargs)
+
+
 @dataclass(frozen=True)
 class Plugs:
     """What is in place before the flags are parsed, and depends on them."""
 
     start_ray: RayStart
     engines: Engines
+    trainers: Trainers
 
     def take(self, flags: dict[str, Any]) -> None:
-        """Every flag by its dotted name; before Ray starts."""
+        """Every flag by its dotted name; before Ray starts. Edits those that OpenRLHF wants for
+        engines where a run needs none."""
         self.engines.max_num_seqs = flags["rollout.in_flight_per_engine"]
         self.engines.tell_experts = replays(flags)
         placement.choose(flags)
         if cpu.is_active():
             self.start_ray.on_cpu(flags)
+        if flags["offline.data"]:
+            self.trainers.kind = OfflineTrainer
+            if not flags["vllm.num_engines"]:
+                self.engines.wanted = False
+                # Without a number OpenRLHF packs no samples, and colocated it must be this one.
+                flags |= {"vllm.num_engines": gpus(flags), "vllm.tensor_parallel_size": 1}
 
 
 def _logical_resources(flags: dict[str, Any]) -> dict[str, Any]:
@@ -149,16 +179,18 @@ def in_place() -> Iterator[Plugs]:
 
     Ray restarts an engine that dies, in its old place; all else that dies ends the run.
     """
-    trainer = placement.OnThisNode(ray.remote(num_cpus=0)(ScheduledTrainer))
+    trainers = Trainers()
     engines = Engines(ray.remote(max_restarts=-1, max_concurrency=_CALLS)(VersionedRollout))
+    create = functools.partial(engines.create, trainer_ray.create_vllm_engines)
     with (
         replaced(ppo_actor, PolicyModelActor=ray.remote(num_gpus=1)(PolicyActor)),
         replaced(launcher, ReferenceModelActor=ray.remote(num_gpus=1)(ReferenceActor)),
         replaced(ppo_critic, CriticModelActor=ray.remote(num_gpus=1)(CriticActor)),
-        replaced(ppo_trainer, PPOTrainer=trainer),
-        replaced(ppo_trainer_async, PPOTrainerAsync=trainer),
+        replaced(ppo_trainer, PPOTrainer=trainers),
+        replaced(ppo_trainer_async, PPOTrainerAsync=trainers),
         replaced(vllm_engine, RolloutRayActor=engines),
+        replaced(trainer_ray, create_vllm_engines=create),
         placement.in_place(),
         ray_in_place() as start_ray,
     ):
-        yield Plugs(start_ray, engines)
+        yield Plugs(start_ray, engines, trainers)

@@ -51,6 +51,7 @@ REFUSED = {
     "critic.freezing_steps": _LOSS,
     "train.seed": _DATA,
     "data.": _DATA,
+    "offline.": _DATA,
     "data.max_len": _SAMPLING,
     "rollout.max_new_tokens": _SAMPLING,
     "rollout.temperature": _SAMPLING,
@@ -86,7 +87,7 @@ REFUSED = {
 #: Taken as they are now, with a line that says so.
 APPLIED = (
     *("lag.", "rollout.", "train.", "vllm.", "eval.", "ckpt.", "reward.", "ref.", "ds.", "nodes."),
-    *("agent.max_turns", "agent.tool_timeout"),
+    *("agent.max_turns", "agent.tool_timeout", "offline.epochs"),
     *("algo.dynamic_filtering_enable", "algo.dynamic_filtering_range"),
     # Put into optimizer and schedule after these are loaded: `rank.checkpoint`.
     *("actor.adam.lr", "actor.muon.lr", "critic.adam.lr", "critic.muon.lr"),

@@ -32,8 +32,11 @@ def scheduler_config(flags: Mapping[str, Any]) -> SchedulerConfig:
             "that its lag is known; leave the flag out, and raise the updates per rollout batch "
             "with a smaller --train.batch_size"
         )
-    if not flags["vllm.num_engines"]:
-        raise ValueError("samples come from vLLM: set --vllm.num_engines to 1 or more")
+    if not (flags["vllm.num_engines"] or flags["offline.data"]):
+        raise ValueError(
+            "samples come from vLLM: set --vllm.num_engines to 1 or more, or --offline.data to "
+            "recorded ones"
+        )
     rollout = config.read(RolloutOptions, flags)
     lag, updates = config.read(LagOptions, flags), groups * n // size
     takes_turns = flags["vllm.enable_sleep"] and flags["train.colocate_all"]

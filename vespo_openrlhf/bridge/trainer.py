@@ -12,7 +12,7 @@ import functools
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from vllm import SamplingParams
 from vespo_openrlhf import config
 from vespo_openrlhf.agents.options import AgentOptions
 from vespo_openrlhf.bridge import collector
-from vespo_openrlhf.bridge.driver import Driver, PromptRow
+from vespo_openrlhf.bridge.driver import Driver, PromptRow, RayEngine
 from vespo_openrlhf.bridge.errors import StoppedError
 from vespo_openrlhf.bridge.events import RolloutConfig, SampleLimits
 from vespo_openrlhf.bridge.flags import flatten
@@ -37,6 +37,7 @@ from vespo_openrlhf.bridge.run.dataset import check_given_up, prompt_ledger, set
 from vespo_openrlhf.bridge.run.evaluation import Evaluations
 from vespo_openrlhf.bridge.run.folder import RunFolder
 from vespo_openrlhf.bridge.run.log import RunLog
+from vespo_openrlhf.bridge.run.recorder import Recorder
 from vespo_openrlhf.bridge.run.state import RunState, Snapshot
 from vespo_openrlhf.bridge.samples import mini_batches
 from vespo_openrlhf.bridge.samples.experience import ExperienceMaker
@@ -44,11 +45,14 @@ from vespo_openrlhf.bridge.scheduler_config import scheduler_config
 from vespo_openrlhf.bridge.weights import check as weight_check
 from vespo_openrlhf.bridge.weights.publishing import Publisher
 from vespo_openrlhf.bridge.wire import Share
+from vespo_openrlhf.recorded.schema import Origin, tokenizer_digest
 from vespo_openrlhf.scheduling import (
     Batch,
     BatchReport,
+    Engine,
     Group,
     PolicyError,
+    PromptLedger,
     Scheduler,
     TrainStep,
 )
@@ -109,11 +113,9 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         # of the first token's distribution: log W would be off by log(1 - p(end)) on every
         # sample. A response that ends at once still holds its end token.
         self._generate_kwargs = {"min_new_tokens": 0, **generate_kwargs}
-        prompts, evaluated, _ = ppo_trainer.prepare_datasets(strategy, tokenizer)
-        data = (prompts, evaluated, tokenizer, vllm_engines)
+        problems = self._read_data(flags)
+        data = (None, problems, tokenizer, vllm_engines)  # prompts are the scheduler's
         self._samples_generator = SamplesGenerator(strategy, *data)
-        self._prompts = prompts.dataset
-        settle_lengths(self._prompts, tokenizer, flags)
         self._state = RunState(args.ckpt)
         self._run = RunFolder(Path(args.run.dir)) if args.run.dir is not None else None
         self._driver: Driver
@@ -127,9 +129,35 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
     def get_max_steps(self) -> int:
         """Optimizer updates of the whole run, for the learning rate's schedule: of the prompts that
         are trained. OpenRLHF's counts those that were left out as too long, too."""
-        samples = len(self._prompts) * self._config.samples_per_prompt
+        samples = len(self._ledger().names) * self._config.samples_per_prompt
         updates: int = samples // self.args.train.batch_size * self.args.train.num_episodes
         return updates
+
+    # -- the data
+
+    def _read_data(self, flags: Mapping[str, Any]) -> Any:
+        """Before anything else is there. Returns OpenRLHF's loader of problems to evaluate on, or
+        None."""
+        prompts, problems, _ = ppo_trainer.prepare_datasets(self.strategy, self.tokenizer)
+        self._prompts = prompts.dataset
+        settle_lengths(self._prompts, self.tokenizer, flags)
+        return problems
+
+    def _ledger(self) -> PromptLedger:
+        """A new one over the data."""
+        return prompt_ledger(self._prompts, self.args)
+
+    def _rows(self) -> list[PromptRow]:
+        """What the rollout actors are asked, by row of the data."""
+        data = self._prompts
+        return [PromptRow(*row) for row in zip(data.prompts, data.labels, data.images, strict=True)]
+
+    def _engines(self) -> Mapping[str, Engine] | None:
+        """What the scheduler sends to, by name; None: the rollout actors."""
+        return None
+
+    async def _prepare(self) -> None:
+        """What is done to the data with the models, before the first batch."""
 
     # -- start and end
 
@@ -138,7 +166,10 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         collector.settle()
         states = await asyncio.to_thread(self.init_checkpoint_states)
         self.restore_best_checkpoint_state(states)
-        ledger = prompt_ledger(self._prompts, self.args)
+        # No step in it: killed before the first checkpoint was whole.
+        self._global_step = states.get("global_step", 0)
+        await self._prepare()
+        ledger = self._ledger()
         scheduler = Scheduler(
             self._config,
             ledger,
@@ -147,16 +178,14 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             accept=self._accept if self.args.algo.dynamic_filtering_enable else None,
             on_batch=self._on_batch,
         )
-        # No step in it: killed before the first checkpoint was whole.
-        self._global_step = states.get("global_step", 0)
         if self._global_step:
             self._state.restore(scheduler, states)
         if self._run:
             self._run.resume_at(self._global_step, scheduler.version)
-        batches = -(-len(self._prompts) * ledger.epochs // self._config.prompts_per_batch)
+        batches = -(-len(ledger.names) * ledger.epochs // self._config.prompts_per_batch)
         self._build_parts(scheduler, batches)
         if self.args.vllm.enable_sleep:
-            await asyncio.gather(*(engine.wake_up.remote() for engine in self.vllm_engines))
+            await asyncio.gather(*(engine.wake_up.remote() for engine in self.vllm_engines or []))
         await self._run_to_the_end(scheduler)
 
     def _build_parts(self, scheduler: Scheduler, batches: int) -> None:
@@ -165,8 +194,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         Args:
             batches: of the whole run.
         """
-        data = self._prompts
-        rows = [PromptRow(*row) for row in zip(data.prompts, data.labels, data.images, strict=True)]
+        rows, actors = self._rows(), self.vllm_engines or []
         rollout_config = RolloutConfig(
             self.tokenizer,
             self._sampling(),
@@ -174,21 +202,37 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             self._limits(),
             self._config.lag.kv == "keep",
         )
+        recorder = self._recorder()
         self._driver = Driver(
-            *(scheduler, rows, self.vllm_engines, rollout_config, self._options.engine_timeout),
+            *(scheduler, rows, actors, rollout_config, self._options.engine_timeout),
             no_restart=self._why_no_restart if self._shares_gpus() else None,
+            recorder=recorder,
         )
-        trials = weight_check.trial_prompts(data.prompts, data.images, self.tokenizer)
+        trials = weight_check.trial_prompts(
+            [row.prompt for row in rows], [row.images for row in rows], self.tokenizer
+        )
         self._publisher = Publisher(self.args, self.actor_model_group, self._driver, trials)
         step = self._global_step
         self._evaluations = Evaluations(self._samples_generator, self._generate_kwargs, step)
         loggers = (self.tensorboard_logger, self.wandb_logger)
-        self._log = RunLog(self._run, *loggers, scheduler.batches, batches)
+        self._log = RunLog(self._run, *loggers, scheduler.batches, batches, recorder)
         self.tensorboard_logger = self._log.tensorboard
+
+    def _recorder(self) -> Recorder | None:
+        """With --run.record."""
+        if not self.args.run.record:
+            return None
+        origin = Origin(
+            "run",
+            self.args.actor.model_name_or_path,
+            tokenizer_digest(self.tokenizer),
+            self.args.rollout.temperature,
+        )
+        return Recorder(Path(self.args.run.dir), origin, self._global_step)
 
     async def _run_to_the_end(self, scheduler: Scheduler) -> None:
         try:
-            await self._driver.run()
+            await self._driver.run(self._engines())
             check_given_up(scheduler.ledger.account())
         except BaseException as reason:
             try:
@@ -288,6 +332,17 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         self._log.begin_batch(metrics, time.monotonic() - started)
 
     async def _publish(self, version: int, names: Sequence[str]) -> None:
+        for engine in await self._give_weights(version, names):
+            if not engine.dead:
+                self._driver.scheduler.on_engine_updated(engine.name, version)
+        self._driver.wake()
+
+    async def _give_weights(self, version: int, names: Sequence[str]) -> list[RayEngine]:
+        """To the rollout actors of these names, and evaluate them where it is time to.
+
+        Returns:
+            Those that have them; some may have died since.
+        """
         async with self._weights:
             engines = await self._publisher.publish(version, names)
             if engines and len(engines) == len(self._driver.living):
@@ -295,10 +350,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
                 metrics = await self._evaluations.run_if_due(step, engines, self._driver)
                 if metrics is not None:
                     await asyncio.to_thread(self._log_evaluation, step, metrics)
-        for engine in engines:
-            if not engine.dead:
-                self._driver.scheduler.on_engine_updated(engine.name, version)
-        self._driver.wake()
+        return engines
 
     def _limits(self) -> SampleLimits:
         """Of each sample. An agent's reward is part of its environment."""
@@ -353,6 +405,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             if snapshot is None:
                 await asyncio.to_thread(log)
             else:
+                await asyncio.to_thread(self._log.settle)
                 await asyncio.to_thread(self._state.save, snapshot, log)
 
     def _log_evaluation(self, step: int, metrics: dict[str, float]) -> None:

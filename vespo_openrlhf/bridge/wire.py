@@ -20,13 +20,12 @@ from openrlhf.trainer.ppo_utils.experience import Experience, remove_padding_in_
 from ray.exceptions import ObjectStoreFullError, OutOfDiskError
 
 from vespo_openrlhf.bridge.errors import StoppedError
+from vespo_openrlhf.recorded.schema import Turns
+from vespo_openrlhf.scheduling.lag import Spans
 
 #: The experts of a sample's tokens, see `response.to_rows`; a reference where they are large; None
 #: where nobody knows.
 RoutedExperts: TypeAlias = "torch.Tensor | ray.ObjectRef | None"
-#: (start, end, reward) of each turn: it sampled the tokens [start:end] of the sequence; the reward
-#: is NaN where the executor tells the episode's alone. () where turns are not known.
-Turns: TypeAlias = "tuple[tuple[int, int, float], ...]"
 
 
 @dataclasses.dataclass
@@ -37,7 +36,7 @@ class TrainingExperience(Experience):
 
     Attributes:
         lag: (B,) float32, or 0-dim of a single sample: versions between the sample's oldest token
-            and its update.
+            and its update; NaN where that is not known.
         routed_experts: of a single sample those to take in training; of a batch a list, with
             tensors for references.
         turns: (B, A) int64, or (A,) of a single sample, see `turns.turn_of_token`; None where the
@@ -67,6 +66,8 @@ class Rollout:
         routed_experts: which its tokens took there.
         parked_bytes: of these, where they are a reference.
         turns: of its episode.
+        recorded_spans: the versions of its tokens in the run that recorded it, () where nobody
+            knows; None of a sample that this run made, of which the scheduler knows.
     """
 
     experience: Any
@@ -74,6 +75,7 @@ class Rollout:
     routed_experts: RoutedExperts = None
     parked_bytes: int = 0
     turns: Turns = ()
+    recorded_spans: Spans | None = None
 
     @property
     def routed_bytes(self) -> int:
@@ -115,7 +117,8 @@ class Rollout:
                 fields[name] = value
         (rows,) = fetched([self.routed_experts])  # in a checkpoint, a reference is none
         encoded = None if rows is None else _encode(rows)
-        return _rollout, (fields, self.request_ids, encoded, self.turns)
+        own = self.request_ids, encoded, self.turns, self.recorded_spans
+        return _rollout, (fields, *own)
 
 
 def _rollout(
@@ -123,6 +126,7 @@ def _rollout(
     request_ids: tuple[str, ...],
     rows: _Encoded | None = None,
     turns: Turns = (),  # older checkpoints have none
+    recorded_spans: Spans | None = None,  # nor this
 ) -> Rollout:
     for name, value in fields.items():
         if name == "info":
@@ -130,7 +134,8 @@ def _rollout(
         elif isinstance(value, tuple):
             fields[name] = _decode(value)
     experts = None if rows is None else _decode(rows)
-    return Rollout(Experience(**fields), request_ids, experts, turns=turns)
+    experience = Experience(**fields)
+    return Rollout(experience, request_ids, experts, turns=turns, recorded_spans=recorded_spans)
 
 
 def fetched(routed_experts: Sequence[RoutedExperts]) -> list[torch.Tensor | None]:

@@ -106,7 +106,8 @@ def summarise_by_lag(per_sequence: Mapping[str, Tensor]) -> Metrics:
 
     Args:
         per_sequence: as for `summarise`, with `log_w` and with `lag`, (N,): the age of each
-            sequence's oldest token when it is used, in optimizer updates.
+            sequence's oldest token when it is used, in optimizer updates; one whose age is NaN is
+            left out.
 
     Returns:
         0-dim tensors under `lag_0/`, `lag_1/`, `lag_2_3/`, `lag_4_7/` and so on by powers of two,
@@ -114,7 +115,7 @@ def summarise_by_lag(per_sequence: Mapping[str, Tensor]) -> Metrics:
         ess_ratio, where there is a phi, phi_mean, phi_small_share and phi_ess_ratio, and where
         experts are replayed, experts_differ.
     """
-    present = per_sequence["num_tokens"] > 0
+    present = (per_sequence["num_tokens"] > 0) & per_sequence["lag"].isfinite()
     lag = per_sequence["lag"][present].long()
     # 0 -> 0, 1 -> 1, 2..3 -> 2, 4..7 -> 3: the number of binary digits.
     bins = torch.where(lag > 0, lag.clamp(min=1).double().log2().floor().long() + 1, 0)

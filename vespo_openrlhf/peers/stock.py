@@ -17,7 +17,7 @@ from vespo_openrlhf.replaced import replaced
 @contextlib.contextmanager
 def _in_place() -> Iterator[plug.Plugs]:
     with plug.ray_in_place() as start_ray:
-        yield plug.Plugs(start_ray, plug.Engines(None))
+        yield plug.Plugs(start_ray, plug.Engines(None), plug.Trainers())
 
 
 if __name__ == "__main__":

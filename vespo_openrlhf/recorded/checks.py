@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
 
-from vespo_openrlhf.recorded.schema import REWARD_MODEL, RecordedSample
+from vespo_openrlhf.recorded.schema import REWARD_MODEL
 
-#: Reason -> what it means; a sample is left out of its group by the first that fits.
+if TYPE_CHECKING:
+    import pyarrow
+
+#: Reason -> what it means. Of several the first counts.
 REASONS = {
-    "not_sampled": "it failed when it was made: no tokens",
-    "lengths": "mask or log-probs are of another length than the tokens",
+    "not_sampled": "it failed when it was made, and has no tokens",
+    "lengths": "its mask or its log-probs are of another length than its tokens",
     "vocabulary": "a token is outside the model's vocabulary",
     "too_long": "it has more tokens than --data.max_len",
     "no_log_probs": "the log-probs of the policy that sampled it are not known",
@@ -21,10 +24,10 @@ REASONS = {
 
 
 class Limits(NamedTuple):
-    """What the model can take.
+    """What a run can take.
 
     Attributes:
-        vocabulary: tokens of its embedding.
+        vocabulary: tokens of the model's embedding.
         max_length: tokens of prompt and response together.
         needs_log_probs: the behaviour policy is the recorded one.
     """
@@ -34,22 +37,48 @@ class Limits(NamedTuple):
     needs_log_probs: bool = True
 
 
-def problem(sample: RecordedSample, limits: Limits) -> str:
-    """Which of `REASONS` speaks against the sample; "" if none does."""
-    tokens, mask, log_probs = sample.tokens, sample.action_mask, sample.log_probs
-    if tokens is None or mask is None or not len(tokens):
-        return "not_sampled"
-    if len(mask) != len(tokens) or (log_probs is not None and len(log_probs) != len(tokens)):
-        return "lengths"
-    if tokens.min() < 0 or tokens.max() >= limits.vocabulary:
-        return "vocabulary"
-    if len(tokens) > limits.max_length:
-        return "too_long"
+def problems(table: pyarrow.Table, limits: Limits) -> list[str]:
+    """For each row of a shard which of `REASONS` speaks against it; "" where none does."""
+    found = numpy.full(len(table), "", dtype=object)
+
+    def note(reason: str, rows: Any) -> None:
+        found[rows & (found == "")] = reason
+
+    tokens, mask, log_probs = (
+        table.column(name).combine_chunks() for name in ("tokens", "action_mask", "log_probs")
+    )
+    length, known = _lengths(tokens), log_probs.is_valid().to_numpy(zero_copy_only=False)
+    note("not_sampled", length == 0)
+    note("lengths", (_lengths(mask) != length) | (known & (_lengths(log_probs) != length)))
+    whole = numpy.flatnonzero(found == "")
+    if len(whole):
+        values = tokens.take(whole).flatten().to_numpy()
+        outside = (values < 0) | (values >= limits.vocabulary)
+        note("vocabulary", _any_of_row(outside, whole, length, len(table)))
+    note("too_long", length > limits.max_length)
     if limits.needs_log_probs:
-        if log_probs is None:
-            return "no_log_probs"
-        if not numpy.isfinite(log_probs[mask]).all():
-            return "not_finite"
-    if sample.reward is None:
-        return "" if sample.failure == REWARD_MODEL else "no_reward"
-    return "" if numpy.isfinite(sample.reward) else "not_finite"
+        note("no_log_probs", ~known)
+        told = numpy.flatnonzero((found == "") & known)
+        if len(told):
+            sampled = mask.take(told).flatten().to_numpy(zero_copy_only=False)
+            broken = sampled & ~numpy.isfinite(log_probs.take(told).flatten().to_numpy())
+            note("not_finite", _any_of_row(broken, told, length, len(table)))
+    rewards = table.column("reward")
+    scored = rewards.is_valid().to_numpy()
+    note("not_finite", scored & ~numpy.isfinite(rewards.fill_null(0.0).to_numpy()))
+    waiting = table.column("failure").to_numpy() == REWARD_MODEL
+    note("no_reward", ~(scored | waiting))
+    reasons: list[str] = found.tolist()
+    return reasons
+
+
+def _lengths(column: Any) -> Any:
+    return column.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+
+
+def _any_of_row(flags: Any, rows: Any, length: Any, total: int) -> Any:
+    """(total,) bool, from the flags of each token of these `rows`, none of which is empty."""
+    starts = numpy.concatenate([[0], numpy.cumsum(length[rows])[:-1]])
+    found = numpy.zeros(total, dtype=bool)
+    found[rows] = numpy.logical_or.reduceat(flags, starts)
+    return found

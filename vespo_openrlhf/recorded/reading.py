@@ -1,35 +1,29 @@
 """Groups of recorded samples, read when they are asked for.
 
-Of a recording only an index is held: some 40 bytes a sample. Rows are read a row group at a time,
-and the last of these are kept, up to `_KEPT_BYTES`.
+All of a recording is looked at once, and an index of it is held: some 50 bytes a sample. After that
+rows are read a row group at a time, and the last of these are kept, up to `_KEPT_BYTES`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy
+from tqdm import tqdm
 
 from vespo_openrlhf.files import read_json_lines
-from vespo_openrlhf.recorded.schema import (
-    REWARD_MODEL,
-    Origin,
-    RecordedSample,
-    from_table,
-    read_origin,
-)
+from vespo_openrlhf.recorded.checks import Limits, problems
+from vespo_openrlhf.recorded.schema import Origin, RecordedSample, from_table, read_origin
 
 #: Of a run folder: its shards, and what it says of each group that it trained.
 FOLDER = "recorded"
 STAMPS_FILE = "samples.jsonl"
 _KEPT_BYTES = 2**28
-#: What the index is made of.
-_INDEX = ("ticket", "sample", "reward", "failure", "prompt_id")
 
 
 def find_shards(path: Path) -> list[Path]:
@@ -48,166 +42,34 @@ def find_shards(path: Path) -> list[Path]:
     return found
 
 
-@dataclass(frozen=True)
-class _Shard:
-    """Where its rows are: `first` is the number of its first one, `ends` those after the last of
-    each row group."""
-
-    path: Path
-    first: int
-    ends: Any
-
-
-class Recording:
-    """Groups of recorded samples, in the order in which a run trained them; those that it never
-    trained come last, as they were scored.
-
-    Args:
-        paths: run folders, folders of shards, or shards.
-        size: samples of a group. A recorded group that has more is read as several, one that has
-            fewer with None in their places; where fewer than half would be there it is left out.
-
-    Attributes:
-        origin: of all shards.
-        names: of the groups, all different.
-        samples: in all.
-        left_out: samples of groups that are left out.
-        trained: groups that their run trained.
+def read_common_origin(paths: Sequence[Path]) -> Origin:
+    """What all shards have in common.
 
     Raises:
         ValueError: no shard, one that cannot be read, or shards that do not go together.
     """
-
-    def __init__(self, paths: Sequence[Path], size: int) -> None:
-        self._size = size
-        self._shards: list[_Shard] = []
-        self._tables: OrderedDict[tuple[int, int], Any] = OrderedDict()
-        self._kept_bytes = 0
-        self.samples = 0
-        self.left_out = 0
-        self.trained = 0
-        self.names: list[str] = []
-        self._groups: list[Any] = []  # row numbers
-        origins: dict[Path, Origin] = {}
-        for number, path in enumerate(paths):
-            self._add(path, f"{number}:" if len(paths) > 1 else "", origins)
-        self._firsts = numpy.array([shard.first for shard in self._shards])
-        self.origin = _common(origins)
-        if not self.names:
-            raise ValueError(
-                f"{', '.join(map(str, paths))}: of {self.samples} samples none is in a group that "
-                f"has rewards for half of its {size} (--rollout.n_samples_per_prompt)"
-            )
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def read(self, group: int) -> list[RecordedSample | None]:
-        """The samples of a group, None where there is none.
-
-        Raises:
-            ValueError: a shard is damaged, or gone.
-        """
-        rows = self._groups[group]
-        shards = numpy.searchsorted(self._firsts, rows, side="right") - 1
-        parts = [
-            numpy.searchsorted(self._shards[shard].ends, row, side="right")
-            for shard, row in zip(shards, rows, strict=True)
-        ]
-        found: list[RecordedSample | None] = [None] * self._size
-        for key in dict.fromkeys(zip(shards.tolist(), map(int, parts), strict=True)):
-            places = [i for i, at in enumerate(zip(shards, parts, strict=True)) if at == key]
-            shard, part = self._shards[key[0]], key[1]
-            begin = int(shard.ends[part - 1]) if part else shard.first
-            table = self._table(*key).take(rows[places] - begin)
-            for place, sample in zip(places, from_table(table), strict=True):
-                found[place] = sample
-        return found
-
-    def __iter__(self) -> Iterator[list[RecordedSample | None]]:
-        return map(self.read, range(len(self)))
-
-    def _add(self, path: Path, prefix: str, origins: dict[Path, Origin]) -> None:
-        """Take in the shards of one path."""
-        tables = []
-        shards = find_shards(path)
-        for shard in shards:
-            origins[shard], ends, table = _open(shard)
-            self._shards.append(_Shard(shard, self.samples, self.samples + ends))
-            self.samples += len(table["ticket"])
-            tables.append(table)
-        columns = {name: numpy.concatenate([table[name] for table in tables]) for name in _INDEX}
-        first = self.samples - len(columns["ticket"])
-        folder = shards[0].parent
-        stamps = folder.parent / STAMPS_FILE if folder.name == FOLDER else None
-        self._group(columns, first, prefix, _trained_order(stamps))
-
-    def _group(self, columns: Any, first: int, prefix: str, order: dict[int, int]) -> None:
-        rows = numpy.lexsort((columns["sample"], columns["ticket"]))
-        tickets, starts = numpy.unique(columns["ticket"][rows], return_index=True)
-        found: list[tuple[int, int, str, Any]] = []
-        for ticket, group in zip(tickets.tolist(), numpy.split(rows, starts[1:]), strict=True):
-            parts = numpy.array_split(group, -(-len(group) // self._size))
-            for number, part in enumerate(parts):
-                if 2 * columns["reward"][part].sum() < self._size:
-                    self.left_out += len(part)
-                    continue
-                name = f"{prefix}{columns['prompt_id'][part[0]]}/{ticket}"
-                if len(parts) > 1:
-                    name += f".{number}"
-                # The last of its samples was written when the group was whole.
-                place = order.get(ticket, len(order) + int(part.max()))
-                found.append((place, number, name, first + part))
-                self.trained += ticket in order
-        found.sort(key=lambda each: each[:2])
-        self.names += [name for _, _, name, _ in found]
-        self._groups += [part.astype(numpy.int64) for _, _, _, part in found]
-
-    def _table(self, shard: int, group: int) -> Any:
-        key = shard, group
-        if key not in self._tables:
-            with _readable(self._shards[shard].path) as file:
-                table = file.read_row_group(group)
-            self._tables[key] = table
-            self._kept_bytes += table.nbytes
-            while self._kept_bytes > _KEPT_BYTES and len(self._tables) > 1:
-                _, oldest = self._tables.popitem(last=False)
-                self._kept_bytes -= oldest.nbytes
-        self._tables.move_to_end(key)
-        return self._tables[key]
-
-
-def _trained_order(stamps: Path | None) -> dict[int, int]:
-    """Place of each ticket among those that the run trained; empty where nobody says."""
-    if stamps is None or not stamps.exists():
-        return {}
-    return {line["ticket"]: place for place, line in enumerate(read_json_lines(stamps))}
-
-
-def _open(path: Path) -> tuple[Origin, Any, dict[str, Any]]:
-    """(origin, ends of its row groups, columns of the index) of a shard."""
-    with _readable(path) as file:
-        origin = read_origin(file.schema_arrow, str(path))
-        groups = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
-        table = file.read(columns=list(_INDEX)).combine_chunks()
-    failures = table.column("failure").to_numpy(zero_copy_only=False)
-    scored = table.column("reward").is_valid().to_numpy(zero_copy_only=False)
-    columns = {
-        "ticket": table.column("ticket").to_numpy(),
-        "sample": table.column("sample").to_numpy(),
-        "reward": scored | (failures == REWARD_MODEL),
-        "failure": failures,
-        "prompt_id": table.column("prompt_id").to_numpy(zero_copy_only=False),
-    }
-    return origin, numpy.cumsum(groups, dtype=numpy.int64), columns
+    found: dict[Path, Origin] = {}
+    for path in paths:
+        for shard in find_shards(path):
+            with readable(shard) as file:
+                found[shard] = read_origin(file.schema_arrow, str(shard))
+    (first, origin), *others = found.items()
+    for shard, other in others:
+        for name, what in (("tokenizer", "tokenizers"), ("temperature", "temperatures")):
+            if getattr(other, name) != getattr(origin, name):
+                raise ValueError(
+                    f"{shard} and {first} are of different {what} ({getattr(other, name)} and "
+                    f"{getattr(origin, name)}): train on one of them at a time"
+                )
+    return origin
 
 
 @contextlib.contextmanager
-def _readable(path: Path) -> Iterator[Any]:
+def readable(path: Path) -> Iterator[Any]:
     """A shard as a `pyarrow.parquet.ParquetFile`.
 
     Raises:
-        ValueError: it is none, or cannot be read to its end.
+        ValueError: it is none, or cannot be read to its end; in the block, too.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -223,18 +85,166 @@ def _readable(path: Path) -> Iterator[Any]:
         ) from error
 
 
-def _common(origins: dict[Path, Origin]) -> Origin:
-    """What all shards have in common.
+@dataclass(frozen=True)
+class _RowGroup:
+    """Of a shard, with the number of its first row among all."""
+
+    path: Path
+    index: int
+    first: int
+
+
+class Recording:
+    """Groups of recorded samples, in the order in which their run trained them; those that it never
+    trained come last, as they were scored.
+
+    Args:
+        paths: run folders, folders of shards, or shards.
+        size: samples of a group. A recorded group that has more is read as several. Where fewer
+            than half of them can be trained on, it is left out.
+        limits: what a sample is held to.
+
+    Attributes:
+        origin: of all shards.
+        names: of the groups, all different.
+        samples: in all.
+        problems: samples that cannot be trained on, by `checks.REASONS`.
+        left_out: of the others, those whose groups are left out.
+        trained: groups that their run trained.
 
     Raises:
-        ValueError: they are of different tokenizers or temperatures.
+        ValueError: no shard, one that cannot be read, shards that do not go together, or nothing
+            that can be trained on.
     """
-    (first, origin), *others = origins.items()
-    for path, other in others:
-        for name, what in (("tokenizer", "tokenizers"), ("temperature", "temperatures")):
-            if getattr(other, name) != getattr(origin, name):
-                raise ValueError(
-                    f"{path} and {first} are of different {what} ({getattr(other, name)} and "
-                    f"{getattr(origin, name)}): train on one of them at a time"
-                )
-    return origin
+
+    def __init__(self, paths: Sequence[Path], size: int, limits: Limits) -> None:
+        self.origin = read_common_origin(paths)
+        self.names: list[str] = []
+        self.samples = 0
+        self.problems: Counter[str] = Counter()
+        self.left_out = 0
+        self.trained = 0
+        self._size = size
+        self._limits = limits
+        self._row_groups: list[_RowGroup] = []
+        self._usable: list[Any] = []
+        self._groups: list[Any] = []  # row numbers
+        self._tables: OrderedDict[int, Any] = OrderedDict()  # of the row groups last read
+        self._kept_bytes = 0
+        for number, path in enumerate(paths):
+            self._add(path, f"{number}:" if len(paths) > 1 else "")
+        self._firsts = numpy.array([group.first for group in self._row_groups])
+        self._is_usable = numpy.concatenate(self._usable)
+        if not self.names:
+            raise ValueError(
+                f"{', '.join(map(str, paths))}: of {self.samples} samples none can be trained on, "
+                f"in groups of {size} (--rollout.n_samples_per_prompt). {self.account()}"
+            )
+
+    def account(self) -> str:
+        """What is there and what is left out, as one line."""
+        found = [f"{count} {reason}" for reason, count in self.problems.most_common()]
+        found += [f"{self.left_out} in groups of which too little is left"] * bool(self.left_out)
+        return (
+            f"{self.samples} recorded samples, {len(self.names)} groups, {self.trained} of them "
+            f"trained by their run; left out: {', '.join(found) or 'none'}"
+        )
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[list[RecordedSample | None]]:
+        return map(self.read, range(len(self)))
+
+    def read(self, group: int) -> list[RecordedSample | None]:
+        """The samples of a group, None where there is none that can be trained on.
+
+        Raises:
+            ValueError: a shard is damaged, or gone.
+        """
+        found: list[RecordedSample | None] = [None] * self._size
+        rows = self._groups[group]
+        places = numpy.flatnonzero(self._is_usable[rows])
+        of = numpy.searchsorted(self._firsts, rows, side="right") - 1
+        for number in dict.fromkeys(of[places].tolist()):
+            here = places[of[places] == number]
+            table = self._table(number).take(rows[here] - self._row_groups[number].first)
+            for place, sample in zip(here, from_table(table), strict=True):
+                found[place] = sample
+        return found
+
+    def _add(self, path: Path, prefix: str) -> None:
+        """Look at the shards of one path."""
+        columns: dict[str, list[Any]] = {"ticket": [], "sample": [], "usable": []}
+        prompts: list[Any] = []
+        shards, first = find_shards(path), self.samples
+        for shard in tqdm(shards, f"Looking at {path}", unit=" shards", disable=len(shards) < 8):
+            with readable(shard) as file:
+                for index in range(file.num_row_groups):
+                    table = file.read_row_group(index)
+                    self._row_groups.append(_RowGroup(shard, index, self.samples))
+                    self.samples += len(table)
+                    reasons = problems(table, self._limits)
+                    self.problems.update(filter(None, reasons))
+                    columns["usable"].append(numpy.array([not reason for reason in reasons]))
+                    prompts += table.column("prompt_id").chunks
+                    for name in ("ticket", "sample"):
+                        columns[name].append(table.column(name).to_numpy())
+        joined = {name: numpy.concatenate(parts) for name, parts in columns.items()}
+        self._usable.append(joined["usable"])
+        folder = shards[0].parent
+        stamps = folder.parent / STAMPS_FILE if folder.name == FOLDER else None
+        groups = self._group(joined, _trained_order(stamps))
+        ids = _strings(prompts, [int(rows[0]) for _, _, rows in groups])
+        self.names += [
+            f"{prefix}{prompt}/{name}" for prompt, (_, name, _) in zip(ids, groups, strict=True)
+        ]
+        self._groups += [first + rows for _, _, rows in groups]
+
+    def _group(self, columns: Any, order: dict[int, int]) -> list[tuple[tuple[int, int], str, Any]]:
+        """(place, name, rows) of each group of these rows that is not left out, in their order."""
+        rows = numpy.lexsort((columns["sample"], columns["ticket"]))
+        tickets, starts = numpy.unique(columns["ticket"][rows], return_index=True)
+        found: list[tuple[tuple[int, int], str, Any]] = []
+        for ticket, group in zip(tickets.tolist(), numpy.split(rows, starts[1:]), strict=True):
+            parts = numpy.array_split(group, -(-len(group) // self._size))
+            for number, part in enumerate(parts):
+                usable = int(columns["usable"][part].sum())
+                if 2 * usable < self._size:
+                    self.left_out += usable
+                    continue
+                # The last of its samples was written when the group was whole.
+                place = order.get(ticket, len(order) + int(part.max()))
+                name = f"{ticket}.{number}" if len(parts) > 1 else str(ticket)
+                found.append(((place, number), name, part))
+                self.trained += ticket in order
+        return sorted(found, key=lambda each: each[0])
+
+    def _table(self, number: int) -> Any:
+        """Of a row group."""
+        if number not in self._tables:
+            place = self._row_groups[number]
+            with readable(place.path) as file:
+                table = file.read_row_group(place.index)
+            self._tables[number] = table
+            self._kept_bytes += table.nbytes
+            while self._kept_bytes > _KEPT_BYTES and len(self._tables) > 1:
+                _, oldest = self._tables.popitem(last=False)
+                self._kept_bytes -= oldest.nbytes
+        self._tables.move_to_end(number)
+        return self._tables[number]
+
+
+def _strings(chunks: Sequence[Any], places: Sequence[int]) -> list[str]:
+    """Those at these places of a column."""
+    import pyarrow as pa
+
+    found: list[str] = pa.chunked_array(chunks).take(pa.array(places, pa.int64())).to_pylist()
+    return found
+
+
+def _trained_order(stamps: Path | None) -> dict[int, int]:
+    """Place of each ticket among those that the run trained; empty where nobody says."""
+    if stamps is None or not stamps.exists():
+        return {}
+    return {line["ticket"]: place for place, line in enumerate(read_json_lines(stamps))}

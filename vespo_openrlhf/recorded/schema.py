@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy
 
+from vespo_openrlhf.scheduling.lag import Spans
+
 if TYPE_CHECKING:
     import pyarrow
 
@@ -24,9 +26,8 @@ VERSION = 1
 #: Name of a shard's metadata; its value is a JSON object.
 _KEY = b"vespo_openrlhf.recorded"
 
-#: (version, tokens) pairs, oldest first; () where nobody knows.
-Spans: TypeAlias = "tuple[tuple[int, int], ...]"
-#: (start, end, reward) of each turn; () where nobody knows.
+#: (start, end, reward) of each turn: it sampled the tokens [start:end] of the sequence; the reward
+#: is NaN where the executor tells the episode's alone. () where turns are not known.
 Turns: TypeAlias = "tuple[tuple[int, int, float], ...]"
 
 #: Of a sample that a reward model is to score.
@@ -47,8 +48,9 @@ class RecordedSample:
         action_mask: (T,) bool, the tokens that the policy sampled.
         log_probs: (T,) float32, nats, of the behaviour policy; read where a token was sampled.
             None: not known.
-        token_versions: updates of the policy behind the sampled tokens.
-        turns: of an episode; a reward is NaN where the episode's alone is known.
+        token_versions: updates of the policy behind the sampled tokens, oldest first; () where
+            nobody knows.
+        turns: of an episode.
         reward: None where there is none.
         failure: why there is none, as it is counted.
         logged: parts of the reward and whatever else it logs, by name.

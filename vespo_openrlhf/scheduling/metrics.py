@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from .engines import EnginePool
 from .groups import Batch
+from .lag import Spans
 from .live import LiveGroups
 
 
 @dataclass(frozen=True)
 class LagStatistics:
-    """The lag at which a batch was used, in updates.
+    """The lag at which a batch was used, in updates; of no sample, where none is known.
 
     Attributes:
         tokens: tokens at each lag.
@@ -30,27 +31,35 @@ class LagStatistics:
     @classmethod
     def of(cls, batch: Batch) -> LagStatistics:
         """Counted with each mini-batch at its own version."""
+        return cls.count(
+            (version, spans)
+            for version, mini_batch in enumerate(batch.mini_batches, start=batch.version)
+            for group in mini_batch
+            for spans in group.spans
+        )
+
+    @classmethod
+    def count(cls, samples: Iterable[tuple[int, Spans]]) -> LagStatistics:
+        """Of samples, each with the version at which it was used and its spans."""
         tokens: dict[int, int] = {}
         oldest: dict[int, int] = {}
         versions: dict[int, int] = {}
         after_sync = 0
-        for version, mini_batch in enumerate(batch.mini_batches, start=batch.version):
-            for group in mini_batch:
-                for spans in group.spans:
-                    lag = version - spans[0][0]
-                    oldest[lag] = oldest.get(lag, 0) + 1
-                    after_sync += sum(count for _, count in spans[1:])
-                    for sampled, count in spans:
-                        lag = version - sampled
-                        tokens[lag] = tokens.get(lag, 0) + count
-                        versions[sampled] = versions.get(sampled, 0) + count
+        for version, spans in samples:
+            lag = version - spans[0][0]
+            oldest[lag] = oldest.get(lag, 0) + 1
+            after_sync += sum(count for _, count in spans[1:])
+            for sampled, count in spans:
+                lag = version - sampled
+                tokens[lag] = tokens.get(lag, 0) + count
+                versions[sampled] = versions.get(sampled, 0) + count
         tokens, oldest, versions = (dict(sorted(d.items())) for d in (tokens, oldest, versions))
         return cls(tokens, oldest, versions, after_sync)
 
     @property
     def max(self) -> int:
         """Lag of the oldest token of the batch, in updates."""
-        return max(self.oldest)
+        return max(self.oldest, default=0)
 
     @property
     def mean(self) -> float:
@@ -159,10 +168,6 @@ class BatchReport:
         """
         tokens = max(self.tokens, 1)
         flat: dict[str, float] = {
-            "lag/max": self.lag.max,
-            "lag/mean": self.lag.mean,
-            "lag/mean_oldest": self.lag.mean_oldest,
-            "lag/tokens_after_sync": self.lag.after_sync / tokens,
             "scheduler/in_flight_samples": self.in_flight,
             "scheduler/away_samples": self.away,
             "scheduler/in_flight_groups": self.in_flight_groups,
@@ -172,6 +177,11 @@ class BatchReport:
             "scheduler/engine_occupancy": self.engine_occupancy,
             "scheduler/samples_per_second": self.samples / self.seconds if self.seconds else 0.0,
         }
+        if self.lag.oldest:
+            flat["lag/max"] = self.lag.max
+            flat["lag/mean"] = self.lag.mean
+            flat["lag/mean_oldest"] = self.lag.mean_oldest
+            flat["lag/tokens_after_sync"] = self.lag.after_sync / tokens
         if self.working_lag is not None:
             flat["lag/working"] = self.working_lag
         if self.ess is not None:

@@ -19,6 +19,7 @@ from vespo_openrlhf.bridge.rules import (
     loss,
     model,
     moe,
+    offline,
     places,
     reward,
     sizes,
@@ -31,6 +32,8 @@ from vespo_openrlhf.bridge.scheduler_config import scheduler_config
 FLAG_RULES: tuple[Callable[[dict[str, Any]], object], ...] = (
     sizes.check_sizes,
     *(functools.partial(config.read, group.options) for group in config.GROUPS),
+    offline.check_record,
+    offline.check_offline,
     support.check_unsupported,
     support.check_accumulation,
     support.check_ema,
@@ -55,6 +58,7 @@ FLAG_RULES: tuple[Callable[[dict[str, Any]], object], ...] = (
     places.check_places,
     data.check_mixture,
     folders.check_run_folder,
+    offline.check_recording,
 )
 
 #: By the flags and the model's config.json, its text part where it has several.

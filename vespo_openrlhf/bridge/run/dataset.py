@@ -28,7 +28,9 @@ def check_lengths(flags: Mapping[str, Any]) -> None:
     """
     if flags["train.agent_func_path"]:
         return
-    parts = {"--data.prompt_dataset": (flags["data.prompt_dataset"], flags["data.prompt_split"])}
+    parts = {}
+    if flags["data.prompt_dataset"]:
+        parts["--data.prompt_dataset"] = flags["data.prompt_dataset"], flags["data.prompt_split"]
     if flags["eval.dataset"]:
         parts["--eval.dataset"] = (flags["eval.dataset"], flags["eval.split"])
     for flag, (dataset, split) in parts.items():

@@ -57,6 +57,11 @@ class Evaluations:
         self._every = flags.steps
         self._last = step
 
+    def due(self, step: int) -> bool:
+        """Whether so many rollout batches are enough for the next."""
+        there = self._generator.eval_dataloader is not None
+        return there and step // self._every != self._last // self._every
+
     async def run_if_due(
         self, step: int, engines: Sequence[RayEngine], driver: Driver
     ) -> dict[str, float] | None:
@@ -65,9 +70,7 @@ class Evaluations:
         Returns:
             Metrics to log; None where it is not due, an engine died in it or a reward hangs.
         """
-        if self._generator.eval_dataloader is None:
-            return None
-        if step // self._every == self._last // self._every:
+        if not self.due(step):
             return None
         self._last = step
         self._generator.vllm_engines = [engine.actor for engine in engines]

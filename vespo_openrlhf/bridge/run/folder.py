@@ -20,12 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from vespo_openrlhf.files import write_text
+from vespo_openrlhf.recorded.reading import FOLDER as RECORDED
+from vespo_openrlhf.recorded.reading import STAMPS_FILE
 from vespo_openrlhf.redact import redact
 
 CONFIG_FILE = "config.json"
 METRICS_FILE = "metrics.jsonl"
 UPDATES_FILE = "updates.jsonl"
-SAMPLES_FILE = "samples.jsonl"
 PROMPTS_FILE = "prompts.json"
 EVALUATIONS = "eval"
 _VERSIONS_FILE = "versions.json"
@@ -33,7 +34,7 @@ _FINISHED_FILE = "finished.json"
 _LOCK_FILE = "lock"
 #: What a run that starts from the beginning moves out of its way.
 _RECORDS = (
-    *(METRICS_FILE, UPDATES_FILE, SAMPLES_FILE, PROMPTS_FILE),
+    *(METRICS_FILE, UPDATES_FILE, STAMPS_FILE, PROMPTS_FILE, RECORDED),
     *(EVALUATIONS, "model", _FINISHED_FILE),
 )
 
@@ -119,19 +120,25 @@ class RunFolder:
         aside, records = self._numbered("superseded/{}"), self.holds_records
         if not step:
             # A run that was killed in its first batch has written samples and updates alone.
-            for name in _RECORDS if records else (UPDATES_FILE, SAMPLES_FILE):
+            for name in _RECORDS if records else (UPDATES_FILE, STAMPS_FILE, RECORDED):
                 if (self.path / name).exists():
                     aside.mkdir(parents=True, exist_ok=True)
                     (self.path / name).rename(aside / name)
             return
         split_lines(self.path / METRICS_FILE, aside, lambda line: line.get("step", 0) <= step)
-        for name in (UPDATES_FILE, SAMPLES_FILE):
+        for name in (UPDATES_FILE, STAMPS_FILE):
             split_lines(self.path / name, aside, lambda line: line.get("update", 0) < update)
         for folder in (self.path / EVALUATIONS).glob("step_*"):
-            number = folder.name.removeprefix("step_")
-            if number.isdecimal() and int(number) > step:
-                (aside / EVALUATIONS).mkdir(parents=True, exist_ok=True)
-                folder.rename(aside / EVALUATIONS / folder.name)
+            self._move_after(step, folder, folder.name.removeprefix("step_"), aside)
+        for shard in (self.path / RECORDED).glob("*.parquet"):
+            self._move_after(step, shard, shard.name.partition("-")[0], aside)
+
+    def _move_after(self, step: int, path: Path, number: str, aside: Path) -> None:
+        """Where `number` is that of a later rollout batch."""
+        if number.isdecimal() and int(number) > step:
+            there = aside / path.relative_to(self.path)
+            there.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(there)
 
     def _numbered(self, pattern: str) -> Path:
         """The first of `pattern` with 1, 2, ... in it that is not there."""

@@ -7,7 +7,7 @@ import json
 import logging
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tqdm import tqdm
@@ -16,12 +16,13 @@ from vespo_openrlhf.bridge.run import records
 from vespo_openrlhf.bridge.run.folder import (
     METRICS_FILE,
     PROMPTS_FILE,
-    SAMPLES_FILE,
     UPDATES_FILE,
     RunFolder,
 )
+from vespo_openrlhf.bridge.run.recorder import Recorder
 from vespo_openrlhf.bridge.run.records import MetricsFile, UpdateLog
 from vespo_openrlhf.files import write_text
+from vespo_openrlhf.recorded.reading import STAMPS_FILE
 from vespo_openrlhf.scheduling import BatchReport, TrainStep
 
 logger = logging.getLogger(__name__)
@@ -34,11 +35,19 @@ class RunLog:
         run: where the records lie; None for none.
         tensorboard, wandb: OpenRLHF's loggers, where the run has them.
         done, total: rollout batches.
+        recorder: keeps the samples, where that is asked for.
     """
 
     def __init__(
-        self, run: RunFolder | None, tensorboard: Any, wandb: Any, done: int, total: int
+        self,
+        run: RunFolder | None,
+        tensorboard: Any,
+        wandb: Any,
+        done: int,
+        total: int,
+        recorder: Recorder | None = None,
     ) -> None:
+        self._recorder = recorder
         self._folder = run.path if run else None
         updates = run.path / UPDATES_FILE if run else None
         self._updates = UpdateLog(updates, tensorboard, wandb)
@@ -67,11 +76,13 @@ class RunLog:
         self._batch.add({"timing/ppo_train": seconds})
         self._batch.mean(metrics, step.last - step.first)
         if self._folder:
-            records.append_lines(self._folder / SAMPLES_FILE, records.stamps(step))
+            records.append_lines(self._folder / STAMPS_FILE, records.stamps(step))
         self._updates.log(step.batch.version + step.first, number, step.first, updates)
 
     def end_batch(self, report: BatchReport, published: Mapping[str, float]) -> dict[str, Any]:
         """The metrics of the batch that has been trained, for all loggers."""
+        if self._recorder:
+            self._recorder.end_batch()
         now = time.monotonic()
         metrics = self._batch.values() | report.scalars() | dict(published)
         metrics["timing/step_total"] = now - self._started
@@ -83,6 +94,11 @@ class RunLog:
             in_flight=report.in_flight,
         )
         return metrics
+
+    def settle(self) -> None:
+        """Wait for what is being written of the batches so far; a checkpoint comes after it."""
+        if self._recorder:
+            self._recorder.settle()
 
     def evaluated(self, step: int, metrics: dict[str, float]) -> None:
         """An evaluation is done."""
@@ -100,8 +116,10 @@ class RunLog:
             What went wrong, such as a full disk.
         """
         self._bar.close()
-        ends = [functools.partial(self._write_prompts, account)]
+        ends: list[Callable[[], object]] = [functools.partial(self._write_prompts, account)]
         ends += [log.close for log in self._loggers()]
+        if self._recorder:
+            ends.append(self._recorder.close)
         errors = []
         for end in ends:
             try:

@@ -9,17 +9,19 @@ from typing import Any
 import ray
 import torch
 from openrlhf.models.utils import compute_approx_kl, compute_reward, masked_mean
+from openrlhf.trainer.ppo_utils.experience import Experience
 from openrlhf.trainer.ppo_utils.experience_maker import RemoteExperienceMaker
 from openrlhf.trainer.ppo_utils.length_penalty import apply_length_penalties
 
 from vespo_openrlhf.bridge.samples.turns import rewards_of_turns, turn_of_token
-from vespo_openrlhf.bridge.wire import RoutedExperts, Turns
+from vespo_openrlhf.bridge.wire import RoutedExperts
 from vespo_openrlhf.losses.advantages import (
     group_advantages,
     group_std,
     turn_advantages,
     whiten,
 )
+from vespo_openrlhf.recorded.schema import Turns
 
 # Advantages over the whole batch's mean and standard deviation.
 _WHITENED = ("gae", "reinforce", "reinforce_baseline")
@@ -72,6 +74,40 @@ class ExperienceMaker(RemoteExperienceMaker):
             samples.values = answer.get("values")
             self._compare(samples, answer.get("reference_log_probs"))
         return samples_list
+
+    @torch.no_grad()
+    def policy_log_probs(self, samples: Sequence[Any]) -> list[Any]:
+        """(T - 1,) float32 arrays: the policy's log-probs of each sample's tokens but the first, at
+        its present weights; 0 where none was sampled.
+
+        Args:
+            samples: batches of one.
+        """
+        plain = [
+            Experience(
+                sequences=sample.sequences,
+                attention_mask=sample.attention_mask,
+                action_mask=sample.action_mask,
+                total_length=sample.total_length,
+                info={},
+            )
+            for sample in samples
+        ]
+        batches = self.split_rollout_samples(plain)
+        train, ds = self.args.train, self.args.ds
+        answers = self._dispatch_forward(
+            self.actor_model_group,
+            train.colocate_all or train.colocate_actor_ref,
+            sequences=[batch.sequences for batch in batches],
+            action_mask=[batch.action_mask for batch in batches],
+            attention_mask=[batch.attention_mask for batch in batches],
+        )
+        found: list[Any] = [None] * len(samples)
+        parts = self._flatten_results(answers, ds.ring_attn_size * ds.tensor_parallel_size)
+        for batch, part in zip(batches, parts, strict=False):  # the last may be there again
+            for index, row in zip(batch.index, part, strict=True):
+                found[index] = row[: samples[index].action_mask.shape[1]].float().numpy()
+        return found
 
     def _ask_models(self, samples_list: list[Any]) -> dict[str, list[torch.Tensor]]:
         """What each model of the run answers to each batch, by name. All work at once, but for

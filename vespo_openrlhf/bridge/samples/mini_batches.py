@@ -22,10 +22,12 @@ from vespo_openrlhf.bridge.wire import (
     Rollout,
     RoutedExperts,
     TrainingExperience,
-    Turns,
     fetched,
 )
+from vespo_openrlhf.recorded.schema import Turns
 from vespo_openrlhf.scheduling import Batch, Group
+from vespo_openrlhf.scheduling.lag import Spans
+from vespo_openrlhf.scheduling.metrics import LagStatistics
 
 
 def to_samples(batch: Batch, groups_per_update: int) -> list[Any]:
@@ -47,13 +49,37 @@ def to_samples(batch: Batch, groups_per_update: int) -> list[Any]:
     return samples
 
 
-def lags(batch: Batch, groups_per_update: int) -> list[int]:
-    """Of each sample that `to_samples` makes: versions from its oldest token to its update."""
+def lags(batch: Batch, groups_per_update: int) -> list[float]:
+    """Of each sample that `to_samples` makes: versions from its oldest token to its update; NaN
+    where nobody knows."""
     return [
-        version - spans[0][0]
+        version - spans[0][0] if spans else math.nan
         for version, group, _ in _planned(batch, groups_per_update)
-        for spans in group.spans
+        for spans in _known_spans(group, version)
     ]
+
+
+def recorded_lag(batch: Batch) -> LagStatistics | None:
+    """By the versions that a recording tells of its samples; None where it tells none."""
+    known = [
+        (version, spans)
+        for version, mini_batch in enumerate(batch.mini_batches, start=batch.version)
+        for group in mini_batch
+        for payload, spans in zip(group.payloads, _known_spans(group, version), strict=True)
+        if payload is not None and spans
+    ]
+    return LagStatistics.count(known) if known else None
+
+
+def _known_spans(group: Group, version: int) -> list[Spans]:
+    """By sample, those of the run that made it; () where nobody knows, or where the policy that
+    sampled it is ahead of the one that is trained at `version`: then no lag tells them apart."""
+    found = []
+    for payload, spans in zip(group.payloads, group.spans, strict=True):
+        recorded = payload.recorded_spans if payload is not None else None
+        own = spans if recorded is None else recorded
+        found.append(own if own and own[-1][0] <= version else ())
+    return found
 
 
 def routed_experts(batch: Batch, groups_per_update: int) -> list[RoutedExperts]:
@@ -176,7 +202,7 @@ def _number(value: torch.Tensor | None) -> torch.Tensor:
 
 def to_items(
     experiences: Sequence[Any],
-    lags: Sequence[int],
+    lags: Sequence[float],
     updates: int,
     routed_experts: Sequence[RoutedExperts] | None = None,
     turns: Sequence[Turns] | None = None,
@@ -193,7 +219,7 @@ def to_items(
     for experience in experiences:
         indices = experience.index  # split_experience_batch forgets it
         for index, item in zip(indices, split_experience_batch(experience), strict=True):
-            lag = torch.tensor(float(lags[index]))
+            lag = torch.tensor(lags[index], dtype=torch.float32)
             experts = routed_experts[index] if routed_experts else None
             own = turn_of_token(turns[index], len(item.action_mask)) if turns else None
             items[index] = TrainingExperience(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from openrlhf.trainer.ppo_utils.experience import Experience
 
-from vespo_openrlhf.bridge.wire import Turns
+from vespo_openrlhf.recorded.schema import Turns
 
 
 def note_turns(experience: Experience, turns: int, unknown: int) -> None:

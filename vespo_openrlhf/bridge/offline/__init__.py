@@ -1,0 +1,1 @@
+"""Recorded rollouts in the place of engines."""
