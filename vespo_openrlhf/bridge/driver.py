@@ -22,7 +22,7 @@ from vespo_openrlhf.bridge.events import Away, Back, Event, Generated, RolloutCo
 from vespo_openrlhf.scheduling import Engine, Request, Scheduler
 
 if TYPE_CHECKING:
-    from vespo_openrlhf.bridge.run.recorder import Recorder
+    from vespo_openrlhf.bridge.samples.recorder import Recorder
 
 # After more deaths in a row, without a finished sample between them, the run ends.
 MAX_DEATHS_IN_A_ROW = 4

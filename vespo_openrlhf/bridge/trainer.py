@@ -37,10 +37,10 @@ from vespo_openrlhf.bridge.run.dataset import check_given_up, prompt_ledger, set
 from vespo_openrlhf.bridge.run.evaluation import Evaluations
 from vespo_openrlhf.bridge.run.folder import RunFolder
 from vespo_openrlhf.bridge.run.log import RunLog
-from vespo_openrlhf.bridge.run.recorder import Recorder
 from vespo_openrlhf.bridge.run.state import RunState, Snapshot
 from vespo_openrlhf.bridge.samples import mini_batches
 from vespo_openrlhf.bridge.samples.experience import ExperienceMaker
+from vespo_openrlhf.bridge.samples.recorder import Recorder
 from vespo_openrlhf.bridge.scheduler_config import scheduler_config
 from vespo_openrlhf.bridge.weights import check as weight_check
 from vespo_openrlhf.bridge.weights.publishing import Publisher

@@ -49,6 +49,7 @@ class Ending:
     """A trainer at the end of its run: the driver fails as told, and each record notes its end."""
 
     _save_models = ScheduledTrainer._save_models
+    _engines = ScheduledTrainer._engines
 
     def __init__(
         self,
@@ -78,7 +79,7 @@ class Ending:
 
         return SimpleNamespace(async_save_model=save_model)
 
-    async def _run(self) -> None:
+    async def _run(self, engines: None) -> None:
         if self._error:
             raise self._error
 

@@ -29,6 +29,7 @@ class Publishing:
     """What `_publish` reads of a trainer whose actors raise `error`."""
 
     _publish = ScheduledTrainer._publish
+    _give_weights = ScheduledTrainer._give_weights
 
     def __init__(self, error: Exception | None) -> None:
         self._weights = asyncio.Lock()

@@ -17,6 +17,7 @@ FLAGS = {
     "train.max_epochs": 1,
     "train.async_enable": True,
     "train.partial_rollout_enable": False,
+    "offline.data": (),
     "vllm.num_engines": 2,
     "vllm.enable_sleep": False,
     "train.colocate_all": False,

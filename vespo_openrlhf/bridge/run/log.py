@@ -19,8 +19,8 @@ from vespo_openrlhf.bridge.run.folder import (
     UPDATES_FILE,
     RunFolder,
 )
-from vespo_openrlhf.bridge.run.recorder import Recorder
 from vespo_openrlhf.bridge.run.records import MetricsFile, UpdateLog
+from vespo_openrlhf.bridge.samples.recorder import Recorder
 from vespo_openrlhf.files import write_text
 from vespo_openrlhf.recorded.reading import STAMPS_FILE
 from vespo_openrlhf.scheduling import BatchReport, TrainStep
