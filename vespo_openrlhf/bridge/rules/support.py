@@ -135,7 +135,8 @@ def check_effect(flags: Flags) -> None:
             "there is nothing to evaluate; name problems with --eval.dataset",
         ),
         "agent.weight": (
-            flags["agent.weight"] == "turn" and not flags["train.agent_func_path"],
+            flags["agent.weight"] == "turn"
+            and not (flags["train.agent_func_path"] or flags["offline.data"]),
             "without an agent a response is one turn; name one with --train.agent_func_path, or "
             "leave it out",
         ),
