@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from vespo_openrlhf.bridge.run import evaluation
@@ -18,6 +19,10 @@ HERE = Path(__file__).parent
 BATCHES = 4  # of the synchronous run
 UPDATES_PER_BATCH = 4
 MICRO_BATCHES = 2
+CAPTURED = {
+    "actor__policy_loss_type": f"{HERE / 'capturing_loss.py'}:capture",
+    "train__micro_batch_size": 16 // MICRO_BATCHES,
+}
 Run = Any  # conftest's
 
 
@@ -46,9 +51,9 @@ def synchronous(train: Callable[..., Run], problems: Path, calls: Path) -> Run:
     the CPU stack by force, where the others find that there is no GPU; with evaluations."""
     return train(
         environment={"VESPO_CPU": "1", "VESPO_TEST_CAPTURE": str(calls)},
-        actor__policy_loss_type=f"{HERE / 'capturing_loss.py'}:capture",
+        **CAPTURED,
         data__max_samples=16 * BATCHES,
-        train__micro_batch_size=16 // MICRO_BATCHES,
+        run__record=True,
         eval__dataset=problems,
         eval__steps=2,
         eval__n_samples_per_prompt=4,
@@ -68,6 +73,24 @@ def asynchronous(record: Callable[..., tuple[Run, Path]]) -> Run:
     test_nodes.py has one that keeps the KV cache."""
     run, _ = record(16, UPDATES_PER_BATCH, True)
     return run
+
+
+@pytest.fixture(scope="module")
+def replayed(
+    train: Callable[..., Run], synchronous: Run, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Run, Path]:
+    """The synchronous run trained again from what it recorded, without an engine; and its loss
+    calls."""
+    calls = tmp_path_factory.mktemp("again")
+    run = train(
+        environment={"VESPO_TEST_CAPTURE": str(calls)},
+        **CAPTURED,
+        data__prompt_dataset=False,
+        vllm__num_engines=False,
+        reward__remote_url=False,
+        offline__data=synchronous.folder,
+    )
+    return run, calls
 
 
 MODES = pytest.mark.parametrize(
@@ -105,6 +128,25 @@ def test_engine_and_trainer_agree_on_a_sample_at_lag_0(captured: list[dict]) -> 
     size = UPDATES_PER_BATCH * MICRO_BATCHES
     for batch in (gaps[i : i + size] for i in range(0, len(gaps), size)):
         assert max(batch[:MICRO_BATCHES]) < 1e-5 < 1e-3 < max(batch[MICRO_BATCHES:])
+
+
+def test_a_recorded_run_is_trained_again_with_the_same_losses_and_weights(
+    synchronous: Run, captured: list[dict], replayed: tuple[Run, Path]
+) -> None:
+    run, calls = replayed
+    again = [torch.load(path) for path in sorted(calls.iterdir())]
+    assert len(again) == len(captured)
+    for call, same in zip(captured, again, strict=True):
+        assert call.keys() == same.keys()
+        for name, value in call.items():
+            torch.testing.assert_close(same[name], value, rtol=1e-5, atol=1e-7, equal_nan=True)
+    models = [load_file(each.folder / "model" / "model.safetensors") for each in (synchronous, run)]
+    torch.testing.assert_close(*models, rtol=1e-5, atol=1e-7)
+    for line, other in zip(synchronous.metrics, run.metrics, strict=True):
+        names = [n for n in line if n.startswith(("capture/", "lag", "rollout/", "token_version/"))]
+        assert len(names) > 40
+        assert {n: other[n] for n in names} == pytest.approx({n: line[n] for n in names}, rel=1e-4)
+    assert "VersionedRollout" not in run.output  # no engine was there
 
 
 @MODES

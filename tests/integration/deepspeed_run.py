@@ -28,10 +28,10 @@ from vespo_openrlhf.bridge.actor import CriticActor, PolicyActor  # noqa: E402
 from vespo_openrlhf.bridge.rank import checkpoint  # noqa: E402
 from vespo_openrlhf.bridge.run import records  # noqa: E402
 from vespo_openrlhf.bridge.run.folder import METRICS_FILE, RunFolder  # noqa: E402
-from vespo_openrlhf.recorded.reading import STAMPS_FILE  # noqa: E402
 from vespo_openrlhf.bridge.run.records import MetricsFile  # noqa: E402
 from vespo_openrlhf.bridge.run.state import BufferedRollouts, RunState, Snapshot  # noqa: E402
 from vespo_openrlhf.bridge.wire import Rollout  # noqa: E402
+from vespo_openrlhf.recorded.reading import STAMPS_FILE  # noqa: E402
 from vespo_openrlhf.scheduling import PromptLedger  # noqa: E402
 
 PROMPTS_PER_STEP = 2

@@ -80,7 +80,7 @@ def complete(flags: dict[str, Any]) -> list[str]:
 def _offline(flags: dict[str, Any]) -> list[str]:
     """No engines but for evaluations, and no reward but the recorded one."""
     flags["offline.data"] = [os.path.abspath(path) for path in flags["offline.data"]]
-    flags["train.num_episodes"] = flags["offline.epochs"]
+    flags["train.num_episodes"] = max(flags["offline.epochs"], 1)  # for its own check to refuse
     if not (flags["reward.remote_url"] or flags["reward.model_name_or_path"]):
         flags["reward.remote_url"] = "recorded"  # or OpenRLHF makes place for a reward model
     notes = []

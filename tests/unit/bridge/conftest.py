@@ -78,6 +78,7 @@ DEFAULTS = our_defaults() | {
     "data.apply_chat_template": False,
     "data.disable_fast_tokenizer": False,
     "data.input_template": None,
+    "data.max_images_per_prompt": 0,
     "data.max_len": 2048,
     "data.max_samples": int(1e8),
     "data.prompt_dataset": "some/data",

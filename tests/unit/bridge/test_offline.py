@@ -1,5 +1,5 @@
-"""Recorded samples under our scheduler, in the place of an engine. Driver and trainer are stand-ins;
-tests/e2e/test_training.py has them on the real stack."""
+"""Recorded samples under our scheduler, in the place of an engine. Driver and trainer are
+stand-ins; tests/e2e/test_training.py has them on the real stack."""
 
 from __future__ import annotations
 
@@ -139,7 +139,8 @@ def test_lag_is_that_of_the_versions_that_were_recorded(record) -> None:
     found = [lag for batch in run.batches for lag in mini_batches.lags(batch, 2)]
     assert numpy.array_equal(found, expected, equal_nan=True)
     first, second = map(mini_batches.recorded_lag, run.batches)
-    assert first is not None and dict(first.oldest) == {0: 4}
+    assert first is not None
+    assert dict(first.oldest) == {0: 4}
     assert second is None
 
 
@@ -200,7 +201,8 @@ def test_the_initial_policys_log_probs_are_computed_once_and_kept(record, tmp_pa
         assert [each is None for each in group] == [each is None for each in same]
         there = [each for each in before if each is not None]
         for each, old in zip([e for e in group if e is not None], there, strict=True):
-            assert numpy.array_equal(each.tokens, old.tokens) and each.reward == old.reward
+            assert numpy.array_equal(each.tokens, old.tokens)
+            assert each.reward == old.reward
             expected = [0, 0, -0.2, -0.3, -0.4]
             assert each.log_probs == pytest.approx(expected)
             assert each.token_versions == ((0, 3),)

@@ -83,7 +83,8 @@ def test_a_rollout_comes_back_as_the_engine_made_it(tmp_path: Path) -> None:
                     n: float(v) for n, v in value.items()
                 }
             elif isinstance(value, torch.Tensor):
-                assert torch.equal(value, other) and value.dtype == other.dtype, name
+                assert torch.equal(value, other), name
+                assert value.dtype == other.dtype, name
             else:
                 assert value == other, name
 
@@ -107,7 +108,8 @@ def test_a_failed_sample_is_kept_with_its_reason(tmp_path: Path) -> None:
     deliver(recorder, 0, [rollout(1), None])
     recorder.close()
     recording = Recording([tmp_path], 2, LIMITS)
-    assert recording.samples == 2 and recording.problems == {"not_sampled": 1}
+    assert recording.samples == 2
+    assert recording.problems == {"not_sampled": 1}
     assert [sample is None for sample in recording.read(0)] == [False, True]
 
 
@@ -116,7 +118,9 @@ def test_a_sample_for_a_reward_model_waits_for_one(tmp_path: Path) -> None:
     deliver(recorder, 0, [rollout(1, None)])
     recorder.close()
     ((sample,),) = read(tmp_path, 1)
-    assert sample is not None and sample.reward is None and sample.failure == "reward_model"
+    assert sample is not None
+    assert sample.reward is None
+    assert sample.failure == "reward_model"
     assert to_rollout(sample, 64).experience.rewards is None
 
 

@@ -41,7 +41,8 @@ def test_groups_come_together_from_shards_in_whatever_order(make_sample, tmp_pat
     # Group 1 was whole before group 0.
     assert [first_tokens(group) for group in recording] == [[10, 11, 12, 13], [0, 1, 2, 3]]
     assert recording.names == ["1:abc/1", "0:abc/0"]
-    assert recording.samples == 8 and recording.trained == 0
+    assert recording.samples == 8
+    assert recording.trained == 0
 
 
 def test_those_that_the_run_trained_come_first_as_it_trained_them(
@@ -64,7 +65,9 @@ def test_a_large_group_is_read_as_several_and_a_small_one_with_holes(
     sizes = {0: 10, 1: 3, 2: 1}
     samples = [make_sample(ticket, i) for ticket, size in sizes.items() for i in range(size)]
     recording = Recording([write(tmp_path, samples)], 4, LIMITS)
-    found = {name: first_tokens(group) for name, group in zip(recording.names, recording)}
+    found = {
+        name: first_tokens(group) for name, group in zip(recording.names, recording, strict=True)
+    }
     assert found == {
         "0:abc/0.0": [0, 1, 2, 3],
         "0:abc/0.1": [4, 5, 6, None],
@@ -142,7 +145,7 @@ def test_several_recordings_keep_their_tickets_apart(make_sample, tmp_path: Path
 def test_recordings_of_two_tokenizers_do_not_go_together(make_sample, tmp_path: Path) -> None:
     write_shard(tmp_path / "a.parquet", [make_sample()], ORIGIN)
     write_shard(tmp_path / "b.parquet", [make_sample()], Origin("run", "model", "another"))
-    with pytest.raises(ValueError, match="are of different tokenizers .another and digest."):
+    with pytest.raises(ValueError, match=r"are of different tokenizers .another and digest."):
         Recording([tmp_path], 4, LIMITS)
 
 
