@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from vespo_openrlhf.agents.options import AgentOptions
+from vespo_openrlhf.losses.distillation import DistillOptions
 from vespo_openrlhf.losses.kernel import KernelCoefficients
 from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES, option_defaults
 from vespo_openrlhf.options import Options, fields, option
@@ -228,6 +229,7 @@ GROUPS = (
         "offline: recorded samples in the place of engines; see docs/offline.md",
         OfflineOptions,
     ),
+    FlagGroup("distill", "distillation: a teacher's opinion of each token", DistillOptions),
     FlagGroup("run", "run folder", RunOptions),
     FlagGroup(
         "nodes",

@@ -21,13 +21,14 @@ from tqdm import tqdm
 
 from vespo_openrlhf.bridge import collector
 from vespo_openrlhf.bridge.flags import flatten
-from vespo_openrlhf.bridge.loss import build_loss, uses_our_loss
+from vespo_openrlhf.bridge.loss import build_loss, distillation, uses_our_loss
 from vespo_openrlhf.bridge.rank import checkpoint, head, learning_rate
 from vespo_openrlhf.bridge.rank.guard import NonFiniteGuard
 from vespo_openrlhf.bridge.rank.loss_adapter import PolicyLossAdapter
 from vespo_openrlhf.bridge.rank.replay import PolicyReplay
 from vespo_openrlhf.bridge.rank.sample_metrics import SampleMetrics
 from vespo_openrlhf.bridge.rank.update_metrics import UPDATES, UpdateMetrics, finite_means
+from vespo_openrlhf.bridge.roles import teacher_model
 from vespo_openrlhf.bridge.rules.moe import replays
 from vespo_openrlhf.bridge.samples.mini_batches import micro_batches
 from vespo_openrlhf.bridge.seams import SeamError, plain_class
@@ -64,7 +65,9 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
         self._data_ranks = strategy.ds_device_mesh["dp"].get_group()
         self.policy_loss: PolicyLossAdapter | None = None
         if uses_our_loss(flags):
-            self.policy_loss = PolicyLossAdapter(build_loss(flags), self._data_ranks)
+            self.policy_loss = PolicyLossAdapter(
+                build_loss(flags), self._data_ranks, distillation(flags)
+            )
             strategy.print(f"policy loss in place: {self.policy_loss.name}")
         self._updates = UpdateMetrics(strategy.accumulated_gradient, self._data_ranks)
         self.actor_loss_fn: Any = self._guard.watched(
@@ -151,7 +154,8 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
             if self.replay is not None:
                 facts["experts_differ"] = stack.enter_context(self.replay.armed(experience))
             if self.policy_loss is not None:
-                self.policy_loss.note(turns=experience.turns, **facts)
+                teacher = experience.base_action_log_probs
+                self.policy_loss.note(turns=experience.turns, teacher=teacher, **facts)
             status = super().training_step(experience, *args, **kwargs)
         self._updates.take(status["metrics"])
         if self._ended is not None:
@@ -262,9 +266,10 @@ class CriticActor(plain_class(ppo_critic.CriticModelActor)):  # type: ignore[mis
 
 
 class ReferenceActor(plain_class(launcher.ReferenceModelActor)):  # type: ignore[misc]
-    """`ReferenceModelActor` around our actor."""
+    """`ReferenceModelActor` around our actor; the teacher, where there is one."""
 
-    def init_model_from_pretrained(self, strategy: Any, *args: Any, **kwargs: Any) -> None:
+    def init_model_from_pretrained(self, strategy: Any, pretrain: str) -> None:
         # Built by this name of OpenRLHF's module: without, by its class, which makes whole logits.
         with replaced(launcher, Actor=head.actor_class(strategy)):
-            super().init_model_from_pretrained(strategy, *args, **kwargs)
+            teacher = teacher_model(flatten(strategy.args))
+            super().init_model_from_pretrained(strategy, teacher or pretrain)

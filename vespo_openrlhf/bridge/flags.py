@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,11 +11,14 @@ from typing import Any
 from vespo_openrlhf import config, cpu, models
 from vespo_openrlhf.bridge import rules
 from vespo_openrlhf.bridge.loss import uses_our_loss
+from vespo_openrlhf.bridge.roles import teacher_model
+from vespo_openrlhf.bridge.rules.distill import check_teacher
 from vespo_openrlhf.bridge.rules.loss import UPSTREAM_DEFAULTS
 from vespo_openrlhf.bridge.run import dataset, recordings
 from vespo_openrlhf.cpu.flags import adapt
 from vespo_openrlhf.data import checks
 from vespo_openrlhf.losses.registry import option_defaults
+from vespo_openrlhf.reward import no_reward
 from vespo_openrlhf.reward import options as reward_options
 
 
@@ -73,15 +77,32 @@ def complete(flags: dict[str, Any]) -> list[str]:
         _run_folder(flags)
     if flags["offline.data"]:
         notes.extend(_offline(flags))
+    notes.extend(_teacher(flags))
     notes.extend(_reward(flags))
     return notes
+
+
+def _teacher(flags: dict[str, Any]) -> list[str]:
+    """A teacher alone needs no reward, but OpenRLHF does."""
+    if teacher_model(flags) and os.path.isdir(flags["distill.teacher"]):
+        flags["distill.teacher"] = os.path.abspath(flags["distill.teacher"])
+    if not flags["distill.teacher"] or flags["distill.coef"] < 1 or _is_scored(flags):
+        return []
+    flags["reward.remote_url"] = no_reward.__file__
+    return ["--reward.remote_url -> reward/no_reward.py (the teacher alone says what is good)"]
+
+
+def _is_scored(flags: Mapping[str, Any]) -> bool:
+    """Whether anything gives a reward."""
+    given = ("reward.remote_url", "reward.model_name_or_path", "train.agent_func_path")
+    return any(flags[flag] for flag in given)
 
 
 def _offline(flags: dict[str, Any]) -> list[str]:
     """No engines but for evaluations, and no reward but the recorded one."""
     flags["offline.data"] = [os.path.abspath(path) for path in flags["offline.data"]]
     flags["train.num_episodes"] = max(flags["offline.epochs"], 1)  # for its own check to refuse
-    if not (flags["reward.remote_url"] or flags["reward.model_name_or_path"]):
+    if not _is_scored(flags):
         flags["reward.remote_url"] = "recorded"  # or OpenRLHF makes place for a reward model
     notes = []
     if flags["vllm.num_engines"] and not flags["eval.dataset"]:
@@ -174,6 +195,7 @@ def check(flags: dict[str, Any]) -> None:
         flags["reward.remote_url"] = os.path.abspath(reward)
         label_problems = checks.load_reward(reward).get("label_problems")
     columns = {"input_key": flags["data.input_key"], "label_key": flags["data.label_key"]}
+    check_teacher(flags)
     if flags["offline.data"]:
         recordings.check(flags)
     else:

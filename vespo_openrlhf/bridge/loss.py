@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vespo_openrlhf import config
+from vespo_openrlhf.bridge.roles import teacher_model
+from vespo_openrlhf.losses.distillation import DistillOptions
 from vespo_openrlhf.losses.kernel import KernelCoefficients
 from vespo_openrlhf.losses.registry import PolicyLoss, get_policy_loss, option_defaults
 
@@ -67,5 +69,15 @@ def skips_old_log_probs(flags: Mapping[str, Any]) -> bool:
         uses_our_loss(flags)
         and not flags["vespo.recompute_old_log_probs"]
         and not build_loss(flags).reads_old_log_probs
-        and not flags["algo.kl.init_coef"] > 0
+        and (not flags["algo.kl.init_coef"] > 0 or teacher_model(flags) is not None)
     )
+
+
+def distillation(flags: Mapping[str, Any]) -> DistillOptions | None:
+    """What a teacher has to say in the run; None where there is none.
+
+    Raises:
+        ValueError: an option is out of range.
+    """
+    options = config.read(DistillOptions, flags)
+    return options if options.teacher else None

@@ -21,7 +21,7 @@ from vespo_openrlhf.bridge import placement
 from vespo_openrlhf.bridge.actor import CriticActor, PolicyActor, ReferenceActor
 from vespo_openrlhf.bridge.engine import VersionedRollout
 from vespo_openrlhf.bridge.offline.trainer import OfflineTrainer
-from vespo_openrlhf.bridge.roles import gpus, logical_gpus
+from vespo_openrlhf.bridge.roles import gpus, logical_gpus, teacher_model
 from vespo_openrlhf.bridge.rules.moe import replays
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
 from vespo_openrlhf.cpu import build_locks
@@ -141,13 +141,15 @@ class Plugs:
     trainers: Trainers
 
     def take(self, flags: dict[str, Any]) -> None:
-        """Every flag by its dotted name; before Ray starts. Edits those that OpenRLHF wants for
-        engines where a run needs none."""
+        """Every flag by its dotted name; before Ray starts. Edits those by which OpenRLHF would
+        make other models than the run needs."""
         self.engines.max_num_seqs = flags["rollout.in_flight_per_engine"]
         self.engines.tell_experts = replays(flags)
         placement.choose(flags)
         if cpu.is_active():
             self.start_ray.on_cpu(flags)
+        if teacher_model(flags):
+            flags["algo.kl.init_coef"] = 1.0  # or there is no reference model; no KL is made of it
         if flags["offline.data"]:
             self.trainers.kind = OfflineTrainer
             if not flags["vllm.num_engines"]:

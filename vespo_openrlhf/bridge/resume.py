@@ -44,6 +44,7 @@ REFUSED = {
     "actor.entropy_coef": _LOSS,
     "vespo.": _LOSS,
     "moe.": _LOSS,
+    "distill.": _LOSS,
     "agent.weight": _LOSS,
     "algo.advantage.": _LOSS,
     "algo.kl.": _LOSS,

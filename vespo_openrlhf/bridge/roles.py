@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from vespo_openrlhf.losses.distillation import RECORDED
+
 Flags = Mapping[str, Any]
+
+
+def teacher_model(flags: Flags) -> str | None:
+    """The model that a run learns from, in the reference model's place, if it does."""
+    teacher: str | None = flags["distill.teacher"]
+    return None if teacher == RECORDED else teacher
 
 
 def roles(flags: Flags) -> list[str]:
@@ -14,7 +22,7 @@ def roles(flags: Flags) -> list[str]:
     scored = flags["reward.remote_url"] or flags["train.agent_func_path"]
     there = {
         "actor": True,
-        "ref": flags["algo.kl.init_coef"] > 0,
+        "ref": flags["algo.kl.init_coef"] > 0 or teacher_model(flags) is not None,
         "critic": critic,
         "reward": not scored,
     }

@@ -32,6 +32,7 @@ from vespo_openrlhf.bridge.events import RolloutConfig, SampleLimits
 from vespo_openrlhf.bridge.flags import flatten
 from vespo_openrlhf.bridge.loss import skips_old_log_probs
 from vespo_openrlhf.bridge.rank.update_metrics import UPDATES
+from vespo_openrlhf.bridge.roles import teacher_model
 from vespo_openrlhf.bridge.rules.moe import replays
 from vespo_openrlhf.bridge.run.dataset import check_given_up, prompt_ledger, settle_lengths
 from vespo_openrlhf.bridge.run.evaluation import Evaluations
@@ -104,6 +105,7 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             *(actor_model_group, critic_model_group, reward_model_group, reference_model_group),
             *(self.kl_ctl, strategy, tokenizer),
             recomputes=not skips_old_log_probs(flags),
+            teaches=teacher_model(flags) is not None,
         )
         self._replays = replays(flags)
         self._by_turn = flags["agent.weight"] == "turn"

@@ -282,7 +282,7 @@ def _train(plan: Plan, submitted: Callable[[], None], trained: Callable[[], None
         print(f"   Ray dashboard: {cluster.dashboard}")
         run_job(
             cluster,
-            training_flags(plan),
+            [*training_flags(plan), "--run.record"],  # to be trained again with another loss
             log=log,
             metrics=plan.run_dir / "metrics.jsonl",
             total_steps=plan.batches,

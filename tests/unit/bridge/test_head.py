@@ -294,6 +294,7 @@ def test_policy_and_reference_are_built_around_the_chosen_actor(
         args=_Flags(
             actor=_Flags(log_prob_head=chosen),
             ds=_Flags(ring_attn_size=1, tensor_parallel_size=1, deepcompile=False),
+            distill=_Flags(teacher=None),
         ),
         get_ds_train_config=dict,
         get_ds_eval_config=dict,

@@ -18,6 +18,7 @@ FLAGS = {
     "train.async_enable": True,
     "train.partial_rollout_enable": False,
     "offline.data": (),
+    "distill.teacher": None,
     "vllm.num_engines": 2,
     "vllm.enable_sleep": False,
     "train.colocate_all": False,

@@ -12,6 +12,11 @@ import torch
 from vespo_openrlhf.bridge.rank.sample_metrics import gather
 from vespo_openrlhf.bridge.seams import LOSS_RESULTS
 from vespo_openrlhf.losses.diagnostics import summarise, summarise_by_lag
+from vespo_openrlhf.losses.distillation import (
+    DistillOptions,
+    distillation_metrics,
+    distilled_advantages,
+)
 from vespo_openrlhf.losses.inputs import LossInputs, masked_mean
 from vespo_openrlhf.losses.registry import PolicyLoss
 from vespo_openrlhf.losses.turns import split_turns
@@ -34,11 +39,18 @@ class PolicyLossAdapter:
     Args:
         loss: the policy loss.
         data_ranks: the ranks that train other samples than this one; see `sample_metrics.gather`.
+        distillation: from the teacher whose log-probs are noted, or, where none are, from the
+            policy that sampled.
     """
 
     def __init__(
-        self, loss: PolicyLoss, data_ranks: torch.distributed.ProcessGroup | None = None
+        self,
+        loss: PolicyLoss,
+        data_ranks: torch.distributed.ProcessGroup | None = None,
+        distillation: DistillOptions | None = None,
     ) -> None:
+        self._distillation = distillation
+        self._teacher: torch.Tensor | None = None
         # A user's own loss is named by where it is found; its metrics by the function alone.
         self.name = loss.name.rpartition(":")[2]
         self._loss = loss
@@ -53,14 +65,21 @@ class PolicyLossAdapter:
         self._own_statistics: torch.Tensor | None = None
         self._drained: dict[str, torch.Tensor] = {}
 
-    def note(self, *, turns: torch.Tensor | None = None, **per_sample: torch.Tensor) -> None:
+    def note(
+        self,
+        *,
+        turns: torch.Tensor | None = None,
+        teacher: torch.Tensor | None = None,
+        **per_sample: torch.Tensor,
+    ) -> None:
         """(B,) facts about the samples of the next call, `lag` say, to be kept beside them.
 
         Args:
             turns: (B, A), see `split_turns`: the loss is then given a row for each turn, and what
                 is measured by sequence is so by turn, with the facts of its sample.
+            teacher: (B, A) log-probs of a teacher.
         """
-        self._noted, self._turns = per_sample, turns
+        self._noted, self._turns, self._teacher = per_sample, turns, teacher
 
     def __call__(
         self,
@@ -87,6 +106,12 @@ class PolicyLossAdapter:
             unusable = (action_mask.bool() & ~rollout_log_probs.isfinite()).any(-1)
             action_mask = action_mask.bool() & ~unusable[:, None]
             num_dropped = unusable.sum().float()
+        distilled: dict[str, torch.Tensor] = {}
+        if self._distillation is not None:
+            teacher = rollout_log_probs if self._teacher is None else self._teacher
+            assert teacher is not None, "no teacher's log-probs"
+            advantages = distilled_advantages(advantages, log_probs, teacher, self._distillation)
+            distilled = distillation_metrics(log_probs, teacher, action_mask)
         inputs = LossInputs(
             log_probs=log_probs,
             old_log_probs=old_log_probs,
@@ -110,7 +135,7 @@ class PolicyLossAdapter:
                 f"{error}: set --algo.advantage.is_correction_level token, which makes the engine "
                 "report them"
             ) from error
-        self._keep(metrics, num_dropped)
+        self._keep(metrics | distilled, num_dropped)
         zero = torch.zeros((), device=log_probs.device)
         results: dict[str, torch.Tensor | None] = {
             "loss": loss,
@@ -140,7 +165,7 @@ class PolicyLossAdapter:
         if self._loss.step_scale is not None:
             of_all["step_scale"] = torch.ones_like(num_dropped)  # until the update's end says
         self._measured.append(by_sequence | {f"{_OF_ALL}{n}": v for n, v in of_all.items()})
-        self._noted, self._turns = {}, None
+        self._noted, self._turns, self._teacher = {}, None, None
 
     def _with_statistics(self, inputs: LossInputs) -> LossInputs:
         """For a loss with batch statistics: those of the update before.

@@ -14,6 +14,7 @@ from vespo_openrlhf import config
 from vespo_openrlhf.bridge.rules import (
     adapters,
     data,
+    distill,
     folders,
     lag,
     loss,
@@ -34,6 +35,7 @@ FLAG_RULES: tuple[Callable[[dict[str, Any]], object], ...] = (
     *(functools.partial(config.read, group.options) for group in config.GROUPS),
     offline.check_record,
     offline.check_offline,
+    distill.check_distillation,
     support.check_unsupported,
     support.check_accumulation,
     support.check_ema,

@@ -39,11 +39,13 @@ class ExperienceMaker(RemoteExperienceMaker):
             reads the actor's. `old_log_probs` are then those of the behaviour policy: OpenRLHF's
             metric `ppo_kl` measures all of the distance from it (lag, mismatch and the batch's
             own updates), while `vllm_kl`, engine against recomputation, is 0 and says nothing.
+        teaches: the reference model is a teacher, whose log-probs are for the loss.
     """
 
-    def __init__(self, *args: Any, recomputes: bool = True) -> None:
+    def __init__(self, *args: Any, recomputes: bool = True, teaches: bool = False) -> None:
         super().__init__(*args)
         self._recomputes = recomputes
+        self._teaches = teaches
         #: By sample of the next batch, for the policy's forward pass; None: its router chooses.
         self.routed_experts: Sequence[RoutedExperts] | None = None
         #: By sample of the next batch, where each turn has its own advantage; None: the episode's.
@@ -167,10 +169,10 @@ class ExperienceMaker(RemoteExperienceMaker):
         of the loss, where it is computed; then that has the reference's log-probs."""
         log_probs, kl = samples.action_log_probs, self.args.algo.kl
         samples.kl = difference = torch.zeros_like(log_probs)
-        if reference is not None and not kl.use_loss:
+        if reference is not None and not (kl.use_loss or self._teaches):
             samples.kl = compute_approx_kl(log_probs, reference, kl_estimator=kl.estimator)
             difference = log_probs.float() - reference.float()
-        samples.base_action_log_probs = reference if kl.use_loss else None
+        samples.base_action_log_probs = reference if kl.use_loss or self._teaches else None
         samples.info["kl"] = masked_mean(samples.kl, samples.action_mask, dim=-1)
         samples.info["logprobs_diff"] = masked_mean(difference, samples.action_mask, dim=-1)
 

@@ -1,0 +1,65 @@
+"""A teacher: where its log-probs come from, and whose samples they are of."""
+
+from __future__ import annotations
+
+from vespo_openrlhf import config
+from vespo_openrlhf.bridge.loss import distillation, uses_our_loss
+from vespo_openrlhf.bridge.roles import Flags, teacher_model
+from vespo_openrlhf.losses.distillation import RECORDED, DistillOptions
+from vespo_openrlhf.recorded.schema import tokenizer_digest
+
+
+def check_distillation(flags: Flags) -> None:
+    """There is one teacher, and nothing else in its place."""
+    options = distillation(flags)
+    if options is None:
+        asked = vars(config.read(DistillOptions, flags))
+        given = [name for name, value in asked.items() if value != getattr(DistillOptions, name)]
+        if given:
+            raise ValueError(
+                f"--distill.{given[0]} has no effect without --distill.teacher: name the teacher, "
+                "or leave the flag out"
+            )
+        return
+    teacher = f"--distill.teacher {options.teacher}"
+    if not uses_our_loss(flags):
+        raise ValueError(
+            f"{teacher}: OpenRLHF's own loss, which --vespo.anchor old asks for, hears no teacher: "
+            "leave the anchor out"
+        )
+    if options.teacher == RECORDED:
+        if not flags["offline.data"] or flags["offline.behaviour"] != "recorded":
+            raise ValueError(
+                f"{teacher}: the policy that sampled recorded data is the teacher; set "
+                "--offline.data to samples with its log-probs, or name a model"
+            )
+    elif flags["algo.kl.init_coef"] > 0:
+        raise ValueError(
+            f"{teacher}: the teacher stands in the reference model's place, and "
+            f"--algo.kl.init_coef {flags['algo.kl.init_coef']:g} asks for that: set it to 0"
+        )
+    if options.direction == "forward" and not flags["offline.data"]:
+        raise ValueError(
+            "--distill.direction forward is for samples of the teacher, and here the student "
+            "samples: set --offline.data to a recording of the teacher's, or leave the flag out"
+        )
+
+
+def check_teacher(flags: Flags) -> None:
+    """The teacher reads the student's tokens."""
+    teacher, student = teacher_model(flags), flags["actor.model_name_or_path"]
+    if teacher is None:
+        return
+    from transformers import AutoTokenizer
+
+    digests = []
+    for flag, model in (("distill.teacher", teacher), ("actor.model_name_or_path", student)):
+        try:
+            digests.append(tokenizer_digest(AutoTokenizer.from_pretrained(model)))
+        except (OSError, ValueError) as error:
+            raise ValueError(f"--{flag} {model} has no tokenizer that loads: {error}") from error
+    if digests[0] != digests[1]:
+        raise ValueError(
+            f"--distill.teacher {teacher} has another tokenizer than the student, {student}: its "
+            "log-probs would be of other tokens; take a teacher of the student's family"
+        )
