@@ -10,6 +10,7 @@ from vespo_openrlhf.bridge.loss import build_loss
 from vespo_openrlhf.bridge.rank import learning_rate
 from vespo_openrlhf.bridge.rank.loss_adapter import PolicyLossAdapter
 from vespo_openrlhf.losses import POLICY_LOSS_NAMES, LossInputs, get_policy_loss, split_turns
+from vespo_openrlhf.losses.distillation import DistillOptions
 
 VESPO = {
     "actor.policy_loss_type": "vespo",
@@ -469,3 +470,35 @@ def test_the_turns_of_one_call_are_not_those_of_the_next() -> None:
     by_turn, *_ = call(adapter, batch)
     after, *_ = call(adapter, batch)
     assert after == whole != by_turn
+
+
+def test_a_teacher_takes_the_place_of_the_reward_with_the_present_log_probs() -> None:
+    batch = micro_batch(0)
+    teacher = -torch.rand(3, 5)
+    adapter = PolicyLossAdapter(build_loss(VESPO), distillation=DistillOptions("a model", 0.75))
+    adapter.note(teacher=teacher, lag=torch.zeros(3))
+    loss, *_ = call(adapter, batch)
+    advantages = 0.25 * batch["advantages"] + 0.75 * (teacher - batch["log_probs"].detach())
+    expected, _ = get_policy_loss("vespo")(LossInputs(**batch | {"advantages": advantages}))
+    assert loss == expected
+    kept = batch["action_mask"].bool()
+    adapter.end_update()
+    gap = (batch["log_probs"].detach() - teacher)[kept].mean()
+    assert adapter.drain()["vespo/teacher_kl"] == pytest.approx(gap.item(), rel=1e-5)
+
+
+def test_where_no_model_teaches_it_is_the_policy_that_sampled() -> None:
+    batch = micro_batch(1)
+    adapter = PolicyLossAdapter(build_loss(VESPO), distillation=DistillOptions("recorded"))
+    loss, *_ = call(adapter, batch)
+    advantages = batch["rollout_log_probs"] - batch["log_probs"].detach()
+    expected, _ = get_policy_loss("vespo")(LossInputs(**batch | {"advantages": advantages}))
+    assert loss == expected
+
+
+def test_a_teacher_of_one_call_is_not_that_of_the_next() -> None:
+    adapter = PolicyLossAdapter(build_loss(VESPO), distillation=DistillOptions("recorded"))
+    adapter.note(teacher=torch.zeros(3, 5))
+    first, *_ = call(adapter, micro_batch(1))
+    second, *_ = call(adapter, micro_batch(1))
+    assert first != second
