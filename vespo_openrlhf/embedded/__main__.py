@@ -40,6 +40,8 @@ examples:
   python -m vespo_openrlhf.embedded --out runs/seed1 --seed 1
   python -m vespo_openrlhf.embedded --out runs/moe --moe
   python -m vespo_openrlhf.embedded --out runs/agent --agent
+  python -m vespo_openrlhf.embedded --out runs/student --small
+  python -m vespo_openrlhf.embedded --out runs/teacher --forget-share 0  # always right
   python -m vespo_openrlhf.embedded --out runs/hard --forget-share 0.9   # right is rare
 """
 
@@ -77,6 +79,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         action="store_true",
         help="demonstrations of an agent: who is right asks a calculator and copies its answer",
     )
+    parser.add_argument(
+        "--small", action="store_true", help="half as wide: a student that the other can teach"
+    )
     parser.add_argument("--force", action="store_true", help="build even if it is there already")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     options = parser.parse_args(arguments)
@@ -85,6 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             seed=options.seed,
             moe=options.moe,
             agent=options.agent,
+            small=options.small,
             train_problems=options.train_problems,
             heldout_problems=options.heldout_problems,
             warm_start=WarmStart(steps=options.steps, forget_share=options.forget_share),

@@ -175,7 +175,7 @@ def _write_products(work: Path, options: BuildOptions, progress: bool) -> Report
     write_jsonl(work / "heldout.jsonl", heldout)
     tokenizer = build_tokenizer(MAX_LENGTH)
     with reproducible(INITIAL_WEIGHTS):
-        model = build_model(tokenizer, moe=options.moe)
+        model = build_model(tokenizer, moe=options.moe, small=options.small)
     with reproducible(options.seed):
         show = calls if options.agent else demonstrations
         ids, labels = show(tokenizer, shown, warm.forget_share, options.seed)

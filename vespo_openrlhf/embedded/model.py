@@ -74,7 +74,9 @@ def reproducible(seed: int) -> Iterator[None]:
             torch.set_num_threads(threads)
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, *, moe: bool = False) -> Model:
+def build_model(
+    tokenizer: PreTrainedTokenizerFast, *, moe: bool = False, small: bool = False
+) -> Model:
     """A Qwen3 of about 0.34 million parameters in float32, with random weights.
 
     The size of a head is one that vLLM's CPU attention has a kernel for.
@@ -83,6 +85,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, moe: bool = False) -> Mod
         tokenizer: its size and special tokens are the model's.
         moe: a mixture instead, of 0.93 million parameters: each layer has 8 experts of half the
             dense one's intermediate size, of which a token takes 2, and so as much work.
+        small: half as wide, of 0.09 million parameters.
     """
     shape: dict[str, Any] = {
         "vocab_size": len(tokenizer),
@@ -104,6 +107,9 @@ def build_model(tokenizer: PreTrainedTokenizerFast, *, moe: bool = False) -> Mod
         "pad_token_id": tokenizer.pad_token_id,
         "dtype": "float32",
     }
+    if small:
+        shape |= {"hidden_size": 64, "intermediate_size": 128}
+        shape |= {"num_attention_heads": 2, "num_key_value_heads": 2}
     config = Qwen3MoeConfig(**shape, **EXPERTS) if moe else Qwen3Config(**shape)
     config._attn_implementation = "sdpa"
     model: Model = (Qwen3MoeForCausalLM if moe else Qwen3ForCausalLM)(config)

@@ -44,18 +44,24 @@ class BuildOptions(Options):
 
     seed: int = option(0, "of problems and demonstrations")
     moe: bool = option(False, "a mixture of experts in the place of the dense model")
+    small: bool = option(False, "half as wide, a student for the other to teach")
     agent: bool = option(False, "who is right asks a calculator, instead of working columns")
     train_problems: int = option(4096, "rows of train.jsonl", at_least=1)
     heldout_problems: int = option(256, "rows of heldout.jsonl", at_least=1)
     warm_start: WarmStart = option(factory=WarmStart, help="how the model is warmed up")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.moe and self.small:
+            raise ValueError("small is for the dense model: leave moe or small out")
+
     def as_manifest(self) -> dict[str, Any]:
         """The options as they stand in the manifest, the recipe's number among them.
 
-        Of a dense model without `moe`, and without `agent`, as it was before there was a choice.
+        Without a choice that is not made, as it was before there was one.
         """
         settings = {"recipe": RECIPE, **asdict(self)}
-        for name in ("moe", "agent"):
+        for name in ("moe", "agent", "small"):
             if not settings[name]:
                 del settings[name]
         return settings

@@ -31,6 +31,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="an agent of two turns, which learns to ask a calculator instead of guessing",
     )
+    parser.add_argument(
+        "--distill",
+        action="store_true",
+        help="a student half as wide, which learns from a teacher in the place of the reward",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of data, demonstrations and training")
     parser.add_argument(
         "--batches", type=int, default=Plan.batches, help="rollout batches to train for"
@@ -39,12 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--out",
         type=Path,
         help="folder for everything (default: runs/quickstart-seed{SEED}, with --moe "
-        "runs/quickstart-moe-seed{SEED}, with --agent runs/quickstart-agent-seed{SEED})",
+        "runs/quickstart-moe-seed{SEED}, and so on)",
     )
     arguments = parser.parse_args(argv)
     if arguments.cpu:
         os.environ[cpu.FORCE_VARIABLE] = "1"
-    kind = "moe-" * arguments.moe + "agent-" * arguments.agent
+    kind = "moe-" * arguments.moe + "agent-" * arguments.agent + "distill-" * arguments.distill
     name = f"quickstart-{kind}seed{arguments.seed}"
     out = (arguments.out or Path("runs") / name).resolve()
     # SIGINT too: a shell ignores it in background jobs, and Python then leaves it so.
@@ -53,7 +58,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # ignored: under nohup
         signal.signal(signal.SIGHUP, _interrupt)
     try:
-        plan = Plan(out, arguments.seed, arguments.batches, arguments.moe, arguments.agent)
+        kinds = arguments.moe, arguments.agent, arguments.distill
+        plan = Plan(out, arguments.seed, arguments.batches, *kinds)
         return execute(plan)
     except (RuntimeError, ValueError, OSError) as error:
         print(f"\nFAILED: {error}", file=sys.stderr)

@@ -16,7 +16,7 @@ from typing import Any
 from vespo_openrlhf import cpu
 from vespo_openrlhf.embedded import calculator
 from vespo_openrlhf.embedded.build import read_finished
-from vespo_openrlhf.embedded.options import BuildOptions
+from vespo_openrlhf.embedded.options import BuildOptions, WarmStart
 from vespo_openrlhf.quickstart.evaluator import Evaluator
 from vespo_openrlhf.quickstart.job import run_job, to_arguments
 from vespo_openrlhf.quickstart.local_ray import LocalCluster
@@ -47,18 +47,30 @@ class Plan:
     batches: int = 16
     moe: bool = False
     agent: bool = False
+    distill: bool = False
 
     def __post_init__(self) -> None:
         if self.batches < 1:
             raise ValueError(f"--batches must be at least 1, got {self.batches}")
+        if self.distill and (self.moe or self.agent):
+            raise ValueError("--distill is for the dense model: leave --moe and --agent out")
 
     @property
     def model(self) -> BuildOptions:
-        return BuildOptions(seed=self.seed, moe=self.moe, agent=self.agent)
+        return BuildOptions(seed=self.seed, moe=self.moe, agent=self.agent, small=self.distill)
+
+    @property
+    def teacher_model(self) -> BuildOptions:
+        """Who never forgets the carry."""
+        return BuildOptions(seed=self.seed, warm_start=WarmStart(forget_share=0.0))
 
     @property
     def built(self) -> Path:
         return self.out / "embedded"
+
+    @property
+    def teacher(self) -> Path:
+        return self.out / "teacher"
 
     @property
     def run_dir(self) -> Path:
@@ -140,12 +152,18 @@ def _build(plan: Plan) -> None:
     if begun and built is None:
         raise ValueError(
             f"{plan.out} holds a run of another model than these options build, of another seed, "
-            "with or without --moe or --agent, or of another version: name another folder with "
-            "--out, or remove this one"
+            "with or without --moe, --agent or --distill, or of another version: name another "
+            "folder with --out, or remove this one"
         )
-    arguments = ["--out", str(plan.built), "--seed", str(plan.seed)]
-    arguments += ["--moe"] * plan.moe + ["--agent"] * plan.agent
-    if subprocess.run([sys.executable, "-m", "vespo_openrlhf.embedded", *arguments]).returncode:
+    if plan.distill:
+        _build_model(plan, plan.teacher, "--forget-share", "0")
+    kind = ["--moe"] * plan.moe + ["--agent"] * plan.agent + ["--small"] * plan.distill
+    _build_model(plan, plan.built, *kind)
+
+
+def _build_model(plan: Plan, out: Path, *options: str) -> None:
+    command = [sys.executable, "-m", "vespo_openrlhf.embedded", "--out", str(out)]
+    if subprocess.run([*command, "--seed", str(plan.seed), *options]).returncode:
         raise RuntimeError("the model could not be built; the reason stands above")
 
 
@@ -223,6 +241,9 @@ def training_flags(plan: Plan) -> list[str]:
             + calculator.MAX_OBSERVATION_TOKENS
             + MAX_RESPONSE_TOKENS,
         }
+    taught_by: dict[str, Any] = {}
+    if plan.distill:  # and not by the reward, which is only measured
+        taught_by = {"distill.teacher": plan.teacher / "model", "ref.num_gpus_per_node": 1}
     return to_arguments(
         {
             # model, data, reward
@@ -235,6 +256,7 @@ def training_flags(plan: Plan) -> list[str]:
             "data.max_len": MAX_PROMPT_TOKENS + MAX_RESPONSE_TOKENS,
             "rollout.max_new_tokens": MAX_RESPONSE_TOKENS,
             **scored_by,
+            **taught_by,
             # the loss
             "actor.policy_loss_type": "vespo",
             "algo.advantage.estimator": "group_norm",
@@ -300,6 +322,13 @@ def _print_table(plan: Plan, before: dict[str, Any], after: dict[str, Any], seco
     print(f"\n{'held-out accuracy':<26}{'before':>{width}}{'after':>{width}}")
     for name, title in (("sampled", f"sampled (avg@{EVAL_REPEATS}, T=1)"), ("greedy", "greedy")):
         print(f"{title:<26}{_percent(before[name]):>{width}}{_percent(after[name]):>{width}}")
+    if plan.distill:
+        teacher = read_finished(plan.teacher, plan.teacher_model)
+        assert teacher is not None, "built"
+        print(
+            f"the teacher: {100 * teacher.sampled:.1f} % sampled, {100 * teacher.greedy:.1f} % "
+            "greedy; no reward was read"
+        )
     if plan.agent:
         turns = [result["sampled"]["agent"]["by_turns"] for result in (before, after)]
         for turn in sorted({*turns[0], *turns[1]}):
