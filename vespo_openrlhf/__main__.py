@@ -11,6 +11,7 @@ COMMANDS = {
     "check": "check a recipe before a node is rented",
     "simulate": "size a cluster and a lag bound",
     "data": "prepare prompts",
+    "recorded": "import rollouts of other trainers, and look at recorded ones",
     "reward": "ask the verifier, audit golds, or serve it over HTTP",
     "eval": "evaluate models on benchmarks, and compare them",
     "study": "compare losses under staleness, without a GPU",
