@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vespo_openrlhf.options import fields
-from vespo_openrlhf.recorded.importing import importer, importers
+from vespo_openrlhf.recorded.importing.formats import importer, importers
 
 _PROG = "python -m vespo_openrlhf.recorded"
 _EPILOG = """\
@@ -64,8 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _import(arguments: argparse.Namespace) -> int:
     from vespo_openrlhf.models import load_tokenizer
-    from vespo_openrlhf.recorded.convert import Options, convert
-    from vespo_openrlhf.recorded.encoding import NOTES
+    from vespo_openrlhf.recorded.importing.convert import Options, convert
+    from vespo_openrlhf.recorded.importing.encoding import NOTES
 
     kind = importer(arguments.importer)
     settings = kind.Settings(

@@ -8,8 +8,8 @@ from pathlib import Path
 from vespo_openrlhf.files import written_whole
 from vespo_openrlhf.recorded.schema import Origin, RecordedSample, to_table
 
-#: Of a row group, in bytes as they are in memory: what a reader holds at a time.
-_ROW_GROUP_BYTES = 2**22
+#: Of a row group, in bytes as they are in memory: what is read to have one of its samples.
+_ROW_GROUP_BYTES = 2**20
 _COMPRESSION = "zstd"
 
 

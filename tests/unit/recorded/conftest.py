@@ -12,8 +12,8 @@ import pytest
 
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 from vespo_openrlhf.recorded.checks import Limits
-from vespo_openrlhf.recorded.convert import Options, Report, convert
-from vespo_openrlhf.recorded.importing import importer
+from vespo_openrlhf.recorded.importing.convert import Options, Report, convert
+from vespo_openrlhf.recorded.importing.formats import importer
 from vespo_openrlhf.recorded.reading import Recording, find_shards
 from vespo_openrlhf.recorded.schema import RecordedSample, from_table
 

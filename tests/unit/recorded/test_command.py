@@ -9,7 +9,7 @@ import pytest
 
 from vespo_openrlhf.recorded.__main__ import main
 from vespo_openrlhf.recorded.checks import Limits
-from vespo_openrlhf.recorded.importing import importer, importers
+from vespo_openrlhf.recorded.importing.formats import importer, importers
 from vespo_openrlhf.recorded.reading import Recording
 from vespo_openrlhf.recorded.schema import Origin, RecordedSample, tokenizer_digest
 from vespo_openrlhf.recorded.summary import summarise

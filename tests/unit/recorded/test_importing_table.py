@@ -185,7 +185,7 @@ def test_a_folder_with_shards_is_refused(tmp_path: Path, take) -> None:
 def test_a_source_that_changes_meanwhile_is_refused(
     tmp_path: Path, take, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vespo_openrlhf.recorded.importing.table import Table
+    from vespo_openrlhf.recorded.importing.formats.table import Table
 
     source, plain, passes = save(tmp_path / "rows.jsonl", ROWS), Table.rows, []
 
@@ -209,7 +209,7 @@ def test_a_dataset_of_the_hub(tmp_path: Path, take, monkeypatch: pytest.MonkeyPa
         asked.append(arguments)
         return ROWS
 
-    monkeypatch.setattr("vespo_openrlhf.recorded.importing.table.read_hub", read_hub)
+    monkeypatch.setattr("vespo_openrlhf.recorded.importing.formats.table.read_hub", read_hub)
     report, _ = take("table", "owner/rollouts", split="scored")
     assert report.written == 3
     assert asked[0][:3] == ("owner/rollouts", None, "scored")
@@ -217,7 +217,7 @@ def test_a_dataset_of_the_hub(tmp_path: Path, take, monkeypatch: pytest.MonkeyPa
 
 def test_shards_of_bounded_size(tmp_path: Path, take, monkeypatch: pytest.MonkeyPatch) -> None:
     """A group may lie in several."""
-    from vespo_openrlhf.recorded import convert
+    from vespo_openrlhf.recorded.importing import convert
     from vespo_openrlhf.recorded.writing import ShardWriter
 
     monkeypatch.setattr(convert, "ShardWriter", lambda *given: ShardWriter(*given, 1000))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from vespo_openrlhf.recorded.imported import TokenLogProb
+from vespo_openrlhf.recorded.importing.imported import TokenLogProb
 
 
 class Aligned(NamedTuple):

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from vespo_openrlhf.options import Options, option
-from vespo_openrlhf.recorded.imported import (
+from vespo_openrlhf.recorded.importing.imported import (
     Imported,
     Importer,
     Unread,

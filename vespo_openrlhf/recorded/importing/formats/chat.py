@@ -31,7 +31,7 @@ from typing import Any, Literal
 
 from vespo_openrlhf.agents.agent import Message
 from vespo_openrlhf.options import Options, option
-from vespo_openrlhf.recorded.imported import (
+from vespo_openrlhf.recorded.importing.imported import (
     Imported,
     Importer,
     TokenLogProb,

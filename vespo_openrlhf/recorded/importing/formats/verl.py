@@ -21,7 +21,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.recorded.imported import (
+from vespo_openrlhf.recorded.importing.imported import (
     Imported,
     Importer,
     Unread,

@@ -14,8 +14,8 @@ import numpy
 
 from vespo_openrlhf.agents.agent import Message
 from vespo_openrlhf.agents.conversation import Conversation
-from vespo_openrlhf.recorded.aligned import Aligned, align
-from vespo_openrlhf.recorded.imported import Imported, TokenLogProb, Unreadable
+from vespo_openrlhf.recorded.importing.aligned import Aligned, align
+from vespo_openrlhf.recorded.importing.imported import Imported, TokenLogProb, Unreadable
 from vespo_openrlhf.recorded.schema import Turns
 
 #: What is noticed of samples that are kept -> what it means.

@@ -14,8 +14,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vespo_openrlhf.recorded.encoding import Encoded, Encoder, key_of
-from vespo_openrlhf.recorded.imported import REASONS, Imported, Importer, Unread, Unreadable
+from vespo_openrlhf.recorded.importing.encoding import Encoded, Encoder, key_of
+from vespo_openrlhf.recorded.importing.imported import (
+    REASONS,
+    Imported,
+    Importer,
+    Unread,
+    Unreadable,
+)
 from vespo_openrlhf.recorded.reading import FOLDER
 from vespo_openrlhf.recorded.schema import REWARD_MODEL, Origin, RecordedSample, tokenizer_digest
 from vespo_openrlhf.recorded.writing import ShardWriter
