@@ -1,4 +1,5 @@
-"""A newcomer's loss, reward, scheduling policy or benchmark is one file, and no edit elsewhere."""
+"""A newcomer's loss, reward, scheduling policy, benchmark or format of rollouts is one file, and no
+edit elsewhere."""
 
 from __future__ import annotations
 
@@ -18,6 +19,10 @@ from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
 from vespo_openrlhf.eval.__main__ import main as evaluate
 from vespo_openrlhf.losses import LossInputs, get_policy_loss
+from vespo_openrlhf.recorded.__main__ import main as recorded
+from vespo_openrlhf.recorded.checks import Limits
+from vespo_openrlhf.recorded.importing import formats
+from vespo_openrlhf.recorded.reading import Recording
 from vespo_openrlhf.simulator.command import main as simulate
 
 REPOSITORY = Path(__file__).parents[2]
@@ -62,6 +67,25 @@ class Newest(Policy):
     def choose(self, view):
         newest = sorted(view.complete, key=lambda group: -group.oldest_version)
         return Choice(list(islice(newest, view.batch_size)))
+'''
+
+FORMAT = '''
+"""Mine: lines of prompt, response and reward, between bars."""
+from pathlib import Path
+
+from vespo_openrlhf.recorded.importing.imported import Imported, Importer, Unread
+
+
+class Bars(Importer):
+    def rows(self):
+        for source in self.sources:
+            for number, line in enumerate(Path(source).read_text().splitlines(), 1):
+                place = f"{source}, line {number}"
+                if line.count("|") != 2:
+                    yield Unread("no_response", place)
+                    continue
+                prompt, response, reward = line.split("|")
+                yield Imported(prompt, response, place, reward=float(reward))
 '''
 
 
@@ -180,6 +204,27 @@ def test_a_scheduling_policy(
     assert "no bound on the lag" in " ".join(capsys.readouterr().out.split())
     assert check([*recipe, f"{path}:Newst"]) == 1
     assert "there is no 'Newst' in it" in capsys.readouterr().out
+
+
+def test_a_format_of_rollouts(
+    recipe: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One more file in the folder of the formats."""
+    (tmp_path / "formats").mkdir()
+    (tmp_path / "formats" / "bars.py").write_text(FORMAT)
+    monkeypatch.setattr(formats, "__path__", [*formats.__path__, str(tmp_path / "formats")])
+    rows = [f"2+{i}=|{answer}|{answer == 2 + i:d}" for i in (1, 2) for answer in (3, 4)]
+    (tmp_path / "mine.bars").write_text("\n".join([*rows, "torn"]))
+    model, out = recipe[1], tmp_path / "recording"
+    asked = f"--from bars {tmp_path / 'mine.bars'} --model {model} --out {out}"
+    assert recorded(["import", *asked.split()]) == 0, capsys.readouterr().err
+    assert recorded(["show", str(out), "--model", model, "--samples", "2"]) == 0
+    groups = list(Recording([out], 2, Limits(10**6, 64, needs_log_probs=False)))
+    rewards = [[sample.reward for sample in group if sample] for group in groups]
+    assert rewards == [[1.0, 0.0], [0.0, 1.0]]
 
 
 def test_a_benchmark(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
