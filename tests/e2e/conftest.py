@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy
 import psutil
 import pytest
 from transformers import AutoTokenizer
@@ -21,6 +22,8 @@ from transformers import AutoTokenizer
 from vespo_openrlhf.embedded.arithmetic import split_problems, write_jsonl
 from vespo_openrlhf.embedded.model import build_model, reproducible
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
+from vespo_openrlhf.recorded.schema import Origin, RecordedSample, tokenizer_digest
+from vespo_openrlhf.recorded.writing import ShardWriter
 
 HERE = Path(__file__).parent
 PROMPTS = 128  # of the runs of `record`
@@ -206,3 +209,31 @@ def marked() -> Iterator[tuple[dict[str, str], Callable[[], list[psutil.Process]
 def marked_module() -> Iterator[tuple[dict[str, str], Callable[[], list[psutil.Process]]]]:
     with mark_processes() as environment_and_processes:
         yield environment_and_processes
+
+
+@pytest.fixture(scope="session")
+def recording(untrained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shards of 16 groups of 4 that no engine has made: any responses, without log-probs."""
+    folder = tmp_path_factory.mktemp("recording")
+    tokenizer = AutoTokenizer.from_pretrained(untrained / "model")
+    rng = numpy.random.default_rng(0)
+    writer = ShardWriter(folder, Origin("table", "nobody", tokenizer_digest(tokenizer)))
+    for ticket in range(16):
+        prompt = tokenizer.apply_chat_template(
+            [{"role": "user", "content": f"{100 + ticket}+{200 + ticket}="}],
+            add_generation_prompt=True,
+            return_dict=False,
+        )
+        for sample in range(4):
+            response = rng.integers(0, len(tokenizer), 4 + (ticket + sample) % 9)
+            tokens = numpy.array([*prompt, *response, tokenizer.eos_token_id])
+            sampled = numpy.arange(len(tokens)) >= len(prompt)
+            writer.add(
+                RecordedSample(
+                    *(ticket, sample, 4, f"{ticket}:sum", tokens, sampled),
+                    reward=float(rng.integers(2)),
+                    prompt=tokenizer.decode(prompt),
+                )
+            )
+    writer.flush()
+    return folder

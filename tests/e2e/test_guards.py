@@ -14,14 +14,15 @@ import torch
 from safetensors.torch import load_file
 
 HERE = Path(__file__).parent
-# The first update blows the weights up, and every later one of the batch is not finite.
-EXPLODES = {"actor__adam__lr": "1e30", "data__max_samples": 16}
 
 
 def test_a_broken_update_is_stopped_before_the_step_and_its_batch_saved(
-    command: Callable[..., list[str]], tmp_path: Path
+    command: Callable[..., list[str]], tmp_path: Path, recording: Path
 ) -> None:
-    arguments = command(tmp_path, **EXPLODES)
+    """The first update blows the weights up, and every later one of the batch is not finite."""
+    arguments = command(
+        tmp_path, offline__data=recording, offline__behaviour="initial", actor__adam__lr="1e30"
+    )
     run = subprocess.run(arguments, env=os.environ, capture_output=True, text=True, check=False)
     assert run.returncode != 0
     output = run.stdout + run.stderr

@@ -302,6 +302,19 @@ def _placement() -> None:
     _mentions(engines, "placement_group(bundles, ")
 
 
+def _other_models() -> None:
+    """Engines that offline training leaves out, and the reference model that a teacher replaces."""
+    train = _attribute("openrlhf.cli.train_ppo_ray:train")
+    _mentions(train, "vllm_engines = create_vllm_engines(", "if args.algo.kl.init_coef > 0:")
+    _mentions(train, "ref_model.async_init_model_from_pretrained(strategy, ")
+    _attribute("openrlhf.trainer.ray:create_vllm_engines")
+    reference = plain_class(_attribute("openrlhf.trainer.ray.launcher:ReferenceModelActor"))
+    _has_parameters(reference.init_model_from_pretrained, "strategy", "pretrain")
+    step = _attribute("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer").training_step
+    _mentions(step, "base_action_log_probs = experience.base_action_log_probs")
+    _mentions(step, "if self.args.algo.kl.use_loss:")
+
+
 @dataclass(frozen=True)
 class Seam:
     """One place we plug into; `check` raises AttributeError or ImportError where it moved."""
@@ -314,6 +327,7 @@ SEAMS = (
     Seam("command line: openrlhf.cli.train_ppo_ray", _command_line),
     Seam("Ray's environment: ray.init in train_ppo_ray.train", _ray_init),
     Seam("nodes: placement_group and RayActorGroup", _placement),
+    Seam("engines and reference model: create_vllm_engines and algo.kl", _other_models),
     Seam("policy loss: ActorPPOTrainer.actor_loss_fn", _loss_call),
     Seam("policy actor: ppo_actor.PolicyModelActor", _policy_actor),
     Seam("log-probs: Actor.forward, of policy and reference", _log_probs),
