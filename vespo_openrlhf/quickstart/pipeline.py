@@ -243,7 +243,11 @@ def training_flags(plan: Plan) -> list[str]:
         }
     taught_by: dict[str, Any] = {}
     if plan.distill:  # and not by the reward, which is only measured
-        taught_by = {"distill.teacher": plan.teacher / "model", "ref.num_gpus_per_node": 1}
+        taught_by = {
+            "distill.teacher": plan.teacher / "model",
+            "ref.num_gpus_per_node": 1,
+            "train.colocate_actor_ref": True,  # so that two GPUs are enough
+        }
     return to_arguments(
         {
             # model, data, reward

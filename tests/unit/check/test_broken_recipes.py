@@ -9,7 +9,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy
 import pytest
+
+from vespo_openrlhf.recorded.schema import Origin, RecordedSample
+from vespo_openrlhf.recorded.writing import write_shard
 
 Check = Callable[..., tuple[int, str]]
 CONFIGS = Path(__file__).parents[2] / "data" / "configs"
@@ -388,3 +392,19 @@ def test_nothing_heavy_is_imported(good: dict) -> None:
     assert "ready" in finished.stdout
     loaded = set(finished.stdout.splitlines()[-1].split())
     assert not loaded & {"vllm", "ray", "openrlhf", "deepspeed", "transformers"}
+
+
+def test_a_recording_stands_for_prompts_engines_and_a_reward(
+    good: dict, check: Check, tmp_path: Path
+) -> None:
+    gone = ("data.prompt", "reward.", "train.async", "train.partial", "lag.", "vllm.")
+    flags = {name: value for name, value in good.items() if not name.startswith(gone)}
+    status, text = check(flags | {"offline.data": str(tmp_path)})
+    assert status == 1
+    assert "holds no recorded rollouts" in text
+    tokens = numpy.arange(4)
+    sample = RecordedSample(0, 0, 8, "0:abc", tokens, tokens > 1, numpy.zeros(4), 1.0)
+    write_shard(tmp_path / "one.parquet", [sample], Origin("run"))
+    status, text = check(flags | {"offline.data": str(tmp_path)})
+    assert status == 0, text
+    assert "is recorded: vespo recorded show" in " ".join(text.split())
