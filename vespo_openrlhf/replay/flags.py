@@ -57,7 +57,7 @@ def read_config(run: Path) -> dict[str, Any]:
         raise ValueError(f"{path} holds no flags of a training run")
     if not config.get("run.record"):
         raise ValueError(
-            f"{run} has recorded no samples: train with --run.record, which needs no more time"
+            f"{run} has recorded no samples: train with --run.record"
         )
     return config
 
