@@ -3,12 +3,13 @@
 import argparse
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from vespo_openrlhf.embedded import calculator
 from vespo_openrlhf.replay.cells import make_cells, make_jobs
 from vespo_openrlhf.replay.flags import (
     DROPPED,
@@ -117,6 +118,27 @@ def test_a_correction_of_openrlhfs_own_loss_stays_with_it(
     )
     level = "algo.advantage.is_correction_level"
     assert [job.flags[level] for job in jobs] == ["seq", "token"]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ASYNC,
+        ("--train.agent_func_path", calculator.__file__, "--agent.weight", "turn"),
+        ("--train.colocate_all", "--vllm.num_engines", "1"),
+        ("--algo.dynamic_filtering_enable", "--vespo.recompute_old_log_probs"),
+    ],
+    ids=["async", "agent", "colocated", "filtered"],
+)
+def test_training_takes_what_is_left_of_any_run(
+    given: Sequence[str],
+    record: Callable[..., Path],
+    tmp_path: Path,
+    parser: argparse.ArgumentParser,
+) -> None:
+    run = record("--actor.policy_loss_type", "vespo", "--algo.kl.init_coef", "0", *given)
+    cells = make_cells(["vespo", "grpo"], [1], [])
+    make_jobs(cells, run, read_config(run), tmp_path / "out", parser, [])
 
 
 def test_a_loss_of_the_users_own_is_the_runs_by_its_whole_path(
