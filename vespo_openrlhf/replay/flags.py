@@ -56,9 +56,7 @@ def read_config(run: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or "actor.policy_loss_type" not in config:
         raise ValueError(f"{path} holds no flags of a training run")
     if not config.get("run.record"):
-        raise ValueError(
-            f"{run} has recorded no samples: train with --run.record"
-        )
+        raise ValueError(f"{run} has recorded no samples: train with --run.record")
     return config
 
 
