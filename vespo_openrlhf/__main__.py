@@ -14,6 +14,7 @@ COMMANDS = {
     "recorded": "import rollouts of other trainers, and look at recorded ones",
     "reward": "ask the verifier, audit golds, or serve it over HTTP",
     "eval": "evaluate models on benchmarks, and compare them",
+    "replay": "compare losses on a run's recorded samples",
     "study": "compare losses under staleness, without a GPU",
     "report": "a page on one run or several",
     "figure": "the paper's figures, of losses and of runs",

@@ -16,7 +16,7 @@ import importlib.util
 import io
 import runpy
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -62,24 +62,13 @@ def resolve(arguments: Sequence[str]) -> Resolved:
         ValueError: an unknown flag (the nearest is named), a value that does not parse, or what
             OpenRLHF's validation refuses; as `RefusedError` where rules of ours refuse it too.
     """
-    package = _package_folder()
-    source = package / "cli" / "train_ppo_ray.py"
     resolved: list[SimpleNamespace] = []
     given: list[str] = []
     parsed: dict[str, Any] = {}
-    names = {
-        "__name__": "__main__",
-        "hierarchize": runpy.run_path(str(package / "utils" / "config.py"))["hierarchize"],
-        "train": resolved.append,
-    }
     printed = io.StringIO()
-    with (
-        replaced(sys, argv=[str(source), *arguments]),
-        _our_parser(given, parsed),
-        contextlib.redirect_stdout(printed),
-    ):
+    with _our_parser(given, parsed), contextlib.redirect_stdout(printed):
         try:
-            exec(compile(_light(source), str(source), "exec"), names)
+            _execute(arguments, resolved.append)
         except ValueError:  # of the parser: says what to write instead
             raise
         except Exception as refused:
@@ -93,6 +82,40 @@ def resolve(arguments: Sequence[str]) -> Resolved:
         flags["reward.remote_url"] = ",".join(flags["reward.remote_url"])
     warnings = tuple(line for line in printed.getvalue().splitlines() if line.strip())
     return Resolved(flags, parsed, tuple(given), warnings)
+
+
+class _Built(Exception):  # noqa: N818 - none
+    """There is a parser, which is all that was asked for."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """OpenRLHF's parser as training extends it: every flag, with its default.
+
+    What it refuses it raises as ValueError.
+    """
+    found: list[argparse.ArgumentParser] = []
+
+    def parse_args(parser: argparse.ArgumentParser, *args: Any, **kwargs: Any) -> Any:
+        cli.extend_parser(parser)
+        found.append(parser)
+        raise _Built
+
+    with replaced(argparse.ArgumentParser, parse_args=parse_args), contextlib.suppress(_Built):
+        _execute([], print)
+    return found[0]
+
+
+def _execute(arguments: Sequence[str], train: Callable[[SimpleNamespace], object]) -> None:
+    """What OpenRLHF does before it trains, and then `train`."""
+    package = _package_folder()
+    source = package / "cli" / "train_ppo_ray.py"
+    names = {
+        "__name__": "__main__",
+        "hierarchize": runpy.run_path(str(package / "utils" / "config.py"))["hierarchize"],
+        "train": train,
+    }
+    with replaced(sys, argv=[str(source), *arguments]):
+        exec(compile(_light(source), str(source), "exec"), names)
 
 
 @contextlib.contextmanager

@@ -81,7 +81,7 @@ def _show_progress(
     job: subprocess.Popen[bytes], metrics: Path, finished: Path, total_steps: int
 ) -> None:
     with tqdm(total=total_steps, desc="training", unit="batch", dynamic_ncols=True) as bar:
-        bar.set_postfix_str("starting Ray workers, vLLM and DeepSpeed")
+        bar.set_postfix_str("starting Ray workers and their models")
         lines = _follow(metrics, job, finished)
         for line in lines:
             if line["kind"] != "train":
