@@ -192,3 +192,24 @@ def test_vllm_keeps_the_weights_that_an_update_needs() -> None:
     torch.testing.assert_close(
         layer.cpu_linear(torch.ones(1, 4), layer.weight, layer.bias), layer(torch.ones(1, 4))
     )
+
+
+def test_the_lock_of_a_builder_that_died_is_not_waited_for(tmp_path: Path) -> None:
+    """Whenever it died: a look at the start of the run may be too early."""
+    folder = tmp_path / "fused_adam"
+    folder.mkdir()
+    code = """
+        import os, sys, time
+        from vespo_openrlhf.cpu import patches
+        patches._LOOK_SECONDS = 0.1
+        patches.register()
+        from torch.utils.file_baton import FileBaton
+        lock = sys.argv[1]
+        dead = FileBaton(lock)
+        assert dead.try_acquire()
+        then = time.time() - 300
+        os.utime(lock, (then, then))
+        FileBaton(lock).wait()
+        print(os.path.exists(lock))
+        """
+    assert run_fresh(code, str(folder / "lock")).split() == ["False"]

@@ -55,7 +55,9 @@ def load_prompts(flags: Mapping[str, Any]) -> tuple[Prompts, list[Finding]]:
     dataset, key = flags["data.prompt_dataset"], flags["data.input_key"]
     if flags["offline.data"]:
         data = " ".join(flags["offline.data"])
-        return Prompts(None, []), [note(f"{data} is recorded: vespo recorded show says what it has")]
+        return Prompts(None, []), [
+            note(f"{data} is recorded: vespo recorded show says what it has")
+        ]
     try:
         checks.check_prompts(
             dataset,

@@ -9,12 +9,17 @@ from __future__ import annotations
 
 import functools
 import os
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import wrapt
 
-from vespo_openrlhf.cpu import flash_attention
+from vespo_openrlhf.cpu import build_locks, flash_attention
+
+# Between two looks at the lock of a build that is waited for.
+_LOOK_SECONDS = 5.0
 
 
 def _torch(torch: Any) -> None:
@@ -205,8 +210,31 @@ def _vllm_seeds(module: Any) -> None:
     runner._sample, runner._bookkeeping_sync = _sample, _bookkeeping_sync
 
 
+def _torch_build_lock(module: Any) -> None:
+    """DeepSpeed's optimizer is compiled where it is first needed, by torch's extension builder. That
+    waits for another builder's lock as long as it is there: of one that was killed, for ever."""
+    upstream = module.FileBaton.wait
+
+    @functools.wraps(upstream)
+    def wait(self: Any) -> None:
+        watched = threading.Event()
+
+        def watch() -> None:
+            while not watched.wait(_LOOK_SECONDS):
+                build_locks.remove_stale(Path(self.lock_file_path).parents[1])
+
+        threading.Thread(target=watch, daemon=True).start()
+        try:
+            upstream(self)
+        finally:
+            watched.set()
+
+    module.FileBaton.wait = wait
+
+
 PATCHES: dict[str, Callable[[Any], None]] = {
     "torch": _torch,
+    "torch.utils.file_baton": _torch_build_lock,
     "openrlhf.utils.utils": _openrlhf_utils,
     "openrlhf.utils.distributed_util": _openrlhf_distributed,
     "openrlhf.utils.deepspeed.deepspeed": _openrlhf_deepspeed,
