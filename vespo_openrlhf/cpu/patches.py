@@ -211,7 +211,7 @@ def _vllm_seeds(module: Any) -> None:
 
 
 def _torch_build_lock(module: Any) -> None:
-    """DeepSpeed's optimizer is compiled where it is first needed, by torch's extension builder. That
+    """DeepSpeed compiles its optimizer where it is first needed, by torch's extension builder. That
     waits for another builder's lock as long as it is there: of one that was killed, for ever."""
     upstream = module.FileBaton.wait
 
