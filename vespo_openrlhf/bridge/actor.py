@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import deepspeed
 import torch
 from openrlhf.models import PolicyLoss
 from openrlhf.trainer.ray import launcher, ppo_actor, ppo_critic
@@ -21,10 +22,10 @@ from tqdm import tqdm
 
 from vespo_openrlhf.bridge import collector
 from vespo_openrlhf.bridge.flags import flatten
-from vespo_openrlhf.bridge.loss import build_loss, distillation, uses_our_loss
+from vespo_openrlhf.bridge.loss import build_loss, distillation, teaches_fully, uses_our_loss
 from vespo_openrlhf.bridge.rank import checkpoint, head, learning_rate
 from vespo_openrlhf.bridge.rank.guard import NonFiniteGuard
-from vespo_openrlhf.bridge.rank.loss_adapter import PolicyLossAdapter
+from vespo_openrlhf.bridge.rank.loss_adapter import PolicyLossAdapter, Teacher
 from vespo_openrlhf.bridge.rank.replay import PolicyReplay
 from vespo_openrlhf.bridge.rank.sample_metrics import SampleMetrics
 from vespo_openrlhf.bridge.rank.update_metrics import UPDATES, UpdateMetrics, finite_means
@@ -154,8 +155,9 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
             if self.replay is not None:
                 facts["experts_differ"] = stack.enter_context(self.replay.armed(experience))
             if self.policy_loss is not None:
-                teacher = experience.base_action_log_probs
-                self.policy_loss.note(turns=experience.turns, teacher=teacher, **facts)
+                self.policy_loss.note(
+                    turns=experience.turns, teacher=self._teacher(experience), **facts
+                )
             status = super().training_step(experience, *args, **kwargs)
         self._updates.take(status["metrics"])
         if self._ended is not None:
@@ -163,6 +165,14 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
             self._ended = None
         self._sample_metrics.take(status, experience.action_mask)
         return status
+
+    def _teacher(self, experience: TrainingExperience) -> Teacher | None:
+        """What gives the loss a teacher's opinion of this batch, once the policy is computed."""
+        self.actor.teacher_states = experience.teacher_states
+        told = experience.base_action_log_probs
+        if experience.teacher_states is not None:
+            return lambda: self.actor.taught
+        return None if told is None else lambda: (None, told)
 
     def _optimizer_step(self, optimizer: Any, model: Any, *args: Any, **kwargs: Any) -> None:
         """The strategy's `optimizer_step`, which DeepSpeed wants for every micro-batch."""
@@ -227,6 +237,10 @@ class PolicyActor(plain_class(ppo_actor.PolicyModelActor)):  # type: ignore[misc
         """Take the items of a `Share`, which upstream would have padded into one batch first."""
         self.trainer.replay_buffer.items += experience
 
+    def take_teachers_head(self, weight: torch.Tensor) -> None:
+        """(V, E), of the teacher's output layer."""
+        self.trainer.actor.teacher_weight = weight.to(torch.cuda.current_device())
+
     def publish(self, names: Sequence[str], engines: list[Any]) -> Sent:
         """Give the weights to these engines."""
         return self.trainer.publisher.publish(names, engines)
@@ -271,5 +285,13 @@ class ReferenceActor(plain_class(launcher.ReferenceModelActor)):  # type: ignore
     def init_model_from_pretrained(self, strategy: Any, pretrain: str) -> None:
         # Built by this name of OpenRLHF's module: without, by its class, which makes whole logits.
         with replaced(launcher, Actor=head.actor_class(strategy)):
-            teacher = teacher_model(flatten(strategy.args))
-            super().init_model_from_pretrained(strategy, teacher or pretrain)
+            flags = flatten(strategy.args)
+            super().init_model_from_pretrained(strategy, teacher_model(flags) or pretrain)
+        self.model.tells_states = teaches_fully(flags)
+
+    def output_weight(self) -> torch.Tensor:
+        """(V, E) of the output layer. Every rank takes part."""
+        model = getattr(self.model.model, "module", self.model.model)
+        weight = model.get_output_embeddings().weight
+        with deepspeed.zero.GatheredParameters([weight], enabled=hasattr(weight, "ds_id")):
+            return weight.detach().cpu().clone()

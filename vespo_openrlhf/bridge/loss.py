@@ -73,6 +73,11 @@ def skips_old_log_probs(flags: Mapping[str, Any]) -> bool:
     )
 
 
+def teaches_fully(flags: Mapping[str, Any]) -> bool:
+    """Whether the whole distribution of a teacher is compared."""
+    return flags["distill.estimator"] == "full" and teacher_model(flags) is not None
+
+
 def distillation(flags: Mapping[str, Any]) -> DistillOptions | None:
     """What a teacher has to say in the run; None where there is none.
 

@@ -30,7 +30,7 @@ from vespo_openrlhf.bridge.driver import Driver, PromptRow, RayEngine
 from vespo_openrlhf.bridge.errors import StoppedError
 from vespo_openrlhf.bridge.events import RolloutConfig, SampleLimits
 from vespo_openrlhf.bridge.flags import flatten
-from vespo_openrlhf.bridge.loss import skips_old_log_probs
+from vespo_openrlhf.bridge.loss import skips_old_log_probs, teaches_fully
 from vespo_openrlhf.bridge.rank.update_metrics import UPDATES
 from vespo_openrlhf.bridge.roles import teacher_model
 from vespo_openrlhf.bridge.rules.moe import replays
@@ -106,8 +106,10 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
             *(self.kl_ctl, strategy, tokenizer),
             recomputes=not skips_old_log_probs(flags),
             teaches=teacher_model(flags) is not None,
+            teaches_fully=teaches_fully(flags),
         )
         self._replays = replays(flags)
+        self._teaches_fully = teaches_fully(flags)
         self._by_turn = flags["agent.weight"] == "turn"
         self._config = scheduler_config(flags)
         self._options = config.read(RolloutOptions, flags)
@@ -161,6 +163,14 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
     async def _prepare(self) -> None:
         """What is done to the data with the models, before the first batch."""
 
+    def _hand_over_teachers_head(self) -> None:
+        """Every rank of the policy gets the teacher's output layer."""
+        (weight, *_) = ray.get(self.reference_model_group.async_run_method("output_weight"))
+        given = self.actor_model_group.async_run_method(
+            "take_teachers_head", weight=ray.put(weight)
+        )
+        ray.get(given)
+
     # -- start and end
 
     async def fit(self) -> None:
@@ -171,6 +181,8 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         # No step in it: killed before the first checkpoint was whole.
         self._global_step = states.get("global_step", 0)
         await self._prepare()
+        if self._teaches_fully:
+            await asyncio.to_thread(self._hand_over_teachers_head)
         ledger = self._ledger()
         scheduler = Scheduler(
             self._config,
@@ -322,7 +334,8 @@ class ScheduledTrainer(ppo_trainer.BasePPOTrainer):
         self.experience_maker.routed_experts, self.experience_maker.turns = experts, turns
         experiences = self.experience_maker.make_experience_batch(samples)
         lags, updates = mini_batches.lags(batch, size), len(batch.mini_batches)
-        self._updates = mini_batches.to_items(experiences, lags, updates, experts, turns)
+        states = self.experience_maker.teacher_states
+        self._updates = mini_batches.to_items(experiences, lags, updates, experts, turns, states)
         trained = [item for update in self._updates for item in update if item.action_mask.any()]
         first = trained[0]
         text = self.tokenizer.decode(first.sequences, skip_special_tokens=True)

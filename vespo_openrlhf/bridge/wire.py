@@ -41,11 +41,14 @@ class TrainingExperience(Experience):
             tensors for references.
         turns: (B, A) int64, or (A,) of a single sample, see `turns.turn_of_token`; None where the
             loss weighs whole episodes.
+        teacher_states: (B, A, E), or (A, E) of a single sample: a teacher's last hidden states
+            where each action is predicted; None where its whole distribution is not asked for.
     """
 
     lag: torch.Tensor | None = None
     routed_experts: RoutedExperts | list[torch.Tensor | None] = None
     turns: torch.Tensor | None = None
+    teacher_states: torch.Tensor | None = None
 
 
 _FIELDS = tuple(field.name for field in dataclasses.fields(Experience))
@@ -164,8 +167,12 @@ class Share:
             [dataclasses.replace(item) for item in items]
         )
         for item in self.items:
-            if item.turns is not None:  # a field that OpenRLHF's function does not know
-                item.turns = item.turns[: len(item.action_mask)]
+            for name in (
+                "turns",
+                "teacher_states",
+            ):  # fields that OpenRLHF's function does not know
+                if (value := getattr(item, name)) is not None:
+                    setattr(item, name, value[: len(item.action_mask)])
 
     def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
         fields: dict[str, Any] = {}

@@ -17,6 +17,9 @@ policy gradient with
 
 and the weight 1. With W = pi/pi_T, phi(W) stands between it (phi = 1) and the reverse KL's estimate
 on the teacher's samples (phi = W, A_t as above).
+
+The expectation of the reverse advantage over the token itself can be taken exactly, where the
+teacher's whole distribution is at hand: that is `KL(pi || pi_T)` of a position, with its gradient.
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ import torch
 from torch import Tensor
 
 from ..options import Options, option
-from .inputs import masked_mean
+from .inputs import LossInputs, aggregate, masked_mean
 
 #: In the place of a model: the policy that sampled the recorded data.
 RECORDED = "recorded"
@@ -57,6 +60,12 @@ class DistillOptions(Options):
         "student, and weighed for any others (reverse); or 1, the forward KL's, which is for "
         "samples of the teacher (forward)",
     )
+    estimator: Literal["sampled", "full"] = option(
+        "sampled",
+        "of the reverse KL of a position: from the token that was sampled (sampled), or over the "
+        "whole vocabulary (full): less noise, for the teacher's hidden states, which travel to the "
+        "trainer, and its output layer, which every rank then holds",
+    )
 
 
 @torch.no_grad()
@@ -80,14 +89,36 @@ def distilled_advantages(
     return (1 - options.coef) * advantages + options.coef * teachers
 
 
+def exact_reverse_kl(
+    inputs: LossInputs, phi: Tensor, kl: Tensor, teachers: Tensor, coef: float, mode: str
+) -> Tensor:
+    """What is to be added to a loss of the sampled estimate, to make it that of `kl`: 0-dim.
+
+    A loss -c A log pi, c = phi, has taken -c (coef A_T) grad log pi for the teacher's share. This
+    takes it back, and adds c coef grad KL. Its value is that of the KL's share less the estimate's.
+
+    Args:
+        inputs: of the loss.
+        phi: (B,) what the loss has weighed each sequence by.
+        kl: (B, A) KL(pi || pi_T) of each position, with a gradient.
+        teachers: (B, A) the sampled advantages log pi_T - log pi, a constant.
+        coef: the teacher's share.
+        mode: of the loss, see `aggregate`.
+    """
+    weight = phi[:, None].detach().to(kl.dtype)
+    exact = kl + teachers.to(kl.dtype) * inputs.log_probs.to(kl.dtype)
+    return aggregate(coef * weight * exact, inputs, mode).float()
+
+
 @torch.no_grad()
 def distillation_metrics(
-    log_probs: Tensor, teacher_log_probs: Tensor, action_mask: Tensor
+    log_probs: Tensor, teacher_log_probs: Tensor, action_mask: Tensor, kl: Tensor | None = None
 ) -> dict[str, Tensor]:
-    """0-dim: `teacher_kl`, mean log pi - log pi_T over the tokens, which estimates the reverse KL
-    where the student has sampled them; `teacher_log_prob`, the mean log pi_T."""
+    """0-dim: `teacher_kl`, mean reverse KL of a position, or where that is not computed, its
+    estimate from the student's samples, log pi - log pi_T; and `teacher_log_prob`, mean log pi_T.
+    """
     mask = action_mask.bool()
     return {
-        "teacher_kl": masked_mean(log_probs - teacher_log_probs, mask),
+        "teacher_kl": masked_mean(log_probs - teacher_log_probs if kl is None else kl, mask),
         "teacher_log_prob": masked_mean(teacher_log_probs, mask),
     }

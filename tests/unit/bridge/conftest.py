@@ -139,6 +139,7 @@ DEFAULTS = our_defaults() | {
     "ds.load_in_4bit": False,
     "ds.use_liger_kernel": False,
     "ds.enable_sleep": False,
+    "ds.deepcompile": False,
     "train.dynamic_batch_enable": False,
     "train.colocate_all": False,
     "train.colocate_actor_ref": False,

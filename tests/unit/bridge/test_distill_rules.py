@@ -71,6 +71,21 @@ def test_a_teacher_alone_needs_no_reward(
             r"set --offline\.data to samples with its log-probs",
         ),
         ({"distill.teacher": None, "distill.coef": 0.5}, r"--distill\.coef has no effect"),
+        ({"distill.estimator": "full", "actor.policy_loss_type": "gspo"}, "gspo has none: take one"),
+        ({"distill.estimator": "full", "actor.log_prob_head": "full"}, "by the chunked head"),
+        ({"distill.estimator": "full", "agent.weight": "turn"}, "KLs are weighed by episodes"),
+        (
+            {"distill.estimator": "full", "distill.direction": "forward", "offline.data": ["x"]},
+            "is the reverse KL",
+        ),
+        (
+            {
+                "distill.estimator": "full",
+                "distill.teacher": "recorded",
+                "offline.data": ["x"],
+            },
+            "log-probs of the sampled tokens alone",
+        ),
         ({"distill.coef": 2.0}, r"--distill\.coef must be above 0 and at most 1"),
     ],
 )

@@ -323,3 +323,69 @@ def test_openrlhfs_command_line_finds_our_reference() -> None:
 def test_the_seam_holds() -> None:
     _log_probs()
     assert log_prob_head.BLOCK % 64 == 0
+
+
+# -- a teacher's whole distribution, by the heads of both models
+
+
+def distribution(actor: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """(B, A, V) log-probs at the positions that predict actions."""
+    actions = batch["action_mask"].shape[1]
+    output = actor.model(batch["sequences"], attention_mask=batch["attention_mask"])
+    scaled = output.logits.float() / actor.temperature
+    return scaled.log_softmax(-1)[:, -actions - 1 : -1]
+
+
+@pytest.mark.parametrize("entropy", [False, True])
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_the_policy_measures_how_far_it_is_from_the_teacher(
+    temperature: float, entropy: bool
+) -> None:
+    _, student = actors("llama", temperature)
+    _, teacher = actors("experts", temperature)
+    batch = micro_batch()
+    mask = batch["action_mask"]
+    teacher.tells_states = True
+    with torch.no_grad():
+        states = teacher(**batch)
+    assert states.shape == (*mask.shape, 32)
+    student.teacher_weight = teacher.model.get_output_embeddings().weight.detach()
+    student.teacher_states = states
+    log_probs, _ = student(**batch, return_output=True, return_entropy=entropy)
+    kl, told = student.taught
+
+    log_p, log_q = distribution(student, batch), distribution(teacher, batch).detach()
+    chosen = batch["sequences"][:, -mask.shape[1] :, None]
+    exact = (log_p.exp() * (log_p - log_q)).sum(-1) * mask
+    torch.testing.assert_close(kl, exact, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(told, log_q.gather(-1, chosen)[..., 0] * mask, rtol=1e-4, atol=1e-5)
+    parameters = list(student.model.parameters())
+    weights = torch.linspace(-1, 1, mask.numel()).view_as(kl)
+    ours, theirs = (
+        torch.autograd.grad((each * weights + own * 0.5).sum(), parameters, allow_unused=True)
+        for each, own in (
+            (kl, log_probs),
+            (exact, log_p.gather(-1, chosen)[..., 0] * mask),
+        )
+    )
+    for found, expected in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_a_model_that_does_more_with_its_logits_is_refused() -> None:
+    """A soft cap, and a scale that the trial of the head finds."""
+    for kind in ("gemma2", "granite"):
+        _, teacher = actors(kind)
+        teacher.tells_states = True
+        with pytest.raises(ValueError, match=r"take --distill\.estimator sampled"):
+            teacher(**micro_batch())
+
+
+def test_the_trial_of_the_head_asks_no_teacher() -> None:
+    """Which has hidden states of the batch alone."""
+    _, student = actors("llama")
+    batch = micro_batch()
+    student.teacher_weight = torch.randn(61, 5)
+    student.teacher_states = torch.randn(3, batch["action_mask"].shape[1], 5)
+    student(**batch)
+    assert student.taught is not None

@@ -476,7 +476,7 @@ def test_a_teacher_takes_the_place_of_the_reward_with_the_present_log_probs() ->
     batch = micro_batch(0)
     teacher = -torch.rand(3, 5)
     adapter = PolicyLossAdapter(build_loss(VESPO), distillation=DistillOptions("a model", 0.75))
-    adapter.note(teacher=teacher, lag=torch.zeros(3))
+    adapter.note(teacher=lambda: (None, teacher), lag=torch.zeros(3))
     loss, *_ = call(adapter, batch)
     advantages = 0.25 * batch["advantages"] + 0.75 * (teacher - batch["log_probs"].detach())
     expected, _ = get_policy_loss("vespo")(LossInputs(**batch | {"advantages": advantages}))
@@ -498,7 +498,32 @@ def test_where_no_model_teaches_it_is_the_policy_that_sampled() -> None:
 
 def test_a_teacher_of_one_call_is_not_that_of_the_next() -> None:
     adapter = PolicyLossAdapter(build_loss(VESPO), distillation=DistillOptions("recorded"))
-    adapter.note(teacher=torch.zeros(3, 5))
+    adapter.note(teacher=lambda: (None, torch.zeros(3, 5)))
     first, *_ = call(adapter, micro_batch(1))
     second, *_ = call(adapter, micro_batch(1))
     assert first != second
+
+
+def test_the_whole_distribution_takes_the_place_of_the_sampled_token() -> None:
+    """The gradient is that of phi (coef KL) and of the reward's share, and of nothing sampled."""
+    batch, coef = micro_batch(0), 0.75
+    teacher = -torch.rand(3, 5)
+    slope = torch.randn(3, 5)
+    adapter = PolicyLossAdapter(build_loss(VESPO), distillation=DistillOptions("a model", coef))
+
+    def told() -> tuple[torch.Tensor, torch.Tensor]:
+        return slope * batch["log_probs"] + 2.0, teacher  # some KL that hangs on the policy
+
+    adapter.note(teacher=told)
+    loss, *_ = call(adapter, batch)
+    (gradient,) = torch.autograd.grad(loss, batch["log_probs"])
+    sampled = 0.25 * batch["advantages"] + coef * (teacher - batch["log_probs"].detach())
+    _, metrics = get_policy_loss("vespo")(LossInputs(**batch | {"advantages": sampled}))
+    expected = coef * slope - 0.25 * batch["advantages"]
+    mask = batch["action_mask"]
+    torch.testing.assert_close(
+        gradient, metrics["phi"][:, None] * expected * mask / mask.sum(), rtol=1e-4, atol=1e-6
+    )
+    adapter.end_update()
+    kl = (slope * batch["log_probs"].detach() + 2.0)[mask.bool()].mean()
+    assert adapter.drain()["vespo/teacher_kl"] == pytest.approx(kl.item(), rel=1e-5)

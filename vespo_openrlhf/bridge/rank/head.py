@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from vespo_openrlhf import config
 from vespo_openrlhf.bridge.flags import flatten
 from vespo_openrlhf.log_prob_head import token_log_probs
+from vespo_openrlhf.reverse_kl import reverse_kl
 from vespo_openrlhf.routing_replay import RoutingReplay
 
 # Tokens of the trial, and how far its log-probs may be from those by way of the logits, as a mean
@@ -38,13 +39,19 @@ class _Question:
     Attributes:
         tokens: (N,) the tokens whose log-probs are wanted.
         rows: (N,) the positions that predict them, among all that the layer is given.
-        answer: (N, 1), or with entropies (N, 2).
+        teacher: a teacher's last hidden states at these positions, (N, E), and its output layer's
+            weight; None where nobody asks for its opinion.
+        states: whether the hidden states themselves are asked for.
+        answer: (N, 1) log-probs, with entropies (N, 2); with a teacher two more columns, the KL to
+            it and its own log-probs. Or (N, D) hidden states.
     """
 
     tokens: Tensor
     rows: Tensor
     temperature: float
     entropy: bool
+    teacher: tuple[Tensor, Tensor] | None = None
+    states: bool = False
     answer: Tensor | None = None
 
 
@@ -74,9 +81,17 @@ class OutputHead:
             del self._layer.forward
             self._question = None
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether its logits are a matrix product and nothing else."""
+        return self._soft_cap is None and self._layer.bias is None
+
     def _forward(self, question: _Question, hidden: Tensor) -> Tensor:
+        chosen = hidden.reshape(-1, hidden.shape[-1]).index_select(0, question.rows)
+        if question.states:
+            return chosen
         log_probs, entropies = token_log_probs(
-            hidden.reshape(-1, hidden.shape[-1]).index_select(0, question.rows),
+            chosen,
             self._layer.weight,
             question.tokens,
             bias_V=self._layer.bias,
@@ -85,6 +100,11 @@ class OutputHead:
             entropy=question.entropy,
         )
         parts = [log_probs] if entropies is None else [log_probs, entropies]
+        if question.teacher is not None:
+            parts += reverse_kl(
+                *(chosen, self._layer.weight, *question.teacher, question.tokens),
+                temperature=question.temperature,
+            )
         return torch.stack(parts, dim=1)
 
     def _take_answer(self, layer: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
@@ -108,6 +128,14 @@ class HeadActor(Actor):
 
     _head: OutputHead | None = None
     _tried = False
+    #: As a teacher: tells last hidden states where log-probs are asked for, (B, A, D).
+    tells_states = False
+    #: Of a teacher whose whole distribution is asked for: its output layer's weight, (V, E).
+    teacher_weight: Tensor | None = None
+    #: (B, A, E) its last hidden states where each action of the next batch is predicted.
+    teacher_states: Tensor | None = None
+    #: What came of it: (B, A) KL to the teacher, with a gradient, and its log-probs.
+    taught: tuple[Tensor, Tensor] | None = None
     #: Of the policy, where it replays.
     routing: RoutingReplay | None = None
 
@@ -129,6 +157,12 @@ class HeadActor(Actor):
         if action_mask is not None and ring_attn_group is None and not mm_inputs:
             if not self._tried:
                 self._try(sequences.device)
+            distils = self.tells_states or self.teacher_states is not None
+            if distils and not (self._head and self._head.is_plain):
+                raise ValueError(
+                    "--distill.estimator full multiplies hidden states with the output layer, and "
+                    "this model does something else with them: take --distill.estimator sampled"
+                )
             if self._head is not None:
                 return self._by_head(self._head, sequences, action_mask, attention_mask, **options)
         return super().forward(
@@ -172,6 +206,11 @@ class HeadActor(Actor):
             rows = wanted.flatten().nonzero()[:, 0]
             places = None
         question = _Question(following.flatten()[rows], rows, self.temperature, return_entropy)
+        question.states = self.tells_states
+        if self.teacher_states is not None:
+            assert self.teacher_weight is not None
+            states = self.teacher_states[wanted[:, -actions - 1 : -1]]
+            question.teacher = states, self.teacher_weight
         with head.asked(question):
             output = self.model(ids, attention_mask=model_mask, position_ids=position_ids)
         output["logits"] = None
@@ -181,8 +220,13 @@ class HeadActor(Actor):
             0, rows if places is None else places[rows], answer
         )
         columns = columns.view(batch, length, -1)[:, :-1]
+        if self.tells_states:
+            return columns[:, -actions:]
         if return_entropy:
             output.entropy = columns[..., 1]
+        if question.teacher is not None:
+            kl, told = columns[:, -actions:, -2:].unbind(-1)
+            self.taught = kl, told.detach()
         log_probs = columns[:, -actions:, 0] * action_mask.float()
         return (log_probs, output) if return_output else log_probs
 
@@ -200,7 +244,8 @@ class HeadActor(Actor):
         head = OutputHead(layer, getattr(settings, "final_logit_softcapping", None))
         tokens = (torch.arange(_TRIAL, device=device) * 7 + 1)[None] % settings.vocab_size
         mask = torch.ones_like(tokens)
-        training = self.training
+        training, asked = self.training, (self.tells_states, self.teacher_states)
+        self.tells_states, self.teacher_states = False, None
         self.eval()
         try:
             with self.routing.suspended() if self.routing else contextlib.nullcontext():
@@ -208,6 +253,7 @@ class HeadActor(Actor):
                 got = self._by_head(head, tokens, mask[:, 1:], mask, False, False)
         finally:
             self.train(training)
+            self.tells_states, self.teacher_states = asked
         difference = float((got - expected).abs().mean())
         if difference <= _TOLERANCE.get(layer.weight.dtype, 0.0):
             self._head = head

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import torch
 
@@ -16,6 +17,7 @@ from vespo_openrlhf.losses.distillation import (
     DistillOptions,
     distillation_metrics,
     distilled_advantages,
+    exact_reverse_kl,
 )
 from vespo_openrlhf.losses.inputs import LossInputs, masked_mean
 from vespo_openrlhf.losses.registry import PolicyLoss
@@ -26,6 +28,10 @@ _OF_ALL = "micro_batch/"
 _STEP_SCALE = f"{_OF_ALL}step_scale"
 # Mean |log W| of a sample at lag 0 above which the engine, not the lag, decides what phi does.
 _MISMATCH_WARNING = 0.5
+
+#: Asked in a call of the loss: (B, A) KL to the teacher at each position, with a gradient, where
+#: its whole distribution is compared, and its log-probs of the sampled tokens.
+Teacher: TypeAlias = "Callable[[], tuple[torch.Tensor | None, torch.Tensor]]"
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +56,7 @@ class PolicyLossAdapter:
         distillation: DistillOptions | None = None,
     ) -> None:
         self._distillation = distillation
-        self._teacher: torch.Tensor | None = None
+        self._teacher: Teacher | None = None
         # A user's own loss is named by where it is found; its metrics by the function alone.
         self.name = loss.name.rpartition(":")[2]
         self._loss = loss
@@ -69,7 +75,7 @@ class PolicyLossAdapter:
         self,
         *,
         turns: torch.Tensor | None = None,
-        teacher: torch.Tensor | None = None,
+        teacher: Teacher | None = None,
         **per_sample: torch.Tensor,
     ) -> None:
         """(B,) facts about the samples of the next call, `lag` say, to be kept beside them.
@@ -77,7 +83,7 @@ class PolicyLossAdapter:
         Args:
             turns: (B, A), see `split_turns`: the loss is then given a row for each turn, and what
                 is measured by sequence is so by turn, with the facts of its sample.
-            teacher: (B, A) log-probs of a teacher.
+            teacher: of a model that is one.
         """
         self._noted, self._turns, self._teacher = per_sample, turns, teacher
 
@@ -107,11 +113,17 @@ class PolicyLossAdapter:
             action_mask = action_mask.bool() & ~unusable[:, None]
             num_dropped = unusable.sum().float()
         distilled: dict[str, torch.Tensor] = {}
+        kl, teacher = None, log_probs
         if self._distillation is not None:
-            teacher = rollout_log_probs if self._teacher is None else self._teacher
-            assert teacher is not None, "no teacher's log-probs"
+            if self._teacher is not None:
+                kl, teacher = self._teacher()
+            else:
+                assert rollout_log_probs is not None, "no teacher's log-probs"
+                teacher = rollout_log_probs
             advantages = distilled_advantages(advantages, log_probs, teacher, self._distillation)
-            distilled = distillation_metrics(log_probs, teacher, action_mask)
+            distilled = distillation_metrics(
+                log_probs, teacher, action_mask, None if kl is None else kl.detach()
+            )
         inputs = LossInputs(
             log_probs=log_probs,
             old_log_probs=old_log_probs,
@@ -135,6 +147,10 @@ class PolicyLossAdapter:
                 f"{error}: set --algo.advantage.is_correction_level token, which makes the engine "
                 "report them"
             ) from error
+        if self._distillation is not None and kl is not None:
+            mode, coef = str(self._loss.options["loss_agg_mode"]), self._distillation.coef
+            gap = (teacher - log_probs).detach()
+            loss = loss + exact_reverse_kl(inputs, metrics["phi"], kl, gap, coef, mode)
         self._keep(metrics | distilled, num_dropped)
         zero = torch.zeros((), device=log_probs.device)
         results: dict[str, torch.Tensor | None] = {

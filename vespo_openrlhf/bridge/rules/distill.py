@@ -8,6 +8,9 @@ from vespo_openrlhf.bridge.roles import Flags, teacher_model
 from vespo_openrlhf.losses.distillation import RECORDED, DistillOptions
 from vespo_openrlhf.recorded.schema import tokenizer_digest
 
+#: Losses of the form -phi A log pi, with one phi for a sequence.
+WEIGHTED_LOSSES = ("vespo", "reinforce", "topr")
+
 
 def check_distillation(flags: Flags) -> None:
     """There is one teacher, and nothing else in its place."""
@@ -38,10 +41,40 @@ def check_distillation(flags: Flags) -> None:
             f"{teacher}: the teacher stands in the reference model's place, and "
             f"--algo.kl.init_coef {flags['algo.kl.init_coef']:g} asks for that: set it to 0"
         )
+    if options.estimator == "full":
+        _check_full(flags, options, teacher)
     if options.direction == "forward" and not flags["offline.data"]:
         raise ValueError(
             "--distill.direction forward is for samples of the teacher, and here the student "
             "samples: set --offline.data to a recording of the teacher's, or leave the flag out"
+        )
+
+
+def _check_full(flags: Flags, options: DistillOptions, teacher: str) -> None:
+    """The whole distribution is there, and a weight for it."""
+    full = f"{teacher} --distill.estimator full"
+    if options.teacher == RECORDED:
+        raise ValueError(
+            f"{full}: a recording has the log-probs of the sampled tokens alone; name the model of "
+            "the teacher, or leave the estimator out"
+        )
+    if options.direction == "forward":
+        raise ValueError(
+            f"{full} is the reverse KL: leave --distill.direction forward out, or the estimator"
+        )
+    if not config.chunked_log_probs(flags):
+        raise ValueError(
+            f"{full} is computed by the chunked head: leave out --actor.log_prob_head full, ring "
+            "attention, tensor parallelism and deepcompile, or the estimator"
+        )
+    if flags["agent.weight"] == "turn":
+        raise ValueError(
+            f"{full}: KLs are weighed by episodes; leave --agent.weight turn out, or the estimator"
+        )
+    if flags["actor.policy_loss_type"] not in WEIGHTED_LOSSES:
+        raise ValueError(
+            f"{full} is weighed by the loss's phi(W), and --actor.policy_loss_type "
+            f"{flags['actor.policy_loss_type']} has none: take one of {', '.join(WEIGHTED_LOSSES)}"
         )
 
 

@@ -40,14 +40,24 @@ class ExperienceMaker(RemoteExperienceMaker):
             metric `ppo_kl` measures all of the distance from it (lag, mismatch and the batch's
             own updates), while `vllm_kl`, engine against recomputation, is 0 and says nothing.
         teaches: the reference model is a teacher, whose log-probs are for the loss.
+        teaches_fully: it tells hidden states in their place, for its whole distribution.
     """
 
-    def __init__(self, *args: Any, recomputes: bool = True, teaches: bool = False) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        recomputes: bool = True,
+        teaches: bool = False,
+        teaches_fully: bool = False,
+    ) -> None:
         super().__init__(*args)
         self._recomputes = recomputes
         self._teaches = teaches
+        self._teaches_fully = teaches_fully
         #: By sample of the next batch, for the policy's forward pass; None: its router chooses.
         self.routed_experts: Sequence[RoutedExperts] | None = None
+        #: (A, E) by sample of the last batch, where the teacher tells its hidden states.
+        self.teacher_states: list[Any] | None = None
         #: By sample of the next batch, where each turn has its own advantage; None: the episode's.
         self.turns: Sequence[Turns] | None = None
 
@@ -68,6 +78,13 @@ class ExperienceMaker(RemoteExperienceMaker):
                 "--vespo.recompute_old_log_probs"
             )
         answers = self._ask_models(samples_list)
+        self.teacher_states = None
+        if self._teaches_fully:
+            self.teacher_states = [None] * sum(len(samples.index) for samples in samples_list)
+            told = answers.pop("reference_log_probs")  # hidden states
+            for samples, states in zip(samples_list, told, strict=False):
+                for row, index in zip(states, samples.index, strict=True):
+                    self.teacher_states[index] = row
         for index, samples in enumerate(samples_list):
             answer = {name: batches[index] for name, batches in answers.items()}
             if "rewards" in answer:

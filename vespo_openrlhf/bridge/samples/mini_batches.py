@@ -206,6 +206,7 @@ def to_items(
     updates: int,
     routed_experts: Sequence[RoutedExperts] | None = None,
     turns: Sequence[Turns] | None = None,
+    teacher_states: Sequence[torch.Tensor] | None = None,
 ) -> list[list[TrainingExperience]]:
     """OpenRLHF's experiences, in whatever batches it made them, as single ones per update.
 
@@ -214,6 +215,7 @@ def to_items(
         updates: how many share them equally.
         routed_experts: those to take in training, as `lags`.
         turns: of each sample, as `lags`, where each is weighed apart.
+        teacher_states: (A, E) of each sample, as `lags`, padded or not.
     """
     items: list[Any] = [None] * len(lags)
     for experience in experiences:
@@ -222,8 +224,9 @@ def to_items(
             lag = torch.tensor(lags[index], dtype=torch.float32)
             experts = routed_experts[index] if routed_experts else None
             own = turn_of_token(turns[index], len(item.action_mask)) if turns else None
+            states = teacher_states[index] if teacher_states else None
             items[index] = TrainingExperience(
-                **vars(item), lag=lag, routed_experts=experts, turns=own
+                **vars(item), lag=lag, routed_experts=experts, turns=own, teacher_states=states
             )
     size = len(items) // updates
     return [items[i : i + size] for i in range(0, len(items), size)]
@@ -262,6 +265,13 @@ def micro_batches(buffer: Any) -> Iterator[TrainingExperience]:
         lag = torch.stack([item.lag for item in batch])
         experts = fetched([item.routed_experts for item in batch])
         whole = vars(make_experience_batch(batch))
-        known = [item.turns for item in batch if item.turns is not None]
-        turns = pad_sequence(known, batch_first=True) if known else None
-        yield TrainingExperience(**whole, lag=lag, routed_experts=experts, turns=turns)
+        own = {
+            name: _padded([getattr(i, name) for i in batch]) for name in ("turns", "teacher_states")
+        }
+        yield TrainingExperience(**whole, lag=lag, routed_experts=experts, **own)
+
+
+def _padded(values: Sequence[torch.Tensor | None]) -> torch.Tensor | None:
+    """Tensors of different lengths as one, with zeros at their ends; None where there are none."""
+    known = [value for value in values if value is not None]
+    return pad_sequence(known, batch_first=True) if known else None
