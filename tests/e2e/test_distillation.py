@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def taught(
         offline__behaviour="initial",
         distill__teacher=teacher,
         distill__coef=COEF,
+        distill__estimator="full",
         ref__num_gpus_per_node=1,
     )
     return run, [torch.load(path) for path in sorted(calls.iterdir())]
@@ -57,7 +59,8 @@ def taught(
 def test_advantages_are_what_the_teacher_says_of_each_token(
     taught: tuple[Any, list[dict[str, torch.Tensor]]], teacher: Path, recording: Path
 ) -> None:
-    """Beside the reward's share, which is one number for all tokens of a sample."""
+    """Beside the reward's share, which is one number for all tokens of a sample. The heads compute
+    it here, from what the whole vocabulary takes."""
     _, calls = taught
     assert len(calls) == 4
     model = AutoModelForCausalLM.from_pretrained(teacher).eval()
@@ -79,6 +82,29 @@ def test_advantages_are_what_the_teacher_says_of_each_token(
     by_group = torch.tensor(shares).reshape(16, 4)
     torch.testing.assert_close(by_group.sum(-1), torch.zeros(16), rtol=0, atol=1e-2)
     assert by_group.abs().max() > 0.5
+
+
+def test_the_kl_is_that_of_the_whole_vocabulary(
+    taught: tuple[Any, list[dict[str, torch.Tensor]]],
+    untrained: Path,
+    teacher: Path,
+    recording: Path,
+) -> None:
+    """Of the first update, which finds the first weights."""
+    run, _ = taught
+    models = [
+        AutoModelForCausalLM.from_pretrained(p).eval() for p in (untrained / "model", teacher)
+    ]
+    groups = Recording([recording], 4, Limits(10**6, 64, needs_log_probs=False))
+    found = []
+    for sample in (sample for group in list(groups)[:4] for sample in group if sample is not None):
+        tokens = torch.tensor(sample.tokens[None])
+        with torch.no_grad():
+            log_p, log_q = (model(tokens).logits[0, :-1].log_softmax(-1) for model in models)
+        kl = (log_p.exp() * (log_p - log_q)).sum(-1)
+        found.append(kl[torch.tensor(sample.action_mask[1:])])
+    first = json.loads((run.folder / "updates.jsonl").read_text().splitlines()[0])
+    assert first["capture/teacher_kl"] == pytest.approx(torch.cat(found).mean().item(), rel=1e-4)
 
 
 def test_samples_of_an_unknown_policy_start_at_a_weight_of_1(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +155,8 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
             if self.replay is not None:
                 facts["experts_differ"] = stack.enter_context(self.replay.armed(experience))
             if self.policy_loss is not None:
-                self.policy_loss.note(
-                    turns=experience.turns, teacher=self._teacher(experience), **facts
-                )
+                teacher = stack.enter_context(self._taught(experience))
+                self.policy_loss.note(turns=experience.turns, teacher=teacher, **facts)
             status = super().training_step(experience, *args, **kwargs)
         self._updates.take(status["metrics"])
         if self._ended is not None:
@@ -166,13 +165,22 @@ class PolicyTrainer(ppo_actor.ActorPPOTrainer):
         self._sample_metrics.take(status, experience.action_mask)
         return status
 
-    def _teacher(self, experience: TrainingExperience) -> Teacher | None:
-        """What gives the loss a teacher's opinion of this batch, once the policy is computed."""
-        self.actor.teacher_states = experience.teacher_states
-        told = experience.base_action_log_probs
-        if experience.teacher_states is not None:
-            return lambda: self.actor.taught
-        return None if told is None else lambda: (None, told)
+    @contextlib.contextmanager
+    def _taught(self, experience: TrainingExperience) -> Iterator[Teacher | None]:
+        """Within, the policy is compared with its teacher on this batch, and on no other.
+
+        Yields:
+            What gives the loss the teacher's opinion, once the policy is computed.
+        """
+        told, states = experience.base_action_log_probs, experience.teacher_states
+        if states is None:
+            yield None if told is None else lambda: (None, told)
+            return
+        self.actor.teacher_states = states
+        try:
+            yield lambda: self.actor.taught
+        finally:
+            self.actor.teacher_states = self.actor.taught = None
 
     def _optimizer_step(self, optimizer: Any, model: Any, *args: Any, **kwargs: Any) -> None:
         """The strategy's `optimizer_step`, which DeepSpeed wants for every micro-batch."""

@@ -71,7 +71,10 @@ def test_a_teacher_alone_needs_no_reward(
             r"set --offline\.data to samples with its log-probs",
         ),
         ({"distill.teacher": None, "distill.coef": 0.5}, r"--distill\.coef has no effect"),
-        ({"distill.estimator": "full", "actor.policy_loss_type": "gspo"}, "gspo has none: take one"),
+        (
+            {"distill.estimator": "full", "actor.policy_loss_type": "gspo"},
+            "gspo has none: take one",
+        ),
         ({"distill.estimator": "full", "actor.log_prob_head": "full"}, "by the chunked head"),
         ({"distill.estimator": "full", "agent.weight": "turn"}, "KLs are weighed by episodes"),
         (

@@ -281,7 +281,10 @@ def test_a_batch_with_replay_tells_the_bytes_of_its_experts_and_with_turns_has_t
             group.payloads[place], routed_experts=experts, turns=((2, 4, 1.0),)
         )
     logged: list[dict] = []
-    made = SimpleNamespace(make_experience_batch=lambda samples: upstream_batches(samples, "fixed"))
+    made = SimpleNamespace(
+        make_experience_batch=lambda samples: upstream_batches(samples, "fixed"),
+        teacher_states=None,
+    )
     trainer = SimpleNamespace(  # of the driver what makes a batch, without engines and actors
         _config=SimpleNamespace(groups_per_update=1),
         _replays=replays,

@@ -15,6 +15,7 @@ from vespo_openrlhf.bridge.rank.sample_metrics import SampleMetrics
 from vespo_openrlhf.bridge.rank.update_metrics import UPDATES, UpdateMetrics
 from vespo_openrlhf.bridge.wire import TrainingExperience
 from vespo_openrlhf.losses import get_policy_loss
+from vespo_openrlhf.losses.distillation import DistillOptions
 
 MICRO_BATCHES = 2
 MU = -1.0
@@ -175,3 +176,28 @@ def test_turns_reach_the_loss(tmp_path: Path) -> None:
         item.turns = torch.tensor(turns)
     made = trainer(tmp_path, batches)
     assert made.ppo_train(0.0)["vespo/num_positive"] == 5
+
+
+def test_a_teacher_is_asked_about_the_batch_that_is_trained_and_no_other(tmp_path: Path) -> None:
+    """Between two steps the policy computes other batches, whose hidden states nobody has."""
+    items = [experience(3, 1), experience(2, 1)]
+    for item in items:
+        item.teacher_states = torch.ones(6, 4)
+    made = trainer(tmp_path, items)
+    made.policy_loss = PolicyLossAdapter(
+        get_policy_loss("vespo"), distillation=DistillOptions("a model")
+    )
+    made.actor_loss_fn = made._guard.watched(made._updates.watched(made.policy_loss))
+    seen = []
+
+    def call(self: Actor, sequences: torch.Tensor, mask: torch.Tensor, **options: Any) -> Any:
+        seen.append(self.teacher_states.shape)
+        log_probs = (MU + self.parameter).expand(mask.shape)
+        self.taught = log_probs * 0 + 0.5, log_probs.detach() - 1
+        return log_probs, SimpleNamespace(entropy=sequences.float())
+
+    made.actor.__class__ = type("Taught", (Actor,), {"__call__": call})
+    status = made.ppo_train(0.0)
+    assert seen == [(1, 6, 4)] * 2
+    assert made.actor.teacher_states is None
+    assert status["vespo/teacher_kl"] == pytest.approx(0.5)

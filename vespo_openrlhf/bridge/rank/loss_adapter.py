@@ -148,8 +148,13 @@ class PolicyLossAdapter:
                 "report them"
             ) from error
         if self._distillation is not None and kl is not None:
-            mode, coef = str(self._loss.options["loss_agg_mode"]), self._distillation.coef
-            gap = (teacher - log_probs).detach()
+            if "phi" not in metrics:
+                raise ValueError(
+                    f"--distill.estimator full: {self.name} tells no phi to weigh the KL by"
+                )
+            # One of a user's own is normalised as most are, unless it says.
+            mode = str(self._loss.options.get("loss_agg_mode", "token-mean"))
+            gap, coef = (teacher - log_probs).detach(), self._distillation.coef
             loss = loss + exact_reverse_kl(inputs, metrics["phi"], kl, gap, coef, mode)
         self._keep(metrics | distilled, num_dropped)
         zero = torch.zeros((), device=log_probs.device)

@@ -71,10 +71,11 @@ def _check_full(flags: Flags, options: DistillOptions, teacher: str) -> None:
         raise ValueError(
             f"{full}: KLs are weighed by episodes; leave --agent.weight turn out, or the estimator"
         )
-    if flags["actor.policy_loss_type"] not in WEIGHTED_LOSSES:
+    loss = flags["actor.policy_loss_type"]
+    if loss not in WEIGHTED_LOSSES and ":" not in loss:
         raise ValueError(
-            f"{full} is weighed by the loss's phi(W), and --actor.policy_loss_type "
-            f"{flags['actor.policy_loss_type']} has none: take one of {', '.join(WEIGHTED_LOSSES)}"
+            f"{full} is weighed by phi(W), and --actor.policy_loss_type {loss} has none: take one "
+            f"of {', '.join(WEIGHTED_LOSSES)}"
         )
 
 
