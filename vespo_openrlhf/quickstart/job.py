@@ -17,6 +17,10 @@ from vespo_openrlhf.quickstart.local_ray import LocalCluster, ray_command
 
 _POLL_S = 0.5
 _TAIL_LINES = 40
+# Ray's answer where the process that is to start the job is not up: on a busy machine that takes it
+# longer than the 10 seconds that Ray waits for it.
+_NOT_YET = "No available agent to submit job"
+_SUBMISSIONS = 6
 
 
 def to_arguments(flags: Mapping[str, Any]) -> list[str]:
@@ -54,27 +58,32 @@ def run_job(
     """
     entrypoint = [sys.executable, "-m", "vespo_openrlhf.train", *arguments]
     command = [*ray_command(), "job", "submit", "--address", cluster.dashboard, "--"]
-    with open(log, "wb") as output:
-        job = subprocess.Popen(
-            [*command, *entrypoint],
-            env=cluster.environment,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            submitted()
-            finished = metrics.with_name("finished.json")
-            _show_progress(job, metrics, finished, total_steps)
-            if finished.exists():
-                trained()
-            job.wait()
-        finally:
-            if job.poll() is None:  # interrupted: the cluster ends the job itself when it stops
-                job.kill()
+    for attempt in range(1, _SUBMISSIONS + 1):
+        with open(log, "wb") as output:
+            job = subprocess.Popen(
+                [*command, *entrypoint],
+                env=cluster.environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            try:
+                if attempt == 1:
+                    submitted()
+                finished = metrics.with_name("finished.json")
+                _show_progress(job, metrics, finished, total_steps)
+                if finished.exists():
+                    trained()
                 job.wait()
-    if job.returncode != 0:
+            finally:
+                if job.poll() is None:  # interrupted: the cluster ends the job itself when it stops
+                    job.kill()
+                    job.wait()
+        if job.returncode == 0:
+            return
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-_TAIL_LINES:])
-        raise RuntimeError(f"the training job failed; the end of {log}:\n{tail}")
+        if _NOT_YET not in tail:
+            break
+    raise RuntimeError(f"the training job failed; the end of {log}:\n{tail}")
 
 
 def _show_progress(

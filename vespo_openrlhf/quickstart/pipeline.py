@@ -245,6 +245,7 @@ def training_flags(plan: Plan) -> list[str]:
     if plan.distill:  # and not by the reward, which is only measured
         taught_by = {
             "distill.teacher": plan.teacher / "model",
+            "distill.estimator": "full",
             "ref.num_gpus_per_node": 1,
             "train.colocate_actor_ref": True,  # so that two GPUs are enough
         }
