@@ -223,6 +223,8 @@ class Driver:
             if batches == self.scheduler.batches:
                 logger.info("no batch for a minute: %s", self.scheduler.status())
             batches = self.scheduler.batches
+            if self.recorder is not None:
+                self.recorder.write_old()
             await asyncio.sleep(_STATUS_SECONDS)
 
     async def ask(

@@ -101,10 +101,14 @@ def _is_scored(flags: Mapping[str, Any]) -> bool:
 def _offline(flags: dict[str, Any]) -> list[str]:
     """No engines but for evaluations, and no reward but the recorded one."""
     flags["offline.data"] = [os.path.abspath(path) for path in flags["offline.data"]]
-    flags["train.num_episodes"] = max(flags["offline.epochs"], 1)  # for its own check to refuse
+    notes, epochs = [], max(flags["offline.epochs"], 1)  # below that for its own check to refuse
+    if flags["train.num_episodes"] not in (1, epochs):
+        notes.append(f"--train.num_episodes -> {epochs} (--offline.epochs says)")
+    flags["train.num_episodes"] = epochs
+    if flags["reward.remote_url"] and not flags["eval.dataset"]:
+        notes.append("--reward.remote_url is not asked (rewards are recorded)")
     if not _is_scored(flags):
         flags["reward.remote_url"] = "recorded"  # or OpenRLHF makes place for a reward model
-    notes = []
     if flags["vllm.num_engines"] and not flags["eval.dataset"]:
         notes.append(
             f"--vllm.num_engines {flags['vllm.num_engines']} -> 0 (samples are read from disk, and "

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy
 
-from vespo_openrlhf.recorded.schema import REWARD_MODEL
-
 if TYPE_CHECKING:
     import pyarrow
 
@@ -19,7 +17,7 @@ REASONS = {
     "too_long": "it has more tokens than --data.max_len",
     "no_log_probs": "the log-probs of the policy that sampled it are not known",
     "not_finite": "a log-prob of a sampled token, or the reward, is not finite",
-    "no_reward": "it has no reward",
+    "no_reward": "it has no reward, and the run has no reward model",
 }
 
 
@@ -30,11 +28,13 @@ class Limits(NamedTuple):
         vocabulary: tokens of the model's embedding.
         max_length: tokens of prompt and response together.
         needs_log_probs: the behaviour policy is the recorded one.
+        needs_reward: the recorded reward is trained on, and no other.
     """
 
     vocabulary: int
     max_length: int
     needs_log_probs: bool = True
+    needs_reward: bool = True
 
 
 def problems(table: pyarrow.Table, limits: Limits) -> list[str]:
@@ -63,11 +63,10 @@ def problems(table: pyarrow.Table, limits: Limits) -> list[str]:
             sampled = mask.take(told).flatten().to_numpy(zero_copy_only=False)
             broken = sampled & ~numpy.isfinite(log_probs.take(told).flatten().to_numpy())
             note("not_finite", _any_of_row(broken, told, length, len(table)))
-    rewards = table.column("reward")
-    scored = rewards.is_valid().to_numpy()
-    note("not_finite", scored & ~numpy.isfinite(rewards.fill_null(0.0).to_numpy()))
-    waiting = table.column("failure").to_numpy() == REWARD_MODEL
-    note("no_reward", ~(scored | waiting))
+    if limits.needs_reward:
+        rewards = table.column("reward")
+        note("no_reward", ~rewards.is_valid().to_numpy())
+        note("not_finite", ~numpy.isfinite(rewards.fill_null(0.0).to_numpy()))
     reasons: list[str] = found.tolist()
     return reasons
 

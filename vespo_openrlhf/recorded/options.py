@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from vespo_openrlhf.options import Options, option
+
+#: Whose reward a recorded sample is trained with: its own; the run's reward model's, which scores
+#: it anew in the trainer; or none, 0 where none was recorded, where a teacher alone is heard.
+Rewarding: TypeAlias = Literal["recorded", "model", "none"]
 
 
 @dataclass(frozen=True)
@@ -20,8 +24,8 @@ class OfflineOptions(Options):
     epochs: int = option(1, "passes over them", at_least=1)
     order: Literal["recorded", "shuffled"] = option(
         "recorded",
-        "as the run trained them, and those that it never trained last (recorded); or in another "
-        "order in each epoch, by --train.seed (shuffled)",
+        "what the run trained, in its order (recorded); or all that was recorded, in another order "
+        "in each epoch, by --train.seed (shuffled)",
     )
     behaviour: Literal["recorded", "initial", "uniform"] = option(
         "recorded",

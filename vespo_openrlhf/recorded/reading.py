@@ -7,6 +7,7 @@ rows are read a row group at a time, and the last of these are kept, up to `_KEP
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -95,14 +96,16 @@ class _RowGroup:
 
 
 class Recording:
-    """Groups of recorded samples, in the order in which their run trained them; those that it never
-    trained come last, as they were scored.
+    """Groups of recorded samples, in the order in which their run trained them; of a run that says
+    nothing of that, as they were scored.
 
     Args:
         paths: run folders, folders of shards, or shards.
         size: samples of a group. A recorded group that has more is read as several. Where fewer
             than half of them can be trained on, it is left out.
         limits: what a sample is held to.
+        trained_only: without the groups that their run never trained, where it says which it did.
+            Otherwise they come last.
 
     Attributes:
         origin: of all shards.
@@ -110,20 +113,23 @@ class Recording:
         samples: in all.
         problems: samples that cannot be trained on, by `checks.REASONS`.
         left_out: of the others, those whose groups are left out.
-        trained: groups that their run trained.
+        untrained: groups that their run never trained, where it says which it did.
 
     Raises:
         ValueError: no shard, one that cannot be read, shards that do not go together, or nothing
             that can be trained on.
     """
 
-    def __init__(self, paths: Sequence[Path], size: int, limits: Limits) -> None:
+    def __init__(
+        self, paths: Sequence[Path], size: int, limits: Limits, *, trained_only: bool = False
+    ) -> None:
         self.origin = read_common_origin(paths)
         self.names: list[str] = []
         self.samples = 0
         self.problems: Counter[str] = Counter()
         self.left_out = 0
-        self.trained = 0
+        self.untrained = 0
+        self._trained_only = trained_only
         self._size = size
         self._limits = limits
         self._row_groups: list[_RowGroup] = []
@@ -145,10 +151,20 @@ class Recording:
         """What is there and what is left out, as one line."""
         found = [f"{count} {reason}" for reason, count in self.problems.most_common()]
         found += [f"{self.left_out} in groups of which too little is left"] * bool(self.left_out)
-        return (
-            f"{self.samples} recorded samples, {len(self.names)} groups, {self.trained} of them "
-            f"trained by their run; left out: {', '.join(found) or 'none'}"
-        )
+        told = f"{self.samples} recorded samples, {len(self.names)} groups to train"
+        if self.untrained:
+            there = "left out" if self._trained_only else "the last"
+            told += f"; {self.untrained} groups that their run never trained are {there}"
+        return f"{told}; samples left out: {', '.join(found) or 'none'}"
+
+    def digest(self) -> str:
+        """Of all that its shards hold."""
+        total = hashlib.blake2b(digest_size=16)
+        for path in dict.fromkeys(group.path for group in self._row_groups):
+            with open(path, "rb") as file:
+                while block := file.read(2**22):
+                    total.update(block)
+        return total.hexdigest()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -213,11 +229,13 @@ class Recording:
                 if 2 * usable < self._size:
                     self.left_out += usable
                     continue
+                self.untrained += bool(order) and ticket not in order
+                if self._trained_only and order and ticket not in order:
+                    continue
                 # The last of its samples was written when the group was whole.
                 place = order.get(ticket, len(order) + int(part.max()))
                 name = f"{ticket}.{number}" if len(parts) > 1 else str(ticket)
                 found.append(((place, number), name, part))
-                self.trained += ticket in order
         return sorted(found, key=lambda each: each[0])
 
     def _table(self, number: int) -> Any:

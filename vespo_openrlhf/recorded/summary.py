@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import sys
 from array import array
@@ -24,6 +25,8 @@ from vespo_openrlhf.recorded.schema import (
 )
 
 _UNBOUNDED = sys.maxsize
+#: Whether (log-probs, rewards) are needed: what a run asks of samples that have them, or have not.
+_NEEDS = list(itertools.product((False, True), repeat=2))
 
 
 @dataclass
@@ -53,15 +56,14 @@ class Summary:
     Attributes:
         origins: with the number of shards of each.
         groups: by (folder, ticket); of each sample its number, and whether it can be trained on
-            without its log-probs, and with them, as the last two bits.
+            with each of `_NEEDS`, as the last four bits.
         rewards: those that are finite numbers.
         unscored: samples without one.
         to_score: of these, those for a reward model.
         prompt_tokens, response_tokens: what comes before the first sampled token, and the rest.
         versions: samples whose tokens' versions are known.
         log_probs: samples whose log-probs are known.
-        problems: samples that cannot be trained on from their log-probs, by `REASONS`.
-        problems_without: the same where log-probs are not needed.
+        problems: samples that cannot be trained on, by `REASONS`, for each of `_NEEDS`.
     """
 
     origins: Counter[Origin] = field(default_factory=Counter)
@@ -74,18 +76,21 @@ class Summary:
     response_tokens: Mean = field(default_factory=Mean)
     versions: int = 0
     log_probs: int = 0
-    problems: Counter[str] = field(default_factory=Counter)
-    problems_without: Counter[str] = field(default_factory=Counter)
+    problems: list[Counter[str]] = field(default_factory=lambda: [Counter() for _ in _NEEDS])
 
     @property
     def wrong(self) -> Counter[str]:
-        """The problems, where log-probs are needed if any sample has them."""
-        return self.problems if self.log_probs else self.problems_without
+        """The problems, where log-probs and rewards are needed if any sample has them."""
+        return self.problems[self._needed]
+
+    @property
+    def _needed(self) -> int:
+        return _NEEDS.index((self.log_probs > 0, self.samples > self.unscored))
 
     def split(self, size: int) -> tuple[int, int]:
         """Groups of `size`, as `Recording` makes them, and the samples that could be trained on but
         for the rest of their groups."""
-        bit = 1 if self.log_probs else 2
+        bit = 1 << self._needed
         groups = left_out = 0
         for samples in self.groups.values():
             usable = [bool(code & bit) for code in sorted(samples)]
@@ -115,17 +120,19 @@ def summarise(path: Path, vocabulary: int = _UNBOUNDED, max_length: int = _UNBOU
             found.origins[read_origin(file.schema_arrow, str(shard))] += 1
             for group in range(file.num_row_groups):
                 rows = file.read_row_group(group)
-                without = problems(rows, limits._replace(needs_log_probs=False))
-                found.problems_without.update(filter(None, without))
-                reasons = problems(rows, limits)
-                found.problems.update(filter(None, reasons))
-                for sample, *said in zip(from_table(rows), without, reasons, strict=True):
-                    _add(found, shard.parent, sample, [not reason for reason in said])
+                said = [
+                    problems(rows, limits._replace(needs_log_probs=probs, needs_reward=reward))
+                    for probs, reward in _NEEDS
+                ]
+                for counter, reasons in zip(found.problems, said, strict=True):
+                    counter.update(filter(None, reasons))
+                for sample, *reasons in zip(from_table(rows), *said, strict=True):
+                    _add(found, shard.parent, sample, [not reason for reason in reasons])
     return found
 
 
 def _add(found: Summary, folder: Path, sample: RecordedSample, usable: Sequence[bool]) -> None:
-    """One more sample; `usable`: without its log-probs, and with them."""
+    """One more sample; `usable`: with each of `_NEEDS`."""
     found.samples += 1
     if sample.reward is None:
         found.unscored += 1
@@ -139,7 +146,7 @@ def _add(found: Summary, folder: Path, sample: RecordedSample, usable: Sequence[
         start = int(sampled[0]) if len(sampled) else len(sample.tokens)
         found.prompt_tokens.add(start)
         found.response_tokens.add(len(sample.tokens) - start)
-    code = sample.sample * 4 + usable[0] * 2 + usable[1]
+    code = sample.sample * 16 + sum(flag << bit for bit, flag in enumerate(usable))
     found.groups.setdefault((folder, sample.ticket), array("q")).append(code)
 
 

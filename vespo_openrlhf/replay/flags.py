@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vespo_openrlhf.bridge.run.folder import RunFolder
 from vespo_openrlhf.config import LOSS_OPTION_FLAGS
 from vespo_openrlhf.reward.options import RewardOptions
 
@@ -55,6 +56,11 @@ def read_config(run: Path) -> dict[str, Any]:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(config, dict) or "actor.policy_loss_type" not in config:
         raise ValueError(f"{path} holds no flags of a training run")
+    if (holder := RunFolder(run).holder) is not None:
+        raise ValueError(
+            f"{run} is in use by {holder}: wait until it has ended, so that all losses are given "
+            "the same samples"
+        )
     if not config.get("run.record"):
         raise ValueError(f"{run} has recorded no samples: train with --run.record")
     return config

@@ -61,6 +61,7 @@ def test_a_teacher_alone_needs_no_reward(
             "OpenRLHF's own loss, .* hears no teacher",
         ),
         ({"distill.direction": "forward"}, r"is for samples of the teacher, .* --offline\.data"),
+        ({"algo.dynamic_filtering_enable": True}, "leave the filter out"),
         ({"distill.teacher": "recorded"}, r"set --offline\.data to samples with its log-probs"),
         (
             {

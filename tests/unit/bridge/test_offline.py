@@ -15,6 +15,7 @@ import pytest
 
 from vespo_openrlhf.bridge.offline.behaviour import assumed, uniform
 from vespo_openrlhf.bridge.offline.engine import ReplayEngine
+from vespo_openrlhf.bridge.offline.rollouts import to_rollout
 from vespo_openrlhf.bridge.samples import mini_batches
 from vespo_openrlhf.recorded.checks import Limits
 from vespo_openrlhf.recorded.reading import Recording
@@ -183,7 +184,9 @@ def test_a_request_that_is_given_up_is_not_answered(record) -> None:
 class Maker:
     """An experience maker whose policy gives each token a log-prob by its place."""
 
-    args = SimpleNamespace(actor=SimpleNamespace(model_name_or_path="model"))
+    args = SimpleNamespace(
+        actor=SimpleNamespace(model_name_or_path="model"), rollout=SimpleNamespace(temperature=1.0)
+    )
     asked = 0
 
     def policy_log_probs(self, samples: Sequence[Any]) -> list[Any]:
@@ -209,8 +212,43 @@ def test_the_initial_policys_log_probs_are_computed_once_and_kept(record, tmp_pa
 
 
 def test_log_probs_that_are_gone_are_not_those_of_a_trained_policy(record, tmp_path) -> None:
-    with pytest.raises(ValueError, match="the policy has been trained since: put it back"):
+    with pytest.raises(ValueError, match="and the policy has been trained since"):
         assumed(record(), "initial", Maker(), tmp_path / "run", 3, LIMITS, SIZE)
+
+
+@pytest.mark.parametrize("change", ["rewards", "temperature"])
+def test_log_probs_of_other_samples_are_not_taken_for_these(change: str, record, tmp_path) -> None:
+    """Of the same names, and in the same run folder."""
+    maker = Maker()
+    assumed(record(), "initial", maker, tmp_path / "run", 0, LIMITS, SIZE)
+    if change == "temperature":
+        maker.args = SimpleNamespace(
+            actor=maker.args.actor, rollout=SimpleNamespace(temperature=0.5)
+        )
+    other = record([sample(0, 0, reward=0.25)] if change == "rewards" else [])
+    made = assumed(other, "initial", maker, tmp_path / "run", 0, LIMITS, SIZE)
+    assert maker.asked == 64
+    assert made.read(0)[0].reward == (0.25 if change == "rewards" else 0.0)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("rewarding", "recorded", "trained"),
+    [
+        ("recorded", 0.5, 0.5),
+        ("none", 0.5, 0.5),
+        ("none", None, 0.0),
+        ("none", math.inf, 0.0),
+        ("model", 0.5, None),
+        ("model", None, None),
+    ],
+)
+def test_a_sample_has_the_reward_of_whoever_gives_it(
+    rewarding: Any, recorded: float | None, trained: float | None
+) -> None:
+    rollout = to_rollout(sample(0, 0, reward=recorded, logged={"score": 0.5}), 64, rewarding)
+    rewards = rollout.experience.rewards
+    assert (None if rewards is None else float(rewards[0])) == trained
+    assert (rollout.experience.scores is None) == (rewarding == "model")
 
 
 def test_uniform_gives_every_response_to_a_prompt_the_same_probability() -> None:

@@ -100,6 +100,7 @@ def test_engines_stay_where_there_is_something_to_evaluate(offline: dict[str, An
         ({"offline.behaviour": "initial"}, r"keeps log-probs in the run folder: set --run\.dir"),
         ({"offline.epochs": 0}, r"--offline\.epochs must be at least 1"),
         ({"rollout.temperature": 0.7}, r"at temperature 1, .* set it to 1"),
+        ({"offline.data": ["x", "x"]}, r"names a recording twice; --offline\.epochs 2"),
     ],
 )
 def test_what_does_not_go_with_a_recording_is_refused(
@@ -128,6 +129,28 @@ def test_what_has_no_effect_or_no_place_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=message):
         check(defaults | changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "accepted"),
+    [
+        ({}, False),
+        ({"reward.model_name_or_path": "some/model"}, True),
+        ({"distill.teacher": "recorded", "distill.direction": "forward"}, True),
+        ({"distill.teacher": "recorded", "distill.coef": 0.5}, False),
+    ],
+)
+def test_samples_without_a_reward_are_for_a_reward_model_or_a_teacher_alone(
+    changes: dict[str, Any], accepted: bool, offline: dict[str, Any], tmp_path: Path
+) -> None:
+    write_recording(tmp_path / "recording", reward=None, failure="reward_model")
+    flags = offline | {"reward.num_nodes": 1, "reward.num_gpus_per_node": 1} | changes
+    complete(flags)
+    if accepted:
+        check(flags)
+    else:
+        with pytest.raises(ValueError, match="2 no_reward"):
+            check(flags)
 
 
 def test_the_weight_of_a_turn_goes_with_recorded_turns(offline: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -117,7 +118,8 @@ def test_a_sample_for_a_reward_model_waits_for_one(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path, ORIGIN, 0)
     deliver(recorder, 0, [rollout(1, None)])
     recorder.close()
-    ((sample,),) = read(tmp_path, 1)
+    limits = LIMITS._replace(needs_reward=False)
+    ((sample,),) = Recording([tmp_path], 1, limits)
     assert sample is not None
     assert sample.reward is None
     assert sample.failure == "reward_model"
@@ -169,6 +171,10 @@ def test_a_kill_costs_no_more_than_what_is_young_and_small(
         clock.now = now
         deliver(recorder, int(now), [rollout(1)])
     recorder.settle()
+    assert len(read(tmp_path / "slow", 1)) == 2
+    clock.now = 132.0
+    recorder.write_old()  # as the driver does now and then, where no engine delivers
+    recorder.settle()
     assert len(read(tmp_path / "slow", 1)) == 3
 
 
@@ -179,6 +185,17 @@ def test_a_shard_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     recorder.end_batch()
     with pytest.raises(OSError, match="recorded"):
         recorder.close()
+
+
+def test_experts_are_not_held_until_a_shard_is_written(tmp_path: Path) -> None:
+    """They may be many times the rest, and are not recorded."""
+    recorder = Recorder(tmp_path, ORIGIN, 0)
+    experts = torch.zeros(9, 48, 8, dtype=torch.uint8)
+    deliver(recorder, 0, [dataclasses.replace(rollout(1), routed_experts=experts)])
+    ((_, scored, _),) = recorder._pending
+    assert scored.rollout is not None
+    assert scored.rollout.routed_experts is None
+    recorder.close()
 
 
 def test_rewards_that_are_no_numbers_stay_what_they_are(tmp_path: Path) -> None:

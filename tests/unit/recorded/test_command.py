@@ -120,22 +120,22 @@ def test_show_counts_what_cannot_be_trained_on(
     text = shown(capsys.readouterr().out)
     for line in (
         "groups 3: 3 of 2",
-        "in groups of 2 2, 0 samples of others left out",
+        "in groups of 2 1, 0 samples of others left out",
         "rewards mean 1, without one 2 (33.3%)",
         "prompt tokens mean 2.0, max 2",
         "response tokens mean 4.0, max 4",
         "versions known 5 (83.3%)",
         "log-probs known 5 (83.3%)",
         "for a reward model 1 (16.7%)",
-        "4 of 6 samples cannot be trained on:",
+        "5 of 6 samples cannot be trained on:",
         "1 vocabulary: a token is outside the model's vocabulary",
         "1 no_log_probs: the log-probs of the policy that sampled it are not known",
-        "1 no_reward: it has no reward",
+        "2 no_reward: it has no reward, and the run has no reward model",
     ):
         assert line in text
     assert any(line.startswith("1 not_finite") for line in text)
     recording = Recording([tmp_path], 2, Limits(len(tokenizer), 100))  # as training reads it
-    assert (len(recording), recording.left_out) == (2, 0)
+    assert (len(recording), recording.left_out) == (1, 0)
     assert recording.problems == summarise(tmp_path, len(tokenizer), 100).wrong
     assert main(["show", str(tmp_path), "--max-len", "5"]) == 1
     assert "6 too_long: it has more tokens than --data.max_len" in shown(capsys.readouterr().out)

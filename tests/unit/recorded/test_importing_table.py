@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from vespo_openrlhf.recorded.checks import Limits
+from vespo_openrlhf.recorded.reading import Recording
+
 ROWS: list[dict[str, Any]] = [
     {"prompt": "Q1", "response": "a", "reward": 1.0, "label": "a"},
     {"prompt": "Q2", "response": "b", "reward": 0.0, "label": "c"},
@@ -148,12 +151,13 @@ def test_what_cannot_be_used_is_counted(tmp_path: Path, take, write) -> None:
     assert report.written == len(samples) == 2
 
 
-def test_unscored_rows_are_kept_for_a_reward_model(tmp_path: Path, take, groups) -> None:
+def test_unscored_rows_are_kept_for_a_reward_model(tmp_path: Path, take) -> None:
     rows = [{"prompt": "Q", "response": "a"}, {"prompt": "Q", "response": "b", "reward": None}]
     report, samples = take("table", save(tmp_path / "rows.jsonl", rows), keep_unscored=True)
     assert report.left_out == {}
     assert [(s.reward, s.failure) for s in samples] == [(None, "reward_model")] * 2
-    assert len(groups(tmp_path / "out", 2)) == 1
+    limits = Limits(10**6, 10**6, needs_log_probs=False, needs_reward=False)
+    assert len(Recording([tmp_path / "out"], 2, limits)) == 1
 
 
 def test_a_refusing_template_is_counted(tmp_path: Path, take, tokenizer) -> None:

@@ -42,21 +42,26 @@ def test_groups_come_together_from_shards_in_whatever_order(make_sample, tmp_pat
     assert [first_tokens(group) for group in recording] == [[10, 11, 12, 13], [0, 1, 2, 3]]
     assert recording.names == ["1:abc/1", "0:abc/0"]
     assert recording.samples == 8
-    assert recording.trained == 0
+    assert recording.untrained == 0
 
 
-def test_those_that_the_run_trained_come_first_as_it_trained_them(
-    make_sample, tmp_path: Path
-) -> None:
+def test_those_that_the_run_trained_come_as_it_trained_them(make_sample, tmp_path: Path) -> None:
     samples = [make_sample(ticket, sample) for ticket in range(4) for sample in range(4)]
     write(tmp_path / "run" / "recorded", samples)
     stamps = [{"ticket": 2, "update": 0}, {"ticket": 0, "update": 1}]
     text = "".join(json.dumps(stamp) + "\n" for stamp in stamps)
     (tmp_path / "run" / "samples.jsonl").write_text(text + '{"ticket": 1, "upd')  # torn by a kill
     for path in (tmp_path / "run", tmp_path / "run" / "recorded"):
+        recording = Recording([path], 4, LIMITS, trained_only=True)
+        assert [group[0].ticket for group in recording] == [2, 0]
+        assert "2 groups that their run never trained are left out" in recording.account()
+        # Otherwise the others are the last.
         recording = Recording([path], 4, LIMITS)
         assert [group[0].ticket for group in recording] == [2, 0, 1, 3]
-        assert recording.trained == 2
+        assert recording.untrained == 2
+        (tmp_path / "run" / "samples.jsonl").rename(tmp_path / "elsewhere")
+        assert len(Recording([path], 4, LIMITS, trained_only=True)) == 4  # nobody says
+        (tmp_path / "elsewhere").rename(tmp_path / "run" / "samples.jsonl")
 
 
 def test_a_large_group_is_read_as_several_and_a_small_one_with_holes(
@@ -104,7 +109,7 @@ ALSO = [
     ("not_finite", {"log_probs": numpy.array([0, 0, 0, 0, 0, 0, 0, -math.inf])}),
     ("not_finite", {"reward": math.inf}),
     ("no_reward", {"reward": None, "failure": "reward_timeout"}),
-    ("", {"reward": None, "failure": "reward_model"}),
+    ("no_reward", {"reward": None, "failure": "reward_model"}),
     # Of a token that was not sampled nobody reads it.
     ("", {"log_probs": numpy.array([math.nan, 0, 0, 0, 0, 0, 0, 0])}),
 ]
@@ -127,6 +132,12 @@ def test_log_probs_are_not_asked_for_where_others_take_their_place(make_sample) 
     samples = [make_sample(0, 0, **BROKEN["no_log_probs"]), make_sample(0, 1, **BROKEN["lengths"])]
     limits = LIMITS._replace(needs_log_probs=False)
     assert problems(to_table(samples, ORIGIN), limits) == ["", "lengths"]
+
+
+def test_rewards_are_not_asked_for_where_others_take_their_place(make_sample) -> None:
+    samples = [make_sample(0, i, reward=reward) for i, reward in enumerate((None, math.nan))]
+    limits = LIMITS._replace(needs_reward=False)
+    assert problems(to_table(samples, ORIGIN), limits) == ["", ""]
 
 
 def test_where_nothing_can_be_trained_on_it_says_why(make_sample, tmp_path: Path) -> None:

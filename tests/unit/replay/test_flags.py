@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from vespo_openrlhf.bridge.run.folder import RunFolder
 from vespo_openrlhf.embedded import calculator
 from vespo_openrlhf.replay.cells import make_cells, make_jobs
 from vespo_openrlhf.replay.flags import (
@@ -169,3 +170,12 @@ def test_what_is_no_recorded_run_is_refused(record: Callable[..., Path], tmp_pat
     (run / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="no flags of a training run"):
         read_config(run)
+
+
+def test_a_run_that_is_still_training_is_refused(record: Callable[..., Path]) -> None:
+    """Or each loss would be given other samples."""
+    run = record()
+    read_config(run)
+    with RunFolder(run).locked(), pytest.raises(ValueError, match="is in use by process"):
+        read_config(run)
+    read_config(run)

@@ -44,13 +44,16 @@ def assumed(
     Raises:
         ValueError: they are gone, and the policy is no longer the initial one.
     """
-    named = json.dumps([kind, maker.args.actor.model_name_or_path, *recording.names])
-    folder = run / _FOLDER / hashlib.sha256(named.encode()).hexdigest()[:12]
+    args = maker.args
+    names = recording.names, recording.digest()
+    key = [kind, args.actor.model_name_or_path, args.rollout.temperature, *names]
+    folder = run / _FOLDER / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
     if not folder.exists():
         if step:
             raise ValueError(
-                f"{folder} is gone, with the log-probs that the run started from, and the policy "
-                "has been trained since: put it back, or start again in another --run.dir"
+                f"{folder} is not there, with the log-probs that the run started from for these "
+                "samples, and the policy has been trained since. Where the recording has changed "
+                "or grown, give it back as it was; otherwise start again in another --run.dir"
             )
         draft = folder.with_name(f".{folder.name}.part")
         shutil.rmtree(draft, ignore_errors=True)

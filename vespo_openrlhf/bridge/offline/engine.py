@@ -6,6 +6,7 @@ import asyncio
 
 from vespo_openrlhf.bridge.driver import Driver
 from vespo_openrlhf.bridge.offline.rollouts import to_rollout
+from vespo_openrlhf.recorded.options import Rewarding
 from vespo_openrlhf.recorded.reading import Recording
 from vespo_openrlhf.recorded.schema import RecordedSample
 from vespo_openrlhf.scheduling import Request
@@ -21,11 +22,19 @@ class ReplayEngine:
         driver: on whose loop it works.
         recording: its groups are the data set's rows.
         max_length: of a sample, in tokens.
+        rewarding: whose rewards the samples have.
     """
 
     name = "recording"
 
-    def __init__(self, driver: Driver, recording: Recording, max_length: int) -> None:
+    def __init__(
+        self,
+        driver: Driver,
+        recording: Recording,
+        max_length: int,
+        rewarding: Rewarding = "recorded",
+    ) -> None:
+        self._rewarding = rewarding
         self._driver = driver
         self._recording = recording
         self._max_length = max_length
@@ -62,7 +71,7 @@ class ReplayEngine:
             return
         tokens = int(sample.action_mask.sum())
         scheduler.on_generated(request.ticket, place, ((request.version, tokens),))
-        # A reward model scores later, in the trainer.
-        reward = 0.0 if sample.reward is None else sample.reward
-        rollout = to_rollout(sample, self._max_length)
+        rollout = to_rollout(sample, self._max_length, self._rewarding)
+        rewards = rollout.experience.rewards
+        reward = 0.0 if rewards is None else float(rewards[0])  # which a model gives later
         scheduler.on_scored(request.ticket, place, reward, rollout)

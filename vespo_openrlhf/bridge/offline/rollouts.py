@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,11 +11,24 @@ import numpy
 
 from vespo_openrlhf.bridge.samples.response import to_experience
 from vespo_openrlhf.bridge.wire import Rollout
+from vespo_openrlhf.recorded.options import Rewarding
 from vespo_openrlhf.recorded.schema import RecordedSample
 
 
-def to_rollout(sample: RecordedSample, max_length: int) -> Rollout:
-    """A sample that `recorded.checks` has no problem with, as the trainer takes it."""
+def to_rollout(
+    sample: RecordedSample, max_length: int, rewarding: Rewarding = "recorded"
+) -> Rollout:
+    """A sample that `recorded.checks` has no problem with, as the trainer takes it.
+
+    Args:
+        sample: as it was recorded.
+        max_length: in tokens.
+        rewarding: whose reward it has.
+    """
+    if rewarding == "model":
+        sample = dataclasses.replace(sample, reward=None, logged={})
+    elif rewarding == "none" and (sample.reward is None or not math.isfinite(sample.reward)):
+        sample = dataclasses.replace(sample, reward=0.0)
     experience = to_experience(_response(sample), max_length)
     return Rollout(experience, (), turns=sample.turns, recorded_spans=sample.token_versions)
 

@@ -17,9 +17,10 @@ from openrlhf.trainer import ppo_trainer
 
 from vespo_openrlhf import config
 from vespo_openrlhf.bridge.driver import PromptRow
+from vespo_openrlhf.bridge.flags import flatten
 from vespo_openrlhf.bridge.offline import behaviour
 from vespo_openrlhf.bridge.offline.engine import ReplayEngine
-from vespo_openrlhf.bridge.run.recordings import limits, open_recording
+from vespo_openrlhf.bridge.run.recordings import limits, open_recording, rewarding
 from vespo_openrlhf.bridge.samples import mini_batches
 from vespo_openrlhf.bridge.trainer import ScheduledTrainer
 from vespo_openrlhf.recorded.options import OfflineOptions
@@ -58,7 +59,10 @@ class OfflineTrainer(ScheduledTrainer):
         return [PromptRow(*row) for row in zip(data.prompts, data.labels, data.images, strict=True)]
 
     def _engines(self) -> Mapping[str, Engine]:
-        recording = ReplayEngine(self._driver, self._recording, self.args.data.max_len)
+        recording = ReplayEngine(
+            *(self._driver, self._recording, self.args.data.max_len),
+            rewarding(flatten(self.args)),
+        )
         return {recording.name: recording}
 
     def _why_no_restart(self) -> str:

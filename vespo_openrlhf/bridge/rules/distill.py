@@ -43,10 +43,16 @@ def check_distillation(flags: Flags) -> None:
         )
     if options.estimator == "full":
         _check_full(flags, options, teacher)
-    if options.direction == "forward" and not flags["offline.data"]:
+    if options.direction == "forward" and options.teacher != RECORDED:
         raise ValueError(
-            "--distill.direction forward is for samples of the teacher, and here the student "
-            "samples: set --offline.data to a recording of the teacher's, or leave the flag out"
+            f"{teacher} --distill.direction forward: that is for samples of the teacher, and asks "
+            "no model: set --distill.teacher recorded and --offline.data to what the teacher has "
+            "sampled, or leave the direction out"
+        )
+    if options.coef == 1 and flags["algo.dynamic_filtering_enable"]:
+        raise ValueError(
+            f"{teacher} --distill.coef 1 with --algo.dynamic_filtering_enable: no reward is "
+            "trained on, and groups would be left out by it; leave the filter out"
         )
 
 

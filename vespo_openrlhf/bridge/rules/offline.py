@@ -51,6 +51,11 @@ def check_offline(flags: Flags) -> None:
     for flag, (off, why) in refused.items():
         if flags[flag] != off:
             raise ValueError(f"--{flag} with --offline.data: {why}; leave the flag out")
+    if len(set(options.data)) < len(options.data):
+        raise ValueError(
+            f"--offline.data {' '.join(options.data)} names a recording twice; --offline.epochs 2 "
+            "trains on it twice"
+        )
     if flags["train.colocate_all"] and flags["vllm.num_engines"]:
         raise ValueError(
             "--train.colocate_all with --offline.data: engines are there for evaluations alone, "

@@ -54,6 +54,16 @@ class RunFolder:
         """Whether a run has trained here."""
         return (self.path / METRICS_FILE).exists()
 
+    @property
+    def holder(self) -> str | None:
+        """Who trains in it now, if anybody does."""
+        with contextlib.suppress(OSError), open(self.path / _LOCK_FILE, encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return file.read().strip() or "a process"
+        return None
+
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder for this process; the lock goes with it, however it ends.

@@ -8,7 +8,7 @@ from typing import Any
 
 from vespo_openrlhf import config, models
 from vespo_openrlhf.recorded.checks import Limits
-from vespo_openrlhf.recorded.options import OfflineOptions
+from vespo_openrlhf.recorded.options import OfflineOptions, Rewarding
 from vespo_openrlhf.recorded.reading import Recording
 from vespo_openrlhf.recorded.schema import tokenizer_digest
 
@@ -39,8 +39,20 @@ def limits(flags: Mapping[str, Any]) -> Limits:
     """What the run can take."""
     options = config.read(OfflineOptions, flags)
     model = models.text_config(models.check_model(flags["actor.model_name_or_path"]))
-    vocabulary = model.get("vocab_size") or 2**31
-    return Limits(vocabulary, flags["data.max_len"], options.behaviour == "recorded")
+    return Limits(
+        model.get("vocab_size") or 2**31,
+        flags["data.max_len"],
+        needs_log_probs=options.behaviour == "recorded",
+        needs_reward=rewarding(flags) == "recorded",
+    )
+
+
+def rewarding(flags: Mapping[str, Any]) -> Rewarding:
+    """Whose reward is trained on: that of the run's reward model, where it has one."""
+    if flags["reward.model_name_or_path"]:
+        return "model"
+    alone = flags["distill.teacher"] and flags["distill.coef"] == 1
+    return "none" if alone else "recorded"
 
 
 def open_recording(flags: Mapping[str, Any]) -> Recording:
@@ -51,6 +63,11 @@ def open_recording(flags: Mapping[str, Any]) -> Recording:
     """
     paths = [Path(path) for path in config.read(OfflineOptions, flags).data]
     try:
-        return Recording(paths, flags["rollout.n_samples_per_prompt"], limits(flags))
+        return Recording(
+            paths,
+            flags["rollout.n_samples_per_prompt"],
+            limits(flags),
+            trained_only=config.read(OfflineOptions, flags).order == "recorded",
+        )
     except ValueError as error:
         raise ValueError(f"--offline.data {error}") from error

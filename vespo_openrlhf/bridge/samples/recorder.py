@@ -3,12 +3,13 @@
 RUN/recorded/000012-0000.parquet     delivered up to the end of the 12th rollout batch
 
 A thread of its own makes and writes them, so that nothing waits. A shard is written at the end of
-each rollout batch, and where much has gathered before that, so a kill costs a minute of samples at
-most; a checkpoint waits for those before it. So a resume knows what came after it.
+each rollout batch, and where much has gathered before that, so a kill costs two minutes of samples
+at most; a checkpoint waits for those before it. So a resume knows what came after it.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -78,11 +79,20 @@ class Recorder:
             now = time.time()
             if not self._pending:
                 self._since = now
-            self._pending.append((group, event, now))
             if event.rollout is not None:
-                self._bytes += 9 * event.rollout.experience.sequences.numel()
-            if self._bytes > _MOST_BYTES or now - self._since > _OLDEST_SECONDS:
+                # Without the experts, which may be many times the rest.
+                kept = dataclasses.replace(event.rollout, routed_experts=None)
+                event = dataclasses.replace(event, rollout=kept)
+                self._bytes += 9 * kept.experience.sequences.numel()
+            self._pending.append((group, event, now))
+            if self._bytes > _MOST_BYTES:
                 self._write()
+        self.write_old()
+
+    def write_old(self) -> None:
+        """Write what has waited for long; to be called now and then where nothing is delivered."""
+        if self._pending and time.time() - self._since > _OLDEST_SECONDS:
+            self._write()
 
     def end_batch(self) -> None:
         """A rollout batch is trained: what comes now belongs to the next."""
@@ -105,8 +115,9 @@ class Recorder:
             self._thread.shutdown()
 
     def _write(self) -> None:
-        for future in [future for future in self._writing if future.done()]:
-            self._writing.remove(future)
+        done = [future for future in self._writing if future.done()]
+        self._writing = [future for future in self._writing if future not in done]
+        for future in done:
             future.result()
         if self._pending:
             path = self._folder / f"{self._step:06d}-{self._part:04d}.parquet"
