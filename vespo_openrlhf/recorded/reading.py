@@ -1,7 +1,7 @@
 """Groups of recorded samples, read when they are asked for.
 
-All of a recording is looked at once, and an index of it is held: some 50 bytes a sample. After that
-rows are read a row group at a time, and the last of these are kept, up to `_KEPT_BYTES`.
+All of a recording is looked at once, and an index of it is held: some 100 bytes a sample. After
+that rows are read a row group at a time, and the last of these are kept, up to `_KEPT_BYTES`.
 """
 
 from __future__ import annotations
@@ -66,8 +66,11 @@ def read_common_origin(paths: Sequence[Path]) -> Origin:
 
 
 @contextlib.contextmanager
-def readable(path: Path) -> Iterator[Any]:
+def readable(path: Path, metadata: Any = None) -> Iterator[Any]:
     """A shard as a `pyarrow.parquet.ParquetFile`.
+
+    Args:
+        metadata: of the file, where it is known: of many row groups it takes long to read.
 
     Raises:
         ValueError: it is none, or cannot be read to its end; in the block, too.
@@ -76,7 +79,7 @@ def readable(path: Path) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, metadata=metadata) as file:
             yield file
     except (pa.ArrowException, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
@@ -88,9 +91,10 @@ def readable(path: Path) -> Iterator[Any]:
 
 @dataclass(frozen=True)
 class _RowGroup:
-    """Of a shard, with the number of its first row among all."""
+    """Of a shard, whose metadata it keeps, with the number of its first row among all."""
 
     path: Path
+    metadata: Any
     index: int
     first: int
 
@@ -198,7 +202,7 @@ class Recording:
             with readable(shard) as file:
                 for index in range(file.num_row_groups):
                     table = file.read_row_group(index)
-                    self._row_groups.append(_RowGroup(shard, index, self.samples))
+                    self._row_groups.append(_RowGroup(shard, file.metadata, index, self.samples))
                     self.samples += len(table)
                     reasons = problems(table, self._limits)
                     self.problems.update(filter(None, reasons))
@@ -242,7 +246,7 @@ class Recording:
         """Of a row group."""
         if number not in self._tables:
             place = self._row_groups[number]
-            with readable(place.path) as file:
+            with readable(place.path, place.metadata) as file:
                 table = file.read_row_group(place.index)
             self._tables[number] = table
             self._kept_bytes += table.nbytes
