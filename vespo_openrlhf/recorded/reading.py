@@ -7,6 +7,7 @@ that rows are read a row group at a time, and the last of these are kept, up to 
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 from collections import Counter, OrderedDict
 from collections.abc import Iterator, Sequence
@@ -161,6 +162,7 @@ class Recording:
             told += f"; {self.untrained} groups that their run never trained are {there}"
         return f"{told}; samples left out: {', '.join(found) or 'none'}"
 
+    @functools.cached_property
     def digest(self) -> str:
         """Of all that its shards hold."""
         total = hashlib.blake2b(digest_size=16)

@@ -16,8 +16,10 @@ import pytest
 from vespo_openrlhf.bridge.offline.behaviour import assumed, uniform
 from vespo_openrlhf.bridge.offline.engine import ReplayEngine
 from vespo_openrlhf.bridge.offline.rollouts import to_rollout
+from vespo_openrlhf.bridge.offline.trainer import OfflineTrainer
 from vespo_openrlhf.bridge.samples import mini_batches
 from vespo_openrlhf.recorded.checks import Limits
+from vespo_openrlhf.recorded.options import OfflineOptions
 from vespo_openrlhf.recorded.reading import Recording
 from vespo_openrlhf.recorded.schema import Origin, RecordedSample
 from vespo_openrlhf.recorded.writing import write_shard
@@ -179,6 +181,23 @@ def test_a_request_that_is_given_up_is_not_answered(record) -> None:
 
     asyncio.run(ask())
     assert list(dict.fromkeys(told)) == [0, 2, 3]
+
+
+def test_a_resume_on_other_samples_of_the_same_names_is_noticed(record) -> None:
+    def ledger(recording: Recording) -> PromptLedger:
+        trainer = SimpleNamespace(
+            _recording=recording,
+            _offline=OfflineOptions(data=("x",)),
+            args=SimpleNamespace(data=SimpleNamespace(max_samples=6)),
+        )
+        return OfflineTrainer._ledger(trainer)  # type: ignore[arg-type]
+
+    state = ledger(record()).state_dict()
+    same = ledger(record())
+    assert len(same.names) == 6
+    same.load_state_dict(state, set())
+    with pytest.raises(ValueError, match="was written on other prompts"):
+        ledger(record([sample(0, 0, reward=0.25)])).load_state_dict(state, set())
 
 
 class Maker:

@@ -45,7 +45,7 @@ def assumed(
         ValueError: they are gone, and the policy is no longer the initial one.
     """
     args = maker.args
-    names = recording.names, recording.digest()
+    names = recording.names, recording.digest
     key = [kind, args.actor.model_name_or_path, args.rollout.temperature, *names]
     folder = run / _FOLDER / hashlib.sha256(json.dumps(key).encode()).hexdigest()[:12]
     if not folder.exists():

@@ -47,7 +47,9 @@ class OfflineTrainer(ScheduledTrainer):
         return self._problems
 
     def _ledger(self) -> PromptLedger:
-        names = self._recording.names[: self.args.data.max_samples]
+        # With what the shards hold, so that a resume on others of the same names is noticed.
+        held = self._recording.digest[:8]
+        names = [f"{name}@{held}" for name in self._recording.names[: self.args.data.max_samples]]
         seed = self.args.train.seed if self._offline.order == "shuffled" else None
         return PromptLedger(names, epochs=self._offline.epochs, shuffle_seed=seed)
 
