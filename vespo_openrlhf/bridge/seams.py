@@ -108,6 +108,9 @@ def _loss_call() -> None:
         raise AttributeError("training_step does not call self.actor_loss_fn")
     _has_parameters(_attribute("openrlhf.models:PolicyLoss").forward, *LOSS_ARGUMENTS)
     _mentions(step, '"metrics":', '"weights":', '"num_action_tokens":')
+    # A teacher's log-probs lie where those of a reference model do, which a KL term alone reads.
+    _mentions(step, "base_action_log_probs = experience.base_action_log_probs")
+    _mentions(step, "if self.args.algo.kl.use_loss:")
 
 
 def _policy_actor() -> None:
@@ -310,9 +313,6 @@ def _other_models() -> None:
     _attribute("openrlhf.trainer.ray:create_vllm_engines")
     reference = plain_class(_attribute("openrlhf.trainer.ray.launcher:ReferenceModelActor"))
     _has_parameters(reference.init_model_from_pretrained, "strategy", "pretrain")
-    step = _attribute("openrlhf.trainer.ray.ppo_actor:ActorPPOTrainer").training_step
-    _mentions(step, "base_action_log_probs = experience.base_action_log_probs")
-    _mentions(step, "if self.args.algo.kl.use_loss:")
 
 
 @dataclass(frozen=True)
