@@ -36,6 +36,10 @@ from vespo_openrlhf.reward.pool import worker
 MEMORY_BYTES = 2 * 2**30
 LINGER_S = 5.0
 QUEUE_S = 30.0
+# A worker that is killed at the moment it takes a call takes it along: pebble, which counts the time
+# from when a worker says that it has begun, would wait for ever. So long after its time a call is
+# made again; short of that a busy machine may only just be starting a worker for it.
+LOST_S = 8.0
 _MAX_LINE = 64 * 2**20
 _TASKS_PER_WORKER = 5_000
 # Nearly every comparison takes a few milliseconds of processor time, so it is given few at first.
@@ -135,11 +139,14 @@ class Pool:
             try:
                 call = asyncio.wrap_future(self._submit(function, args, timeout))
                 try:
-                    await asyncio.wait({call})
+                    done, _ = await asyncio.wait({call}, timeout=timeout + LOST_S)
                 finally:
                     call.cancel()  # a caller that is gone, or out of patience, frees the worker
             finally:
                 self._turns.give()
+            if not done:
+                print(f"{function.__name__}: lost with its worker", file=sys.stderr)
+                continue
             error = call.exception()
             if error is None:
                 return {"value": call.result()}

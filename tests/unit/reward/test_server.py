@@ -4,11 +4,12 @@ import asyncio
 import json
 import os
 import signal
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
 
-from vespo_openrlhf.reward.pool import worker
+from vespo_openrlhf.reward.pool import server, worker
 from vespo_openrlhf.reward.pool.server import Pool, Server, _Turns
 
 
@@ -138,3 +139,24 @@ def test_a_worker_that_the_slice_kills_is_a_time_out(monkeypatch: pytest.MonkeyP
         assert reply == {"failure": "timeout"}
     finally:
         pool.stop()
+
+
+def test_a_call_that_is_lost_with_its_worker_is_made_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Pebble's future for it, which never ends, is a stand-in."""
+    monkeypatch.setattr(server, "LOST_S", 0.1)
+    lost: Future[int] = Future()
+    made: Future[int] = Future()
+    made.set_result(7)
+    calls = iter([lost, made, Future(), Future()])
+    pool = Pool(1, 0)
+    monkeypatch.setattr(pool, "_submit", lambda *_: next(calls))
+
+    async def ask() -> dict[str, Any]:
+        return await asyncio.wait_for(pool.run(len, [""], 0.1), 5)
+
+    assert asyncio.run(ask()) == {"value": 7}
+    assert lost.cancelled()
+    assert asyncio.run(ask()) == {"failure": "unavailable"}  # twice is once too often
+    pool.stop()
