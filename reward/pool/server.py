@@ -36,9 +36,9 @@ from vespo_openrlhf.reward.pool import worker
 MEMORY_BYTES = 2 * 2**30
 LINGER_S = 5.0
 QUEUE_S = 30.0
-# A worker that is killed at the moment it takes a call takes it along: pebble, which counts time from
-# when a worker says that it has begun, would wait for ever. So long after its time a call is made
-# again; short of that a busy machine may only just be starting a worker for it.
+# A worker that is killed at the moment it takes a call takes it along: pebble, which counts time
+# from when a worker says that it has begun, would wait for ever. So long after its time a call is
+# made again; short of that a busy machine may only just be starting a worker for it.
 LOST_S = 8.0
 _MAX_LINE = 64 * 2**20
 _TASKS_PER_WORKER = 5_000
