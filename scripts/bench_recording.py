@@ -4,9 +4,9 @@
     .venv/bin/python scripts/bench_recording.py stream [--samples 1000000] [--tokens 200] [--json]
 
 `run` trains the embedded model on the real stack with --run.record and without, in turn, and prints
-the samples per second of each pair and the geometric mean of their ratios. The first batches are left
-out. The second run of a pair may be the faster one, whichever it is: they change places from pair to
-pair, and an even number of pairs makes up for it.
+the samples per second of each pair and the geometric mean of their ratios. The first batches are
+left out. The second run of a pair may be the faster one, whichever it is: they change places from
+pair to pair, and an even number of pairs makes up for it.
 
 `stream` writes synthetic samples and reads them in a process of its own, in recorded and in
 shuffled order: seconds, and the most memory that process had before, once open, and after
@@ -80,7 +80,11 @@ def compare_runs(pairs: int, batches: int) -> dict[str, object]:
                 file=sys.stderr,
             )
     ratios = [recorded / plain for recorded, plain in found]
-    return {"samples_per_second": found, "ratios": ratios, "ratio": statistics.geometric_mean(ratios)}
+    return {
+        "samples_per_second": found,
+        "ratios": ratios,
+        "ratio": statistics.geometric_mean(ratios),
+    }
 
 
 def write_samples(folder: Path, samples: int, tokens: int) -> None:

@@ -174,7 +174,9 @@ def _of_rollout(rollout: Rollout) -> dict[str, Any]:
 
 
 def _at_tokens(values: torch.Tensor) -> Any:
-    return torch.cat([values.new_zeros(1), values]).numpy()
+    found = numpy.zeros(len(values) + 1, dtype=values.numpy().dtype)
+    found[1:] = values.numpy()
+    return found
 
 
 def _logged(experience: Any) -> Mapping[str, float]:
@@ -183,4 +185,4 @@ def _logged(experience: Any) -> Mapping[str, float]:
     found.pop("response_clip_ratio", None)  # of --data.max_len, which a replay may have another of
     if experience.scores is not None:
         found["score"] = experience.scores
-    return {name: float(value.reshape(-1)[0]) for name, value in found.items() if value.numel()}
+    return {name: float(value.item()) for name, value in found.items() if value.numel() == 1}
