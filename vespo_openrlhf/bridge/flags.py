@@ -83,10 +83,11 @@ def complete(flags: dict[str, Any]) -> list[str]:
 
 
 def _teacher(flags: dict[str, Any]) -> list[str]:
-    """A teacher alone needs no reward, but OpenRLHF does."""
+    """A teacher alone needs no reward, but OpenRLHF does. Evaluations need one of their own."""
     if teacher_model(flags) and os.path.isdir(flags["distill.teacher"]):
         flags["distill.teacher"] = os.path.abspath(flags["distill.teacher"])
-    if not flags["distill.teacher"] or flags["distill.coef"] < 1 or _is_scored(flags):
+    alone = flags["distill.teacher"] and flags["distill.coef"] >= 1
+    if not alone or flags["eval.dataset"] or _is_scored(flags):
         return []
     flags["reward.remote_url"] = no_reward.__file__
     return ["--reward.remote_url -> reward/no_reward.py (the teacher alone says what is good)"]
@@ -105,16 +106,16 @@ def _offline(flags: dict[str, Any]) -> list[str]:
     if flags["train.num_episodes"] not in (1, epochs):
         notes.append(f"--train.num_episodes -> {epochs} (--offline.epochs says)")
     flags["train.num_episodes"] = epochs
-    if flags["reward.remote_url"] and not flags["eval.dataset"]:
-        notes.append("--reward.remote_url is not asked (rewards are recorded)")
-    if not _is_scored(flags):
-        flags["reward.remote_url"] = "recorded"  # or OpenRLHF makes place for a reward model
-    if flags["vllm.num_engines"] and not flags["eval.dataset"]:
-        notes.append(
-            f"--vllm.num_engines {flags['vllm.num_engines']} -> 0 (samples are read from disk, and "
-            "nothing is evaluated)"
-        )
     if not flags["eval.dataset"]:
+        if flags["reward.remote_url"]:
+            notes.append("--reward.remote_url is not asked (rewards are recorded)")
+        if not _is_scored(flags):
+            flags["reward.remote_url"] = "recorded"  # or OpenRLHF makes place for a reward model
+        if flags["vllm.num_engines"]:
+            notes.append(
+                f"--vllm.num_engines {flags['vllm.num_engines']} -> 0 (samples are read from disk, "
+                "and nothing is evaluated)"
+            )
         flags["vllm.num_engines"] = 0
     if flags["data.prompt_dataset"]:
         notes.append("--data.prompt_dataset is not read (samples are read from disk)")

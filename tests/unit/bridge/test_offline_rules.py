@@ -10,7 +10,6 @@ from typing import Any
 import numpy
 import pytest
 
-from vespo_openrlhf.bridge import rules
 from vespo_openrlhf.bridge.flags import check, complete
 from vespo_openrlhf.embedded.model import build_model
 from vespo_openrlhf.embedded.tokenizer import build_tokenizer
@@ -82,6 +81,17 @@ def test_engines_stay_where_there_is_something_to_evaluate(offline: dict[str, An
     flags = offline | {"eval.dataset": "some/data", "vllm.num_engines": 2}
     complete(flags)
     assert flags["vllm.num_engines"] == 2
+
+
+@pytest.mark.parametrize("distilled", [{}, {"distill.teacher": "recorded"}])
+def test_evaluations_need_a_reward_of_their_own(
+    distilled: dict[str, Any], offline: dict[str, Any]
+) -> None:
+    """Neither what is recorded nor a teacher scores what they sample."""
+    flags = offline | {"eval.dataset": "some/data", "vllm.num_engines": 1} | distilled
+    complete(flags)
+    with pytest.raises(ValueError, match="nothing gives a reward"):
+        check(flags)
 
 
 @pytest.mark.parametrize(
@@ -204,8 +214,3 @@ def test_a_shard_that_is_cut_short_is_refused_by_its_flag(
     complete(flags)
     with pytest.raises(ValueError, match=r"--offline\.data .*parquet cannot be read: it is cut"):
         check(flags)
-
-
-def test_the_rules_know_every_flag_of_ours(defaults: dict[str, object]) -> None:
-    assert {"offline.data", "run.record"} <= defaults.keys()
-    assert rules.offline.check_recording in rules.FLAG_RULES
