@@ -18,7 +18,7 @@ from typing import Any
 import numpy
 from tqdm import tqdm
 
-from vespo_openrlhf.files import read_json_lines
+from vespo_openrlhf.files import numbered_json_lines
 from vespo_openrlhf.recorded.checks import Limits, problems
 from vespo_openrlhf.recorded.schema import Origin, RecordedSample, from_table, read_origin
 
@@ -271,4 +271,5 @@ def _trained_order(stamps: Path | None) -> dict[int, int]:
     """Place of each ticket among those that the run trained; empty where nobody says."""
     if stamps is None or not stamps.exists():
         return {}
-    return {line["ticket"]: place for place, line in enumerate(read_json_lines(stamps))}
+    stamped = enumerate(numbered_json_lines(stamps))
+    return {line["ticket"]: place for place, (_, line) in stamped}
