@@ -19,6 +19,9 @@ from vespo_openrlhf.replay.accuracy import Accuracy
 from vespo_openrlhf.replay.cells import Job
 from vespo_openrlhf.report import write_report
 
+#: The first file that a training leaves in its folder.
+_RAY_LOG = "ray.log"
+
 
 def compare(jobs: Sequence[Job], out: Path, accuracy: Accuracy | None) -> int:
     """Train every cell, evaluate its model, and print the table.
@@ -94,7 +97,7 @@ def _train(job: Job) -> bool:
         return True
     _remove(job.folder)
     job.folder.mkdir(parents=True)
-    with LocalCluster(job.folder / "ray.log", num_gpus=logical_gpus(job.flags)) as cluster:
+    with LocalCluster(job.folder / _RAY_LOG, num_gpus=logical_gpus(job.flags)) as cluster:
         run_job(
             cluster,
             job.arguments,
@@ -106,9 +109,18 @@ def _train(job: Job) -> bool:
 
 
 def _remove(folder: Path) -> None:
-    """What an interrupted training has left; it takes no longer than to go on with it."""
+    """What an interrupted training has left; it takes no longer than to go on with it.
+
+    Raises:
+        RuntimeError: another process trains there, or what is there is not of a training.
+    """
     if not folder.exists():
         return
+    if not (folder / _RAY_LOG).exists() and any(folder.iterdir()):
+        raise RuntimeError(
+            f"{folder} holds files that no training of a comparison has left: move them, or give "
+            "another folder with --out"
+        )
     try:
         with RunFolder(folder).locked():
             shutil.rmtree(folder)

@@ -59,6 +59,7 @@ class FakeTraining:
     ) -> None:
         loss = arguments[arguments.index("--actor.policy_loss_type") + 1]
         self.trained.append(loss)
+        (metrics.parent / "ray.log").touch()  # which the cluster leaves
         if loss == self.interrupted:
             metrics.write_text("torn")
             raise KeyboardInterrupt
@@ -138,8 +139,25 @@ def test_a_cell_in_which_another_process_trains_is_left_to_it(
 ) -> None:
     out = tmp_path / "out"
     with RunFolder(out / "vespo-e1").locked():
+        (out / "vespo-e1" / "ray.log").touch()
         assert command.main([str(record()), "--loss", "vespo", "--out", str(out)]) == 1
     assert "is in use by process" in capsys.readouterr().err
+    assert training.trained == []
+
+
+def test_files_that_no_training_has_left_are_not_removed(
+    record: Callable[..., Path],
+    training: FakeTraining,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    mine = tmp_path / "out" / "vespo-e1" / "thesis.tex"
+    mine.parent.mkdir(parents=True)
+    mine.touch()
+    words = [str(record()), "--loss", "vespo", "--out", str(tmp_path / "out")]
+    assert command.main(words) == 1
+    assert mine.exists()
+    assert "holds files that no training of a comparison has left" in capsys.readouterr().err
     assert training.trained == []
 
 
