@@ -183,8 +183,22 @@ def test_a_shard_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     recorder = Recorder(tmp_path, ORIGIN, 0)
     deliver(recorder, 0, [rollout(1)])
     recorder.end_batch()
+    for _ in range(2):  # nor is it told to one who asks, and not to the next
+        with pytest.raises(OSError, match="recorded"):
+            recorder.settle()
     with pytest.raises(OSError, match="recorded"):
         recorder.close()
+
+
+def test_a_recording_that_begins_in_mid_run_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Recorder(tmp_path / "new", ORIGIN, 0).close()
+    (tmp_path / "resumed" / "recorded").mkdir(parents=True)
+    Recorder(tmp_path / "resumed", ORIGIN, 4).close()
+    assert not caplog.records
+    Recorder(tmp_path, ORIGIN, 4).close()
+    assert "begins after rollout batch 4" in caplog.text
 
 
 def test_experts_are_not_held_until_a_shard_is_written(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ at most; a checkpoint waits for those before it. So a resume knows what came aft
 from __future__ import annotations
 
 import dataclasses
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +28,8 @@ from vespo_openrlhf.recorded.schema import REWARD_MODEL, Origin, RecordedSample
 from vespo_openrlhf.recorded.writing import write_shard
 from vespo_openrlhf.scheduling import Request
 from vespo_openrlhf.scheduling.lag import Spans
+
+logger = logging.getLogger(__name__)
 
 # What is written without waiting for the end of the batch: so many bytes, or as old, in seconds.
 _MOST_BYTES = 2**26
@@ -58,6 +61,12 @@ class Recorder:
 
     def __init__(self, run: Path, origin: Origin, step: int) -> None:
         self._folder = run / FOLDER
+        if step and not self._folder.exists():
+            logger.warning(
+                "--run.record is new to this run: %s begins after rollout batch %d. What was "
+                "trained before is not in it, and a replay has to start from a model of that time",
+                *(self._folder, step),
+            )
         self._origin = origin
         self._step = step + 1
         self._part = 0
@@ -102,9 +111,9 @@ class Recorder:
 
     def settle(self) -> None:
         """Wait until all shards so far are written."""
-        writing, self._writing = self._writing, []
-        for future in writing:
+        for future in self._writing:
             future.result()
+        self._writing = []
 
     def close(self) -> None:
         """Write what is left."""
@@ -115,10 +124,9 @@ class Recorder:
             self._thread.shutdown()
 
     def _write(self) -> None:
-        done = [future for future in self._writing if future.done()]
-        self._writing = [future for future in self._writing if future not in done]
-        for future in done:
-            future.result()
+        while self._writing and self._writing[0].done():
+            self._writing[0].result()  # one that failed stays, for whoever asks next
+            self._writing.pop(0)
         if self._pending:
             path = self._folder / f"{self._step:06d}-{self._part:04d}.parquet"
             pending, self._pending, self._bytes = self._pending, [], 0
