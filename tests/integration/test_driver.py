@@ -177,6 +177,7 @@ def run(
     engines: int,
     after_batch=lambda scheduler: None,
     no_restart=None,
+    recorder=None,
     **options,
 ) -> tuple[StubTrainer, Scheduler]:
     settings = {
@@ -205,7 +206,11 @@ def run(
     actors = [engine_class.remote() for _ in range(engines)]
 
     async def main() -> None:
-        trainer.driver = Driver(scheduler, rows, actors, "config", ENGINE_TIMEOUT, no_restart)
+        trainer.driver = Driver(
+            *(scheduler, rows, actors, "config", ENGINE_TIMEOUT),
+            no_restart=no_restart,
+            recorder=recorder,
+        )
         await asyncio.wait_for(trainer.driver.run(), 240)
 
     try:
@@ -245,6 +250,17 @@ def test_an_only_engine_is_restarted_and_goes_on(engine_class) -> None:
 def test_the_run_ends_when_the_last_batch_is_saved(engine_class) -> None:
     trainer, scheduler = run(engine_class, [""] * 9, engines=1)
     assert trainer.saved == scheduler.batches == 3
+
+
+def test_what_goes_wrong_beside_the_engines_ends_the_run(engine_class) -> None:
+    """A shard that cannot be written, found while no engine delivers."""
+
+    def full() -> None:
+        raise OSError("no room")
+
+    recorder = SimpleNamespace(begin=lambda *_: None, write_old=full)
+    with pytest.raises(OSError, match="no room"):
+        run(engine_class, [""] * 400, engines=1, recorder=recorder)
 
 
 def test_an_engine_that_never_gets_better_ends_the_run(engine_class, monkeypatch) -> None:

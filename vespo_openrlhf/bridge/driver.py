@@ -182,7 +182,7 @@ class Driver:
         self.scheduler.start(own if engines is None else engines)
         for engine in self.engines:
             self.spawn(self._watch(engine))
-        status = asyncio.ensure_future(self._report_status())
+        self.spawn(self._report_status())
         try:
             while not (self.scheduler.finished and not self._awaited) and self._error is None:
                 if not self._awaited:  # the run would end without the checkpoint being saved
@@ -192,9 +192,9 @@ class Driver:
                 raise self._error
             self._check_hope()
         finally:
-            for task in (status, *self._tasks):
+            for task in self._tasks:
                 task.cancel()
-            await asyncio.gather(status, *self._tasks, return_exceptions=True)
+            await asyncio.gather(*self._tasks, return_exceptions=True)
 
     async def _wait(self) -> None:
         """For the next event, or for the moment at which the scheduler wants to be asked."""
