@@ -167,10 +167,7 @@ class Share:
             [dataclasses.replace(item) for item in items]
         )
         for item in self.items:
-            for name in (
-                "turns",
-                "teacher_states",
-            ):  # fields that OpenRLHF's function does not know
+            for name in ("turns", "teacher_states"):  # of which OpenRLHF's function knows nothing
                 if (value := getattr(item, name)) is not None:
                     setattr(item, name, value[: len(item.action_mask)])
 
