@@ -20,6 +20,7 @@ from vespo_openrlhf.cpu.flash_attention import _FUNCTIONS
 from vespo_openrlhf.cpu.weight_sync import GlooBroadcastGroup
 
 HERE = Path(__file__).parent
+_HANGS_S = 300  # what is started here is done in seconds
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="inert where CUDA is there")
 
 
@@ -31,6 +32,7 @@ def run_fresh(code: str, *arguments: str, environment: dict[str, str] | None = N
         capture_output=True,
         text=True,
         check=False,
+        timeout=_HANGS_S,
     )
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
