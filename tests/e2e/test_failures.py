@@ -1,6 +1,6 @@
 """An engine that is killed in mid-run and then hangs, then the run is killed, which leaves no
 process behind, and resumed. The policy is a mixture of experts, and its routing is replayed; each
-sample has two turns."""
+sample has two turns, and is recorded."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from typing import Any
 
 import psutil
 import pytest
+
+from vespo_openrlhf.recorded.checks import Limits
+from vespo_openrlhf.recorded.reading import Recording, find_shards
 
 BATCHES = 16
 SAVE_EVERY = 3
@@ -100,6 +103,7 @@ def story(
         "data__max_samples": 16 * BATCHES - 5,  # the last batch is a short one
         "actor__adam__lr": "1e-5",
         "rollout__engine_timeout": 15,
+        "run__record": True,
     }
     log = folder / "log"
     run = Training(command(folder, **flags), folder, log, environment)
@@ -187,6 +191,22 @@ def test_the_run_goes_on_from_its_checkpoint(story: dict[str, Any]) -> None:
     assert updates == sorted(updates)
     # The last batch has 11 groups, which are three mini-batches of at most 4.
     assert updates[-1] == 4 * (BATCHES - 1) + 2
+
+
+def test_the_recording_is_whole_and_says_nothing_twice(story: dict[str, Any]) -> None:
+    """Every group that was trained, in its order, though engines and the run were killed."""
+    recording = Recording([story["folder"]], 4, Limits(10**6, 96), trained_only=True)
+    assert not recording.problems
+    groups = list(recording)
+    assert [group[0].ticket for group in groups] == [line["ticket"] for line in story["samples"]]
+    for group, line in zip(groups, story["samples"], strict=True):
+        assert [sample.sample for sample in group] == [0, 1, 2, 3]
+        assert [sample.reward for sample in group] == line["rewards"]
+        assert [[list(s) for s in sample.token_versions] for sample in group] == line["spans"]
+        assert all(len(sample.turns) == 2 for sample in group)
+    # What was delivered after the checkpoint is of a past that the resumed run has left.
+    superseded = {path.name for path in find_shards(story["folder"] / "superseded" / "1")}
+    assert superseded
 
 
 def test_experts_are_known_of_every_sample_that_was_trained(story: dict[str, Any]) -> None:
