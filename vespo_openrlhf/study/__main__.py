@@ -25,7 +25,7 @@ A rollout batch is sampled with one set of weights and then trained on for N upd
 mini-batch is N - 1 updates old; --lag makes all of it older still. The losses are the very
 functions that the full stack trains with. The task is addition with worked columns; a policy that
 was taught by somebody whose pen slips has to make every digit reliable. 256 updates take some ten
-seconds on one core.
+seconds on one core, on the other tasks two to seven.
 
 Presets:
   quick     VESPO, GRPO, SAPO and REINFORCE at N = 8 and 64: ten minutes on two cores
@@ -34,6 +34,10 @@ Presets:
   mismatch  noise on the engine's log-probs, and a sampler in bfloat16
   variants  candidates for a better VESPO: weights and kernels set from the data
   kernel    a sweep of (c1, c2)
+  primary   what docs/study/protocol.md lays down: candidates and rivals on 64 fresh seeds
+
+Tasks (--task): addition, some 30 tokens; uneven, a running sum in 10 to 200 tokens whose length
+tells nothing; long, the same in some 1,000. A task of your own is a file in study/tasks.
 
 Finished runs are kept in --out and skipped the next time: interrupt and go on as you like. It
 leaves report.html (one file, no network), figures as PNG and SVG, tables as CSV and Markdown.
@@ -89,6 +93,12 @@ def build_parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="DIR", help="the study's folder (default runs/study-PRESET)"
     )
     parser.add_argument(
+        "--task",
+        metavar="TASK",
+        help="what is trained on: addition (the default), uneven or long, with its own learning "
+        "rate and recipe; the folder is then runs/study-PRESET-TASK",
+    )
+    parser.add_argument(
         "--processes", type=int, metavar="N", help="runs at a time (default: one per core)"
     )
     parser.add_argument(
@@ -119,7 +129,7 @@ def build_study(options: argparse.Namespace) -> Study:
     Raises:
         ValueError: values that do not fit, or a loss that cannot be found.
     """
-    study = PRESETS[options.preset]
+    study = _on_task(PRESETS[options.preset], options.task)
     changes: dict[str, Any] = {}
     if options.lag:
         changes["lags"] = tuple(options.lag)
@@ -144,6 +154,27 @@ def build_study(options: argparse.Namespace) -> Study:
     if options.updates is not None:
         recipe = replace(recipe, updates=options.updates)
     return replace(study, grids=grids, tuning=None, full_stack=full_stack, recipe=recipe)
+
+
+def _on_task(study: Study, name: str | None) -> Study:
+    """The study on another task.
+
+    Raises:
+        ValueError: there is no such task.
+    """
+    if name is None:
+        return study
+    from vespo_openrlhf.study.tasks import get_task
+
+    task = get_task(name)
+    recipe = replace(study.recipe, task=name, **task.recipe)
+    rates = (task.learning_rate,)
+    grids = tuple(replace(grid, learning_rates=rates) for grid in study.grids)
+    tuning = study.tuning and replace(
+        study.tuning, grid=replace(study.tuning.grid, learning_rates=rates)
+    )
+    full_stack = replace(study.full_stack, learning_rates=rates)
+    return replace(study, grids=grids, tuning=tuning, full_stack=full_stack, recipe=recipe)
 
 
 def _unless_control(grid: Grid, changes: dict[str, Any]) -> dict[str, Any]:
@@ -182,7 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return claims.main(words[1:])
     parser = build_parser()
     options = parser.parse_args(words)
-    out = options.out or Path("runs") / f"study-{options.preset}"
+    name = "-".join(filter(None, ("study", options.preset, options.task)))
+    out = options.out or Path("runs") / name
     try:
         study = build_study(options)
         cells = study.cells()

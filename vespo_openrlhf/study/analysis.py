@@ -260,6 +260,7 @@ def _condition(cell: Cell) -> Row:
         "lag": cell.lag,
         "learning_rate": cell.learning_rate,
         "mu_noise": cell.mu_noise,
+        "engine_noise": cell.engine_noise,
         "sampler": cell.sampler_dtype,
     }
 

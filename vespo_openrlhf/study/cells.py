@@ -14,7 +14,7 @@ from typing import Any
 SAMPLER_DTYPES = ("float32", "bfloat16")
 
 # Raise it with any change to what the same cell and recipe compute, so that old runs are redone.
-VERSION = 3
+VERSION = 4
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,8 @@ class Recipe:
         evaluation_problems: held-out problems, one response each at temperature 1.
         last_evaluations: evaluations whose mean is the final accuracy.
         gradient_clip: largest gradient norm.
-        width, layers, heads: of the decoder.
+        task: what is trained on, see `tasks`.
+        width, layers, heads: of the policy.
         slip: chance that a digit of a demonstration is a random one.
         warm_steps, warm_batch, warm_lr: the supervised warm start.
 
@@ -36,6 +37,7 @@ class Recipe:
         ValueError: the numbers do not fit together.
     """
 
+    task: str = "addition"
     updates: int = 256
     groups_per_update: int = 8
     group_size: int = 8
@@ -90,7 +92,10 @@ class Cell:
             mini-batch finds; the last mini-batch is N - 1 updates further away.
         learning_rate: constant, AdamW.
         seed: of the warm start, the problems and every draw: one seed, one pair.
-        mu_noise: standard deviation of Gaussian noise on each reported log mu, in nats.
+        mu_noise: standard deviation of Gaussian noise on each *reported* log mu, in nats: E W is
+            above 1.
+        engine_noise: the same on each logit of the sampler, which draws from what it reports, as
+            an engine does: E W is 1.
         sampler_dtype: of the weights the sampler computes with.
 
     Raises:
@@ -103,6 +108,7 @@ class Cell:
     lag: int = 0
     learning_rate: float = 3e-4
     mu_noise: float = 0.0
+    engine_noise: float = 0.0
     sampler_dtype: str = "float32"
 
     def __post_init__(self) -> None:
@@ -111,10 +117,10 @@ class Cell:
                 "N must be at least 1 and the lag at least 0 updates, got "
                 f"{self.updates_per_batch} and {self.lag}"
             )
-        if self.learning_rate <= 0 or self.mu_noise < 0:
+        if self.learning_rate <= 0 or min(self.mu_noise, self.engine_noise) < 0:
             raise ValueError(
                 "the learning rate must be positive and the noise not negative, got "
-                f"{self.learning_rate} and {self.mu_noise}"
+                f"{self.learning_rate}, {self.mu_noise} and {self.engine_noise}"
             )
         if self.sampler_dtype not in SAMPLER_DTYPES:
             raise ValueError(
@@ -139,5 +145,6 @@ class Cell:
             self.lag,
             self.learning_rate,
             self.mu_noise,
+            self.engine_noise,
             self.sampler_dtype,
         )

@@ -11,7 +11,7 @@ from torch.nn import functional
 from transformers import GenerationConfig, OPTConfig, OPTForCausalLM, PreTrainedTokenizerFast
 
 from vespo_openrlhf.study.cells import Recipe
-from vespo_openrlhf.study.task import END, MAX_TOKENS, PAD, VOCABULARY
+from vespo_openrlhf.study.tasks.addition import END, MAX_TOKENS, PAD, VOCABULARY
 
 
 def save_checkpoint(weights: Mapping[str, Tensor], recipe: Recipe, folder: Path) -> None:

@@ -41,7 +41,7 @@ def describe(group: Group, varying: Sequence[str]) -> str:
     )
 
 
-_AXES = ("N", "lag", "learning_rate", "mu_noise", "sampler")
+_AXES = ("N", "lag", "learning_rate", "mu_noise", "engine_noise", "sampler")
 
 
 def varying_axes(groups: Sequence[Group]) -> list[str]:

@@ -45,7 +45,11 @@ def check_cells(cells: Sequence[Cell], light: Sequence[Cell], recipe: Recipe) ->
                 f"the light trainer runs no {cell.loss.label} at N = {cell.updates_per_batch} to "
                 "compare the full stack with: choose with --loss and --n, or another preset"
             )
-        if cell.lag or cell.mu_noise or cell.sampler_dtype != "float32":
+        if recipe.task != "addition":
+            raise ValueError(
+                f"the full stack has the task addition alone, not {recipe.task}: leave out --task"
+            )
+        if cell.lag or cell.mu_noise or cell.engine_noise or cell.sampler_dtype != "float32":
             raise ValueError(
                 "the full stack runs cells without extra lag, noise or another sampler's dtype: "
                 f"leave out --lag, or the preset of {cell.loss.label}"
@@ -122,7 +126,7 @@ def flags(cell: Cell, recipe: Recipe, folder: Path) -> dict[str, Any]:
         cell, recipe: which one.
         folder: with model, train.jsonl and held_out.jsonl; the run's own is made in it.
     """
-    from vespo_openrlhf.study.task import MAX_RESPONSE_TOKENS, MAX_TOKENS
+    from vespo_openrlhf.study.tasks.addition import MAX_RESPONSE_TOKENS, MAX_TOKENS
 
     mini_batch = recipe.groups_per_update * recipe.group_size
     return {

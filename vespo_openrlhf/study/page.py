@@ -126,6 +126,7 @@ def _runs(analysis: Analysis) -> list[dict[str, Any]]:
             "lag": run.cell.lag,
             "learning_rate": run.cell.learning_rate,
             "mu_noise": run.cell.mu_noise,
+            "engine_noise": run.cell.engine_noise,
             "sampler": run.cell.sampler_dtype,
             "seed": run.cell.seed,
             "start": run.summary.start,

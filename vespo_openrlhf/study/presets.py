@@ -95,6 +95,7 @@ class Grid:
     lags: tuple[int, ...] = (0,)
     learning_rates: tuple[float, ...] = (3e-4,)
     mu_noises: tuple[float, ...] = (0.0,)
+    engine_noises: tuple[float, ...] = (0.0,)
     sampler_dtypes: tuple[str, ...] = ("float32",)
 
     def cells(self) -> list[Cell]:
@@ -104,13 +105,16 @@ class Grid:
             self.learning_rates,
             self.lags,
             self.mu_noises,
+            self.engine_noises,
             self.sampler_dtypes,
             self.updates_per_batch,
             self.losses,
         )
         return [
-            Cell(loss, n, seed, lag, learning_rate, noise, dtype)
-            for seed, learning_rate, lag, noise, dtype, n, loss in itertools.product(*axes)
+            Cell(loss, n, seed, lag, learning_rate, mu_noise, engine_noise, dtype)
+            for seed, learning_rate, lag, mu_noise, engine_noise, dtype, n, loss in (
+                itertools.product(*axes)
+            )
         ]
 
 
@@ -187,6 +191,17 @@ _VARIANTS = (
     LossSetting("one-sided where A >= 0", "vespo_openrlhf.study.variants:one_sided"),
     PUBLISHED["TOPR"],
 )
+#: Of docs/study/protocol.md: not looked at before it.
+_FRESH_SEEDS = tuple(range(1001, 1065))
+_PRIMARY = (
+    _VESPO,
+    LossSetting("pessimistic", "vespo_openrlhf.study.variants:pessimistic"),
+    LossSetting("taper", "vespo_openrlhf.study.variants:taper"),
+    *_settings("TOPR", "GSPO"),
+    LossSetting("GSPO, wide", "gspo", {"clip_low": 0.03, "clip_high": 0.04}),
+    LossSetting("GRPO", "ppo"),
+    LossSetting("SAPO", "sapo"),
+)
 _SHRUNK = LossSetting(
     "shrunk by the mismatch", "vespo_openrlhf.study.variants:shrunk", {"mismatch_std": 0.2}
 )
@@ -247,6 +262,11 @@ PRESETS: dict[str, Study] = {
                     sampler_dtypes=("bfloat16",),
                 ),
             ),
+        ),
+        Study(
+            "primary",
+            "Published VESPO and two candidates against their rivals, on 64 fresh seeds.",
+            _with_control(Grid(_PRIMARY, (64,), _FRESH_SEEDS)),
         ),
         Study(
             "variants",

@@ -16,6 +16,7 @@ CONDITIONS = {
     "lag": "extra lag",
     "learning_rate": "lr",
     "mu_noise": "noise on log mu",
+    "engine_noise": "noise on the engine's logits",
     "sampler": "sampler",
 }
 

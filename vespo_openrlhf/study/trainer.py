@@ -20,12 +20,11 @@ from vespo_openrlhf.scheduling.groups import Batch, Group
 from vespo_openrlhf.scheduling.ledger import Prompt
 from vespo_openrlhf.scheduling.metrics import LagStatistics
 from vespo_openrlhf.study.cells import Cell, Recipe
-from vespo_openrlhf.study.model import Decoder, Samples
-from vespo_openrlhf.study.task import encode_answers, encode_prompts, is_right
+from vespo_openrlhf.study.tasks import Samples, get_task
 from vespo_openrlhf.study.warm_start import Start
 
-# Sequences sampled at once: the key-value cache of so many stays in a core's cache.
-_SAMPLED_AT_ONCE = 256
+# Sequences whose log-probs are computed at once where there is no gradient.
+_SCORED_AT_ONCE = 256
 #: Bins of the histogram of log W, in nats; what lies outside counts in the outermost bin.
 LOG_W_RANGE, LOG_W_BINS = (-8.0, 8.0), 160
 # Recorded at each update: name -> name in `losses.summarise`.
@@ -46,7 +45,7 @@ class _Rollout:
         version: updates done when it was sampled.
         samples: R responses.
         advantages: (R,) reward minus the group's mean, over its standard deviation.
-        rewards: (R,) 1 for a right sum.
+        rewards: (R,) 1 for a right answer.
     """
 
     index: int
@@ -66,15 +65,16 @@ class Run:
 
     def __init__(self, cell: Cell, recipe: Recipe, start: Start) -> None:
         self.cell, self.recipe = cell, recipe
-        self.model = Decoder(recipe.width, recipe.layers, recipe.heads)
+        self.task = task = get_task(recipe.task)
+        self.model = task.policy(recipe.width, recipe.layers, recipe.heads)
         self.model.load_state_dict(start.weights)
         self.loss: PolicyLoss = get_policy_loss(cell.loss.name, **cell.loss.options)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), lr=cell.learning_rate, weight_decay=0.0, fused=True
         )
-        self._prompts = encode_prompts(start.training)
-        self._answers = encode_answers(start.training)
-        self._held_out = encode_prompts(start.held_out), encode_answers(start.held_out)
+        self._prompts = task.encode_prompts(start.training)
+        self._answers = task.encode_answers(start.training)
+        self._held_out = task.encode_prompts(start.held_out), task.encode_answers(start.held_out)
         self._waiting: dict[int, _Rollout] = {}
         self._old_log_probs_RA: Tensor | None = None
         self._history: dict[str, list[float]] = {}
@@ -133,7 +133,7 @@ class Run:
     def _evaluate(self, update: int) -> float:
         prompts, answers = self._held_out
         samples = self.model.sample(prompts, self._generator(1, update))
-        return round(float(is_right(samples.responses, answers).float().mean()), 6)
+        return round(float(self.task.is_right(samples.responses, answers).float().mean()), 6)
 
     def _sample_due(self, version: int) -> None:
         """Sample every rollout batch whose weights are those of `version`."""
@@ -159,14 +159,12 @@ class Run:
         if self.cell.sampler_dtype != "float32":
             sampler = copy.deepcopy(self.model).to(getattr(torch, self.cell.sampler_dtype))
         generator = self._generator(2, index)
-        samples = Samples.cat(
-            [sampler.sample(part, generator) for part in prompts.split(_SAMPLED_AT_ONCE)]
-        )
+        samples: Samples = sampler.sample(prompts, generator, logit_noise=self.cell.engine_noise)
         if self.cell.mu_noise:
             noise = torch.randn(samples.log_probs.shape, generator=self._generator(3, index))
             noisy = samples.log_probs + self.cell.mu_noise * noise
             samples = replace(samples, log_probs=noisy.where(samples.mask, 0.0))
-        rewards = is_right(samples.responses, answers).float()
+        rewards = self.task.is_right(samples.responses, answers).float()
         grouped = rewards.view(-1, recipe.group_size)
         spread = grouped.std(dim=1, keepdim=True)
         advantages = (grouped - grouped.mean(dim=1, keepdim=True)) / (spread + 1e-9)
@@ -203,7 +201,7 @@ class Run:
     @torch.no_grad()
     def _recompute(self, rollout: _Rollout) -> Tensor:
         """(R, A) log-probs under the weights that the batch's first update finds."""
-        parts = rollout.samples.ids.split(_SAMPLED_AT_ONCE)
+        parts = rollout.samples.ids.split(_SCORED_AT_ONCE)
         return torch.cat([self.model.log_probs(ids_BT) for ids_BT in parts])
 
     def _update(self, rollout: _Rollout, update: int) -> None:

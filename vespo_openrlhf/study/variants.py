@@ -79,6 +79,42 @@ def one_sided(inputs: LossInputs) -> tuple[Tensor, Metrics]:
     return sequence_weighted_loss(inputs, phi_of)
 
 
+def _gone(log_w: Tensor, advantage: Tensor) -> Tensor:
+    """How far the policy has gone where the advantage sends it, in nats: s max(0, s log W), s = 1
+    where A >= 0 and -1 where A < 0. 0 where it has gone the other way."""
+    return torch.where(advantage >= 0, log_w.clamp(min=0), log_w.clamp(max=0))
+
+
+def pessimistic(inputs: LossInputs) -> tuple[Tensor, Metrics]:
+    """phi(max(W, 1)) where A >= 0, phi(min(W, 1)) where A < 0, with the published kernel.
+
+    `one_sided` for both signs. A weight other than 1 only says that the policy has moved. Where it
+    has moved as the advantage asks, the rest of the step is damped, as PPO's min stops it; where it
+    has moved the other way, the gradient would bring it back, and is kept whole. The weight is at
+    most 1, falls from there on one side, and is VESPO's on that side.
+    """
+
+    def phi_of(log_w: Tensor, advantage: Tensor) -> Tensor:
+        return vespo_kernel(_gone(log_w, advantage), advantage)
+
+    return sequence_weighted_loss(inputs, phi_of)
+
+
+def taper(inputs: LossInputs, *, power: float = 1.0) -> tuple[Tensor, Metrics]:
+    """min(1, 1/W) where A >= 0, min(1, W) where A < 0, to a power: TOPR's taper on both signs.
+
+    As `pessimistic`, but what is damped falls as a power of W and not as its exponential.
+
+    Args:
+        power: of W; 0 is REINFORCE.
+    """
+
+    def phi_of(log_w: Tensor, advantage: Tensor) -> Tensor:
+        return (-power * _gone(log_w, advantage).abs()).exp()
+
+    return sequence_weighted_loss(inputs, phi_of)
+
+
 def adaptive_kernel(inputs: LossInputs, *, target: float = 0.5) -> tuple[Tensor, Metrics]:
     """phi(W)^s, that is (s c1, s c2), s in [1/2, 2] the largest with which phi^s keeps the
     effective sample size `target`; at s = 1/2, c1 is 1, the least with phi/W bounded near 0."""

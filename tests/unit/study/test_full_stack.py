@@ -12,11 +12,10 @@ from vespo_openrlhf.study.analysis import Analysis
 from vespo_openrlhf.study.cells import Cell, LossSetting, Recipe
 from vespo_openrlhf.study.checkpoint import build_tokenizer, policy_model, save_checkpoint
 from vespo_openrlhf.study.full_stack import check_cells, flags, full_stack_store
-from vespo_openrlhf.study.model import Decoder
 from vespo_openrlhf.study.presets import PUBLISHED, Grid, Study
 from vespo_openrlhf.study.store import Store
 from vespo_openrlhf.study.tables import agreement_table
-from vespo_openrlhf.study.task import MAX_TOKENS, PROMPT_TOKENS, encode, encode_prompts
+from vespo_openrlhf.study.tasks.addition import MAX_TOKENS, PROMPT_TOKENS, Addition, encode
 from vespo_openrlhf.study.warm_start import warm_start
 
 VESPO = PUBLISHED["VESPO"]
@@ -38,9 +37,11 @@ def start(tmp_path):
 
 
 def test_transformers_computes_the_same_log_probs(start) -> None:
-    decoder = Decoder(RECIPE.width, RECIPE.layers, RECIPE.heads)
+    decoder = Addition().policy(RECIPE.width, RECIPE.layers, RECIPE.heads)
     decoder.load_state_dict(start.weights)
-    samples = decoder.sample(encode_prompts(start.held_out), torch.Generator().manual_seed(0))
+    samples = decoder.sample(
+        Addition().encode_prompts(start.held_out), torch.Generator().manual_seed(0)
+    )
     with torch.no_grad():
         logits = policy_model(start.weights, RECIPE)(input_ids=samples.ids).logits
     log_p = logits[:, PROMPT_TOKENS - 1 : -1].log_softmax(-1)

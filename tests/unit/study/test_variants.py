@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from vespo_openrlhf.losses import LossInputs, get_policy_loss
+from vespo_openrlhf.losses import LossInputs, get_policy_loss, vespo_kernel
 from vespo_openrlhf.losses.vcpo import effective_share
+from vespo_openrlhf.study import variants
 from vespo_openrlhf.study.variants import largest_power
 
 NAME = "vespo_openrlhf.study.variants:"
@@ -62,3 +63,27 @@ def test_one_sided_keeps_the_good_responses_that_the_policy_has_left() -> None:
 def test_the_adaptive_kernel_keeps_its_effective_sample_size() -> None:
     weights = phi(batch(0.3), NAME + "adaptive_kernel")
     assert effective_share(weights.double().log()).item() >= 0.49
+
+
+@pytest.mark.parametrize("loss", [variants.pessimistic, variants.taper])
+def test_only_a_step_that_was_asked_for_is_damped(loss) -> None:
+    """On-policy and where the policy has gone the other way, the gradient is REINFORCE's."""
+    log_w = torch.tensor([-2.0, -0.1, 0.0, 0.1, 2.0, -2.0, -0.1, 0.0, 0.1, 2.0])
+    advantages = torch.tensor([1.0] * 5 + [-1.0] * 5)
+    current = torch.zeros(10, 1)
+    _, metrics = loss(
+        LossInputs(
+            log_probs=current,
+            advantages=advantages,
+            action_mask=torch.ones(10, 1),
+            rollout_log_probs=current - log_w[:, None],
+        )
+    )
+    phi = metrics["phi"].float()
+    whole = torch.ones(3)
+    torch.testing.assert_close(phi[:3], whole)
+    torch.testing.assert_close(phi[7:], whole)
+    for damped in (phi[2:5], phi[5:8].flip(0)):
+        assert 1 == damped[0] > damped[1] > damped[2] > 0
+    if loss is variants.pessimistic:
+        torch.testing.assert_close(phi[4:6], vespo_kernel(log_w, advantages)[4:6])

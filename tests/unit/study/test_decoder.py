@@ -4,19 +4,20 @@ import pytest
 import torch
 
 from vespo_openrlhf.embedded.arithmetic import split_problems
-from vespo_openrlhf.study.model import Decoder
-from vespo_openrlhf.study.task import END, PAD, encode_prompts
+from vespo_openrlhf.study.tasks.addition import END, PAD, Addition
 
 
 @pytest.fixture
 def samples():
     torch.manual_seed(0)
-    model = Decoder(width=16)
+    model = Addition().policy(width=16, layers=2, heads=2)
     # Untrained, <end> would hardly ever come: make it likely, so that lengths differ.
     with torch.no_grad():
         model.head.weight[END] += 0.3
     (problems,) = split_problems(0, [40])
-    return model, model.sample(encode_prompts(problems), torch.Generator().manual_seed(0))
+    return model, model.sample(
+        Addition().encode_prompts(problems), torch.Generator().manual_seed(0)
+    )
 
 
 def test_the_sampler_reports_what_the_trainer_recomputes(samples) -> None:

@@ -10,58 +10,14 @@ Shapes: B sequences, T tokens, D width, H heads, K = D / H, V vocabulary, A resp
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vespo_openrlhf.study.task import (
-    END,
-    MAX_TOKENS,
-    PAD,
-    PROMPT_TOKENS,
-    VOCABULARY,
-    response_mask,
-)
+from vespo_openrlhf.study.tasks import Samples, response_mask
 
-
-@dataclass(frozen=True)
-class Samples:
-    """Responses, and the log-probs they were sampled with.
-
-    Attributes:
-        ids: (B, T) int64, prompt and response, PAD after the end.
-        log_probs: (B, A) float32 log mu of each response token, in nats; 0 after the end.
-        entropy: (B, A) float32 entropy of the distribution each was drawn from; 0 likewise.
-    """
-
-    ids: Tensor
-    log_probs: Tensor
-    entropy: Tensor
-
-    @property
-    def responses(self) -> Tensor:
-        """(B, A) int64 response ids."""
-        return self.ids[:, PROMPT_TOKENS:]
-
-    @property
-    def mask(self) -> Tensor:
-        """(B, A) bool: True on response tokens, the end among them."""
-        return response_mask(self.responses)
-
-    @staticmethod
-    def cat(parts: list[Samples]) -> Samples:
-        """One after the other."""
-        return Samples(
-            torch.cat([part.ids for part in parts]),
-            torch.cat([part.log_probs for part in parts]),
-            torch.cat([part.entropy for part in parts]),
-        )
-
-    def rows(self, rows: slice) -> Samples:
-        """Some of the sequences."""
-        return Samples(self.ids[rows], self.log_probs[rows], self.entropy[rows])
+# Sequences sampled at once: the key-value cache of so many stays in a core's cache.
+_SAMPLED_AT_ONCE = 256
 
 
 class _Layer(nn.Module):
@@ -94,20 +50,36 @@ class Decoder(nn.Module):
         width: D.
         layers: how many.
         heads: H; divides the width.
+        vocabulary: V.
+        prompt_tokens, max_tokens: of a prompt, and of prompt and response at most.
+        end, pad: ids of the token that ends a response and of the padding after it.
     """
 
-    def __init__(self, width: int = 64, layers: int = 2, heads: int = 2) -> None:
+    def __init__(
+        self,
+        width: int,
+        layers: int,
+        heads: int,
+        *,
+        vocabulary: int,
+        prompt_tokens: int,
+        max_tokens: int,
+        end: int,
+        pad: int,
+    ) -> None:
         super().__init__()
-        self.tokens = nn.Embedding(len(VOCABULARY), width)
-        self.positions = nn.Embedding(MAX_TOKENS, width)
+        self._prompt_tokens, self._max_tokens = prompt_tokens, max_tokens
+        self._end, self._pad = end, pad
+        self.tokens = nn.Embedding(vocabulary, width)
+        self.positions = nn.Embedding(max_tokens, width)
         # A plain list with types, and the module list that registers it.
         self._layers = [_Layer(width, heads) for _ in range(layers)]
         self.layers = nn.ModuleList(self._layers)
         self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, len(VOCABULARY), bias=False)
+        self.head = nn.Linear(width, vocabulary, bias=False)
         for parameter in self.parameters():
             if parameter.dim() == 2:
-                nn.init.normal_(parameter, std=0.02 if len(parameter) <= MAX_TOKENS else 0.08)
+                nn.init.normal_(parameter, std=0.02 if len(parameter) <= max_tokens else 0.08)
 
     def hidden(self, ids_BT: Tensor) -> Tensor:
         """(B, T, D) last hidden states."""
@@ -119,47 +91,52 @@ class Decoder(nn.Module):
 
     def log_probs(self, ids_BT: Tensor) -> Tensor:
         """(B, A) log pi of the response tokens, with the gradient. What stands at PAD is no use."""
-        hidden = self.hidden(ids_BT[:, :-1])[:, PROMPT_TOKENS - 1 :]
+        hidden = self.hidden(ids_BT[:, :-1])[:, self._prompt_tokens - 1 :]
         logits_BAV = self.head(hidden)
-        chosen = logits_BAV.gather(-1, ids_BT[:, PROMPT_TOKENS:, None])[..., 0]
+        chosen = logits_BAV.gather(-1, ids_BT[:, self._prompt_tokens :, None])[..., 0]
         return chosen - logits_BAV.logsumexp(-1)
 
     @torch.no_grad()
-    def sample(self, prompts_BP: Tensor, generator: torch.Generator) -> Samples:
-        """One response to each prompt at temperature 1, from the whole distribution.
+    def sample(
+        self, prompts_BP: Tensor, generator: torch.Generator, *, logit_noise: float = 0.0
+    ) -> Samples:
+        """See `tasks.Policy`."""
+        parts = prompts_BP.split(_SAMPLED_AT_ONCE)
+        return Samples.cat([self._sample(part, generator, logit_noise) for part in parts])
 
-        Args:
-            prompts_BP: (B, P) int64.
-            generator: of the draws.
-        """
+    def _sample(
+        self, prompts_BP: Tensor, generator: torch.Generator, logit_noise: float
+    ) -> Samples:
         batch, prompt = prompts_BP.shape
         dtype = self.head.weight.dtype
-        ids = torch.full((batch, MAX_TOKENS), PAD)
+        ids = torch.full((batch, self._max_tokens), self._pad)
         ids[:, :prompt] = prompts_BP
-        log_probs = torch.zeros(batch, MAX_TOKENS - prompt)
+        log_probs = torch.zeros(batch, self._max_tokens - prompt)
         entropy = torch.zeros_like(log_probs)
         caches = []
         x = self.tokens(prompts_BP) + self.positions.weight[:prompt]
         for layer in self._layers:
             q, k, v = layer.project(x)
-            keys = torch.empty(batch, layer.heads, MAX_TOKENS, q.shape[-1], dtype=dtype)
+            keys = torch.empty(batch, layer.heads, self._max_tokens, q.shape[-1], dtype=dtype)
             values = torch.empty_like(keys)
             keys[:, :, :prompt], values[:, :, :prompt] = k, v
             caches.append((keys, values))
             x = layer.finish(x, functional.scaled_dot_product_attention(q, k, v, is_causal=True))
         running = torch.ones(batch, dtype=torch.bool)
-        for place in range(prompt, MAX_TOKENS):
+        for place in range(prompt, self._max_tokens):
             # Softmax in float32 whatever the weights are, as engines do.
             logits = self.head(self.norm(x[:, -1])).float()
+            if logit_noise:
+                logits += logit_noise * torch.randn(logits.shape, generator=generator)
             log_p = logits.log_softmax(-1)
             p = log_p.exp()
             drawn = torch.multinomial(p, 1, generator=generator)
             step = place - prompt
             log_probs[:, step] = torch.where(running, log_p.gather(1, drawn)[:, 0], 0.0)
             entropy[:, step] = torch.where(running, -(p * log_p).sum(-1), 0.0)
-            ids[:, place] = torch.where(running, drawn[:, 0], PAD)
-            running &= drawn[:, 0] != END
-            if place + 1 == MAX_TOKENS or not running.any():
+            ids[:, place] = torch.where(running, drawn[:, 0], self._pad)
+            running &= drawn[:, 0] != self._end
+            if place + 1 == self._max_tokens or not running.any():
                 break
             x = (self.tokens(ids[:, place]) + self.positions.weight[place]).unsqueeze(1)
             for layer, (keys, values) in zip(self._layers, caches, strict=True):
@@ -172,4 +149,4 @@ class Decoder(nn.Module):
                         q, keys[:, :, seen], values[:, :, seen]
                     ),
                 )
-        return Samples(ids, log_probs, entropy)
+        return Samples(ids, response_mask(ids[:, prompt:], self._end), log_probs, entropy)

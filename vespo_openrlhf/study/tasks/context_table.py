@@ -1,0 +1,182 @@
+"""A policy as cheap as a table: what comes next depends on a few facts about what stands there.
+
+Which digit it is depends on the term of the prompt that is due and on the last digit written.
+Whether it is time for a digit, a thought or the end depends on the kind of the last token, on the
+way of thinking that the response opened with, and on whether a term is left. So how long a response
+thinks has no part in whether it is right. Two small networks map the facts to logits; there are a
+few thousand combinations of them, so they are run once on all, and a token costs a look into the
+outcome, forward and backward, and in sampling.
+
+Shapes: B sequences, A response tokens, C combinations, V tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vespo_openrlhf.study.tasks import Samples, response_mask
+
+#: Digits 0 to 9, then what thinking is written in, then the ways to think.
+THOUGHTS = 4
+FIRST_THOUGHT = 10
+FIRST_WAY = FIRST_THOUGHT + THOUGHTS
+WAYS = 3
+END = FIRST_WAY + WAYS
+PAD = END + 1
+TOKENS = PAD + 1
+TERMS = 9
+
+# Sequences whose contexts are found at once: of a thousand tokens, they stay in a core's cache.
+_LOOKED_UP_AT_ONCE = 64
+_NO_DIGIT = 10
+#: Kinds of the last token: one for each thought, then a digit, then whatever else it is.
+_DIGIT, _OTHER = THOUGHTS, THOUGHTS + 1
+_SIZES = (_NO_DIGIT + 1, _NO_DIGIT + 1, _OTHER + 1, WAYS + 1)
+
+
+def _rest(kind: Tensor | int, way: Tensor | int) -> Any:
+    """The part of a combination's index that the kind and the way make."""
+    return kind * _SIZES[3] + way
+
+
+def _kind(token: Tensor) -> Tensor:
+    thought = token - FIRST_THOUGHT
+    known = torch.where((thought >= 0) & (thought < THOUGHTS), thought, _OTHER)
+    return torch.where(token < FIRST_THOUGHT, _DIGIT, known)
+
+
+def _way(token: Tensor) -> Tensor:
+    way = token - FIRST_WAY
+    return torch.where((way >= 0) & (way < WAYS), way, WAYS)
+
+
+class _Network(nn.Module):
+    """Facts to logits."""
+
+    def __init__(self, sizes: Sequence[int], width: int, layers: int, outputs: int) -> None:
+        super().__init__()
+        self.facts = nn.ModuleList([nn.Embedding(size, width) for size in sizes])
+        self.hidden = nn.ModuleList([nn.Linear(width, width) for _ in range(layers)])
+        self.head = nn.Linear(width, outputs)
+
+    def forward(self, facts_FC: Tensor) -> Tensor:
+        """(C, outputs)."""
+        embedded = [fact(column) for fact, column in zip(self.facts, facts_FC, strict=True)]
+        x = torch.stack(embedded).sum(dim=0)
+        for layer in self.hidden:
+            x = x + torch.relu(layer(torch.relu(x)))
+        found: Tensor = self.head(x)
+        return found
+
+
+class ContextTable(nn.Module):
+    """See above.
+
+    Args:
+        width: of the hidden layers.
+        layers: how many of them.
+        max_response_tokens: A at most.
+    """
+
+    def __init__(self, width: int = 64, layers: int = 2, max_response_tokens: int = 256) -> None:
+        super().__init__()
+        self.max_response_tokens = max_response_tokens
+        term, digit, kind, way = _SIZES
+        self.digit = _Network((term, digit), width, layers, FIRST_THOUGHT)
+        # What is no digit, each by itself, and before them that it is one.
+        self.form = _Network((kind, way, 2), width, layers, 1 + TOKENS - FIRST_THOUGHT)
+        self._digits = torch.cartesian_prod(*map(torch.arange, (term, digit))).T
+        self._forms = torch.cartesian_prod(*map(torch.arange, (kind, way, 2))).T
+        every = torch.cartesian_prod(*map(torch.arange, _SIZES)).T
+        self._digit_of_C = every[0] * digit + every[1]
+        self._form_of_C = (every[2] * way + every[3]) * 2 + (every[0] == _NO_DIGIT)
+
+    def log_table(self) -> Tensor:
+        """(C, V) log-probs."""
+        digits = self.digit(self._digits).log_softmax(-1).index_select(0, self._digit_of_C)
+        forms = self.form(self._forms).log_softmax(-1).index_select(0, self._form_of_C)
+        return torch.cat([forms[:, :1] + digits, forms[:, 1:]], dim=1)
+
+    def contexts(self, ids_BT: Tensor) -> Tensor:
+        """(B, A) int64, the combination that each response token was written in."""
+        prompts, responses = ids_BT[:, :TERMS], ids_BT[:, TERMS:]
+        before = functional.pad(responses[:, :-1], (1, 0), value=PAD)
+        digits = before < FIRST_THOUGHT
+        written = digits.cumsum(dim=1)
+        due = functional.pad(prompts, (0, 1), value=_NO_DIGIT)
+        place = torch.arange(before.shape[1]).expand_as(before)
+        last = torch.where(digits, place, -1).cummax(dim=1).values
+        digit = torch.where(last >= 0, before.gather(1, last.clamp(min=0)), _NO_DIGIT)
+        way = _way(responses[:, :1]).expand_as(before).clone()
+        way[:, 0] = WAYS
+        terms = due.gather(1, written.clamp(max=TERMS))
+        combined: Tensor = (terms * _SIZES[1] + digit) * (_SIZES[2] * _SIZES[3])
+        return combined + _rest(_kind(before), way)
+
+    def log_probs(self, ids_BT: Tensor) -> Tensor:
+        """See `tasks.Policy`."""
+        places = (self.contexts(ids_BT) * TOKENS + ids_BT[:, TERMS:]).flatten()
+        found: Tensor = self.log_table().flatten().index_select(0, places)
+        return found.view(len(ids_BT), -1)
+
+    @torch.no_grad()
+    def sample(
+        self, prompts_BP: Tensor, generator: torch.Generator, *, logit_noise: float = 0.0
+    ) -> Samples:
+        """See `tasks.Policy`."""
+        table = self.log_table().float().log_softmax(-1)  # whatever the weights are, as engines do
+        due = functional.pad(prompts_BP, (0, 1), value=_NO_DIGIT) * math.prod(_SIZES[1:])
+        ids = torch.full((self.max_response_tokens, len(prompts_BP)), PAD)
+        noisy_log_probs, noisy_entropy = torch.zeros(2, *ids.shape) if logit_noise else (None, None)
+        cumulated = table.exp().cumsum(-1)
+        rows = torch.arange(len(ids[0]))  # those whose tokens are drawn, a few more than go on
+        running = torch.ones(len(rows), dtype=torch.bool)
+        written = torch.zeros(len(rows), 1, dtype=torch.int64)
+        digit = torch.full((len(rows),), _NO_DIGIT)
+        rest = torch.full((len(rows),), _rest(_OTHER, WAYS))
+        for place, row in enumerate(ids):
+            index = due.gather(1, written)[:, 0] + digit * (_SIZES[2] * _SIZES[3]) + rest
+            draw = torch.rand(len(rows), 1, generator=generator)
+            if noisy_log_probs is None or noisy_entropy is None:
+                token = torch.searchsorted(cumulated.index_select(0, index), draw)[:, 0]
+            else:
+                noise = torch.randn(len(rows), TOKENS, generator=generator)
+                noisy = (table.index_select(0, index) + logit_noise * noise).log_softmax(-1)
+                token = torch.searchsorted(noisy.exp().cumsum(-1), draw)[:, 0]
+                noisy_log_probs[place, rows] = noisy.gather(1, token.clamp(max=PAD)[:, None])[:, 0]
+                noisy_entropy[place, rows] = -(noisy.exp() * noisy).sum(-1)
+            token.clamp_(max=PAD)  # the last sum may be a little below 1
+            row[rows] = token
+            running &= token != END
+            is_digit = token < FIRST_THOUGHT
+            written = (written + is_digit[:, None]).clamp_(max=TERMS)
+            digit = torch.where(is_digit, token, digit)
+            if place == 0:
+                way = _way(token)
+            rest = _rest(_kind(token), way)
+            if 2 * int(running.sum()) <= len(rows):
+                kept = running.nonzero()[:, 0]
+                rows, running, due = rows[kept], running[kept], due[kept]
+                written, digit, rest, way = written[kept], digit[kept], rest[kept], way[kept]
+                if not len(rows):
+                    break
+        responses = ids.T.contiguous()
+        mask = response_mask(responses, END)
+        whole = torch.cat([prompts_BP, responses.masked_fill(~mask, PAD)], dim=1)
+        if noisy_log_probs is None or noisy_entropy is None:
+            entropies = -(table.exp() * table).sum(-1)
+            parts = []
+            for ids_BT in whole.split(_LOOKED_UP_AT_ONCE):
+                contexts = self.contexts(ids_BT)
+                chosen = contexts * TOKENS + ids_BT[:, TERMS:]
+                parts.append((table.take(chosen), entropies.take(contexts)))
+            log_probs, entropy = (torch.cat(found) for found in zip(*parts, strict=True))
+        else:
+            log_probs, entropy = noisy_log_probs.T, noisy_entropy.T
+        return Samples(whole, mask, log_probs.where(mask, 0.0), entropy.where(mask, 0.0))
