@@ -42,7 +42,8 @@ tells nothing; long, the same in some 1,000. A task of your own is a file in stu
 Finished runs are kept in --out and skipped the next time: interrupt and go on as you like. It
 leaves report.html (one file, no network), figures as PNG and SVG, tables as CSV and Markdown.
 
-`python -m vespo_openrlhf.study claims docs/study` works out the tables of that page.
+`python -m vespo_openrlhf.study claims docs/study` works out the tables of that page, and
+`... primary docs/study/primary` those that the protocol asks for.
 """
 
 EXAMPLES = """\
@@ -211,6 +212,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from vespo_openrlhf.study import claims
 
         return claims.main(words[1:])
+    if words[:1] == ["primary"]:
+        from vespo_openrlhf.study import primary
+
+        return primary.main(words[1:])
     parser = build_parser()
     options = parser.parse_args(words)
     name = "-".join(filter(None, ("study", options.preset, options.task)))
