@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import combinations
 
 from vespo_openrlhf.reward.comparing.conditions import (
     CONDITION_WORDS,
@@ -29,6 +30,7 @@ from vespo_openrlhf.reward.comparing.shapes import (
     as_except,
     bare,
     by_name,
+    is_row,
     name_key,
     tells_apart,
 )
@@ -58,7 +60,8 @@ _MAX_SET = 64
 Algebra = Callable[..., bool]
 
 _LETTERS = re.compile(r"[A-J]{2,10}")  # all that apply: ABD
-_SEQUENCE = re.compile("[A-Z]{3,}")
+_SEQUENCE = re.compile(r"(?:\\(?:angle|triangle) ?)?[A-Z]{2,}")
+_SETS = ("set", "interval", "union", "except")
 _FUNCTION_NAME = re.compile(r"y|[a-z]\([a-z]\)")
 
 
@@ -97,15 +100,18 @@ class Judge:
         if max(map(len, ratios)) > 2 and not any(map(is_clock, (gold, answer))):
             return self._ratio(*ratios)
         if _SEQUENCE.fullmatch(gold) and _SEQUENCE.fullmatch(answer):
-            return False  # HHT and HTH are no products
+            return False  # HHT and HTH are no products, nor are the angles ABC and ACB
         if (decided := same_words(gold, answer)) is not None:
             return decided
         gold_number, answer_number = parse_quantity(gold), parse_quantity(answer)
         if gold_number is not None and answer_number is not None:
             return same_quantity(gold_number, answer_number)
-        gold_parts, answer_parts = parse_parts(gold), parse_parts(answer)
-        if gold_parts and answer_parts:
-            return same_parts(gold_parts, answer_parts)
+        parts = [
+            parse_parts(text) or [number for number in (read,) if number and number.unit]
+            for text, read in ((gold, gold_number), (answer, answer_number))
+        ]
+        if all(parts):  # 5 feet 3 inches, or 63 inches
+            return same_parts(*parts)
         return self._expression(gold, answer, gold_number, answer_number)
 
     def _ratio(self, gold: list[str], answer: list[str]) -> bool:
@@ -115,9 +121,8 @@ class Judge:
             return False
         values = [[n.value for n in terms if n is not None and n.plain] for terms in numbers]
         if all(len(terms) == len(gold) and any(terms) for terms in values):
-            left, right = values
-            factor = sum(map(abs, left)) / sum(map(abs, right))
-            return left == [factor * term for term in right]
+            pairs = combinations(zip(*values, strict=True), 2)
+            return all(a * d == b * c for (a, b), (c, d) in pairs)
         return all(self.scalar(g.strip(), a.strip()) for g, a in zip(gold, answer, strict=True))
 
     def _expression(
@@ -147,6 +152,9 @@ class Judge:
             return False
         if gold.kind == "scalar" and answer.kind == "scalar":
             return self.scalar(gold.text, answer.text)
+        names = {node.name for node in (gold, answer) if node.kind in _SETS and node.name}
+        if len(names) > 1:
+            return False  # x > 2 says nothing of y
         if (gold.kind, gold.name) == (answer.kind, answer.name) and compact(gold.text) == compact(
             answer.text
         ):
@@ -185,7 +193,7 @@ class Judge:
             if "set" in kinds:
                 return False
             return self._ordered(by_name(gold), by_name(answer))
-        if tells_apart(gold) != tells_apart(answer):
+        if tells_apart(gold) != tells_apart(answer) or (is_row(gold) and is_row(answer)):
             return self._ordered(by_name(gold), by_name(answer))
         return self._unordered(gold.items, answer.items)
 
@@ -214,8 +222,8 @@ class Judge:
 
     def _unordered(self, gold: tuple[Expression, ...], answer: tuple[Expression, ...]) -> bool:
         """Whether two collections hold the same things, each once or more."""
-        gold_keys = {compact(item.text) for item in gold}
-        answer_keys = {compact(item.text) for item in answer}
+        gold_keys = {(item.name, compact(item.text)) for item in gold}
+        answer_keys = {(item.name, compact(item.text)) for item in answer}
         if gold_keys == answer_keys:
             return True
         if len(gold_keys) > _MAX_SET or len(answer_keys) > _MAX_SET:
@@ -247,8 +255,6 @@ class Judge:
         if not kinds <= {"interval", "tuple"} or len(gold.items) != 2 or len(answer.items) != 2:
             return False
         if gold.detail != answer.detail:
-            return False
-        if gold.name and answer.name and compact(gold.name) != compact(answer.name):
             return False
         return self._ordered(gold, answer)
 

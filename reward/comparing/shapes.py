@@ -57,6 +57,12 @@ def tells_apart(node: Expression) -> bool:
     return len(tags) > 1 and None not in tags and len(set(tags)) == len(tags)
 
 
+def is_row(node: Expression) -> bool:
+    """Whether a list is of letters of which one comes again, as the tosses H, T, H do."""
+    letters = [bare(item.text) for item in node.items]
+    return len({*letters}) < len(letters) and all(re.fullmatch("[A-Z]", x) for x in letters)
+
+
 def bare(text: str) -> str:
     return re.sub(r"\\text|[{}\s]", "", text)
 

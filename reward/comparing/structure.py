@@ -34,7 +34,7 @@ _NAME_PIECE = re.compile(
     r"|[a-zA-Z]'*(?:\^ ?\{? ?-1 ?\}? ?)?\([^()]*\)|\^ ?\{? ?-1 ?\}?|[a-zA-Z|'\[\](), :]"
     r"|_ ?(?:\{[^{}]*\}|\w)|[{}]|\\[|#]"
 )
-_LETTERS = r"(?:[a-zA-Z]+|\\(?!pi|infty|sqrt|frac)[a-z]+)"
+_LETTERS = r"(?:[a-zA-Z]+|\\(?!pi|infty|sqrt|frac)[a-z]+)(?:_ ?(?:\w|\{[^{}]*\}))?"
 _MAX_NAME = 200
 _DENIED = re.compile(
     r"\\(?:not|neg|lnot)(?![a-zA-Z])"
@@ -50,10 +50,10 @@ _FUNCTION_VALUE = re.compile(
 )
 _POINT = re.compile(r"[A-Z]'? ?(?P<coordinates>\([^()]*,[^()]*\))")
 _COMPOUND = re.compile(
-    rf"{_LETTERS}(?: ?[-+/] ?{_LETTERS})+" r"|\\frac ?\{ ?[a-zA-Z]+ ?\} ?\{ ?[a-zA-Z]+ ?\}"
+    rf"{_LETTERS}(?: ?[-+/] ?{_LETTERS})+|\\frac ?\{{ ?{_LETTERS} ?\}} ?\{{ ?{_LETTERS} ?\}}"
 )
 _CASES = re.compile(
-    r"(?P<lead>[^&=]{0,60}?=)? ?\\begin\{[dr]?cases\}(?P<rows>.*)\\end\{[dr]?cases\}", re.DOTALL
+    r"(?P<lead>[^&=]{0,60}?=)? ?\\begin\{cases\}(?P<rows>.*)\\end\{cases\}", re.DOTALL
 )
 # The condition of a row, where no & stands before it.
 _WHEN = re.compile(
@@ -162,7 +162,12 @@ def _relation(text: str, split: list[tuple[str, str]]) -> Expression:
         return Expression("equation", text, tuple(Expression("scalar", part) for part in parts))
     if operators == ["\\in"]:
         if _MEMBER.fullmatch(parts[0]):
-            return parse(parts[1])
+            held = parse(parts[1])
+            if not _VARIABLE.fullmatch(parts[0]):
+                return held
+            if held.kind == "tuple" and len(held.items) == 2:  # a variable is in no pair
+                return interval(*held.items, "()", parts[0])
+            return replace(held, name=parts[0])
         sides = (Expression("scalar", parts[0]), parse(parts[1]))
         return Expression("relation", text, sides, detail="\\in")
     if "\\approx" in operators and all(o in ("=", "\\approx") for o in operators):
@@ -244,11 +249,13 @@ def _matrix(match: re.Match[str]) -> Expression | None:
     scale = parse_quantity({"": "1", "-": "-1"}.get(factor, factor))
     if scale is None or not scale.plain:
         return None
+    given = [row for row, _ in split_top(inside, r"\\\\") if row]
+    if all("=" in row for row in given):  # a system without its brace
+        return parse(" \\\\ ".join(row.replace("&", " ") for row in given))
     rows = []
-    for row, _ in split_top(inside, r"\\\\"):
-        if row:
-            cells = [parse(_times(scale, cell)) for cell, _ in split_top(row, "&")]
-            rows.append(Expression("row", row, tuple(cells)))
+    for row in given:
+        cells = [parse(_times(scale, cell)) for cell, _ in split_top(row, "&")]
+        rows.append(Expression("row", row, tuple(cells)))
     return Expression("matrix", f"{scale.value}" * (scale.value != 1) + inside, tuple(rows))
 
 

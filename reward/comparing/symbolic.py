@@ -18,7 +18,7 @@ import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from math_verify import verify as math_verify
 
-from vespo_openrlhf.reward.comparing.bound import UNFINISHED, abbreviated
+from vespo_openrlhf.reward.comparing.bound import UNFINISHED, abbreviated, indexed
 from vespo_openrlhf.reward.comparing.expression import split_top
 from vespo_openrlhf.reward.comparing.limits import UnreadableError, check_size
 from vespo_openrlhf.reward.comparing.words import choice, split_unit, text_key
@@ -43,7 +43,7 @@ _PRIMES = re.compile(r"(?<![a-zA-Z])([a-zA-Z])('+)")
 _MISREAD = re.compile(
     r"\\(?:over|atop|above|choose|brack|brace)(?![a-z])"
     r"|\d \d|(?:^|[\d(+^-] ?|(?<!_) )\{[\d.]+\} ?\{[\d.]"
-    r"|['\u0080-\u00af\u00b1-\ud7ff\uf900-\uffff]"
+    r"|:|['\u0080-\u00af\u00b1-\ud7ff\uf900-\uffff]"
 )
 # The parser reads a power of T as a transpose, and leaves it out; and no power of a logarithm.
 _TRANSPOSED = re.compile(r"\^ ?(?:T(?! ?_)|\{ ?T ?\})")
@@ -108,10 +108,20 @@ def expression(text: str) -> Any:
     if imaginary:
         parsed = parsed.subs(dict.fromkeys(imaginary, sympy.I))
     if "\\sqrt[" in text.replace(" ", "") and not parsed.has(sympy.I):
-        parsed = sympy.real_root(parsed)
+        parsed = parsed.replace(_is_odd_root, _real_root)
     if parsed.has(sympy.nan, sympy.zoo):
         raise UnreadableError("not a number")
     return parsed
+
+
+def _is_odd_root(value: Any) -> bool:
+    return bool(value.is_Pow and value.exp.is_Rational and value.exp.q % 2 and value.exp.q > 1)
+
+
+def _real_root(value: Any) -> Any:
+    """An odd root that is real where what it is of is negative, too."""
+    base, exponent = value.args
+    return sympy.sign(base) ** exponent.p * sympy.Abs(base) ** exponent
 
 
 def _lost(number: Any) -> bool:
@@ -236,6 +246,8 @@ def equal(gold: str, answer: str) -> bool:
         short = abbreviated(left), abbreviated(right)
         if short[0] == short[1] or _agree_at_points(*short):
             return True
+    if indexed(left) or indexed(right):
+        return False
     if not left.free_symbols and not right.free_symbols:
         same = _close(left, right)
         if same is None and not left.has(*UNFINISHED) and not right.has(*UNFINISHED):
