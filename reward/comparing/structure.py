@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from vespo_openrlhf.reward.comparing.conditions import split_condition
 from vespo_openrlhf.reward.comparing.expression import (
+    FLIP,
     LIST_SEPARATOR,
     RELATION,
     Expression,
@@ -98,27 +99,22 @@ def _pieces(text: str, separator: str) -> list[str]:
     return [piece for piece, _ in split_top(text, separator) if piece]
 
 
-_FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
-
-
 def _inequality(text: str, parts: list[str], operators: list[str]) -> Expression:
     """``x > 2``, ``1 < x \\le 2`` as intervals; anything else stays a relation."""
-    if len(parts) <= 3 and set(operators) <= set(_FLIP):  # -x > -1 is x < 1
+    if len(parts) <= 3 and set(operators) <= set(FLIP):  # -x > -1 is x < 1
         for index, part in enumerate(parts):
             if (negated := _NEGATED.fullmatch(part)) and (len(parts) == 2 or index == 1):
                 sides = [_negative(side) for side in parts]
                 sides[index] = negated.group(1)
-                return _inequality(text, sides, [_FLIP[o] for o in operators])
+                return _inequality(text, sides, [FLIP[o] for o in operators])
     if len(parts) > 2 and all(o in (">", "\\ge") for o in operators):  # c > b > a is a < b < c
-        parts, operators = parts[::-1], [_FLIP[o] for o in operators[::-1]]
+        parts, operators = parts[::-1], [FLIP[o] for o in operators[::-1]]
     variables = [bool(_VARIABLE.fullmatch(part)) for part in parts]
+    name, value = parts[:2] if variables[0] else parts[1::-1]
     if len(parts) == 2 and operators[0] == "\\ne" and any(variables):
-        name, value = (parts[0], parts[1]) if variables[0] else (parts[1], parts[0])
-        values = [parse(piece) for piece in _pieces(value, ",|;")]
-        return all_but(values, name)
-    if len(parts) == 2 and variables[0] != variables[1] and operators[0] in _FLIP:
-        operator = operators[0] if variables[0] else _FLIP[operators[0]]
-        name, value = (parts[0], parts[1]) if variables[0] else (parts[1], parts[0])
+        return all_but(map(parse, _pieces(value, ",|;")), name)
+    if len(parts) == 2 and variables[0] != variables[1] and operators[0] in FLIP:
+        operator = operators[0] if variables[0] else FLIP[operators[0]]
         end = parse(value)
         if operator in (">", "\\ge"):
             return interval(end, infinite(""), ("(" if operator == ">" else "[") + ")", name)
@@ -367,7 +363,7 @@ def parse(text: str) -> Expression:
     if reals and reals.group("points"):
         points = parse(reals.group("points"))
         return all_but(points.items if points.kind in ("set", "list") else (points,))
-    if reals or text in ("\\mathbb{R}", "\\mathbb R"):
+    if reals or text == "\\mathbb{R}":
         return interval(infinite("-"), infinite(""), "()")
     if (conditioned := split_condition(text)) is not None:
         return replace(parse(conditioned[0]), condition=conditioned[1])

@@ -19,7 +19,7 @@ from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from math_verify import verify as math_verify
 
 from vespo_openrlhf.reward.comparing.bound import UNFINISHED, abbreviated, indexed
-from vespo_openrlhf.reward.comparing.expression import split_top
+from vespo_openrlhf.reward.comparing.expression import FLIP, split_top
 from vespo_openrlhf.reward.comparing.limits import UnreadableError, check_size
 from vespo_openrlhf.reward.comparing.words import choice, split_unit, text_key
 from vespo_openrlhf.reward.reading.quantity import (
@@ -229,6 +229,10 @@ def _agree_at_points(left: Any, right: Any) -> bool | None:
     return True if agreed >= _POINTS // 2 else None
 
 
+def _are_scalars(*values: Any) -> bool:
+    return all(isinstance(v, sympy.Expr) and not isinstance(v, sympy.MatrixBase) for v in values)
+
+
 def equal(gold: str, answer: str) -> bool:
     """Whether two scalars are the same number or expression."""
     decimal = _is_rounding(gold, answer) or _is_rounding(answer, gold)
@@ -237,9 +241,7 @@ def equal(gold: str, answer: str) -> bool:
     left, right = expression(gold), expression(answer)
     if left == right:
         return True
-    if isinstance(left, sympy.MatrixBase) or isinstance(right, sympy.MatrixBase):
-        return bool(math_verify(left, right, timeout_seconds=None))
-    if not (isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr)):
+    if not _are_scalars(left, right):
         return bool(math_verify(left, right, timeout_seconds=None))
     right = _same_case(left, right)
     if left.has(*UNFINISHED) and right.has(*UNFINISHED):
@@ -284,8 +286,11 @@ def rounds(exact: str, decimal: str) -> bool:
 
 def _ratio(gold: tuple[str, str], answer: tuple[str, str]) -> Any:
     """The constant c with gold = c * answer for the two left minus right sides, or None."""
-    left = expression(gold[0]) - expression(gold[1])
-    right = _same_case(left, expression(answer[0]) - expression(answer[1]))
+    sides = [expression(text) for text in (*gold, *answer)]
+    if not _are_scalars(*sides):
+        return None
+    left = sides[0] - sides[1]
+    right = _same_case(left, sides[2] - sides[3])
     symbols = sorted(left.free_symbols | right.free_symbols, key=lambda s: s.name)
     if not left.free_symbols or left.free_symbols != right.free_symbols:
         return None
@@ -317,12 +322,9 @@ def algebra(operation: str, *texts: str) -> bool:
     if operation == "equation":
         return True
     gold_operator, answer_operator = texts[4], texts[5]
-    if gold_operator == answer_operator and gold_operator in ("\\ne",):
-        return True
-    flipped = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
     if ratio.is_positive:
         return gold_operator == answer_operator
-    return ratio.is_negative is True and flipped.get(gold_operator) == answer_operator
+    return ratio.is_negative is True and FLIP.get(gold_operator, gold_operator) == answer_operator
 
 
 def readable_scalar(text: str) -> bool:

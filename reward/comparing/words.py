@@ -21,8 +21,8 @@ _TAIL = re.compile(
     r"|minutes|seconds|miles|square units|cubic units)(?: ?\^ ?\{? ?\d ?\}?)?)"
 )
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
-_TIME = re.compile(r"(\d{1,2}:\d{2}) ?(?:\\text ?\{)? ?([aApP])\.? ?[mM]\.? ?\}?")
 _CLOCK = re.compile(r"0?(\d{1,2}:[0-5]\d(?::[0-5]\d)?)")
+_TIME = re.compile(_CLOCK.pattern + r"(?: ?(?:\\text ?\{)? ?([ap])\.? ?m\.? ?\}?)?")
 _SAME_WORDS = {
     "doesnotexist": "dne",
     "nosolutions": "nosolution",
@@ -102,12 +102,9 @@ def same_words(gold: str, answer: str) -> bool | None:
         decided = same_choice(gold, answer)
         if decided is not None:
             return decided
-    gold_time, answer_time = _TIME.fullmatch(gold), _TIME.fullmatch(answer)
-    if gold_time and answer_time:
-        return gold_time[1] == answer_time[1] and gold_time[2].lower() == answer_time[2].lower()
-    gold_clock, answer_clock = _CLOCK.fullmatch(gold), _CLOCK.fullmatch(answer)
-    if gold_clock and answer_clock:
-        return gold_clock[1] == answer_clock[1]
+    times = _TIME.fullmatch(gold.lower()), _TIME.fullmatch(answer.lower())
+    if times[0] and times[1]:
+        return times[0].groups() == times[1].groups()
     gold_text, answer_text = text_key(gold), text_key(answer)
     if gold_text is None and answer_text is None:
         return None

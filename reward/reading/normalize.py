@@ -162,13 +162,11 @@ _ROOT_NUMBER = re.compile(r"\\sqrt ?(\d{2,}(?:\.\d+)?|\d\.\d+)")
 _POWER_NUMBER = re.compile(r"\^ ?(-?\d*\.\d+|-?\d{2,}|-\d)(?![.\d])")
 _CARET_PAREN = re.compile(r"\^\s*\(([^()]{1,60})\)")
 _JOINER = re.compile("(?<![\u4e00-\u9fff])(?:(以及|和|及|与)|或者?)(?![\u4e00-\u9fff])")
-_INEQUALITY = {
-    "<=": r"\le ",
-    ">=": r"\ge ",
-    "=<": r"\le ",
-    "=>": r"\ge ",
-}
+_INEQUALITY = {"<=": r"\le ", ">=": r"\ge ", "=<": r"\le ", "=>": r"\ge "}
 _INEQUALITY_RE = re.compile(r"<=|>=|=<|=>|!=|\\not ?=")
+
+
+_BARE = ("+", "-", CURRENCY, "€", "£", "₹", "¥", "e", "i", "d")
 
 
 def _text_group(match: re.Match[str]) -> str:
@@ -183,15 +181,11 @@ def _text_group(match: re.Match[str]) -> str:
         return f"\\text{{{joined[1]}}}\\text{{{joined[2]}}}"
     if content in ("%", "percent"):
         return "%"
-    if content in ("+", "-"):
-        return content
     if content == ".":
         return ""
-    if content in (CURRENCY, "€", "£", "₹", "¥"):
-        return content
     if content in ("", ",", ";"):
         return f" {content} "
-    if content in ("e", "i", "d") or content.replace(",", "").replace(".", "").isdigit():
+    if content in _BARE or content.replace(",", "").replace(".", "").isdigit():
         return content
     return f"\\text{{{content}}}"
 

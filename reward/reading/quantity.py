@@ -71,7 +71,7 @@ class Quantity:
     """A number and what stands around it.
 
     Attributes:
-        value: the exact value; in the base's digits if ``base`` is set.
+        value: the exact value; 0 if ``base`` is set, whose digits are compared.
         percent: a percent sign stands after it.
         unit: what stands after it, if anything does.
         base: (digits, base) of a number written in a base other than ten.
@@ -144,16 +144,10 @@ def _based(text: str) -> Quantity | None:
         return None
     if not digits.isdigit() and base <= 10:
         return None
-    try:
-        value = Fraction(
-            int(groups.get("sign", "") + digits if groups.get("sign") else digits, base)
-        )
-    except ValueError:
-        value = Fraction(0)  # not a number of that base; its digits are still compared
-        return Quantity(value, base=(digits, base))
+    sign = groups.get("sign") or ""
     if base == 10:
-        return Quantity(value)
-    return Quantity(value, base=((groups.get("sign") or "") + digits.lstrip("0"), base))
+        return Quantity(Fraction(int(sign + digits)))
+    return Quantity(Fraction(0), base=(sign + digits.lstrip("0"), base))
 
 
 def parse_quantity(text: str) -> Quantity | None:
