@@ -163,37 +163,34 @@ class Judge:
             return self._approx(gold, answer)
         if {"named", "equation", "relation"} & {gold.kind, answer.kind}:
             return self._relations(gold, answer)
-        if gold.kind in ("union", "except") or answer.kind in ("union", "except"):
-            return self._sets_of_reals(gold, answer)
-        if "matrix" in (gold.kind, answer.kind):
-            gold, answer = as_column(gold), as_column(answer)
-            return gold.kind == answer.kind and self._rows(gold, answer)
         kinds = (gold.kind, answer.kind)
+        if "union" in kinds or "except" in kinds:
+            return self._sets_of_reals(gold, answer)
+        if "matrix" in kinds:
+            gold, answer = as_column(gold), as_column(answer)
+            return gold.kind == answer.kind and self._ordered(gold, answer)
         if "piecewise" in kinds:
             return kinds[0] == kinds[1] and self._piecewise(gold, answer)
         if "interval" in kinds:
-            return self._interval(gold, answer)
-        for one_member, other in ((gold, answer), (answer, gold)):
-            if one_member.kind == "set" and len(one_member.items) == 1 and other.kind == "tuple":
-                member = one_member.items[0]
-                return self.same(*((member, other) if one_member is gold else (other, member)))
-        if "scalar" in kinds:
-            many, one = (gold, answer) if answer.kind == "scalar" else (answer, gold)
+            return (
+                {*kinds} <= {"interval", "tuple"}
+                and gold.detail == answer.detail
+                and self._ordered(gold, answer)
+            )
+        if "scalar" in kinds or {*kinds} == {"set", "tuple"}:  # a set may be of that one tuple
+            many, one = (gold, answer) if answer.kind in ("scalar", "tuple") else (answer, gold)
             if many.kind == "list" and (letters := _LETTERS.fullmatch(bare(one.text))):
                 chosen = tuple(Expression("scalar", letter) for letter in letters.group())
                 return self._unordered(many.items, chosen)
-            if many.detail == "spaced":
+            if many.kind == "tuple" or many.detail == "spaced" or one.text == "\\emptyset":
                 return False
-            if many.kind == "tuple" or not many.items or one.text == "\\emptyset":
-                return False
-            if answer is many:
-                return all(self.same(one, item) for item in many.items)
-            return all(self.same(item, one) for item in many.items)
-        if "tuple" in kinds:
-            if "set" in kinds:
-                return False
-            return self._ordered(by_name(gold), by_name(answer))
-        if tells_apart(gold) != tells_apart(answer) or (is_row(gold) and is_row(answer)):
+            sides = ((one, item) if many is answer else (item, one) for item in many.items)
+            return bool(many.items) and all(self.same(*pair) for pair in sides)
+        if (
+            "tuple" in kinds
+            or tells_apart(gold) != tells_apart(answer)
+            or (is_row(gold) and is_row(answer))
+        ):
             return self._ordered(by_name(gold), by_name(answer))
         return self._unordered(gold.items, answer.items)
 
@@ -213,11 +210,6 @@ class Judge:
     def _ordered(self, gold: Expression, answer: Expression) -> bool:
         return len(gold.items) == len(answer.items) and all(
             map(self.same, gold.items, answer.items)
-        )
-
-    def _rows(self, gold: Expression, answer: Expression) -> bool:
-        return len(gold.items) == len(answer.items) and all(
-            map(self._ordered, gold.items, answer.items)
         )
 
     def _unordered(self, gold: tuple[Expression, ...], answer: tuple[Expression, ...]) -> bool:
@@ -250,14 +242,6 @@ class Judge:
         left, right = (parse(CONDITION_WORDS.sub(" ", text)) for text in (gold, answer))
         return {"scalar", "list"}.isdisjoint((left.kind, right.kind)) and self.same(left, right)
 
-    def _interval(self, gold: Expression, answer: Expression) -> bool:
-        kinds = {gold.kind, answer.kind}
-        if not kinds <= {"interval", "tuple"} or len(gold.items) != 2 or len(answer.items) != 2:
-            return False
-        if gold.detail != answer.detail:
-            return False
-        return self._ordered(gold, answer)
-
     def _sets_of_reals(self, gold: Expression, answer: Expression) -> bool:
         if "except" in (gold.kind, answer.kind):
             gold, answer = as_except(gold, True), as_except(answer, False)
@@ -284,6 +268,8 @@ class Judge:
 
     def _named_value(self, node: Expression) -> Expression | None:
         """The value of ``x = a = b``: b, if the steps agree; None if they do not."""
+        if node.kind != "named":
+            return node
         value = node.items[-1]
         for step in node.items[:-1]:
             if not is_name(step.text) and not self._agrees(step, value):
@@ -291,10 +277,9 @@ class Judge:
         return value
 
     def _agrees(self, step: Expression, value: Expression) -> bool:
-        return self.same(value, step) or self._step(step, value)
-
-    def _step(self, step: Expression, value: Expression) -> bool:
         """Whether a step on the way, like the 3 + 4 of ``x = 3 + 4 = 7``, has the value."""
+        if self.same(value, step):
+            return True
         if step.kind != "scalar" or value.kind != "scalar":
             return False
         if parse_quantity(step.text) is not None and parse_quantity(value.text) is not None:
@@ -306,31 +291,20 @@ class Judge:
     def _relations(self, gold: Expression, answer: Expression) -> bool:
         if gold.detail == "compound":  # m + n = 7 gives 7 in an answer; as a gold it is a line
             gold = Expression("equation", gold.text, (Expression("scalar", gold.name), *gold.items))
+        gold_value, answer_value = self._named_value(gold), self._named_value(answer)
+        if gold_value is None or answer_value is None:
+            return False
+        number = parse_quantity(gold_value.text) is not None
         if gold.kind == "named" and answer.kind == "named":
-            gold_value, answer_value = self._named_value(gold), self._named_value(answer)
-            if gold_value is None or answer_value is None:
-                return False
-            if name_key(gold.name) == name_key(answer.name):
+            names = [name_key(node.name) for node in (gold, answer)]
+            functions = names.count("y") == 1 and all(map(_FUNCTION_NAME.fullmatch, names))
+            if names[0] == names[1] or (functions and not number):
                 return self.same(gold_value, answer_value)
-            if parse_quantity(gold_value.text) is not None:
-                return False
-            if {True, False} == {name_key(n.name) == "y" for n in (gold, answer)} and all(
-                _FUNCTION_NAME.fullmatch(name_key(n.name)) for n in (gold, answer)
-            ):
-                return self.same(gold_value, answer_value)
-            return self._equation(gold, answer, "equation")
-        if gold.kind == "named":
-            value = self._named_value(gold)
-            if value is None:
-                return False
-            if answer.kind == "equation":
-                if parse_quantity(value.text) is not None:
-                    return False  # 2x = 10 does not yet say x = 5
-                return self._equation(gold, answer, "equation")
-            return answer.kind != "relation" and self.same(value, answer)
-        if answer.kind == "named" and gold.kind != "equation":
-            value = self._named_value(answer)
-            return value is not None and self.same(gold, value)
+        if gold.kind == "named" and answer.kind in ("named", "equation"):
+            # 2x = 10 does not yet say x = 5
+            return not number and self._equation(gold, answer, "equation")
+        if gold.kind == "named" or (answer.kind == "named" and gold.kind != "equation"):
+            return answer.kind != "relation" and self.same(gold_value, answer_value)
         if answer.kind == "equation" and gold.kind not in ("equation", "named", "relation"):
             # 3 + 4 = 7: the last member is the answer, if the equality holds
             last = answer.items[-1]

@@ -16,7 +16,7 @@ def as_column(node: Expression) -> Expression:
     if node.kind != "tuple":
         return node
     return Expression(
-        "matrix", "", tuple(Expression("row", item.text, (item,)) for item in node.items)
+        "matrix", "", tuple(Expression("tuple", item.text, (item,)) for item in node.items)
     )
 
 

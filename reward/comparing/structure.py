@@ -112,7 +112,7 @@ def _inequality(text: str, parts: list[str], operators: list[str]) -> Expression
     variables = [bool(_VARIABLE.fullmatch(part)) for part in parts]
     name, value = parts[:2] if variables[0] else parts[1::-1]
     if len(parts) == 2 and operators[0] == "\\ne" and any(variables):
-        return all_but(map(parse, _pieces(value, ",|;")), name)
+        return all_but([parse(value)], name)
     if len(parts) == 2 and variables[0] != variables[1] and operators[0] in FLIP:
         operator = operators[0] if variables[0] else FLIP[operators[0]]
         end = parse(value)
@@ -251,7 +251,7 @@ def _matrix(match: re.Match[str]) -> Expression | None:
     rows = []
     for row in given:
         cells = [parse(_times(scale, cell)) for cell, _ in split_top(row, "&")]
-        rows.append(Expression("row", row, tuple(cells)))
+        rows.append(Expression("tuple", "&".join(cell.text for cell in cells), tuple(cells)))
     return Expression("matrix", f"{scale.value}" * (scale.value != 1) + inside, tuple(rows))
 
 

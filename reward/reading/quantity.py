@@ -150,6 +150,11 @@ def _based(text: str) -> Quantity | None:
     return Quantity(Fraction(0), base=(sign + digits.lstrip("0"), base))
 
 
+def _after(text: str, word: re.Match[str]) -> str:
+    """What follows a word, in the text group that it opened, if it did."""
+    return re.sub(r"^\\text ?\{\s*\}", "", (word[1] or "") + text[word.end() :]).strip()
+
+
 def parse_quantity(text: str) -> Quantity | None:
     """Read a normalised answer as one number, or None if it is not one, or too long."""
     if len(text) > MAX_DIGITS:
@@ -183,17 +188,10 @@ def parse_quantity(text: str) -> Quantity | None:
         if scale:
             for name in [scale.group(2)] if scale.group(2) else scale.group(3):
                 value *= _SCALES[name]
-            text_open = scale.group(1) is not None
-            stripped = stripped[scale.end() :].strip()
-            stripped = ("\\text{" + stripped) if text_open and stripped != "}" else stripped
-            if text_open and stripped.startswith("}"):
-                stripped = stripped[1:].strip()
+            stripped = _after(stripped, scale)
         if per_cent := _PER_CENT.match(stripped):
-            percent, after = True, stripped[per_cent.end() :].strip()
-            after = (
-                f"\\text{{{after}" if per_cent.group(1) and after[:1] not in ("}", "") else after
-            )
-            if after not in ("", "}"):
+            percent, after = True, _after(stripped, per_cent)
+            if after:
                 if not after.startswith("\\text"):  # what TeX comments out
                     return None
                 unit = read_unit(after)

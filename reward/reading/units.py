@@ -198,17 +198,10 @@ def read_unit(text: str) -> Unit | None:
         if lower in ("squared", "cubed") and last in UNITS:
             take(last, sign * (1 if lower == "squared" else 2))
             continue
-        name = next(
-            (
-                n
-                for n in (word, lower, lower.removesuffix("s"))
-                if n in UNITS and (len(n) > 1 or n == word)
-            ),
-            None,
-        )
+        name = _name(word)
         if lower == "in" and "".join(tokens[index + 1 : index + 2]).isalpha():
             continue  # in total
-        if name is None or (word in ("N", "S", "E", "W") and "°" in words):
+        if not name or (word in ("N", "S", "E", "W") and "°" in words):
             if not word.isalpha() or _VARIABLE.fullmatch(word):
                 return None
             if {lower, lower.removesuffix("s")} & _NOT_UNITS or _NUMBER_WORD.fullmatch(lower):
@@ -228,6 +221,13 @@ def read_unit(text: str) -> Unit | None:
     if dims and not measures:  # km/m
         return None
     return Unit(measures, factor, frozenset(others) - _NEUTRAL)
+
+
+def _name(word: str) -> str:
+    """The name in the table of a word, which may be a plural or in capitals; empty without one."""
+    lower = word.lower()
+    names = (word, lower, lower.removesuffix("s"))
+    return next((n for n in names if n in UNITS and (len(n) > 1 or n == word)), "")
 
 
 def _singular(word: str) -> str:
@@ -257,7 +257,6 @@ def bare_unit(rest: str) -> bool:
     space, word, after = match.groups()
     if len(word) == 1:
         return bool(space) and word in "mgshlLNJWK" and after in ("", "^", "/")
-    names = (word, word.lower(), word.lower().removesuffix("s"))
-    if name := next((n for n in names if n in UNITS), ""):
+    if name := _name(word):
         return bool(space) or len(name) > 2 or name in _TIGHT
     return bool(space) and len(word) > 3 and after in ("", " ", ".")
