@@ -338,12 +338,9 @@ def parse(text: str) -> Expression:
         TooComplexError: it is nested deeper, or has more members, than is read.
     """
     text = text.strip()
-    rows = _MATRIX.fullmatch(text) if "matrix" in text else None
-    if rows and (node := _matrix(rows)) is not None:
-        return node
-    rows = _CASES.fullmatch(text) if "cases}" in text else None
-    if rows and (node := _cases(rows)) is not None:
-        return node
+    for word, shape, read in (("matrix", _MATRIX, _matrix), ("cases}", _CASES, _cases)):
+        if word in text and (rows := shape.fullmatch(text)) and (node := read(rows)) is not None:
+            return node
     if "matrix" in text or "cases}" in text:
         sides = split_top(text, RELATION)
         named = len(sides) == 2 and sides[1][1] == "=" and _FUNCTION_VALUE.fullmatch(sides[0][0])

@@ -310,8 +310,10 @@ def algebra(operation: str, *texts: str) -> bool:
     """What :class:`.judge.Judge` asks for.
 
     Raises:
-        UnreadableError: a side does not parse.
+        UnreadableError: a side does not parse, or is beyond what is evaluated.
     """
+    for text in texts:
+        check_size(text)
     if operation == "equal":
         return equal(texts[0], texts[1])
     if operation == "rounds":

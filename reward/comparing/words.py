@@ -21,8 +21,7 @@ _TAIL = re.compile(
     r"|minutes|seconds|miles|square units|cubic units)(?: ?\^ ?\{? ?\d ?\}?)?)"
 )
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
-_CLOCK = re.compile(r"0?(\d{1,2}:[0-5]\d(?::[0-5]\d)?)")
-_TIME = re.compile(_CLOCK.pattern + r"(?: ?(?:\\text ?\{)? ?([ap])\.? ?m\.? ?\}?)?")
+_TIME = re.compile(r"0?(\d{1,2}:[0-5]\d(?::[0-5]\d)?)(?: ?(?:\\text ?\{)? ?([ap])\.? ?m\.? ?\}?)?")
 _SAME_WORDS = {
     "doesnotexist": "dne",
     "nosolutions": "nosolution",
@@ -34,9 +33,7 @@ def text_key(text: str) -> str | None:
     r"""What an answer in words says, or None if it is mathematics: ``\text{East}`` -> "east"."""
     words = re.sub(r"\\text ?\{([^{}]*)\}", r" \1 ", text)
     wrapped = words != text
-    words = (
-        " ".join(words.replace("\\", " ").split()) if wrapped and "\\ " in words else words.strip()
-    )
+    words = words.strip()
     if not _WORDS.fullmatch(words):
         return None
     tokens = re.findall(r"(?:[^\W\d_]|')+", words.lower())
@@ -53,11 +50,6 @@ def choice(text: str) -> str | None:
     """The letter of a multiple-choice answer: A, (A), A., A) and the like."""
     match = _CHOICE.fullmatch(text.strip())
     return match.group(1).upper() if match else None
-
-
-def is_clock(text: str) -> bool:
-    """Whether a text is a time of the day, and no ratio: 10:30:15."""
-    return _CLOCK.fullmatch(text) is not None
 
 
 def _letters(text: str) -> str | None:
