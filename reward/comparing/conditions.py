@@ -20,7 +20,8 @@ _MAX_CONDITIONED = 400
 _DOMAIN = re.compile(
     r"(?P<rest>(?:[^=<>,;]{1,40}=)?(?:(?!\\(?:ne|le|ge|in|cup)(?![a-z]))[^=<>,;])+)"
     r"(?:[,;]|[,;]? ?\\text ?\{,? ?(?:for|where|if|when|with) ?\}|(?P<open>\()) ?"
-    r"(?P<name>[a-z]) ?(?:\\ne(?![a-z])[^=<>,]{1,30}|(?P<bound>(?:\\ge(?![a-z])|>) ?\d))(?(open)\))"
+    r"(?P<name>[a-z]) ?(?:\\ne(?![a-z])[^=<>,]{1,30}|"
+    r"(?P<bound>(?:\\ge(?![a-z])|>) ?\d|= ?\d+(?: ?, ?\d+)+ ?, ?\.\.\.))(?(open) ?\))"
 )
 _CONDITION = re.compile(
     r"(?P<rest>.*?\S) ?[,;]? ?(?:\\text ?\{,? ?(?:where|with|for(?: (?:any|all|every|each|some))?"

@@ -59,6 +59,7 @@ Algebra = Callable[..., bool]
 
 _LETTERS = re.compile(r"[A-J]{2,10}")  # all that apply: ABD
 _SEQUENCE = re.compile(r"(?:\\(?:angle|triangle) ?)?[A-Z]{2,}")
+_TRANSPOSED = re.compile(r"[A-Z] ?\^ ?(?:T|\{ ?T ?\})")
 _SETS = ("set", "interval", "union", "except")
 _FUNCTION_NAME = re.compile(r"y|[a-z]\([a-z]\)")
 
@@ -96,6 +97,8 @@ class Judge:
             return self.scalar(gold, value)
         if _SEQUENCE.fullmatch(gold) and _SEQUENCE.fullmatch(answer):
             return False  # HHT and HTH are no products, nor are the angles ABC and ACB
+        if _TRANSPOSED.search(gold) or _TRANSPOSED.search(answer):
+            return bare(gold) == bare(answer)  # matrices do not commute
         if (decided := same_words(gold, answer)) is not None:
             return decided
         ratios = gold.split(":"), answer.split(":")

@@ -58,9 +58,12 @@ def tells_apart(node: Expression) -> bool:
 
 
 def is_row(node: Expression) -> bool:
-    """Whether a list is of letters of which one comes again, as the tosses H, T, H do."""
-    letters = [bare(item.text) for item in node.items]
-    return len({*letters}) < len(letters) and all(re.fullmatch("[A-Z]", x) for x in letters)
+    """Whether the order of a list counts: tosses H, T, H; 5%, 3, of which only one is a share."""
+    texts = [bare(item.text) for item in node.items]
+    if len({*texts}) < len(texts) and all(re.fullmatch("[A-Z]", text) for text in texts):
+        return True
+    marked = {re.search("[%°]$", text) is None for text in texts}
+    return len(marked) > 1 and all(item.kind == "scalar" for item in node.items)
 
 
 def bare(text: str) -> str:

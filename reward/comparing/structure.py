@@ -51,7 +51,8 @@ _FUNCTION_VALUE = re.compile(
 )
 _POINT = re.compile(r"[A-Z]'? ?(?P<coordinates>\([^()]*,[^()]*\))")
 _COMPOUND = re.compile(
-    rf"{_LETTERS}(?: ?[-+/] ?{_LETTERS})+|\\frac ?\{{ ?{_LETTERS} ?\}} ?\{{ ?{_LETTERS} ?\}}"
+    rf"{_LETTERS}(?: ?(?:[-+/]|\\cdot) ?{_LETTERS})+"
+    rf"|\\frac ?\{{ ?{_LETTERS} ?\}} ?\{{ ?{_LETTERS} ?\}}"
 )
 _CASES = re.compile(
     r"(?P<lead>[^&=]{0,60}?=)? ?\\begin\{cases\}(?P<rows>.*)\\end\{cases\}", re.DOTALL

@@ -148,6 +148,8 @@ _CELSIUS = re.compile(r"(?:degrees?|°) ?(celsius|fahrenheit)", re.IGNORECASE)
 _DIRECTION = re.compile(
     r"(north|south|east|west|[NSEW]) of (?:the )?(?=north|south|east|west|[NSEW])"
 )
+# light-years, units to the left
+_JOINT = re.compile(r"(?<=[a-z])-(?=[a-z])|\bto the (?=left|right|north|south|east|west)")
 _VARIABLE = re.compile("[b-z]")
 
 
@@ -162,7 +164,7 @@ def read_unit(text: str) -> Unit | None:
     )
     words = re.sub(r"\^ ?\{ ?(-?\d) ?\}", r"^\1", words).replace("{", " ").replace("}", " ")
     words = _CELSIUS.sub(r"\1", re.sub(r" ?\^ ?", "^", " ".join(words.split())))
-    words = _DIRECTION.sub(r"\1of", re.sub(r"(?<=[a-z])-(?=[a-z])", " ", words))
+    words = _DIRECTION.sub(r"\1of", _JOINT.sub(" ", words))
     if len(words) > 60:
         return None
     if words == "times":  # with nothing after it, a count

@@ -12,6 +12,7 @@ POWERS_OF_T = [
     ("(2+x)^T", "2+x", False), (r"M^{T}N", "MN", False), (r"500(1.05)^T", "500(1.05)", False),
     (r"500(1.05)^T", r"500\cdot 1.05^{T}", True), ("x^Ty", "xy", False), (r"\frac{2}{3}^T", r"\frac{2}{3}", False),
     (r"A^\top B", "A^TB", True), ("e^{rT}", "e^{rT}", True), ("2^T", "2", False), ("(1+r)^T", r"\exp(T\ln(1+r))", True),
+    ("M^TM", "MM^T", False), (r"M^{T} N", "M^TN", True),
 ]  # fmt: skip
 
 MEMBERS = [
@@ -40,6 +41,7 @@ MEMBERS = [
     (r"8 \text{ remainder } 3", r"3 \text{ remainder } 8", False), (r"8 \text{ R } 3", r"3 \text{ R } 8", False), (r"8 \text{ R } 3", r"8\text{ R }3", True),
     (r"4 \text{ less than } x", r"x \text{ less than } 4", False), (r"4\text{ ft }6\text{ in}", r"54\text{ in}", True), (r"4\text{ ft }6\text{ in}", "10", False),
     (r"1\text{ h }20\text{ min}", r"80\text{ min}", True), (r"1\text{ h }20\text{ min}", r"1.2\text{ h}", False),
+    (r"8\%, 3", r"3\%, 8", False), (r"8\%, 3", r"8\%, 3.0", True), (r"8\%, 3\%", r"3\%, 8\%", True), (r"30^\circ, 4", r"4^\circ, 30", False),
 ]  # fmt: skip
 
 PIECEWISE = [
@@ -100,6 +102,7 @@ UNITS = [
     (r"3 \text{ short tons}", r"3 \text{ long tons}", False), (r"3 \text{ mm Hg}", r"3 \text{ mm}", False), (r"40^\circ \text{N}", r"40^\circ \text{S}", False),
     (r"40^\circ \text{N}", r"40^\circ", True), (r"40^\circ \text{ N of E}", r"40^\circ \text{ E of N}", False), (r"40^\circ \text{ north of east}", r"40^\circ \text{ south of east}", False),
     (r"3 \text{ turns anticlockwise}", r"3 \text{ turns counterclockwise}", True), (r"3 \text{ min}", r"180 \text{ sec}", True), (r"3 \text{ min}", r"3 \text{ sec}", False),
+    (r"3 \text{ units to the left}", r"3 \text{ units left}", True), (r"3 \text{ units to the left}", r"3 \text{ units to the right}", False),
 ]  # fmt: skip
 
 WORDS = [
@@ -139,6 +142,7 @@ NAMED = [
     ("P(X>2)=0.3", "0.3", True), ("P(X>2)=0.3", "2", False), (r"\det\begin{pmatrix}1&2\\3&4\end{pmatrix}=-2", "-2", True),
     (r"\begin{vmatrix}1&2\\3&4\end{vmatrix}=-2", "-2", True), (r"\begin{vmatrix}1&2\\3&4\end{vmatrix}=-2", "2", False), ("2x+1=5", "5", False),
     (r"\frac{V_1}{V_2}=\frac49", r"\frac49", True), (r"\alpha+\beta=6", "6", True), ("x_1+x_2=6", "6", True), (r"\frac{x}{2}=6", "6", False),
+    (r"PQ \cdot PR=6", "6", True), (r"2 \cdot x=6", "6", False),
 ]  # fmt: skip
 
 ROOTS_AND_POINTS = [
@@ -169,6 +173,7 @@ QUALIFIERS = [
     (r"\frac{1}{x}, x \neq 0", r"\frac1x", True), ("7, x>0", "7", False), (r"7 \text{ if } x>0", "7", False),
     (r"g(x)=\frac{1}{x}, x\ne 0", r"\frac1x", True), (r"a_n=3n+1, n\ge 1", "3n+1", True), (r"\frac1x \ (x \ne 0)", r"\frac1x", True), ("x=3, y>1", "3", False),
     (r"3k+1 \text{ for integer } k", r"3k+1, k\in\mathbb{Z}", True), (r"\frac{1}{x-5} \ (x \ne 4)", r"\frac{1}{x-5} \ (x \ne 5)", False),
+    (r"3k+1 \ (k=1,2,3,\ldots)", "3k+1", True), (r"3k+1, k=0,1,2,\dots", "3k+1", True), (r"3k+1, k=0,1,2,\dots", r"3k+1, k=1,2,3,\dots", False), ("7, k=1,2,3,\\dots", "7", False),
 ]  # fmt: skip
 
 REPEATING = [
