@@ -284,10 +284,13 @@ def _list(text: str, split: list[tuple[str, str]]) -> Expression:
     joints = {re.sub(r"\\text|[{}, \\]", "", separator) for _, separator in split[1:]}
     if len(items) > 1 and all(item.kind == "interval" and item.name for item in items):
         return inequalities(text, items, joints)
-    points = [i.kind == "except" or (i.kind == "scalar" and parse_quantity(i.text)) for i in items]
-    if items and items[0].kind == "except" and all(points):  # x \\ne 0, 1
-        items = [item if item.kind == "except" else all_but([item]) for item in items]
-        return all_but((i for item in items for i in item.items), items[0].name)
+    first = items[0] if items else Expression("scalar", "")
+    if first.kind == "except" and all(  # x \\ne 0, 1
+        (i.kind, i.name) == ("except", first.name)
+        or (i.kind == "scalar" and parse_quantity(i.text))
+        for i in items
+    ):
+        return all_but(items, first.name)
     return Expression("list", text, tuple(items))
 
 
@@ -301,9 +304,9 @@ def _solutions(items: list[Expression]) -> tuple[Expression, ...] | None:
     names = [item.name if item.kind == "named" else "" for item in items]
     width = len(set(names))
     groups = [items[at : at + width] for at in range(0, len(items), width or 1)]
-    if width < 2 or len(groups) < 2 or any({i.name for i in g} != set(names) for g in groups):
-        return None
-    if "" in names or any(len(item.items) != 1 for item in items):
+    whole = all({item.name for item in group} == set(names) for group in groups)
+    single = "" not in names and all(len(item.items) == 1 for item in items)
+    if width < 2 or len(groups) < 2 or not whole or not single:
         return None
     pairs = [sorted(group, key=lambda item: item.name) for group in groups]
     return tuple(
@@ -313,16 +316,11 @@ def _solutions(items: list[Expression]) -> tuple[Expression, ...] | None:
 
 
 def _plus_minus(text: str) -> Expression | None:
-    if not re.search(r"\\(?:pm|mp)(?![a-z])", text):  # not \\pmod
-        return None
-    signs = (("+", "-"), ("-", "+"))
     both = [
-        re.sub(r"\\mp(?![a-z])", minus, re.sub(r"\\pm(?![a-z])", plus, text))
-        .removeprefix("+")
-        .strip()
-        for plus, minus in signs
+        re.sub(r"\\mp(?![a-z])", minus, re.sub(r"\\pm(?![a-z])", plus, text)).strip(" +")
+        for plus, minus in ("+-", "-+")
     ]
-    return Expression("list", text, tuple(parse(one) for one in both))
+    return Expression("list", text, tuple(map(parse, both))) if both[0] != both[1] else None
 
 
 def _after(text: str, phrase: re.Match[str]) -> str:

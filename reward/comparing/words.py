@@ -57,35 +57,35 @@ def _letters(text: str) -> str | None:
     return text.lower() if text.isalpha() else None
 
 
+def _one_choice(answer: str) -> re.Match[str] | None:
+    """A letter and the text of its choice, where no other letter stands."""
+    match = _CHOICE_WITH_TEXT.fullmatch(answer)
+    return match if match and not _OTHER_CHOICE.search(match["rest"]) else None
+
+
 def same_choice(gold: str, answer: str) -> bool | None:
     """Whether an answer names the gold's letter; None if it names no letter."""
     letter = choice(answer)
-    if letter is None:
-        match = _CHOICE_WITH_TEXT.fullmatch(answer)
-        if match and not _OTHER_CHOICE.search(match.group("rest")):
-            letter = match.group(1) or match.group(2)
+    if letter is None and (match := _one_choice(answer)):
+        letter = match[1] or match[2]
     return None if letter is None else choice(gold) == letter.upper()
 
 
 def split_unit(text: str) -> tuple[str, str]:
     """An expression and the unit, degree or percent sign after it, if one stands there."""
     match = _TAIL.fullmatch(text)
-    if match is None:
+    unit = match["unit"] if match else ""
+    known = unit in ("°", "%") or read_unit(unit) is not None
+    in_function = unit == "°" and _TRIGONOMETRY.search(text)
+    if match is None or not known or in_function or SHORTHAND.fullmatch(unit):
         return text, ""
-    unit = match.group("unit")
-    if SHORTHAND.fullmatch(unit) or (unit == "°" and _TRIGONOMETRY.search(text)):
-        return text, ""
-    if unit not in ("°", "%") and read_unit(unit) is None:
-        return text, ""
-    return match.group("head").strip(), unit
+    return match["head"].strip(), unit
 
 
 def without_label(answer: str) -> str | None:
     """What follows the bracketed letter of ``(C) 5``; None without one, or with several."""
-    match = _CHOICE_WITH_TEXT.fullmatch(answer)
-    if match and match.group(1) and not _OTHER_CHOICE.search(match.group("rest")):
-        return match.group("rest").strip()
-    return None
+    match = _one_choice(answer)
+    return match["rest"].strip() if match and match[1] else None
 
 
 def same_words(gold: str, answer: str) -> bool | None:

@@ -198,8 +198,7 @@ def parse_quantity(text: str) -> Quantity | None:
                 if unit is None or unit.measures:
                     return None
         elif stripped:
-            letters = stripped[:1].isalpha()
-            if letters and not bare_unit(rest):
+            if stripped[0].isalpha() and not bare_unit(rest):
                 return None
             if currency and (each := _EACH.fullmatch(stripped)):  # $18/day
                 unit, stripped = None, f"\\text{{{currency[2] or currency[3]} {each[1]}}}"

@@ -193,6 +193,7 @@ NOTATION = [
 TURNED_ROUND = [
     ("d>c>b", "b<c<d", True), ("d>c>b", "b>c>d", False), (r"a \le b < c", r"c > b \ge a", True), (r"a \le b < c", r"c \ge b > a", False),
     ("-x > -4", "x<4", True), ("-x > -4", "x>4", False), (r"-x \le -4", r"[4,\infty)", True), ("1<-x<3", "-3<x<-1", True), ("-2x > -4", "x<2", False),
+    ("x>0, y<5", "0<x<5", False), ("x>0, x<5", "0<x<5", True), (r"x\ne 1, y\ne 2", r"x\ne 2, y\ne 1", False), (r"x\ne 1, x\ne 2", r"x\ne 2, x\ne 1", True),
 ]  # fmt: skip
 
 BOUND = [
