@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from itertools import permutations
 from typing import Any
@@ -17,7 +18,10 @@ def _canonical(node: Any, names: dict[Any, str]) -> str:
     if node in names:
         return names[node]
     if not node.args:
-        return str(sympy.srepr(node))
+        counted = {symbol.name: name for symbol, name in names.items()}
+        head, _, index = getattr(node, "name", "").partition("_")  # a_k, a_{k+1}
+        index = re.sub("[a-zA-Z]", lambda m: counted.get(m.group(), m.group()), index)
+        return f"{head}_{index}" if index else str(sympy.srepr(node))
     if isinstance(node, ExprWithLimits):
         limits, body = _nested(node)
         bound = {limit[0] for limit in limits}
@@ -65,6 +69,16 @@ def _flat(node: Any) -> list[Any]:
     numbers = [arg for arg in args if arg.is_Rational and not arg.args]
     whole = node.func(*numbers)
     return [arg for arg in args if arg not in numbers] + [whole] * (whole != node.identity)
+
+
+def indexed(value: Any) -> bool:
+    """Whether what is summed is counted by its index, as a_k is, and so is no constant."""
+    return any(
+        limit[0].name in re.findall("[a-zA-Z]", symbol.name.partition("_")[2])
+        for node in value.atoms(ExprWithLimits)
+        for limit in node.limits
+        for symbol in node.function.free_symbols
+    )
 
 
 def abbreviated(value: Any) -> Any:

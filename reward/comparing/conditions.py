@@ -11,16 +11,17 @@ OPERATOR = re.compile(r"[<>=]|\\(?:le|ge|ne|in|equiv)(?![a-z])")
 CONDITION_WORDS = re.compile(
     r"(?<![a-zA-Z\\])(?:if|when|for|where|is|are|an|a|the|all)(?![a-zA-Z])"
 )
-_OTHERWISE = re.compile(r"(?:otherwise|else|elsewhere|\\text ?\{ ?otherwise ?\})\.?", re.IGNORECASE)
+_OTHERWISE = re.compile("otherwise|else|elsewhere", re.IGNORECASE)
 _OPPOSITES = {"<": "\\ge ", ">": "\\le ", "\\le": "> ", "\\ge": "< ", "=": "\\ne ", "\\ne": "= ",
               "even": "odd", "odd": "even", "rational": "irrational",
               "irrational": "rational"}  # fmt: skip
 _OPPOSITE_RE = re.compile(r"[<>=]|\\(?:le|ge|ne)(?![a-z])|\b(?:even|odd|(?:ir)?rational)\b")
 _MAX_CONDITIONED = 400
 _DOMAIN = re.compile(
-    r"(?P<rest>(?:(?!\\(?:ne|le|ge|in|cup)(?![a-z]))[^=<>,;])+)"
-    r"(?:[,;]|[,;]? ?\\text ?\{,? ?(?:for|where|if|when|with) ?\}) ?"
-    r"(?P<name>[a-z]) ?(?:\\ne(?![a-z])[^=<>,]{1,30}|(?P<bound>(?:\\ge(?![a-z])|>) ?\d))"
+    r"(?P<rest>(?:[^=<>,;]{1,40}=)?(?:(?!\\(?:ne|le|ge|in|cup)(?![a-z]))[^=<>,;])+)"
+    r"(?:[,;]|[,;]? ?\\text ?\{,? ?(?:for|where|if|when|with) ?\}|(?P<open>\()) ?"
+    r"(?P<name>[a-z]) ?(?:\\ne(?![a-z])[^=<>,]{1,30}|"
+    r"(?P<bound>(?:\\ge(?![a-z])|>) ?\d|= ?\d+(?: ?, ?\d+)+ ?, ?\.\.\.))(?(open) ?\))"
 )
 _CONDITION = re.compile(
     r"(?P<rest>.*?\S) ?[,;]? ?(?:\\text ?\{,? ?(?:where|with|for(?: (?:any|all|every|each|some))?"
@@ -33,7 +34,8 @@ _CONDITION = re.compile(
 # "for all real x", "where k is an integer"
 _FOR_ALL = re.compile(
     r"(?P<rest>.*[^\s,;(]) ?[,;]? ?\(?"
-    r"(?:\\text ?\{,? ?for (?:all|any|every|each)(?: [a-z]{4,11}){0,2} ?\}|\\forall)"
+    r"(?:\\text ?\{,? ?for (?:(?:all|any|every|each|some)(?: [a-z]{4,11}){0,2}|integers?) ?\}"
+    r"|\\forall)"
     r" ?[a-z](?![a-z(])(?: ?\\text ?\{[a-z ]{0,20}\})? ?\)?"
     r"|(?P<rest2>.*[^\s,;(]) ?[,;]? ?\\text ?\{,? ?(?:where|with|for) ?\} ?[a-z] ?"
     r"\\text ?\{ ?(?:is )?(?:an? |any )?[a-z ]{0,12}(?:integer|real|number)s? ?\}"
@@ -73,7 +75,7 @@ def domain(condition: str) -> str:
 
 def explicit(branch: Expression, function: Expression) -> str:
     """The condition of a row; "otherwise", of two rows, is the opposite of the other's."""
-    if not _OTHERWISE.fullmatch(branch.detail.strip()):
+    if not _OTHERWISE.fullmatch(branch.detail.strip(" ,;.")):
         return branch.detail
     other = next((b.detail for b in function.items if b is not branch), "")
     found = _OPPOSITE_RE.findall(other)

@@ -13,6 +13,8 @@ LIST_SEPARATOR = (
     r"|\\(?:lor|land)(?![a-z])|\\\\"
 )
 RELATION = r"\\(?:le|ge|ne|approx|in|equiv)(?![a-zA-Z])|<|>|:?="
+#: Comparisons turned round.
+FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
 _SCAN: dict[str, re.Pattern[str]] = {
     pattern: re.compile(
         rf"\\[{{}}]|\\[lr]angle|\\begin(?=\{{)|\\end(?=\{{)|[()\[\]{{}}]|(?P<sep>{pattern})"

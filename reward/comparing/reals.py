@@ -18,7 +18,8 @@ def interval(left: Expression, right: Expression, brackets: str, name: str = "")
 
 
 def all_but(excluded: Iterable[Expression], name: str = "") -> Expression:
-    items = tuple(i for node in excluded for i in (node.items if node.kind == "list" else (node,)))
+    groups = (n.items if n.kind in ("list", "except") else (n,) for n in excluded)
+    items = tuple(item for group in groups for item in group)
     return Expression("except", "except " + ",".join(i.text for i in items), items, name)
 
 
@@ -59,10 +60,10 @@ def inequalities(text: str, items: list[Expression], joints: set[str]) -> Expres
     """Inequalities in a row: one interval where both hold, a union where either does."""
     low = next((item for item in items if item.items[1].text == "\\infty"), None)
     high = next((item for item in items if item.items[0].text == "-\\infty"), None)
-    if len(items) == 2 and low and high and not joints & {"or", "lor"}:
+    several, either = len({item.name for item in items}) > 1, bool(joints & {"or", "lor"})
+    if len(items) == 2 and low and high and not several and not either:
         left, right = parse_quantity(low.items[0].text), parse_quantity(high.items[1].text)
         if left is None or right is None or left.value < right.value:
             brackets = low.detail[0] + high.detail[1]
             return interval(low.items[0], high.items[1], brackets, low.name)
-    joined = len({item.name for item in items}) > 1 and not joints & {"or", "lor"}
-    return Expression("union", text, tuple(items), detail="and" * joined)
+    return Expression("union", text, tuple(items), detail="and" * (several and not either))

@@ -16,7 +16,7 @@ def as_column(node: Expression) -> Expression:
     if node.kind != "tuple":
         return node
     return Expression(
-        "matrix", "", tuple(Expression("row", item.text, (item,)) for item in node.items)
+        "matrix", "", tuple(Expression("tuple", item.text, (item,)) for item in node.items)
     )
 
 
@@ -55,6 +55,15 @@ def tells_apart(node: Expression) -> bool:
         name = re.sub(r"_.*", "", name_key(item.name)) if item.kind == "named" else None
         tags.append(name or (quantity.unit if quantity else None))
     return len(tags) > 1 and None not in tags and len(set(tags)) == len(tags)
+
+
+def is_row(node: Expression) -> bool:
+    """Whether the order of a list counts: tosses H, T, H; 5%, 3, of which only one is a share."""
+    texts = [bare(item.text) for item in node.items]
+    if len({*texts}) < len(texts) and all(re.fullmatch("[A-Z]", text) for text in texts):
+        return True
+    marked = {re.search("[%°]$", text) is None for text in texts}
+    return len(marked) > 1 and all(item.kind == "scalar" for item in node.items)
 
 
 def bare(text: str) -> str:

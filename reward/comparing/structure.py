@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from vespo_openrlhf.reward.comparing.conditions import split_condition
 from vespo_openrlhf.reward.comparing.expression import (
+    FLIP,
     LIST_SEPARATOR,
     RELATION,
     Expression,
@@ -34,7 +35,7 @@ _NAME_PIECE = re.compile(
     r"|[a-zA-Z]'*(?:\^ ?\{? ?-1 ?\}? ?)?\([^()]*\)|\^ ?\{? ?-1 ?\}?|[a-zA-Z|'\[\](), :]"
     r"|_ ?(?:\{[^{}]*\}|\w)|[{}]|\\[|#]"
 )
-_LETTERS = r"(?:[a-zA-Z]+|\\(?!pi|infty|sqrt|frac)[a-z]+)"
+_LETTERS = r"(?:[a-zA-Z]+|\\(?!pi|infty|sqrt|frac)[a-z]+)(?:_ ?(?:\w|\{[^{}]*\}))?"
 _MAX_NAME = 200
 _DENIED = re.compile(
     r"\\(?:not|neg|lnot)(?![a-zA-Z])"
@@ -50,10 +51,11 @@ _FUNCTION_VALUE = re.compile(
 )
 _POINT = re.compile(r"[A-Z]'? ?(?P<coordinates>\([^()]*,[^()]*\))")
 _COMPOUND = re.compile(
-    rf"{_LETTERS}(?: ?[-+/] ?{_LETTERS})+" r"|\\frac ?\{ ?[a-zA-Z]+ ?\} ?\{ ?[a-zA-Z]+ ?\}"
+    rf"{_LETTERS}(?: ?(?:[-+/]|\\cdot) ?{_LETTERS})+"
+    rf"|\\frac ?\{{ ?{_LETTERS} ?\}} ?\{{ ?{_LETTERS} ?\}}"
 )
 _CASES = re.compile(
-    r"(?P<lead>[^&=]{0,60}?=)? ?\\begin\{[dr]?cases\}(?P<rows>.*)\\end\{[dr]?cases\}", re.DOTALL
+    r"(?P<lead>[^&=]{0,60}?=)? ?\\begin\{cases\}(?P<rows>.*)\\end\{cases\}", re.DOTALL
 )
 # The condition of a row, where no & stands before it.
 _WHEN = re.compile(
@@ -98,27 +100,22 @@ def _pieces(text: str, separator: str) -> list[str]:
     return [piece for piece, _ in split_top(text, separator) if piece]
 
 
-_FLIP = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
-
-
 def _inequality(text: str, parts: list[str], operators: list[str]) -> Expression:
     """``x > 2``, ``1 < x \\le 2`` as intervals; anything else stays a relation."""
-    if len(parts) <= 3 and set(operators) <= set(_FLIP):  # -x > -1 is x < 1
+    if len(parts) <= 3 and set(operators) <= set(FLIP):  # -x > -1 is x < 1
         for index, part in enumerate(parts):
             if (negated := _NEGATED.fullmatch(part)) and (len(parts) == 2 or index == 1):
                 sides = [_negative(side) for side in parts]
                 sides[index] = negated.group(1)
-                return _inequality(text, sides, [_FLIP[o] for o in operators])
+                return _inequality(text, sides, [FLIP[o] for o in operators])
     if len(parts) > 2 and all(o in (">", "\\ge") for o in operators):  # c > b > a is a < b < c
-        parts, operators = parts[::-1], [_FLIP[o] for o in operators[::-1]]
+        parts, operators = parts[::-1], [FLIP[o] for o in operators[::-1]]
     variables = [bool(_VARIABLE.fullmatch(part)) for part in parts]
+    name, value = parts[:2] if variables[0] else parts[1::-1]
     if len(parts) == 2 and operators[0] == "\\ne" and any(variables):
-        name, value = (parts[0], parts[1]) if variables[0] else (parts[1], parts[0])
-        values = [parse(piece) for piece in _pieces(value, ",|;")]
-        return all_but(values, name)
-    if len(parts) == 2 and variables[0] != variables[1] and operators[0] in _FLIP:
-        operator = operators[0] if variables[0] else _FLIP[operators[0]]
-        name, value = (parts[0], parts[1]) if variables[0] else (parts[1], parts[0])
+        return all_but([parse(value)], name)
+    if len(parts) == 2 and variables[0] != variables[1] and operators[0] in FLIP:
+        operator = operators[0] if variables[0] else FLIP[operators[0]]
         end = parse(value)
         if operator in (">", "\\ge"):
             return interval(end, infinite(""), ("(" if operator == ">" else "[") + ")", name)
@@ -162,7 +159,12 @@ def _relation(text: str, split: list[tuple[str, str]]) -> Expression:
         return Expression("equation", text, tuple(Expression("scalar", part) for part in parts))
     if operators == ["\\in"]:
         if _MEMBER.fullmatch(parts[0]):
-            return parse(parts[1])
+            held = parse(parts[1])
+            if not _VARIABLE.fullmatch(parts[0]):
+                return held
+            if held.kind == "tuple" and len(held.items) == 2:  # a variable is in no pair
+                return interval(*held.items, "()", parts[0])
+            return replace(held, name=parts[0])
         sides = (Expression("scalar", parts[0]), parse(parts[1]))
         return Expression("relation", text, sides, detail="\\in")
     if "\\approx" in operators and all(o in ("=", "\\approx") for o in operators):
@@ -244,11 +246,13 @@ def _matrix(match: re.Match[str]) -> Expression | None:
     scale = parse_quantity({"": "1", "-": "-1"}.get(factor, factor))
     if scale is None or not scale.plain:
         return None
+    given = [row for row, _ in split_top(inside, r"\\\\") if row]
+    if all("=" in row for row in given):  # a system without its brace
+        return parse(" \\\\ ".join(row.replace("&", " ") for row in given))
     rows = []
-    for row, _ in split_top(inside, r"\\\\"):
-        if row:
-            cells = [parse(_times(scale, cell)) for cell, _ in split_top(row, "&")]
-            rows.append(Expression("row", row, tuple(cells)))
+    for row in given:
+        cells = [parse(_times(scale, cell)) for cell, _ in split_top(row, "&")]
+        rows.append(Expression("tuple", "&".join(cell.text for cell in cells), tuple(cells)))
     return Expression("matrix", f"{scale.value}" * (scale.value != 1) + inside, tuple(rows))
 
 
@@ -280,10 +284,13 @@ def _list(text: str, split: list[tuple[str, str]]) -> Expression:
     joints = {re.sub(r"\\text|[{}, \\]", "", separator) for _, separator in split[1:]}
     if len(items) > 1 and all(item.kind == "interval" and item.name for item in items):
         return inequalities(text, items, joints)
-    points = [i.kind == "except" or (i.kind == "scalar" and parse_quantity(i.text)) for i in items]
-    if items and items[0].kind == "except" and all(points):  # x \\ne 0, 1
-        items = [item if item.kind == "except" else all_but([item]) for item in items]
-        return all_but((i for item in items for i in item.items), items[0].name)
+    first = items[0] if items else Expression("scalar", "")
+    if first.kind == "except" and all(  # x \\ne 0, 1
+        (i.kind, i.name) == ("except", first.name)
+        or (i.kind == "scalar" and parse_quantity(i.text))
+        for i in items
+    ):
+        return all_but(items, first.name)
     return Expression("list", text, tuple(items))
 
 
@@ -297,9 +304,9 @@ def _solutions(items: list[Expression]) -> tuple[Expression, ...] | None:
     names = [item.name if item.kind == "named" else "" for item in items]
     width = len(set(names))
     groups = [items[at : at + width] for at in range(0, len(items), width or 1)]
-    if width < 2 or len(groups) < 2 or any({i.name for i in g} != set(names) for g in groups):
-        return None
-    if "" in names or any(len(item.items) != 1 for item in items):
+    whole = all({item.name for item in group} == set(names) for group in groups)
+    single = "" not in names and all(len(item.items) == 1 for item in items)
+    if width < 2 or len(groups) < 2 or not whole or not single:
         return None
     pairs = [sorted(group, key=lambda item: item.name) for group in groups]
     return tuple(
@@ -309,16 +316,11 @@ def _solutions(items: list[Expression]) -> tuple[Expression, ...] | None:
 
 
 def _plus_minus(text: str) -> Expression | None:
-    if not re.search(r"\\(?:pm|mp)(?![a-z])", text):  # not \\pmod
-        return None
-    signs = (("+", "-"), ("-", "+"))
     both = [
-        re.sub(r"\\mp(?![a-z])", minus, re.sub(r"\\pm(?![a-z])", plus, text))
-        .removeprefix("+")
-        .strip()
-        for plus, minus in signs
+        re.sub(r"\\mp(?![a-z])", minus, re.sub(r"\\pm(?![a-z])", plus, text)).strip(" +")
+        for plus, minus in ("+-", "-+")
     ]
-    return Expression("list", text, tuple(parse(one) for one in both))
+    return Expression("list", text, tuple(map(parse, both))) if both[0] != both[1] else None
 
 
 def _after(text: str, phrase: re.Match[str]) -> str:
@@ -335,12 +337,9 @@ def parse(text: str) -> Expression:
         TooComplexError: it is nested deeper, or has more members, than is read.
     """
     text = text.strip()
-    rows = _MATRIX.fullmatch(text) if "matrix" in text else None
-    if rows and (node := _matrix(rows)) is not None:
-        return node
-    rows = _CASES.fullmatch(text) if "cases}" in text else None
-    if rows and (node := _cases(rows)) is not None:
-        return node
+    for word, shape, read in (("matrix", _MATRIX, _matrix), ("cases}", _CASES, _cases)):
+        if word in text and (rows := shape.fullmatch(text)) and (node := read(rows)) is not None:
+            return node
     if "matrix" in text or "cases}" in text:
         sides = split_top(text, RELATION)
         named = len(sides) == 2 and sides[1][1] == "=" and _FUNCTION_VALUE.fullmatch(sides[0][0])
@@ -360,7 +359,7 @@ def parse(text: str) -> Expression:
     if reals and reals.group("points"):
         points = parse(reals.group("points"))
         return all_but(points.items if points.kind in ("set", "list") else (points,))
-    if reals or text in ("\\mathbb{R}", "\\mathbb R"):
+    if reals or text == "\\mathbb{R}":
         return interval(infinite("-"), infinite(""), "()")
     if (conditioned := split_condition(text)) is not None:
         return replace(parse(conditioned[0]), condition=conditioned[1])

@@ -18,8 +18,8 @@ import sympy
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, latex2sympy
 from math_verify import verify as math_verify
 
-from vespo_openrlhf.reward.comparing.bound import UNFINISHED, abbreviated
-from vespo_openrlhf.reward.comparing.expression import split_top
+from vespo_openrlhf.reward.comparing.bound import UNFINISHED, abbreviated, indexed
+from vespo_openrlhf.reward.comparing.expression import FLIP, split_top
 from vespo_openrlhf.reward.comparing.limits import UnreadableError, check_size
 from vespo_openrlhf.reward.comparing.words import choice, split_unit, text_key
 from vespo_openrlhf.reward.reading.quantity import (
@@ -43,7 +43,7 @@ _PRIMES = re.compile(r"(?<![a-zA-Z])([a-zA-Z])('+)")
 _MISREAD = re.compile(
     r"\\(?:over|atop|above|choose|brack|brace)(?![a-z])"
     r"|\d \d|(?:^|[\d(+^-] ?|(?<!_) )\{[\d.]+\} ?\{[\d.]"
-    r"|['\u0080-\u00af\u00b1-\ud7ff\uf900-\uffff]"
+    r"|:|['\u0080-\u00af\u00b1-\ud7ff\uf900-\uffff]"
 )
 # The parser reads a power of T as a transpose, and leaves it out; and no power of a logarithm.
 _TRANSPOSED = re.compile(r"\^ ?(?:T(?! ?_)|\{ ?T ?\})")
@@ -108,10 +108,20 @@ def expression(text: str) -> Any:
     if imaginary:
         parsed = parsed.subs(dict.fromkeys(imaginary, sympy.I))
     if "\\sqrt[" in text.replace(" ", "") and not parsed.has(sympy.I):
-        parsed = sympy.real_root(parsed)
+        parsed = parsed.replace(_is_odd_root, _real_root)
     if parsed.has(sympy.nan, sympy.zoo):
         raise UnreadableError("not a number")
     return parsed
+
+
+def _is_odd_root(value: Any) -> bool:
+    return bool(value.is_Pow and value.exp.is_Rational and value.exp.q % 2 and value.exp.q > 1)
+
+
+def _real_root(value: Any) -> Any:
+    """An odd root that is real where what it is of is negative, too."""
+    base, exponent = value.args
+    return sympy.sign(base) ** exponent.p * sympy.Abs(base) ** exponent
 
 
 def _lost(number: Any) -> bool:
@@ -219,6 +229,10 @@ def _agree_at_points(left: Any, right: Any) -> bool | None:
     return True if agreed >= _POINTS // 2 else None
 
 
+def _are_scalars(*values: Any) -> bool:
+    return all(isinstance(v, sympy.Expr) and not isinstance(v, sympy.MatrixBase) for v in values)
+
+
 def equal(gold: str, answer: str) -> bool:
     """Whether two scalars are the same number or expression."""
     decimal = _is_rounding(gold, answer) or _is_rounding(answer, gold)
@@ -227,15 +241,15 @@ def equal(gold: str, answer: str) -> bool:
     left, right = expression(gold), expression(answer)
     if left == right:
         return True
-    if isinstance(left, sympy.MatrixBase) or isinstance(right, sympy.MatrixBase):
-        return bool(math_verify(left, right, timeout_seconds=None))
-    if not (isinstance(left, sympy.Expr) and isinstance(right, sympy.Expr)):
+    if not _are_scalars(left, right):
         return bool(math_verify(left, right, timeout_seconds=None))
     right = _same_case(left, right)
     if left.has(*UNFINISHED) and right.has(*UNFINISHED):
         short = abbreviated(left), abbreviated(right)
         if short[0] == short[1] or _agree_at_points(*short):
             return True
+    if indexed(left) or indexed(right):
+        return False
     if not left.free_symbols and not right.free_symbols:
         same = _close(left, right)
         if same is None and not left.has(*UNFINISHED) and not right.has(*UNFINISHED):
@@ -272,8 +286,11 @@ def rounds(exact: str, decimal: str) -> bool:
 
 def _ratio(gold: tuple[str, str], answer: tuple[str, str]) -> Any:
     """The constant c with gold = c * answer for the two left minus right sides, or None."""
-    left = expression(gold[0]) - expression(gold[1])
-    right = _same_case(left, expression(answer[0]) - expression(answer[1]))
+    sides = [expression(text) for text in (*gold, *answer)]
+    if not _are_scalars(*sides):
+        return None
+    left = sides[0] - sides[1]
+    right = _same_case(left, sides[2] - sides[3])
     symbols = sorted(left.free_symbols | right.free_symbols, key=lambda s: s.name)
     if not left.free_symbols or left.free_symbols != right.free_symbols:
         return None
@@ -293,8 +310,10 @@ def algebra(operation: str, *texts: str) -> bool:
     """What :class:`.judge.Judge` asks for.
 
     Raises:
-        UnreadableError: a side does not parse.
+        UnreadableError: a side does not parse, or is beyond what is evaluated.
     """
+    for text in texts:
+        check_size(text)
     if operation == "equal":
         return equal(texts[0], texts[1])
     if operation == "rounds":
@@ -305,12 +324,9 @@ def algebra(operation: str, *texts: str) -> bool:
     if operation == "equation":
         return True
     gold_operator, answer_operator = texts[4], texts[5]
-    if gold_operator == answer_operator and gold_operator in ("\\ne",):
-        return True
-    flipped = {"<": ">", ">": "<", "\\le": "\\ge", "\\ge": "\\le"}
     if ratio.is_positive:
         return gold_operator == answer_operator
-    return ratio.is_negative is True and flipped.get(gold_operator) == answer_operator
+    return ratio.is_negative is True and FLIP.get(gold_operator, gold_operator) == answer_operator
 
 
 def readable_scalar(text: str) -> bool:

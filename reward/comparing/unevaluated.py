@@ -20,8 +20,9 @@ UNFINISHED = re.compile(
 # Numbers among words, but in 3 feet by 5 feet: as a product they could change places.
 SENTENCE = re.compile(
     r"(?!.*(?:\\cdot|\bby ?\}))"
-    r".*\\text ?\{[^{}]*[a-zA-Z]{3}[^{}]*\}.*\d.*\\text ?\{[^{}]*[a-zA-Z]{3}"
+    r"(?:.*\\text ?\{[^{}]*[a-zA-Z]{3}[^{}]*\}.*\d.*\\text ?\{[^{}]*[a-zA-Z]{3}"
     r"|.*\d ?[a-zA-Z]{3,} \d+ ?[a-zA-Z]{3}"
+    r"|.*[\w)}] ?\\text ?\{[^{}]*[a-zA-Z][^{}]*\} ?[\w(\\]|.*\d ?[A-Z] ?\d)"  # 5 R 3
 )
 _SIGNS = re.compile(r"[-+] ?\(? ?[-+]")
 _VARIABLE = re.compile(r"(?<!\\text)(?<![a-zA-Z\\])[a-df-hj-zA-Z](?![a-zA-Z])")

@@ -21,8 +21,7 @@ _TAIL = re.compile(
     r"|minutes|seconds|miles|square units|cubic units)(?: ?\^ ?\{? ?\d ?\}?)?)"
 )
 _TRIGONOMETRY = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
-_TIME = re.compile(r"(\d{1,2}:\d{2}) ?(?:\\text ?\{)? ?([aApP])\.? ?[mM]\.? ?\}?")
-_CLOCK = re.compile(r"0?(\d{1,2}:[0-5]\d(?::[0-5]\d)?)")
+_TIME = re.compile(r"0?(\d{1,2}:[0-5]\d(?::[0-5]\d)?)(?: ?(?:\\text ?\{)? ?([ap])\.? ?m\.? ?\}?)?")
 _SAME_WORDS = {
     "doesnotexist": "dne",
     "nosolutions": "nosolution",
@@ -34,9 +33,7 @@ def text_key(text: str) -> str | None:
     r"""What an answer in words says, or None if it is mathematics: ``\text{East}`` -> "east"."""
     words = re.sub(r"\\text ?\{([^{}]*)\}", r" \1 ", text)
     wrapped = words != text
-    words = (
-        " ".join(words.replace("\\", " ").split()) if wrapped and "\\ " in words else words.strip()
-    )
+    words = words.strip()
     if not _WORDS.fullmatch(words):
         return None
     tokens = re.findall(r"(?:[^\W\d_]|')+", words.lower())
@@ -55,45 +52,40 @@ def choice(text: str) -> str | None:
     return match.group(1).upper() if match else None
 
 
-def is_clock(text: str) -> bool:
-    """Whether a text is a time of the day, and no ratio: 10:30:15."""
-    return _CLOCK.fullmatch(text) is not None
-
-
 def _letters(text: str) -> str | None:
     """A short word that would be a product of variables by itself, like "yes"."""
     return text.lower() if text.isalpha() else None
 
 
+def _one_choice(answer: str) -> re.Match[str] | None:
+    """A letter and the text of its choice, where no other letter stands."""
+    match = _CHOICE_WITH_TEXT.fullmatch(answer)
+    return match if match and not _OTHER_CHOICE.search(match["rest"]) else None
+
+
 def same_choice(gold: str, answer: str) -> bool | None:
     """Whether an answer names the gold's letter; None if it names no letter."""
     letter = choice(answer)
-    if letter is None:
-        match = _CHOICE_WITH_TEXT.fullmatch(answer)
-        if match and not _OTHER_CHOICE.search(match.group("rest")):
-            letter = match.group(1) or match.group(2)
+    if letter is None and (match := _one_choice(answer)):
+        letter = match[1] or match[2]
     return None if letter is None else choice(gold) == letter.upper()
 
 
 def split_unit(text: str) -> tuple[str, str]:
     """An expression and the unit, degree or percent sign after it, if one stands there."""
     match = _TAIL.fullmatch(text)
-    if match is None:
+    unit = match["unit"] if match else ""
+    known = unit in ("°", "%") or read_unit(unit) is not None
+    in_function = unit == "°" and _TRIGONOMETRY.search(text)
+    if match is None or not known or in_function or SHORTHAND.fullmatch(unit):
         return text, ""
-    unit = match.group("unit")
-    if SHORTHAND.fullmatch(unit) or (unit == "°" and _TRIGONOMETRY.search(text)):
-        return text, ""
-    if unit not in ("°", "%") and read_unit(unit) is None:
-        return text, ""
-    return match.group("head").strip(), unit
+    return match["head"].strip(), unit
 
 
 def without_label(answer: str) -> str | None:
     """What follows the bracketed letter of ``(C) 5``; None without one, or with several."""
-    match = _CHOICE_WITH_TEXT.fullmatch(answer)
-    if match and match.group(1) and not _OTHER_CHOICE.search(match.group("rest")):
-        return match.group("rest").strip()
-    return None
+    match = _one_choice(answer)
+    return match["rest"].strip() if match and match[1] else None
 
 
 def same_words(gold: str, answer: str) -> bool | None:
@@ -102,12 +94,9 @@ def same_words(gold: str, answer: str) -> bool | None:
         decided = same_choice(gold, answer)
         if decided is not None:
             return decided
-    gold_time, answer_time = _TIME.fullmatch(gold), _TIME.fullmatch(answer)
-    if gold_time and answer_time:
-        return gold_time[1] == answer_time[1] and gold_time[2].lower() == answer_time[2].lower()
-    gold_clock, answer_clock = _CLOCK.fullmatch(gold), _CLOCK.fullmatch(answer)
-    if gold_clock and answer_clock:
-        return gold_clock[1] == answer_clock[1]
+    times = _TIME.fullmatch(gold.lower()), _TIME.fullmatch(answer.lower())
+    if times[0] and times[1]:
+        return times[0].groups() == times[1].groups()
     gold_text, answer_text = text_key(gold), text_key(answer)
     if gold_text is None and answer_text is None:
         return None

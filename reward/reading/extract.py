@@ -37,19 +37,20 @@ _ANSWER_LINE = re.compile(r"answer(?:[ \t]+is)?[ \t*_]*[::][ \t*_]*([^\n]*)", re
 # after it may be the mark of a list or of a sentence: it needs the start of mathematics before it.
 _BEFORE_BOX = (
     r"\\(?:left|[bB]igg?l?|math(?:bf|rm)|text(?:bf)?|bm|bf|underline|displaystyle|large|Large|q?quad"
-    r"|(?:text)?color ?\{\w{1,9}\})(?![a-z])|[{($*]"
+    r"|(?:text)?color ?\{\w{1,9}\})(?![a-z])|[{(\[$*]"
 )
+_GAP = rf"(?:\s|~|\\[,;:! ]|}}|{_BEFORE_BOX})*"
+
 _SIGN = re.compile(
-    r"(?:(?:[=<≤≥≠≈]|(?<!<br)(?<!/)(?<!<p)(?<!<li)(?<!/p)>"  # no tag's
+    r"(?:(?:[=<≤≥≠≈({\[]|(?<=\s)\*\*?(?=\S)|(?<!<br)(?<!/)(?<!<p)(?<!<li)(?<!/p)>"  # no tag's
     r"|\\(?:[(\[]|(?:leq?|geq?|lt|gt|neq?|approx|to|therefore|Rightarrow|implies)(?![a-z]))"
     r"|(?:\A|(?<=[\s(*:]))\${1,2})(?: |\\[,;:!])*(?:\\text ?(?={))?[{(*]{0,4}"
-    rf"(?P<sign>[-−–‑﹣－]|\\pm|\\mp|±)(?:\s|~|\\[,;:! ]|}}|{_BEFORE_BOX})*"
-    r"|(?:\A|(?<=[\s*({\[:]))(?P<tight>[-−‑﹣－]|\\pm|\\mp|±)"
-    rf"(?:~|\\[,;:!]|{_BEFORE_BOX})*"
+    rf"(?:[-−–‑﹣－]|\\pm|\\mp|±){_GAP}"
+    rf"|(?:\A|(?<=[\s*({{\[:]))(?:[-−‑﹣－]|\\pm|\\mp|±)(?:~|\\[,;:! ]|{_BEFORE_BOX})*"
     # minus \boxed{7}, -1 \cdot \boxed{7}; after a number or a bracket it is a difference
     r"|(?<![\w)}\]\\])(?<![\w)}\]]\$)(?<![\d)}\]$] )(?<!\b[a-z] )"
-    r"(?P<said>(?:minus|negative)\s|(?:[-−–]1|\( ?[-−–]1 ?\))"
-    rf" ?(?:\\cdot(?![a-z])|\\times(?![a-z])|[*×·]|(?<=\))))(?:\s|~|\\[,;:! ]|{_BEFORE_BOX})*)\Z",
+    rf"(?:(?:minus|negative)\s|\\pm|\\mp|±|(?:[-−–]1|\( ?[-−–]1 ?\))"
+    rf" ?(?:\\cdot(?![a-z])|\\times(?![a-z])|[*×·]|(?<=\)))){_GAP})\Z",
     re.IGNORECASE,
 )
 # Once it has answered, a model that goes on to another problem answers that.
@@ -270,6 +271,6 @@ def extract(response: str, *, prompt: str = "", require_box: bool = True) -> Ext
         group.insert(0, box)
     answers = [box[2].strip() for box in group]
     if sign := _SIGN.search(text[max(0, group[0][0] - 24) : group[0][0]]):
-        minus = (sign["sign"] or sign["tight"] or "-") in "-−–‑﹣－"
-        answers[0] = ("-" if minus else "\\pm ") + f"({answers[0]})"
+        both = re.search(r"\\pm|\\mp|±", sign.group())
+        answers[0] = ("\\pm " if both else "-") + f"({answers[0]})"
     return Extraction(tuple(answers))

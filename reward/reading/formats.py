@@ -12,6 +12,7 @@
 | Llama 3 | none | `<|start_header_id|>`, `<|eot_id|>` |
 | gpt-oss | `<|channel|>analysis` | `<|start|>`, `<|end|>`, `<|return|>` |
 | Seed-OSS, MiniMax M3, Command A | `<seed:think>`, `<mm:think>`, `<|START_THINKING|>` | |
+| EXAONE Deep; MedGemma; OpenThinker | `<thought>`; `<unused94>`; `<|begin_of_thought|>` | |
 | by a prompt of one's own | `<thinking>`, `<reasoning>` | |
 """
 
@@ -25,7 +26,8 @@ THINKING = (
     ("<|open|>think<|sep|>", "<|close|>think<|sep|>"), ("<|channel>", "<channel|>"),
     ("<seed:think>", "</seed:think>"), ("<mm:think>", "</mm:think>"),
     ("<|START_THINKING|>", "<|END_THINKING|>"), ("<thinking>", "</thinking>"),
-    ("<reasoning>", "</reasoning>"),
+    ("<reasoning>", "</reasoning>"), ("<thought>", "</thought>"), ("<unused94>", "<unused95>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
 )  # fmt: skip
 OPEN_THINKING = re.compile(
     "(?:" + "|".join(re.escape(opens) for opens, _ in THINKING)
@@ -36,8 +38,8 @@ _MESSAGE = re.compile(
     r"(?:<\|start\|>\s{0,4}(?P<role>\w*)[^<]{0,80})?<\|channel\|>\s{0,4}(?P<channel>\w+)[^<]{0,80}"
     r"(?:<\|constrain\|>[^<]{0,80})?<\|message\|>"
 )
-_OTHER_ROLE = re.compile(r"<\|start\|>(?!\s{0,4}assistant)")
-_BARE_ANALYSIS = re.compile(r"\s{0,4}analysis(?=[A-Z\d\\$(])")
+_USER = re.compile(r"<\|start\|>\s{0,4}(?:user|system|developer)")
+_BARE_ANALYSIS = re.compile(r"\s{0,4}(?:assistant)?analysis(?=[A-Z\d\\$(])")
 _BARE_FINAL = "assistantfinal"
 
 END_TOKEN = (
@@ -96,12 +98,12 @@ def final_text(response: str) -> str | None:
 
 
 def _final_channel(response: str) -> str | None:
-    """The first message of the final channel, before another role speaks; None without one."""
+    """The model's first message of the final channel, before the user speaks; None without one."""
     if "<|channel|>" not in response:
         return response.partition(_BARE_FINAL)[2] or None
-    other = _OTHER_ROLE.search(response)
-    for message in _MESSAGE.finditer(response[: other.start() if other else None]):
-        if message["channel"] == "final":
+    user = _USER.search(response)
+    for message in _MESSAGE.finditer(response[: user.start() if user else None]):
+        if message["channel"] == "final" and message["role"] in (None, "assistant"):
             return response[message.end() :]
     return None
 

@@ -77,6 +77,10 @@ _FONT_LETTER = re.compile(
 _MATH_IN_TEXT = re.compile(
     r"\\text\{ ?([-+]?\d*\\[dt]?(?:frac ?(?:\d\d|\{[^{}]*\} ?\{[^{}]*\})|sqrt ?\{[^{}]*\}|pi)) ?\}"
 )
+# After a number and with no argument, min and sec are units.
+_TIME = re.compile(
+    r"(?<=\d)((?:\\[,;: ]|[~ ])*(?:\\text ?\{ ?)?)(min|sec)(?=\.? ?(?:\}(?! ?\\?[a-zA-Z(])|,|\Z))"
+)
 _TEXT_GROUP = re.compile(r"\\text\{([^{}]*)\}")
 _FUNCTIONS = (
     "arcsin arccos arctan arccot arcsec arccsc sinh cosh tanh sin cos tan cot sec csc log ln exp "
@@ -96,6 +100,7 @@ _COMMANDS = {
     "colon": ":", "lang": r"\langle ", "rang": r"\rangle ", "isin": r"\in ", "Reals": r"\mathbb{R}",
     "R": r"\mathbb{R}", "N": r"\mathbb{N}", "Z": r"\mathbb{Z}", "i": "i", "e": "e",
     "lg": r"\log_{10} ", "top": "T", "intercal": "T",
+    "pounds": "£", "textsterling": "£", "euro": "€", "texteuro": "€",
 }  # fmt: skip
 _COMMAND = re.compile(
     r"\\(" + "|".join(sorted(_COMMANDS, key=len, reverse=True)) + r")(?![a-zA-Z])"
@@ -113,8 +118,13 @@ _CASES = re.compile(
     r"(?P<rows>.*?)\\end\s*\{\1\}\s*\\right\s*\.",
     re.DOTALL,
 )
+_GAP = re.compile(r"(?<=[\w)}]) ?\\q?quad ?(?=[\w(-]|\\(?!\\))")  # before a row's condition
 _MAX_INFIX = 8
 _INFIX = re.compile(r"\\(over|choose)(?![a-zA-Z])")
+_LEFT = re.compile(r"\\left ?(?:\\[{|]|[(\[|.])")
+_RIGHT = re.compile(r"(?=\\right(?![a-zA-Z]))")
+# A group that a command, a root's index or a script takes is no group of its own.
+_ARGUMENT = re.compile(r"(?:[\^_\]}]|\\[a-zA-Z]+) ?\Z")
 _ORDINAL = re.compile(
     r"(?<=\d) ?\^ ?\{ ?(?:\\text ?\{ ?)?(?:st|nd|rd|th) ?\}? ?\}"
     r"|(?:(?<=1)st|(?<=2)nd|(?<=3)rd|(?<=\d)th)(?=[ .}]*$)"
@@ -152,13 +162,11 @@ _ROOT_NUMBER = re.compile(r"\\sqrt ?(\d{2,}(?:\.\d+)?|\d\.\d+)")
 _POWER_NUMBER = re.compile(r"\^ ?(-?\d*\.\d+|-?\d{2,}|-\d)(?![.\d])")
 _CARET_PAREN = re.compile(r"\^\s*\(([^()]{1,60})\)")
 _JOINER = re.compile("(?<![\u4e00-\u9fff])(?:(以及|和|及|与)|或者?)(?![\u4e00-\u9fff])")
-_INEQUALITY = {
-    "<=": r"\le ",
-    ">=": r"\ge ",
-    "=<": r"\le ",
-    "=>": r"\ge ",
-}
+_INEQUALITY = {"<=": r"\le ", ">=": r"\ge ", "=<": r"\le ", "=>": r"\ge "}
 _INEQUALITY_RE = re.compile(r"<=|>=|=<|=>|!=|\\not ?=")
+
+
+_BARE = ("+", "-", CURRENCY, "€", "£", "₹", "¥", "e", "i", "d")
 
 
 def _text_group(match: re.Match[str]) -> str:
@@ -173,15 +181,11 @@ def _text_group(match: re.Match[str]) -> str:
         return f"\\text{{{joined[1]}}}\\text{{{joined[2]}}}"
     if content in ("%", "percent"):
         return "%"
-    if content in ("+", "-"):
-        return content
     if content == ".":
         return ""
-    if content == CURRENCY:
-        return content
     if content in ("", ",", ";"):
         return f" {content} "
-    if content in ("e", "i", "d") or content.replace(",", "").replace(".", "").isdigit():
+    if content in _BARE or content.replace(",", "").replace(".", "").isdigit():
         return content
     return f"\\text{{{content}}}"
 
@@ -307,13 +311,18 @@ def normalize(text: str) -> str:
         text = _JOINER.sub(lambda m: " and " if m[1] else " or ", text)
     text = _dollars(text)
     text = text.replace("**", "^")
+    text = text.replace("{dcases}", "{cases}").replace("{rcases}", "{cases}")
     text = _CASES.sub(r"\\begin{cases}\g<rows>\\end{cases}", text) if "\\right" in text else text
+    text = _GAP.sub(", ", text) if "{cases}" in text else text
+    if _INFIX.search(text):  # what \left and \right hold is a group
+        text = _RIGHT.sub("}", _LEFT.sub(r"\g<0>{", text))
     text = _ROOT_NUMBER.sub(r"\\sqrt{\1}", text)
     text = _POWER_NUMBER.sub(r"^{\1}", text)
     text = _DELIMITERS.sub(" ", _protect_rows(text))
     text = INVISIBLE.sub(" ", text)
     text = _FONT_LETTER.sub(r" \1", text)
     text = _TEXT.sub(r"\\text", text)
+    text = _TIME.sub(lambda m: m[1] + ("minute" if m[2] == "min" else "second"), text)
     text = _TEXT_GROUP.sub(_text_group, _MATH_IN_TEXT.sub(r"\1", text))
     text = text.replace("\\%", "%").replace("\\#", "#").replace("\\&", "\\text{and}")
     text = _thousands(text)
@@ -367,7 +376,9 @@ def _infix(text: str) -> str:
         end = ends[start] - 1 if around else len(text)
         top, bottom = text[start + 1 : match.start()].strip(), text[match.end() : end].strip()
         command = "frac" if match.group(1) == "over" else "binom"
-        text = f"{text[: max(start, 0)]}\\{command}{{{top}}}{{{bottom}}}{text[end + 1 :]}"
+        before, read = text[: max(start, 0)], f"\\{command}{{{top}}}{{{bottom}}}"
+        read = f"{{{read}}}" if _ARGUMENT.search(before) else read
+        text = before + read + text[end + 1 :]
     return text
 
 

@@ -71,7 +71,7 @@ class Quantity:
     """A number and what stands around it.
 
     Attributes:
-        value: the exact value; in the base's digits if ``base`` is set.
+        value: the exact value; 0 if ``base`` is set, whose digits are compared.
         percent: a percent sign stands after it.
         unit: what stands after it, if anything does.
         base: (digits, base) of a number written in a base other than ten.
@@ -144,16 +144,15 @@ def _based(text: str) -> Quantity | None:
         return None
     if not digits.isdigit() and base <= 10:
         return None
-    try:
-        value = Fraction(
-            int(groups.get("sign", "") + digits if groups.get("sign") else digits, base)
-        )
-    except ValueError:
-        value = Fraction(0)  # not a number of that base; its digits are still compared
-        return Quantity(value, base=(digits, base))
+    sign = groups.get("sign") or ""
     if base == 10:
-        return Quantity(value)
-    return Quantity(value, base=((groups.get("sign") or "") + digits.lstrip("0"), base))
+        return Quantity(Fraction(int(sign + digits)))
+    return Quantity(Fraction(0), base=(sign + digits.lstrip("0"), base))
+
+
+def _after(text: str, word: re.Match[str]) -> str:
+    """What follows a word, in the text group that it opened, if it did."""
+    return re.sub(r"^\\text ?\{\s*\}", "", (word[1] or "") + text[word.end() :]).strip()
 
 
 def parse_quantity(text: str) -> Quantity | None:
@@ -189,25 +188,17 @@ def parse_quantity(text: str) -> Quantity | None:
         if scale:
             for name in [scale.group(2)] if scale.group(2) else scale.group(3):
                 value *= _SCALES[name]
-            text_open = scale.group(1) is not None
-            stripped = stripped[scale.end() :].strip()
-            stripped = ("\\text{" + stripped) if text_open and stripped != "}" else stripped
-            if text_open and stripped.startswith("}"):
-                stripped = stripped[1:].strip()
+            stripped = _after(stripped, scale)
         if per_cent := _PER_CENT.match(stripped):
-            percent, after = True, stripped[per_cent.end() :].strip()
-            after = (
-                f"\\text{{{after}" if per_cent.group(1) and after[:1] not in ("}", "") else after
-            )
-            if after not in ("", "}"):
+            percent, after = True, _after(stripped, per_cent)
+            if after:
                 if not after.startswith("\\text"):  # what TeX comments out
                     return None
                 unit = read_unit(after)
                 if unit is None or unit.measures:
                     return None
         elif stripped:
-            letters = stripped[:1].isalpha()
-            if letters and not bare_unit(rest):
+            if stripped[0].isalpha() and not bare_unit(rest):
                 return None
             if currency and (each := _EACH.fullmatch(stripped)):  # $18/day
                 unit, stripped = None, f"\\text{{{currency[2] or currency[3]} {each[1]}}}"

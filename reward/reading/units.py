@@ -129,9 +129,9 @@ _NOT_UNITS = frozenset(
     "and or not if otherwise except to through from no none minus plus times over divided by with "
     "without is are than less more at least most about approximately between unless for all any "
     "where when infinity base mod modulo equals squared cubed choose but maybe undefined factorial "
-    "negative am pm below above under beyond before after opposite repeating recurring "
-    "lakh crore bn mn grand gross googol ppm ppb permille basis bps doubled halved tripled "
-    "quadrupled inverse reciprocal wrong false incorrect true".split()
+    "negative am pm below above under beyond before after opposite repeating recurring rep "
+    "periodic lakh crore bn mn grand gross score googol ppm ppb permille basis bps doubled halved "
+    "tripled quadrupled inverse reciprocal wrong false incorrect true".split()
 )
 _NUMBER_WORD = re.compile(
     r"(?:zero|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twel(?:ve|f)|third|fif|eigh|nin"
@@ -140,18 +140,31 @@ _NUMBER_WORD = re.compile(
 )
 # What says nothing of what is counted.
 _NEUTRAL = frozenset("unit total in of the a an each every per different possible distinct old "
-                     "altogether way only long such".split())  # fmt: skip
-_PLURALS = {"people": "person", "children": "child", "men": "man", "women": "woman"}
+                     "altogether way only long such whole full extra additional us american "
+                     "consecutive".split())  # fmt: skip
+_SAME_WORD = {"people": "person", "children": "child", "men": "man", "women": "woman",
+              "anticlockwise": "counterclockwise"}  # fmt: skip
 _CELSIUS = re.compile(r"(?:degrees?|°) ?(celsius|fahrenheit)", re.IGNORECASE)
+_DIRECTION = re.compile(
+    r"(north|south|east|west|[NSEW]) of (?:the )?(?=north|south|east|west|[NSEW])"
+)
+# light-years, units to the left
+_JOINT = re.compile(r"(?<=[a-z])-(?=[a-z])|\bto the (?=left|right|north|south|east|west)")
 _VARIABLE = re.compile("[b-z]")
 
 
 def read_unit(text: str) -> Unit | None:
     """The unit and the words that a text after a number consists of; None if it is neither."""
     words = _TEXT_OPEN.sub(" ", text.replace("\\cdot", " ")).replace("}", " } ").replace("{", " { ")
-    words = words.replace("\\Omega", "Ω").replace("\\mu ", "μ").replace("µ", "μ")
+    words = (
+        words.replace("\\Omega", "Ω")
+        .replace("\\mu ", "μ")
+        .replace("µ", "μ")
+        .replace("mm Hg", "mmHg")
+    )
     words = re.sub(r"\^ ?\{ ?(-?\d) ?\}", r"^\1", words).replace("{", " ").replace("}", " ")
     words = _CELSIUS.sub(r"\1", re.sub(r" ?\^ ?", "^", " ".join(words.split())))
+    words = _DIRECTION.sub(r"\1of", _JOINT.sub(" ", words))
     if len(words) > 60:
         return None
     if words == "times":  # with nothing after it, a count
@@ -187,40 +200,41 @@ def read_unit(text: str) -> Unit | None:
         if lower in ("squared", "cubed") and last in UNITS:
             take(last, sign * (1 if lower == "squared" else 2))
             continue
-        name = next(
-            (
-                n
-                for n in (word, lower, lower.removesuffix("s"))
-                if n in UNITS and (len(n) > 1 or n == word)
-            ),
-            None,
-        )
+        name = _name(word)
         if lower == "in" and "".join(tokens[index + 1 : index + 2]).isalpha():
             continue  # in total
-        if name is None:
+        if not name or (word in ("N", "S", "E", "W") and "°" in words):
             if not word.isalpha() or _VARIABLE.fullmatch(word):
                 return None
             if {lower, lower.removesuffix("s")} & _NOT_UNITS or _NUMBER_WORD.fullmatch(lower):
                 return None
             if pending == 1 or lower.removesuffix("s") != "unit":
-                others.append(_singular(lower))
+                others.append(lower if lower in _NEUTRAL else _singular(lower))
             last, pending = "-", 1
+            continue
+        if last == "-" and others and others[-1] not in _NEUTRAL:  # light years are no years
+            others[-1] += name
             continue
         take(name, sign * pending)
         last, pending = name, 1
     if others and len(words.split()) > 5:
         return None
-    if "°" in words and dims.get("angle") and len(dims) > 1:
-        return Unit()
     measures = tuple(sorted((d, e) for d, e in dims.items() if e))
     if dims and not measures:  # km/m
         return None
     return Unit(measures, factor, frozenset(others) - _NEUTRAL)
 
 
+def _name(word: str) -> str:
+    """The name in the table of a word, which may be a plural or in capitals; empty without one."""
+    lower = word.lower()
+    names = (word, lower, lower.removesuffix("s"))
+    return next((n for n in names if n in UNITS and (len(n) > 1 or n == word)), "")
+
+
 def _singular(word: str) -> str:
-    if word in _PLURALS:
-        return _PLURALS[word]
+    if word in _SAME_WORD:
+        return _SAME_WORD[word]
     word = re.sub(r"ies$", "y", word) if len(word) > 4 else word
     return re.sub(r"(x|[cs]h|ss)es$", r"\1", word).removesuffix("s")
 
@@ -245,7 +259,6 @@ def bare_unit(rest: str) -> bool:
     space, word, after = match.groups()
     if len(word) == 1:
         return bool(space) and word in "mgshlLNJWK" and after in ("", "^", "/")
-    names = (word, word.lower(), word.lower().removesuffix("s"))
-    if name := next((n for n in names if n in UNITS), ""):
+    if name := _name(word):
         return bool(space) or len(name) > 2 or name in _TIGHT
     return bool(space) and len(word) > 3 and after in ("", " ", ".")

@@ -24,6 +24,7 @@ from vespo_openrlhf.reward.api import verify
 from vespo_openrlhf.reward.labels import parse_label
 from vespo_openrlhf.reward.tools.audit import label_column_of, read_rows
 from vespo_openrlhf.reward.tools.oracle import evaluate, same, split
+from vespo_openrlhf.reward.verdict import UNJUDGED
 
 _THREADS = 8
 _MAX_GOLD = 300
@@ -283,10 +284,7 @@ class Case:
     @property
     def disagrees(self) -> bool:
         """Whether the verifier judged otherwise; nothing was judged where it was busy."""
-        return self.got not in _UNJUDGED and self.expected != (self.got == "correct")
-
-
-_UNJUDGED = ("overloaded", "unavailable")
+        return self.got not in UNJUDGED and self.expected != (self.got == "correct")
 
 
 def cases_of(gold: str, seed: int) -> tuple[list[Case], int]:
@@ -347,7 +345,7 @@ def fuzz(golds: Iterable[str], seed: int = 0) -> dict[str, Any]:
         "left_out": left_out,
         "wrong": sum(not case.expected for case in made),
         "equivalent": sum(case.expected for case in made),
-        "unjudged": sum(case.got in _UNJUDGED for case in made),
+        "unjudged": sum(case.got in UNJUDGED for case in made),
         "wrong_accepted": [case for case in wrong if not case.expected],
         "equivalent_rejected": [case for case in wrong if case.expected],
     }

@@ -21,6 +21,14 @@ FAMILIES = {
     "Seed-OSS": ("", "<seed:think>", "</seed:think>", "<seed:eos>"),
     "MiniMax M3": ("", "<mm:think>", "</mm:think>", ""),
     "Command A": ("", "<|START_THINKING|>", "<|END_THINKING|>", "<|END_OF_TURN_TOKEN|>"),
+    "EXAONE Deep": ("", "<thought>", "</thought>", ""),
+    "MedGemma": ("", "<unused94>thought\n", "<unused95>", "<end_of_turn>"),
+    "OpenThinker": (
+        "",
+        "<|begin_of_thought|>",
+        "<|end_of_thought|><|begin_of_solution|>",
+        "<|end_of_solution|>",
+    ),
     "gpt-oss": (
         "",
         "<|channel|>analysis<|message|>",
@@ -28,6 +36,12 @@ FAMILIES = {
         "<|return|>",
     ),
     "gpt-oss, special tokens left out": ("", "analysis", "assistantfinal", ""),
+    "gpt-oss, special tokens left out, from its start": (
+        "assistant",
+        "analysis",
+        "assistantfinal",
+        "",
+    ),
 }
 # (before the answer, after it), of those that do not think
 TURNS = {
@@ -77,6 +91,9 @@ def test_what_follows_the_turn_is_not_its_answer(turn: str) -> None:
         (r"<|channel|>final<|message|>\boxed{7}<|return|><|start|>user<|message|>\boxed{8}", "correct"),
         (r"<|channel|>analysis<|message|>a<|end|><|start|>assistant<|channel|>final "
          r"<|constrain|>json<|message|>\boxed{7}", "correct"),
+        (r"<|channel|>commentary to=functions.f<|message|>{}<|call|><|start|>functions.f to=assistant<|channel|>commentary"
+         r"<|message|>\boxed{8}<|end|><|start|>assistant<|channel|>final<|message|>\boxed{7}", "correct"),
+        (r"<|start|>functions.f to=assistant<|channel|>final<|message|>\boxed{7}", "truncated"),
         (r"analysis of the case: \boxed{7}", "correct"), (r"the assistantfinal is \boxed{7}", "correct"),
         (r"[THINK]a[/THINK]<think>\boxed{7}", "truncated"), (r"a[/THINK]\boxed{7}", "correct"),
         (r"\boxed{7}[/THINK]", "no_answer"), (r"<think>[THINK]</think>\boxed{7}[THINK]", "truncated"),
@@ -107,6 +124,9 @@ def test_a_prompt_that_opens_the_thinking(opens: str) -> None:
         ("$y = –\\boxed{6}$", "6", False), ("$y = –\\boxed{6}$", "-6", True), ("$y=－\\boxed{6}$", "6", False),
         (r"$y=\text{-}\boxed{6}$", "6", False), (r"$y=\;-\;\boxed{6}$", "6", False), (r"$y=-\large\boxed{6}$", "6", False),
         (r"$y=-\textbf{\boxed{6}}$", "6", False), (r"$y=-\color{red}\boxed{6}$", "-6", True), (r"$y=\mp\boxed{6}$", "6", False),
+        (r"**- \boxed{6}**", "6", False), (r"**-** $\boxed{6}$", "6", False), (r"is (- \boxed{6})", "6", False), (r"is $( - \boxed{6} )$", "-6", True),
+        (r"is -\ \boxed{6}", "6", False), (r"is $-[\boxed{6}]$", "6", False), (r"is ± \boxed{6}", r"\pm 6", True), (r"$5 \pm \boxed{6}$", "6", True),
+        (r"**Answer:**- \boxed{6}", "6", True), (r"[1] - \boxed{6}", "6", True), (r"(so far) - \boxed{6}", "6", True),
         (r"$y > -\boxed{6}$", "6", False), (r"$y \le -\boxed{6}$", "6", False), (r"$y \neq - \boxed{6}$", "-6", True),
         (r"$y=-\bigl(\boxed{6}\bigr)$", "6", False), ("So: – $\\boxed{6}$", "6", True), ("<br>- \\boxed{6}", "6", True),
     ],

@@ -12,6 +12,7 @@ POWERS_OF_T = [
     ("(2+x)^T", "2+x", False), (r"M^{T}N", "MN", False), (r"500(1.05)^T", "500(1.05)", False),
     (r"500(1.05)^T", r"500\cdot 1.05^{T}", True), ("x^Ty", "xy", False), (r"\frac{2}{3}^T", r"\frac{2}{3}", False),
     (r"A^\top B", "A^TB", True), ("e^{rT}", "e^{rT}", True), ("2^T", "2", False), ("(1+r)^T", r"\exp(T\ln(1+r))", True),
+    ("M^TM", "MM^T", False), (r"M^{T} N", "M^TN", True),
 ]  # fmt: skip
 
 MEMBERS = [
@@ -35,6 +36,12 @@ MEMBERS = [
     (r"5\text{ red }3\text{ blue}", r"3\text{ red }5\text{ blue}", False), (r"2\text{ days }28\text{ hours}", r"3\text{ days }4\text{ hours}", True),
     (r"2\text{ ft }6\text{ in}", r"2\text{ feet }6\text{ inches}", True),
     ("(x=1,y=2),(x=3,y=4)", "(1,2),(3,4)", True), (r"(x,y)=(1,2) \text{ or } (3,4)", "(3,4),(1,2)", True),
+    (r"x\in(1,2), y\in(5,7)", r"x\in(5,7), y\in(1,2)", False), (r"1<x<2, 5<y<7", r"x\in(1,2), y\in(5,7)", True),
+    (r"x\in\{1,2\}, y\in\{5\}", r"x\in\{5\}, y\in\{1,2\}", False), ("W, L, W", "W, W, L", False), ("W, L", "L, W", True),
+    (r"8 \text{ remainder } 3", r"3 \text{ remainder } 8", False), (r"8 \text{ R } 3", r"3 \text{ R } 8", False), (r"8 \text{ R } 3", r"8\text{ R }3", True),
+    (r"4 \text{ less than } x", r"x \text{ less than } 4", False), (r"4\text{ ft }6\text{ in}", r"54\text{ in}", True), (r"4\text{ ft }6\text{ in}", "10", False),
+    (r"1\text{ h }20\text{ min}", r"80\text{ min}", True), (r"1\text{ h }20\text{ min}", r"1.2\text{ h}", False),
+    (r"8\%, 3", r"3\%, 8", False), (r"8\%, 3", r"8\%, 3.0", True), (r"8\%, 3\%", r"3\%, 8\%", True), (r"30^\circ, 4", r"4^\circ, 30", False),
 ]  # fmt: skip
 
 PIECEWISE = [
@@ -57,6 +64,11 @@ PIECEWISE = [
     (r"\begin{cases} 1 & n=0 \\ 2 & n=1 \\ 3 & n \ge 2\end{cases}", r"\begin{cases} 1 & n=0 \\ 3 & n=1 \\ 2 & n \ge 2\end{cases}", False),
     (r"\left\{\begin{array}{l} a=3\\ b=8\end{array}\right.", "a=8,b=3", False), (r"\left\{\begin{array}{l} a=3\\ b=8\end{array}\right.", "b=8,a=3", True),
     (r"\begin{cases} x&=3\\ y&=8\end{cases}", "(3,8)", True), (r"\left\{\begin{aligned} x&=3\\ y&=8\end{aligned}\right.", "(8,3)", False),
+    (r"\begin{cases} 3, & \text{if } x<1, \\ 4, & \text{otherwise}.\end{cases}", r"\begin{cases} 3 & x<1 \\ 4 & \text{else}\end{cases}", True),
+    (r"\begin{dcases} x/3 & x<1 \\ 4 & x\ge 1\end{dcases}", r"\begin{cases} \frac{x}{3} & x<1 \\ 4 & x\ge 1\end{cases}", True),
+    (r"\begin{cases} 3 \quad x<1 \\ 4 \quad x\ge 1\end{cases}", r"\begin{cases} 3 & x<1 \\ 4 & x\ge 1\end{cases}", True),
+    (r"\begin{cases} 4 \quad x<1 \\ 3 \quad x\ge 1\end{cases}", r"\begin{cases} 3 & x<1 \\ 4 & x\ge 1\end{cases}", False),
+    (r"\begin{array}{l} a=3\\ b=8\end{array}", "b=8, a=3", True), (r"\begin{array}{rcl} a&=&8\\ b&=&3\end{array}", "b=8, a=3", False),
 ]  # fmt: skip
 
 IN_A_SET = [
@@ -64,6 +76,8 @@ IN_A_SET = [
     (r"x \in (0,2)", "(0,2)", True), (r"f(x) \in (0,2)", "(0,2)", True), (r"x^3 \in (0,4)", r"x^3 \in (0,4)", True),
     (r"\theta \in (0,\pi)", r"(0,\pi)", True), (r"\sin x \in [-1,1]", "[-1,1]", False), (r"\sqrt{x} \in \{1,2\}", r"\{1,2\}", False),
     (r"|t| \in [1,3)", "[1,3)", False), (r"x_1 \in \{1,2\}", "1,2", True), (r"x^3 \in (0,4)", r"x \in (0,4)", False),
+    (r"y \in (0,2)", r"x \in (0,2)", False), (r"y \in \{1,2\}", r"x \in \{1,2\}", False), (r"y \ne 3", r"x \ne 3", False),
+    (r"x \in (0,2) \cup (3,4)", r"(0,2) \cup (3,4)", True), (r"f(x) \in (0,2)", r"y \in (0,2)", True),
 ]  # fmt: skip
 
 UNITS = [
@@ -83,6 +97,12 @@ UNITS = [
     (r"\$18 \text{ per day}", r"\$18/week", False), (r"3 \text{ dimes}", r"30 \text{ cents}", True), (r"8 \text{ bits}", r"1 \text{ byte}", True),
     (r"60 \text{ km/h}", r"60 \text{ mph}", False), (r"5\text{ years older}", r"5\text{ years younger}", False),
     (r"7 \text{ in total}", "7", True), (r"7 \text{ in}", r"7 \text{ cm}", False), (r"5 \text{ years}", r"5 \text{ people}", False),
+    (r"3 \text{ light years}", r"3 \text{ years}", False), (r"3 \text{ light-years}", r"3 \text{ light years}", True), (r"3 \text{ nautical miles}", r"3 \text{ miles}", False),
+    (r"3 \text{ man hours}", r"3 \text{ hours}", False), (r"3 \text{ man hours}", "3", True), (r"3 \text{ whole days}", r"3 \text{ days}", True), (r"3 \text{ US dollars}", r"\$3", True),
+    (r"3 \text{ short tons}", r"3 \text{ long tons}", False), (r"3 \text{ mm Hg}", r"3 \text{ mm}", False), (r"40^\circ \text{N}", r"40^\circ \text{S}", False),
+    (r"40^\circ \text{N}", r"40^\circ", True), (r"40^\circ \text{ N of E}", r"40^\circ \text{ E of N}", False), (r"40^\circ \text{ north of east}", r"40^\circ \text{ south of east}", False),
+    (r"3 \text{ turns anticlockwise}", r"3 \text{ turns counterclockwise}", True), (r"3 \text{ min}", r"180 \text{ sec}", True), (r"3 \text{ min}", r"3 \text{ sec}", False),
+    (r"3 \text{ units to the left}", r"3 \text{ units left}", True), (r"3 \text{ units to the left}", r"3 \text{ units to the right}", False),
 ]  # fmt: skip
 
 WORDS = [
@@ -95,6 +115,8 @@ WORDS = [
     (r"5 \text{ grand}", "5", False), (r"5 \text{ basis points}", "5", False), (r"5 \text{ fourfold}", "5", False), (r"5 \text{ doubled}", "5", False),
     (r"5 \text{ is wrong}", "5", False), (r"5 \text{ false}", "5", False), (r"5 \text{ folders}", "5", True), (r"5 \text{ basins}", "5", True),
     (r"\text{ACD}", "A, C, D", True), ("A, C", "AC", True), ("C, A", "AC", True), ("A, B", "AC", False), ("A, C, D", "AC", False),
+    (r"3 \text{ score}", "3", False), (r"0.6 \text{ rep.}", "0.6", False), (r"0.6 \text{ periodic}", "0.6", False), ("TH", "HT", False), ("ht", "th", True),
+    (r"\angle PQR", r"\angle PRQ", False), ("-2:1:0", "2:-1:0", True), ("2:1:0", "1:2:0", False), ("a:c:b=1:2:3", "a:b:c=1:2:3", False),
 ]  # fmt: skip
 
 INFIX_AND_SMALL = [
@@ -103,6 +125,8 @@ INFIX_AND_SMALL = [
     (r"{a \atop b}", r"\frac ab", False), (r"1 \over x+1", r"\frac{1}{x}+1", False), (r"e^{-1500}", r"e^{-1400}", False),
     (r"\frac{1}{e^{1500}}", "e^{-1500}", True), (r"\pi^{-800}", r"\pi^{-801}", False), ("e^{-1500}", "0", False),
     (r"\frac{1}{1000!}", r"\frac{1}{1001!}", False), (r"e^{e^{10}}", r"e^{e^{10}+1}", False),
+    (r"\sqrt{5 \over 3}", r"\sqrt{\frac53}", True), (r"\sqrt{5 \over 3}", r"\frac{\sqrt5}{3}", False), (r"x^{1 \over 3}", r"\sqrt[3]{x}", True),
+    (r"\left(x+1 \over 3\right)", r"\frac{x+1}{3}", True), (r"\left(x+1 \over 3\right)", r"x+\frac13", False), (r"2{1 \over 3}", r"\frac73", True),
 ]  # fmt: skip
 
 COMMAS = [
@@ -117,6 +141,8 @@ NAMED = [
     (r"\lim_{n\to\infty} a_n = 5", "5", True), (r"\lim_{n\to\infty} a_n = 5", "6", False), (r"\Pr(A)=\frac13", r"\frac13", True),
     ("P(X>2)=0.3", "0.3", True), ("P(X>2)=0.3", "2", False), (r"\det\begin{pmatrix}1&2\\3&4\end{pmatrix}=-2", "-2", True),
     (r"\begin{vmatrix}1&2\\3&4\end{vmatrix}=-2", "-2", True), (r"\begin{vmatrix}1&2\\3&4\end{vmatrix}=-2", "2", False), ("2x+1=5", "5", False),
+    (r"\frac{V_1}{V_2}=\frac49", r"\frac49", True), (r"\alpha+\beta=6", "6", True), ("x_1+x_2=6", "6", True), (r"\frac{x}{2}=6", "6", False),
+    (r"PQ \cdot PR=6", "6", True), (r"2 \cdot x=6", "6", False),
 ]  # fmt: skip
 
 ROOTS_AND_POINTS = [
@@ -125,6 +151,7 @@ ROOTS_AND_POINTS = [
     (r"(-\infty,3)\cup(3,-3)\cup(-3,\infty)", r"x \ne \pm 3", False), (r"x\neq\pm3", r"(-\infty,-3)\cup(-3,3)\cup(3,4)", False),
     (r"x\neq\pm3", r"(-\infty,-3]\cup(-3,3)\cup(3,\infty)", False), (r"x\ne\pm\sqrt2", r"(-\infty,-\sqrt2)\cup(-\sqrt2,\sqrt2)\cup(\sqrt2,\infty)", True),
     (r"x \ne 1, 3", r"(-\infty,1)\cup(3,\infty)", False),
+    (r"\sqrt[3]{-x}", r"-\sqrt[3]{x}", True), (r"\sqrt[3]{x^2}", r"-\sqrt[3]{x^2}", False), (r"\sqrt[3]{x^3}", "x", True), (r"\sqrt[4]{x^4}", "x", False),
 ]  # fmt: skip
 
 QUALIFIERS = [
@@ -144,6 +171,9 @@ QUALIFIERS = [
     (r"\frac{1}{x-5}, x\ne 4", r"\frac{1}{x-5}, x\ne 5", False), (r"\frac{1}{4x-1}, x\ne 1/4", r"\frac{1}{4x-1}, x\ne \frac14", True),
     (r"y = Be^{x}, B \in \mathbb{R}", "y=Be^x", True), ("x^4, x>0", r"x^4, x\ge 1", False), (r"x^4 \text{ for } x>0", "x^4, x > 0", True),
     (r"\frac{1}{x}, x \neq 0", r"\frac1x", True), ("7, x>0", "7", False), (r"7 \text{ if } x>0", "7", False),
+    (r"g(x)=\frac{1}{x}, x\ne 0", r"\frac1x", True), (r"a_n=3n+1, n\ge 1", "3n+1", True), (r"\frac1x \ (x \ne 0)", r"\frac1x", True), ("x=3, y>1", "3", False),
+    (r"3k+1 \text{ for integer } k", r"3k+1, k\in\mathbb{Z}", True), (r"\frac{1}{x-5} \ (x \ne 4)", r"\frac{1}{x-5} \ (x \ne 5)", False),
+    (r"3k+1 \ (k=1,2,3,\ldots)", "3k+1", True), (r"3k+1, k=0,1,2,\dots", "3k+1", True), (r"3k+1, k=0,1,2,\dots", r"3k+1, k=1,2,3,\dots", False), ("7, k=1,2,3,\\dots", "7", False),
 ]  # fmt: skip
 
 REPEATING = [
@@ -157,11 +187,13 @@ NOTATION = [
     (r"\lg 7", r"\ln 7", False), (r"n\equiv 2 \bmod 9", r"n \equiv 2 \pmod 9", True), (r"n\equiv 2 \bmod 9", r"n \equiv 2 \pmod 8", False),
     (r"n\equiv 2\ (\mathrm{mod}\ 9)", r"n \equiv 2 \pmod{9}", True), (r"\mathbb Z", r"\mathbb{Z}", True), (r"\mathbb Q", r"\mathbb{Z}", False),
     (r"\text{7th}", "7", True), (r"\text{7th}", "8", False), (r"\text{\$12}", "12", True), (r"\text{12 USD}", r"\$12", True), (r"\text{€12}", r"\$12", False),
+    (r"\text{€}12", "12", True), (r"\pounds 12", "12", True), (r"\pounds 12", r"\$12", False),
 ]  # fmt: skip
 
 TURNED_ROUND = [
     ("d>c>b", "b<c<d", True), ("d>c>b", "b>c>d", False), (r"a \le b < c", r"c > b \ge a", True), (r"a \le b < c", r"c \ge b > a", False),
     ("-x > -4", "x<4", True), ("-x > -4", "x>4", False), (r"-x \le -4", r"[4,\infty)", True), ("1<-x<3", "-3<x<-1", True), ("-2x > -4", "x<2", False),
+    ("x>0, y<5", "0<x<5", False), ("x>0, x<5", "0<x<5", True), (r"x\ne 1, y\ne 2", r"x\ne 2, y\ne 1", False), (r"x\ne 1, x\ne 2", r"x\ne 2, x\ne 1", True),
 ]  # fmt: skip
 
 BOUND = [
@@ -172,6 +204,8 @@ BOUND = [
     (r"\sum_{a=1}^{n}\sum_{b=1}^{a} \frac{x^b}{b+a}", r"\sum_{i=1}^{n}\sum_{j=1}^{i} \frac{x^j}{i+j}", True),
     (r"\sum_{a=1}^{\infty}\sum_{b=1}^{\infty} \frac{x^a}{a+2b}", r"\sum_{a=1}^{\infty}\sum_{b=1}^{\infty} \frac{x^b}{b+2a}", True),
     (r"\sum_{a=1}^{\infty}\sum_{b=1}^{\infty} \frac{x^a}{a+2b}", r"\sum_{a=1}^{\infty}\sum_{b=1}^{\infty} \frac{x^b}{a+2b}", False),
+    (r"\sum_{i=1}^{n} x_i y_i", r"\sum_{k=1}^{n} y_k x_k", True), (r"\sum_{i=1}^{n} x_{i+1}", r"\sum_{k=1}^{n} x_{k+1}", True),
+    (r"\sum_{i=1}^{n} x_{i+1}", r"\sum_{k=1}^{n} x_k", False), (r"\sum_{i=1}^{n} x_i", r"\sum_{k=1}^{n} x_i", False), (r"\sum_{i=1}^{n} x_i", r"\sum_{i=1}^{n} y_i", False),
 ]  # fmt: skip
 
 SHORTHANDS = [  # thousands, millions or kelvin: never the bare number
