@@ -1,12 +1,14 @@
 """Graders of answers side by side: how many right answers each takes, and how many wrong ones.
 
-    .venv/bin/python scripts/bench_graders.py GOLDS.jsonl [--verl DIR] [--lm-eval FILE] [--every 4]
+    .venv/bin/python scripts/bench_graders.py GOLDS.jsonl [--verl DIR] [--lm-eval FILE]
+        [--lighteval DIR] [--every 4]
 
 Two sets: the rows of tests/unit/reward/test_policy_*.py, which we wrote, so they favour us; and
 the column "answer" of a file, as it is and as `vespo reward fuzz` changes it, which its oracle
-judges. math-verify and OpenRLHF's grader are installed; DIR is verl's utils/reward_score, FILE
-lm-eval's tasks/hendrycks_math/utils.py, each of a checkout. An answer stands in a box at the end of
-a sentence. What takes longer than TIMEOUT_S hangs, and counts as refused; so does what raises.
+judges. math-verify and OpenRLHF's grader are installed; verl's DIR is its utils/reward_score, FILE
+lm-eval's tasks/hendrycks_math/utils.py, each of a checkout; lighteval's DIR is where `pip install
+--target DIR lighteval` has put it and what it needs. An answer stands in a box at the end of a
+sentence. What takes longer than TIMEOUT_S hangs, and counts as refused; so does what raises.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import argparse
 import importlib.util
 import json
 import multiprocessing
+import sys
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +27,7 @@ from typing import Any
 from vespo_openrlhf.reward.tools.fuzz import cases_of
 
 TIMEOUT_S = 10.0
+IN_BOX = "So the answer is $\\boxed{%s}$."
 COLUMNS = ("True True", "False True", "crash", "hang")
 POLICY = Path(__file__).parents[1] / "tests" / "unit" / "reward"
 Case = tuple[str, str, bool]  # answer, gold, whether it is right
@@ -80,12 +84,34 @@ def make(name: str, source: str) -> Grader:
         return lambda response, gold: math_utils.grade_answer(
             math_utils.extract_boxed_answer(response), gold
         )
+    if name == "lighteval":
+        return lighteval(source)
     module: Any = load(Path(source))
     if name == "lm-eval":
         return lambda response, gold: module.is_equiv(
             module.remove_boxed(module.last_boxed_only_string(response)), gold
         )
     return lambda response, gold: module.compute_score(response, gold) > 0
+
+
+def lighteval(folder: str) -> Grader:
+    """As lighteval's MATH-500 does: numbers or LaTeX out of a solution and out of a response."""
+    sys.path.insert(0, folder)
+    from lighteval.metrics.utils import extractive_match_utils as extracting
+    from lighteval.metrics.utils.math_comparison import compare_gold_target
+    from lighteval.tasks.requests import Doc
+    from lighteval.utils.language import Language
+
+    targets = [extracting.ExprExtractionConfig(), extracting.LatexExtractionConfig()]
+    doc = Doc(query="", choices=[""], gold_index=0)
+    regexes = extracting.get_extraction_regexes(doc, targets, Language.ENGLISH)
+
+    def extract(text: str) -> Any:
+        return extracting.extract_target_from_pred(text, regexes, "first_match", "any_match", 5)
+
+    return lambda response, gold: compare_gold_target(
+        extract(IN_BOX % gold), extract(response), 6, timeout_seconds=5
+    )
 
 
 _graders: dict[tuple[str, str], Grader] = {}
@@ -108,9 +134,7 @@ def counts(name: str, source: str, cases: list[Case]) -> Counter[str]:
     pool = spawn.Pool(1)
     pool.apply(grade, (name, source, r"\boxed{1}", "1"))  # imports do not count
     for answer, gold, right in cases:
-        job = pool.apply_async(
-            grade, (name, source, f"So the answer is $\\boxed{{{answer}}}$.", gold)
-        )
+        job = pool.apply_async(grade, (name, source, IN_BOX % answer, gold))
         try:
             said = job.get(TIMEOUT_S)
         except multiprocessing.TimeoutError:
@@ -129,6 +153,7 @@ def main() -> None:
     parser.add_argument("golds", help="a .jsonl file with the column 'answer'")
     parser.add_argument("--verl", help="verl's utils/reward_score")
     parser.add_argument("--lm-eval", help="lm-eval's tasks/hendrycks_math/utils.py")
+    parser.add_argument("--lighteval", help="where lighteval is installed")
     parser.add_argument("--every", type=int, default=4, help="take one gold in so many")
     args = parser.parse_args()
     graders = [("vespo", ""), ("math-verify", ""), ("openrlhf", "")]
@@ -136,7 +161,10 @@ def main() -> None:
         graders += [("verl", str(Path(args.verl) / "math_reward.py"))]
     if args.lm_eval:
         graders += [("lm-eval", args.lm_eval)]
-    for flag, given in (("--verl", args.verl), ("--lm-eval", args.lm_eval)):
+    if args.lighteval:
+        graders += [("lighteval", args.lighteval)]
+    for flag in ("--verl", "--lm-eval", "--lighteval"):
+        given = getattr(args, flag.removeprefix("--").replace("-", "_"))
         if not given:
             print(f"not run, as {flag} is not given")
     for title, cases in (
