@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +37,13 @@ Presets:
   mismatch  noise on the engine's log-probs, and a sampler in bfloat16
   variants  candidates for a better VESPO: weights and kernels set from the data
   kernel    a sweep of (c1, c2)
+  gpu       the like with a decoder of 11 million parameters on some 400 tokens, for one GPU, with
+            nothing but torch and this package's plain requirements: --minutes 10
   primary   what docs/study/protocol.md lays down: candidates and rivals on 64 fresh seeds
 
 Tasks (--task): addition, some 30 tokens; uneven, a running sum in 10 to 200 tokens whose length
-tells nothing; long, the same in some 1,000. A task of your own is a file in study/tasks.
+tells nothing; long, the same in some 1,000; columns, sums of forty digits in 400. A task of your
+own is a file in study/tasks.
 
 Finished runs are kept in --out and skipped the next time: interrupt and go on as you like. It
 leaves report.html (one file, no network), figures as PNG and SVG, tables as CSV and Markdown.
@@ -110,6 +116,15 @@ def build_parser() -> argparse.ArgumentParser:
         "DeepSpeed; some 5 minutes each on two cores), beside the light trainer's runs. They are "
         "VESPO and GRPO at N = 8 and 64 on the first seed, or what --loss and --n say",
     )
+    parser.add_argument(
+        "--device", choices=("cpu", "cuda"), help="default: cpu, but for the preset gpu cuda"
+    )
+    parser.add_argument(
+        "--minutes",
+        type=float,
+        metavar="M",
+        help="begin no run after so many; what is done is kept",
+    )
     parser.add_argument("--json", action="store_true", help="print the tables as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
     grid = parser.add_argument_group(
@@ -130,7 +145,8 @@ def build_study(options: argparse.Namespace) -> Study:
     Raises:
         ValueError: values that do not fit, or a loss that cannot be found.
     """
-    study = _on_task(PRESETS[options.preset], options.task)
+    study = PRESETS[options.preset]
+    study = _on_task(study, options.task or study.recipe.task)
     changes: dict[str, Any] = {}
     if options.lag:
         changes["lags"] = tuple(options.lag)
@@ -157,13 +173,13 @@ def build_study(options: argparse.Namespace) -> Study:
     return replace(study, grids=grids, tuning=None, full_stack=full_stack, recipe=recipe)
 
 
-def _on_task(study: Study, name: str | None) -> Study:
-    """The study on another task.
+def _on_task(study: Study, name: str) -> Study:
+    """The study on another task than the first, with what that one has of its own.
 
     Raises:
         ValueError: there is no such task.
     """
-    if name is None:
+    if name == Recipe.task == study.recipe.task:
         return study
     from vespo_openrlhf.study.tasks import get_task
 
@@ -182,17 +198,35 @@ def _unless_control(grid: Grid, changes: dict[str, Any]) -> dict[str, Any]:
     return {} if grid.updates_per_batch == (1,) else changes
 
 
-def run(study: Study, store: Store, processes: int, *, full_stack: bool, progress: bool) -> None:
+def run(
+    study: Study,
+    store: Store,
+    processes: int,
+    *,
+    full_stack: bool,
+    progress: bool,
+    device: str = "cpu",
+    until: float = math.inf,
+) -> None:
     """Run what is missing of the study, the tuned settings once they are known."""
     from vespo_openrlhf.study import full_stack as stack
     from vespo_openrlhf.study.analysis import choose
     from vespo_openrlhf.study.runner import run_missing
 
-    run_missing(study.cells(), store, processes, title=study.name, progress=progress)
-    if (tuning := study.tuning) is not None:
-        run_missing(tuning.cells(), store, processes, title="tuning", progress=progress)
-        chosen = tuning.report(choose(study, store))
-        run_missing(chosen, store, processes, title="tuned", progress=progress)
+    light = partial(
+        run_missing,
+        store=store,
+        processes=processes,
+        progress=progress,
+        device=device,
+        until=until,
+    )
+    light(study.cells(), title=study.name)
+    if (tuning := study.tuning) is not None and not store.missing(study.cells()):
+        light(tuning.cells(), title="tuning")
+        if store.missing(tuning.cells()):
+            return
+        light(tuning.report(choose(study, store)), title="tuned")
     if full_stack:
         stack.run_missing(study.full_stack.cells(), stack.full_stack_store(store))
 
@@ -223,11 +257,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         study = build_study(options)
         cells = study.cells()
+        device = options.device or ("cuda" if options.preset == "gpu" else "cpu")
         processes = options.processes
         if processes is None:
-            processes = len(os.sched_getaffinity(0))
+            processes = len(os.sched_getaffinity(0)) if device == "cpu" else 1
         if processes < 1:
             raise ValueError(f"--processes must be at least 1, got {processes}")
+        if options.minutes is not None and not options.minutes > 0:
+            raise ValueError(f"--minutes must be above 0, got {options.minutes:g}")
+        _check_device(device)
         _check_losses(study)
         if full_stack := options.backend == "openrlhf":
             check_cells(study.full_stack.cells(), cells, study.recipe)
@@ -236,8 +274,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     store = Store(out, study.recipe)
     interrupted = False
+    until = math.inf if options.minutes is None else time.time() + 60 * options.minutes
     try:
-        run(study, store, processes, full_stack=full_stack, progress=not options.quiet)
+        run(
+            study,
+            store,
+            processes,
+            full_stack=full_stack,
+            progress=not options.quiet,
+            device=device,
+            until=until,
+        )
     except KeyboardInterrupt:
         interrupted = True
         print("interrupted; the same command goes on from here", file=sys.stderr)
@@ -264,6 +311,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 print(markdown(*made.make(made.rows)))
         print(f"report: {out / 'report.html'}")
     return 130 if interrupted else 0
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("torch finds no GPU here: --device cpu runs it without, and takes hours")
 
 
 def _check_losses(study: Study) -> None:

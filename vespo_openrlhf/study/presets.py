@@ -202,6 +202,7 @@ _PRIMARY = (
     LossSetting("GRPO", "ppo"),
     LossSetting("SAPO", "sapo"),
 )
+_GPU = tuple(s for s in _PRIMARY if s.label not in ("taper", "GSPO"))
 _SHRUNK = LossSetting(
     "shrunk by the mismatch", "vespo_openrlhf.study.variants:shrunk", {"mismatch_std": 0.2}
 )
@@ -267,6 +268,12 @@ PRESETS: dict[str, Study] = {
             "primary",
             "Published VESPO and two candidates against their rivals, on 64 fresh seeds.",
             _with_control(Grid(_PRIMARY, (64,), _FRESH_SEEDS)),
+        ),
+        Study(
+            "gpu",
+            "The same with a decoder of 11 million parameters and some 400 tokens a response.",
+            _with_control(Grid(_GPU, (64,), (1, 2, 3, 4))),
+            recipe=Recipe(task="columns"),
         ),
         Study(
             "variants",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import signal
 import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -15,11 +17,18 @@ from tqdm import tqdm
 from vespo_openrlhf.study.cells import Cell, Recipe
 from vespo_openrlhf.study.store import Store
 
-_Task = tuple[Cell | int, Recipe, Path]
+_Task = tuple[Cell | int, Recipe, Path, float]
 
 
 def run_missing(
-    cells: Sequence[Cell], store: Store, processes: int, *, title: str, progress: bool = True
+    cells: Sequence[Cell],
+    store: Store,
+    processes: int,
+    *,
+    title: str,
+    progress: bool = True,
+    device: str = "cpu",
+    until: float = math.inf,
 ) -> None:
     """Run every cell of which there is no result yet.
 
@@ -29,6 +38,8 @@ def run_missing(
         processes: how many cells are run at a time.
         title: of the progress bar, which also has the time left.
         progress: show it, on standard error.
+        device: where they are run; on a GPU one at a time is enough.
+        until: the time, as of `time.time`, after which none is begun.
     """
     todo = store.missing(cells)
     if not todo:
@@ -36,7 +47,7 @@ def run_missing(
     # Spawned, not forked: a fork of a process in which torch has run may hang. An executor, not
     # multiprocessing.Pool, which waits for ever for the task of a worker that was killed.
     context = multiprocessing.get_context("spawn")
-    executor = ProcessPoolExecutor(min(processes, len(todo)), context, _initialise)
+    executor = ProcessPoolExecutor(min(processes, len(todo)), context, _initialise, (device,))
     try:
         seeds = list(dict.fromkeys(cell.seed for cell in todo))
         # Warm starts first, each by one process, and the runs only once all are there.
@@ -45,7 +56,9 @@ def run_missing(
             (title, todo),
         )
         for stage, tasks in stages:
-            futures = [executor.submit(_work, (t, store.recipe, store.folder)) for t in tasks]
+            futures = [
+                executor.submit(_work, (t, store.recipe, store.folder, until)) for t in tasks
+            ]
             bar = tqdm(
                 as_completed(futures),
                 total=len(futures),
@@ -71,8 +84,11 @@ def run_missing(
             worker.terminate()
 
 
-def _initialise() -> None:
+def _initialise(device: str) -> None:
     import torch
+
+    torch.set_default_device(device)
+    torch.set_float32_matmul_precision("high")  # of no effect on the CPU
 
     # One interrupt reaches the whole process group; the parent alone answers, and ends the pool.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -84,7 +100,9 @@ def _work(task: _Task) -> None:
     from vespo_openrlhf.study.trainer import run_cell
     from vespo_openrlhf.study.warm_start import warm_start
 
-    cell, recipe, folder = task
+    cell, recipe, folder, until = task
+    if time.time() > until:
+        return
     cache = folder / "warm_starts"
     if isinstance(cell, int):
         warm_start(cell, recipe, cache)

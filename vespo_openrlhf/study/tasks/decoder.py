@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from vespo_openrlhf.study.tasks import Samples, response_mask
 
-# Sequences sampled at once: the key-value cache of so many stays in a core's cache.
-_SAMPLED_AT_ONCE = 256
+# Sequences sampled at once. The key-value cache of the first stays in a core's cache.
+_SAMPLED_AT_ONCE, _SAMPLED_AT_ONCE_GPU = 256, 2048
 
 
 class _Layer(nn.Module):
@@ -101,7 +101,8 @@ class Decoder(nn.Module):
         self, prompts_BP: Tensor, generator: torch.Generator, *, logit_noise: float = 0.0
     ) -> Samples:
         """See `tasks.Policy`."""
-        parts = prompts_BP.split(_SAMPLED_AT_ONCE)
+        on_cpu = prompts_BP.device.type == "cpu"
+        parts = prompts_BP.split(_SAMPLED_AT_ONCE if on_cpu else _SAMPLED_AT_ONCE_GPU)
         return Samples.cat([self._sample(part, generator, logit_noise) for part in parts])
 
     def _sample(

@@ -1,0 +1,72 @@
+"""The task for a GPU, at a size for none, and the preset that runs it."""
+
+import time
+from dataclasses import replace
+
+import pytest
+import torch
+
+from vespo_openrlhf.study.__main__ import build_parser, build_study, main
+from vespo_openrlhf.study.presets import PRESETS
+from vespo_openrlhf.study.runner import run_missing
+from vespo_openrlhf.study.store import Store
+from vespo_openrlhf.study.tasks import get_task, response_mask
+from vespo_openrlhf.study.tasks.columns import END, VOCABULARY, Columns
+
+
+class Small(Columns):
+    digits = 3
+
+
+TASK = Small()
+PROBLEM = (3, 4, 7, 5, 8, 6)
+
+
+def decode(ids: list[int]) -> str:
+    return "".join(VOCABULARY[i] for i in ids)
+
+
+def test_a_sum_is_worked_by_its_columns() -> None:
+    (row,) = TASK.demonstrations([PROBLEM], 0.0, seed=0).tolist()
+    assert decode(row) == "347+586=7+6+0=13;4+8+1=13;3+5+1=09;[0933]<end>"
+    assert len(row) == TASK.max_tokens
+
+
+def test_only_the_answer_counts_and_slips_fall_on_digits() -> None:
+    (problems,) = TASK.split(0, [200])
+    answers = TASK.encode_answers(problems)
+    shown = TASK.demonstrations(problems, 0.02, seed=1)
+    responses = shown[:, TASK.prompt_tokens :]
+    assert response_mask(responses, END).all()
+    right = TASK.is_right(responses, answers)
+    assert right.tolist() == (responses[:, -answers.shape[1] :] == answers).all(dim=1).tolist()
+    assert 0.8 < right.double().mean() < 1
+    work = -answers.shape[1]
+    assert (shown != TASK.demonstrations(problems, 0.0, seed=1))[right, :work].any()
+    assert not TASK.is_right(torch.full_like(responses, 3), answers).any()
+
+
+def test_its_policy_is_that_of_the_other_tasks() -> None:
+    (problems,) = TASK.split(0, [4])
+    policy = TASK.policy(16, 1, 2)
+    drawn = policy.sample(TASK.encode_prompts(problems), torch.Generator().manual_seed(0))
+    recomputed = policy.log_probs(drawn.ids)
+    torch.testing.assert_close(recomputed[drawn.mask], drawn.log_probs[drawn.mask])
+
+
+def test_the_preset_has_the_size_of_its_task(capsys: pytest.CaptureFixture[str]) -> None:
+    study = build_study(build_parser().parse_args(["--preset", "gpu"]))
+    policy = get_task("columns").policy(study.recipe.width, study.recipe.layers, study.recipe.heads)
+    assert sum(parameter.numel() for parameter in policy.parameters()) > 7e6
+    assert study.cells()[0].learning_rate == Columns.learning_rate
+    if not torch.cuda.is_available():
+        assert main(["--preset", "gpu"]) == 2
+        assert "--device cpu" in capsys.readouterr().err
+
+
+def test_after_its_time_no_run_is_begun(tmp_path) -> None:
+    study = PRESETS["quick"]
+    store = Store(tmp_path, replace(study.recipe, updates=64))
+    cells = study.cells()[:2]
+    run_missing(cells, store, 1, title="late", progress=False, until=time.time() - 1)
+    assert store.missing(cells) == cells
