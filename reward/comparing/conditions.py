@@ -3,6 +3,7 @@ r"""Conditions of a value: ``k \in \mathbb{Z}``, where it is defined, when a row
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from vespo_openrlhf.reward.comparing.expression import Expression
 from vespo_openrlhf.reward.reading.normalize import compact
@@ -40,6 +41,7 @@ _FOR_ALL = re.compile(
     r"|(?P<rest2>.*[^\s,;(]) ?[,;]? ?\\text ?\{,? ?(?:where|with|for) ?\} ?[a-z] ?"
     r"\\text ?\{ ?(?:is )?(?:an? |any )?[a-z ]{0,12}(?:integer|real|number)s? ?\}"
 )
+_COMMANDS = re.compile(r"\\text ?\{[^{}]*\}|\\[a-zA-Z]+")
 _ALONE = r"(?<![a-zA-Z])%s(?![a-zA-Z])"  # a variable, no letter of a word
 
 
@@ -71,6 +73,29 @@ def domain(condition: str) -> str:
     written = compact(found["sign"] or "") + "+" * (found["positive"] is not None)
     sign = "0" if "0" in written and ">" not in written else "+" if ">" in written else ""
     return letter + (sign or next((s for s in "*-+" if s in written), ""))
+
+
+def renamed(answer: Expression, gold: Expression) -> Expression:
+    r"""The answer with what it counts by called as in the gold: ``n\pi, n \in Z`` by ``k``."""
+    names = [
+        set(re.findall(_ALONE % "[a-z]", _COMMANDS.sub(" ", node.condition)))
+        for node in (gold, answer)
+    ]
+    both = [name for found in names if len(found) == 1 for name in found]
+    counted = domain(gold.condition)[:1] in ("Z", "N")
+    if not counted or len(both) != 2 or re.search(_ALONE % both[0], answer.text):
+        return answer
+    letter = re.compile(_ALONE % both[1])
+
+    def rename(node: Expression) -> Expression:
+        return replace(
+            node,
+            text=letter.sub(both[0], node.text),
+            name=letter.sub(both[0], node.name),
+            items=tuple(map(rename, node.items)),
+        )
+
+    return rename(answer)
 
 
 def explicit(branch: Expression, function: Expression) -> str:

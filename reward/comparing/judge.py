@@ -17,6 +17,7 @@ from vespo_openrlhf.reward.comparing.conditions import (
     condition_key,
     domain,
     explicit,
+    renamed,
 )
 from vespo_openrlhf.reward.comparing.expression import MAX_DEPTH, Expression, TooComplexError
 from vespo_openrlhf.reward.comparing.limits import (
@@ -147,8 +148,10 @@ class Judge:
 
     def same(self, gold: Expression, answer: Expression) -> bool:
         """Whether two parsed answers are the same."""
-        if gold.condition and answer.condition and self._contradict(gold, answer):
-            return False
+        if gold.condition and answer.condition:
+            if self._contradict(gold, answer):
+                return False
+            answer = renamed(answer, gold)
         if gold.kind == "scalar" and answer.kind == "scalar":
             return self.scalar(gold.text, answer.text)
         names = {node.name for node in (gold, answer) if node.kind in _SETS and node.name}

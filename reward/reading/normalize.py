@@ -155,6 +155,7 @@ _REPEATED = re.compile(
     r"|\\(?:dot|bar|overline|overbar) ?\{? ?(\d{1,30}) ?\}?"
     r"(?:(\d{0,30}) ?\\dot ?(?:\{ ?(\d) ?\}|(\d)))?(?![\d.(]| ?\\dot))"
 )
+_SPOKEN = re.compile(r"(?<![\d.])(\d*\.)(\d) ?\\text ?\{ ?\(?(?:repeating|recurring)\)? ?\}")
 _ONGOING = re.compile(r"(?<![\d.])(\d*\.\d{0,30}?)(\d{1,10}?)\2{2,30} ?\.\.\.")
 _LOG_BASE = re.compile(r"\\log ?_ ?(\w)")
 # TeX reads one digit; whoever writes \\sqrt13 or 2^10 means the number.
@@ -333,7 +334,7 @@ def normalize(text: str) -> str:
     text = _REPEATED.sub(
         lambda m: f"{m[1]}\\overline{{{''.join(g or '' for g in m.groups()[1:])}}}", text
     )
-    text = _ONGOING.sub(r"\1\\overline{\2}", text)
+    text = _SPOKEN.sub(r"\1\\overline{\2}", _ONGOING.sub(r"\1\\overline{\2}", text))
     text = _infix(text)
     text = _ORDINAL.sub(r"\\text{th}", text)
     text = _MODULUS.sub(_modulus, text) if "mod" in text else text

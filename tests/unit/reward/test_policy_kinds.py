@@ -174,12 +174,16 @@ QUALIFIERS = [
     (r"g(x)=\frac{1}{x}, x\ne 0", r"\frac1x", True), (r"a_n=3n+1, n\ge 1", "3n+1", True), (r"\frac1x \ (x \ne 0)", r"\frac1x", True), ("x=3, y>1", "3", False),
     (r"3k+1 \text{ for integer } k", r"3k+1, k\in\mathbb{Z}", True), (r"\frac{1}{x-5} \ (x \ne 4)", r"\frac{1}{x-5} \ (x \ne 5)", False),
     (r"3k+1 \ (k=1,2,3,\ldots)", "3k+1", True), (r"3k+1, k=0,1,2,\dots", "3k+1", True), (r"3k+1, k=0,1,2,\dots", r"3k+1, k=1,2,3,\dots", False), ("7, k=1,2,3,\\dots", "7", False),
+    (r"n\pi, n\in\mathbb{Z}", r"k\pi, k\in\mathbb{Z}", True), (r"2n\pi, n\in\mathbb{Z}", r"k\pi, k\in\mathbb{Z}", False),
+    (r"x=\frac{\pi}{4}+n\pi, n\in\mathbb Z", r"x=\frac{\pi}{4}+k\pi, k\in\mathbb{Z}", True), (r"3n+1, n\in\mathbb{N}", r"3k+1, k\in\mathbb{Z}", False),
+    (r"kn, n\in\mathbb{Z}", r"k^2, k\in\mathbb{Z}", False), (r"x=\frac{\pi}{6}+2n\pi, \frac{5\pi}{6}+2n\pi, n\in\mathbb{Z}", r"\frac{5\pi}{6}+2k\pi, \frac{\pi}{6}+2k\pi, k\in\mathbb{Z}", True),
 ]  # fmt: skip
 
 REPEATING = [
     (r"0.\bar{6}", r"\frac23", True), (r"0.\bar{6}", "0.6", False), (r"0.\dot1\dot8", r"\frac{2}{11}", True), (r"0.1\dot{6}", r"\frac16", True),
     (r"66.\overline{6}\%", r"\frac23", True), (r"66.\overline{6}\%", "66.6\\%", False), (r"0.\dot{0}\dot{9}", r"\frac1{11}", True),
     (r"1.2\dot{3}4\dot{5}", r"\frac{12333}{9990}", True), (r"-0.\bar{6} \text{ cm}", r"-\frac23", True), (r"0.\overline{12}", r"0.\overline{21}", False),
+    (r"0.6 \text{ repeating}", r"\frac23", True), (r"0.16 \text{ repeating}", r"\frac16", False), (r"0.16 \text{ repeating}", "0.16", False),
 ]  # fmt: skip
 
 NOTATION = [
