@@ -13,11 +13,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from vespo_openrlhf.study.cells import LossSetting, Recipe
-from vespo_openrlhf.study.full_stack import check_cells
 from vespo_openrlhf.study.presets import PRESETS, PUBLISHED, Grid, Study
 from vespo_openrlhf.study.store import Store
 
@@ -37,8 +37,8 @@ Presets:
   mismatch  noise on the engine's log-probs, and a sampler in bfloat16
   variants  candidates for a better VESPO: weights and kernels set from the data
   kernel    a sweep of (c1, c2)
-  gpu       the like with a decoder of 11 million parameters on some 400 tokens, for one GPU, with
-            nothing but torch and this package's plain requirements: --minutes 10
+  gpu       the like with a decoder of 11 million parameters on some 400 tokens, for one GPU; it
+            needs torch alone: --minutes 10
   primary   what docs/study/protocol.md lays down: candidates and rivals on 64 fresh seeds
 
 Tasks (--task): addition, some 30 tokens; uneven, a running sum in 10 to 200 tokens whose length
@@ -209,8 +209,6 @@ def run(
     until: float = math.inf,
 ) -> None:
     """Run what is missing of the study, the tuned settings once they are known."""
-    from vespo_openrlhf.study import full_stack as stack
-    from vespo_openrlhf.study.analysis import choose
     from vespo_openrlhf.study.runner import run_missing
 
     light = partial(
@@ -223,11 +221,15 @@ def run(
     )
     light(study.cells(), title=study.name)
     if (tuning := study.tuning) is not None and not store.missing(study.cells()):
+        from vespo_openrlhf.study.analysis import choose
+
         light(tuning.cells(), title="tuning")
         if store.missing(tuning.cells()):
             return
         light(tuning.report(choose(study, store)), title="tuned")
     if full_stack:
+        from vespo_openrlhf.study import full_stack as stack
+
         stack.run_missing(study.full_stack.cells(), stack.full_stack_store(store))
 
 
@@ -268,6 +270,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_device(device)
         _check_losses(study)
         if full_stack := options.backend == "openrlhf":
+            from vespo_openrlhf.study.full_stack import check_cells
+
             check_cells(study.full_stack.cells(), cells, study.recipe)
     except ValueError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
@@ -294,6 +298,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(store.missing(cells)) == len(cells):
         print("no run is finished: nothing to report", file=sys.stderr)
         return 130
+
+    if missing := [name for name in ("matplotlib", "scipy") if find_spec(name) is None]:
+        from vespo_openrlhf.study.plain import write_table
+
+        print(write_table(study, store))
+        print(f"without {' and '.join(missing)} there are no tests, figures and report")
+        return 130 if interrupted else 0
 
     from vespo_openrlhf.study.analysis import Analysis
     from vespo_openrlhf.study.page import machine, study_tables, write_report

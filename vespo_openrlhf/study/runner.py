@@ -7,12 +7,10 @@ import multiprocessing
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-
-from tqdm import tqdm
 
 from vespo_openrlhf.study.cells import Cell, Recipe
 from vespo_openrlhf.study.store import Store
@@ -59,17 +57,7 @@ def run_missing(
             futures = [
                 executor.submit(_work, (t, store.recipe, store.folder, until)) for t in tasks
             ]
-            bar = tqdm(
-                as_completed(futures),
-                total=len(futures),
-                desc=stage,
-                unit="run",
-                smoothing=0.1,
-                disable=not progress,
-                # In a log file every refresh is a line of its own.
-                mininterval=0.2 if sys.stderr.isatty() else 30.0,
-            )
-            for future in bar:
+            for future in _shown(futures, stage, progress):
                 future.result()
     except BrokenProcessPool as error:
         raise RuntimeError(
@@ -82,6 +70,28 @@ def run_missing(
         executor.shutdown(wait=False, cancel_futures=True)
         for worker in workers:
             worker.terminate()
+
+
+def _shown(futures: Sequence[Future[None]], title: str, progress: bool) -> Iterable[Future[None]]:
+    """The futures as they are done, under a progress bar."""
+    done = as_completed(futures)
+    try:
+        from tqdm import tqdm
+    except ModuleNotFoundError:  # a machine that has torch alone, and a GPU
+        if progress:
+            print(f"{title}: {len(futures)} to do", file=sys.stderr, flush=True)
+        return done
+    bar: Iterable[Future[None]] = tqdm(
+        done,
+        total=len(futures),
+        desc=title,
+        unit="run",
+        smoothing=0.1,
+        disable=not progress,
+        # In a log file every refresh is a line of its own.
+        mininterval=0.2 if sys.stderr.isatty() else 30.0,
+    )
+    return bar
 
 
 def _initialise(device: str) -> None:

@@ -1,7 +1,11 @@
 """The task for a GPU, at a size for none, and the preset that runs it."""
 
+import os
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +16,8 @@ from vespo_openrlhf.study.runner import run_missing
 from vespo_openrlhf.study.store import Store
 from vespo_openrlhf.study.tasks import get_task, response_mask
 from vespo_openrlhf.study.tasks.columns import END, VOCABULARY, Columns
+
+ROOT = Path(__file__).parents[3]
 
 
 class Small(Columns):
@@ -70,3 +76,26 @@ def test_after_its_time_no_run_is_begun(tmp_path) -> None:
     cells = study.cells()[:2]
     run_missing(cells, store, 1, title="late", progress=False, until=time.time() - 1)
     assert store.missing(cells) == cells
+
+
+def test_torch_alone_is_enough(tmp_path: Path) -> None:
+    """As on a GPU machine that has nothing else; the worker processes included."""
+    absent = (
+        "tqdm scipy matplotlib transformers tokenizers ray vllm openrlhf deepspeed psutil pandas"
+    )
+    (tmp_path / "sitecustomize.py").write_text(
+        f"import sys\nfor name in {absent.split()!r}:\n    sys.modules[name] = None\n"
+    )
+    words = "--task uneven --loss VESPO --n 8 --seeds 1 --updates 64 --processes 1 --out out"
+    done = subprocess.run(
+        [sys.executable, "-m", "vespo_openrlhf.study", *words.split()],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "without matplotlib and scipy there are no tests" in done.stdout
+    table = (tmp_path / "out" / "table.md").read_text()
+    assert [line.split(" | ")[0] for line in table.splitlines()[2:4]] == ["| on-policy", "| VESPO"]
