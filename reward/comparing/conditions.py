@@ -76,26 +76,36 @@ def domain(condition: str) -> str:
 
 
 def renamed(answer: Expression, gold: Expression) -> Expression:
-    r"""The answer with what it counts by called as in the gold: ``n\pi, n \in Z`` by ``k``."""
-    names = [
-        set(re.findall(_ALONE % "[a-z]", _COMMANDS.sub(" ", node.condition)))
-        for node in (gold, answer)
-    ]
-    both = [name for found in names if len(found) == 1 for name in found]
-    counted = domain(gold.condition)[:1] in ("Z", "N")
-    if not counted or len(both) != 2 or re.search(_ALONE % both[0], answer.text):
+    r"""The answer with what it counts by called as in the gold: ``n\pi, n \in Z`` by ``k``.
+
+    Only where both count, and no letter stands beside another, where it might be missed.
+    """
+    nodes = (gold, answer)
+    texts = [_letters(f"{node.name} {node.text}") for node in nodes]
+    named = [set(re.findall("[a-z]", _letters(node.condition))) for node in nodes]
+    if any(domain(node.condition)[:1] not in ("Z", "N") for node in nodes):
         return answer
-    letter = re.compile(_ALONE % both[1])
+    if any(len(found) != 1 or found <= {"e", "i"} for found in named):
+        return answer
+    (new,), (old,) = named
+    if new in texts[1] or old in texts[0] or any(re.search("[a-zA-Z]{2}", t) for t in texts):
+        return answer
+    letter = re.compile(rf"(?<![a-zA-Z\\]){old}(?![a-zA-Z])")
 
     def rename(node: Expression) -> Expression:
         return replace(
             node,
-            text=letter.sub(both[0], node.text),
-            name=letter.sub(both[0], node.name),
+            text=letter.sub(new, node.text),
+            name=letter.sub(new, node.name),
             items=tuple(map(rename, node.items)),
         )
 
     return rename(answer)
+
+
+def _letters(text: str) -> str:
+    """A text without its commands and words."""
+    return _COMMANDS.sub(" ", text)
 
 
 def explicit(branch: Expression, function: Expression) -> str:

@@ -176,6 +176,11 @@ QUALIFIERS = [
     (r"3k+1 \ (k=1,2,3,\ldots)", "3k+1", True), (r"3k+1, k=0,1,2,\dots", "3k+1", True), (r"3k+1, k=0,1,2,\dots", r"3k+1, k=1,2,3,\dots", False), ("7, k=1,2,3,\\dots", "7", False),
     (r"n\pi, n\in\mathbb{Z}", r"k\pi, k\in\mathbb{Z}", True), (r"2n\pi, n\in\mathbb{Z}", r"k\pi, k\in\mathbb{Z}", False),
     (r"x=\frac{\pi}{4}+n\pi, n\in\mathbb Z", r"x=\frac{\pi}{4}+k\pi, k\in\mathbb{Z}", True), (r"3n+1, n\in\mathbb{N}", r"3k+1, k\in\mathbb{Z}", False),
+    (r"y=ax+x, x\in\mathbb{Z}", r"y=ax+b, b\in\mathbb{Z}", False), (r"kx+n, n\in\mathbb{Z}", r"kx+k, k\in\mathbb{Z}", False),
+    (r"2mn+n, n\in\mathbb{Z}", r"2mn+k, k\in\mathbb{Z}", False), (r"2n+1, n>3", r"2k+1, k\in\mathbb{Z}", False),
+    (r"\frac{\pi}{3}+2n\pi, n=0,1,2,\ldots", r"\frac{\pi}{3}+2k\pi, k\in\mathbb{Z}", False), (r"x^2, x>0", r"k^2, k\in\mathbb{Z}", False),
+    (r"e+2.718, e\in\mathbb{Z}", r"k+2.718, k\in\mathbb{Z}", False), (r"\frac{pn}{2n}, n\in\mathbb{Z}", r"\frac{pn}{2k}, k\in\mathbb{Z}", False),
+    (r"3x+1 \text{ for all } x", r"3k+1, k\in\mathbb{Z}", False), (r"kn+n, n\in\mathbb{Z}", r"kn+m, m\in\mathbb{Z}", False),
     (r"kn, n\in\mathbb{Z}", r"k^2, k\in\mathbb{Z}", False), (r"x=\frac{\pi}{6}+2n\pi, \frac{5\pi}{6}+2n\pi, n\in\mathbb{Z}", r"\frac{5\pi}{6}+2k\pi, \frac{\pi}{6}+2k\pi, k\in\mathbb{Z}", True),
 ]  # fmt: skip
 
