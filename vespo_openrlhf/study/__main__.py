@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vespo_openrlhf.study.cells import LossSetting, Recipe
-from vespo_openrlhf.study.presets import PRESETS, PUBLISHED, Grid, Study
+from vespo_openrlhf.study.presets import CONTROL, PRESETS, PUBLISHED, Grid, Study
 from vespo_openrlhf.study.store import Store
 
 DESCRIPTION = """\
@@ -37,7 +37,7 @@ Presets:
   mismatch  noise on the engine's log-probs, and a sampler in bfloat16
   variants  candidates for a better VESPO: weights and kernels set from the data
   kernel    a sweep of (c1, c2)
-  gpu       the like with a decoder of 11 million parameters on some 400 tokens, for one GPU; it
+  gpu       the like with a decoder of 13 million parameters on some 400 tokens, for one GPU; it
             needs torch alone: --minutes 10
   primary   what docs/study/protocol.md lays down: candidates and rivals on 64 fresh seeds
 
@@ -102,8 +102,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--task",
         metavar="TASK",
-        help="what is trained on: addition (the default), uneven or long, with its own learning "
-        "rate and recipe; the folder is then runs/study-PRESET-TASK",
+        help="what is trained on: addition (the default), uneven, long or columns, with its own "
+        "learning rate and recipe; the folder is then runs/study-PRESET-TASK",
     )
     parser.add_argument(
         "--processes", type=int, metavar="N", help="runs at a time (default: one per core)"
@@ -240,8 +240,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line; those of the process if None.
 
     Returns:
-        0; 2 for options that do not fit and 1 if a process was killed, with the reason on standard
-        error; 130 if interrupted, after a report on the runs that were finished.
+        0; 2 for options that do not fit and 1 if a process was killed or no run came to its end,
+        with the reason on standard error; 130 if interrupted, after a report on the runs that were
+        finished.
     """
     words = _arguments(arguments)
     if words[:1] == ["claims"]:
@@ -295,9 +296,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
-    if len(store.missing(cells)) == len(cells):
-        print("no run is finished: nothing to report", file=sys.stderr)
-        return 130
+    finished = {cell.key(study.recipe) for cell in cells}
+    finished -= {cell.key(study.recipe) for cell in store.missing(cells)}
+    if all(cell.loss == CONTROL for cell in cells if cell.key(study.recipe) in finished):
+        print("no run but of the control is finished: nothing to report", file=sys.stderr)
+        return 130 if interrupted else 1
 
     if missing := [name for name in ("matplotlib", "scipy") if find_spec(name) is None]:
         from vespo_openrlhf.study.plain import write_table

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from vespo_openrlhf.pages import Block, Page, details, facts, figure, paragraph, plotting, table
@@ -117,9 +118,14 @@ def _processor() -> str:
     return models[0] if models else platform.machine()
 
 
+# Updates at the end of a run over which its length is averaged.
+_LAST = 16
+
+
 def _runs(analysis: Analysis) -> list[dict[str, Any]]:
     return [
         {
+            "task": analysis.study.recipe.task,
             "loss": run.cell.loss.label,
             "options": json.dumps(dict(run.cell.loss.options)),
             "N": run.cell.updates_per_batch,
@@ -134,6 +140,7 @@ def _runs(analysis: Analysis) -> list[dict[str, Any]]:
             "final": run.summary.final,
             "collapsed": run.summary.collapsed,
             "updates_to_level": run.summary.reached,
+            "last_length": round(fmean(run.result["updates"]["length"][-_LAST:]), 1),
             "mean_lag": run.result["lag"]["mean"],
             "skipped_updates": run.result["skipped"],
             "seconds": run.result["seconds"],

@@ -165,9 +165,10 @@ class Study:
     recipe: Recipe = field(default_factory=Recipe)
 
     def cells(self) -> list[Cell]:
-        """The cells of its grids, each once."""
+        """The cells of its grids, each once, seed by seed: cut short, it compares losses."""
         cells = [cell for grid in self.grids for cell in grid.cells()]
-        return list({cell.key(self.recipe): cell for cell in cells}.values())
+        unique = {cell.key(self.recipe): cell for cell in cells}
+        return sorted(unique.values(), key=lambda cell: cell.seed)
 
 
 def _settings(*labels: str) -> tuple[LossSetting, ...]:
@@ -271,7 +272,7 @@ PRESETS: dict[str, Study] = {
         ),
         Study(
             "gpu",
-            "The same with a decoder of 11 million parameters and some 400 tokens a response.",
+            "The same with a decoder of 13 million parameters and some 400 tokens a response.",
             _with_control(Grid(_GPU, (64,), (1, 2, 3, 4))),
             recipe=Recipe(task="columns"),
         ),

@@ -48,11 +48,11 @@ def run_missing(
     executor = ProcessPoolExecutor(min(processes, len(todo)), context, _initialise, (device,))
     try:
         seeds = list(dict.fromkeys(cell.seed for cell in todo))
-        # Warm starts first, each by one process, and the runs only once all are there.
-        stages: tuple[tuple[str, Sequence[Cell] | Sequence[int]], ...] = (
-            (f"{title}: warm starts", seeds),
-            (title, todo),
-        )
+        # Warm starts first, each by one process, and the runs only once all are there. Where there
+        # is not time for all, each is made by the first run that needs it.
+        stages: list[tuple[str, Sequence[Cell] | Sequence[int]]] = [(title, todo)]
+        if until == math.inf:
+            stages.insert(0, (f"{title}: warm starts", seeds))
         for stage, tasks in stages:
             futures = [
                 executor.submit(_work, (t, store.recipe, store.folder, until)) for t in tasks
@@ -98,7 +98,8 @@ def _initialise(device: str) -> None:
     import torch
 
     torch.set_default_device(device)
-    torch.set_float32_matmul_precision("high")  # of no effect on the CPU
+    if device != "cpu":
+        torch.set_float32_matmul_precision("high")
 
     # One interrupt reaches the whole process group; the parent alone answers, and ends the pool.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

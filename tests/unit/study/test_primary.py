@@ -1,7 +1,9 @@
 """The primary comparisons: complete or not at all, and corrected together."""
 
 import csv
+import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,10 +17,15 @@ from vespo_openrlhf.study.primary import (
     p_not_worse,
     read_outcomes,
 )
+from vespo_openrlhf.study.tasks import get_task
 
 GRIDS = PRESETS["primary"].grids
 LOSSES = [loss.label for grid in GRIDS for loss in grid.losses]
 SEEDS = GRIDS[0].seeds
+COLUMNS = (
+    *("task", "loss", "options", "N", "lag", "learning_rate", "mu_noise", "engine_noise"),
+    *("sampler", "seed", "best", "final", "collapsed"),
+)
 
 
 def write_runs(path: Path, means: dict[str, float], *, leave_out: int = 0) -> None:
@@ -30,17 +37,24 @@ def write_runs(path: Path, means: dict[str, float], *, leave_out: int = 0) -> No
         for loss in LOSSES
         for seed in SEEDS
     ]
+    task, cells = path.parent.name, {c.loss.label: c for grid in GRIDS for c in grid.cells()}
+    rate = get_task(task).learning_rate
+    facts = {"task": task, "lag": 0, "learning_rate": rate, "mu_noise": 0.0, "engine_noise": 0.0}
     with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, ["loss", "seed", "final", "best", "collapsed"])
+        writer = csv.DictWriter(file, [*COLUMNS])
         writer.writeheader()
         for row in rows[leave_out:]:
-            writer.writerow(row | {"best": row["final"] + 0.01, "collapsed": False})
+            cell = cells[row["loss"]]
+            options = json.dumps(dict(cell.loss.options))
+            own = {"N": cell.updates_per_batch, "options": options, "sampler": "float32"}
+            ends = {"best": row["final"] + 0.01, "collapsed": False}
+            writer.writerow(facts | own | row | ends)
 
 
 def test_the_protocol_has_51_comparisons_corrected_as_one_family(tmp_path, capsys) -> None:
     for task in TASKS:
         write_runs(tmp_path / task / "runs.csv", {"pessimistic": 0.83, "SAPO": 0.4})
-    found = contrasts({task: read_outcomes(tmp_path / task / "runs.csv") for task in TASKS})
+    found = contrasts({task: read_outcomes(tmp_path / task / "runs.csv", task) for task in TASKS})
     assert len(found) == 51
     by_name = {(c.task, c.ours, c.rival): c for c in found}
     assert by_name["long", "pessimistic", "VESPO"].found.verdict() == "above"
@@ -68,3 +82,54 @@ def test_not_worse_is_a_one_sided_test_against_the_margin() -> None:
     assert p_not_worse(differences) == pytest.approx(expected)
     assert p_not_worse([0.0, 0.0]) == 0
     assert p_not_worse([-0.01, -0.01]) == 1
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "message"),
+    [
+        ("seed", "5000", "no run of the protocol"),
+        ("N", "8", "no run of the protocol"),
+        ("task", "addition", "no run of the protocol"),
+        ("learning_rate", "0.1", "no run of the protocol"),
+        ("options", '{"c1_pos": 1}', "no run of the protocol"),
+        ("final", "nan", "not finite"),
+    ],
+)
+def test_other_runs_than_the_protocols_are_refused(tmp_path, column, value, message) -> None:
+    path = tmp_path / "long" / "runs.csv"
+    write_runs(path, {})
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    rows[-1][column] = value
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    with pytest.raises(ValueError, match=message):
+        read_outcomes(path, "long")
+
+
+def test_a_run_that_failed_counts_as_nothing_right(tmp_path) -> None:
+    path = tmp_path / "long" / "runs.csv"
+    write_runs(path, {})
+    *lines, last = path.read_text().splitlines()
+    words = last.split(",")
+    words[-2] = ""
+    path.write_text("\n".join([*lines, ",".join(words)]) + "\n")
+    last_loss = LOSSES[-1]
+    outcome = read_outcomes(path, "long")[last_loss][SEEDS[-1]]
+    assert (outcome.final, outcome.collapsed) == (0.0, True)
+
+
+def test_not_worse_is_not_said_of_a_loss_that_has_collapsed(tmp_path) -> None:
+    for task in TASKS:
+        write_runs(tmp_path / task / "runs.csv", {"taper": 0.807})
+    outcomes = {task: read_outcomes(tmp_path / task / "runs.csv", task) for task in TASKS}
+    before = {(c.task, c.ours, c.rival): c.verdict() for c in contrasts(outcomes)}
+    assert before["long", "taper", "TOPR"] == "not worse"
+    taper = dict(outcomes["long"]["taper"])
+    taper[SEEDS[0]] = replace(taper[SEEDS[0]], collapsed=True)
+    after = contrasts(outcomes | {"long": dict(outcomes["long"]) | {"taper": taper}})
+    assert {
+        c.verdict() for c in after if (c.task, c.ours, c.rival) == ("long", "taper", "TOPR")
+    } == {"open"}

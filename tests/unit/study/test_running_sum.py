@@ -111,3 +111,33 @@ def test_an_engine_with_noise_draws_from_what_it_reports(taught, problems) -> No
     assert weights.std() > 0.05
     error = float(weights.std()) / len(weights) ** 0.5
     assert float(weights.mean()) == pytest.approx(1, abs=4 * error)
+
+
+def test_where_the_length_is_fixed_training_moves_thoughts_and_digits_alone() -> None:
+    task = get_task("long")
+    torch.manual_seed(0)
+    policy = task.policy(width=8, layers=1, heads=1)
+    before = policy.log_table().detach().view(11, 11, -1, WAYS + 1, TOKENS)
+    optimizer = torch.optim.Adam(policy.parameters(), 0.1)
+    ids = task.demonstrations(task.split(0, [4])[0], 0.0, seed=0)
+    policy.log_probs(ids).where(response_mask(ids[:, TERMS:], END), 0.0).mean().backward()
+    optimizer.step()
+    after = policy.log_table().detach().view(11, 11, -1, WAYS + 1, TOKENS)
+    for tokens in (slice(0, FIRST_THOUGHT), slice(FIRST_THOUGHT, FIRST_WAY)):
+        assert (before[..., tokens] - after[..., tokens]).abs().max() > 0.01
+        together = [table[..., tokens].logsumexp(-1) for table in (before, after)]
+        torch.testing.assert_close(*together)
+    torch.testing.assert_close(before[..., FIRST_WAY:], after[..., FIRST_WAY:])
+
+
+def test_a_fixed_response_ends_after_its_ninth_digit_and_not_before() -> None:
+    task = get_task("long")
+    policy = task.policy(width=8, layers=1, heads=1)
+    (problems,) = task.split(0, [64])
+    drawn = policy.sample(task.encode_prompts(problems), torch.Generator().manual_seed(0))
+    ended = (drawn.responses == END).any(dim=1)
+    assert ended.double().mean() > 0.9
+    assert ((drawn.responses < FIRST_THOUGHT).sum(dim=1)[ended] == TERMS).all()
+    assert torch.isfinite(drawn.entropy).all()
+    lengths = drawn.mask.sum(dim=1).double()
+    assert 800 < lengths.mean() < 1200

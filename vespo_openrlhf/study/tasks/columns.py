@@ -31,7 +31,7 @@ class Columns(Task):
     name = "columns"
     learning_rate = 1e-4
     recipe = MappingProxyType(
-        {"width": 384, "layers": 6, "heads": 6, "warm_steps": 2000, "warm_lr": 1e-3, "slip": 0.02}
+        {"width": 512, "layers": 6, "heads": 8, "warm_steps": 2000, "warm_lr": 1e-3, "slip": 0.02}
     )
     end = END
     digits = 40

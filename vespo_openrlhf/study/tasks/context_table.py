@@ -2,10 +2,10 @@
 
 Which digit it is depends on the term of the prompt that is due and on the last digit written.
 Whether it is time for a digit, a thought or the end depends on the kind of the last token, on the
-way of thinking that the response opened with, and on whether a term is left. So how long a response
-thinks has no part in whether it is right. Two small networks map the facts to logits; there are a
-few thousand combinations of them, so they are run once on all, and a token costs a look into the
-outcome, forward and backward, and in sampling.
+way of thinking that the response opened with, and on whether a term is left. So how long a
+response thinks has no part in which digits it writes. Two small networks map the facts to logits;
+there are a few thousand combinations of them, so they are run once on all, and a token costs a look
+into the outcome, forward and backward, and in sampling.
 
 Shapes: B sequences, A response tokens, C combinations, V tokens.
 """
@@ -35,6 +35,7 @@ TERMS = 9
 # Sequences whose contexts are found at once: of a thousand tokens, they stay in a core's cache.
 _LOOKED_UP_AT_ONCE = 64
 _NO_DIGIT = 10
+_IMPOSSIBLE = 1e-30  # and not 0, whose logarithm times 0 is no number
 #: Kinds of the last token: one for each thought, then a digit, then whatever else it is.
 _DIGIT, _OTHER = THOUGHTS, THOUGHTS + 1
 _SIZES = (_NO_DIGIT + 1, _NO_DIGIT + 1, _OTHER + 1, WAYS + 1)
@@ -75,6 +76,39 @@ class _Network(nn.Module):
         return found
 
 
+class _FixedForm(nn.Module):
+    """As a network of the form, of which only the choice among the thoughts is learnt.
+
+    A response opens with a way, thinks before each term for as long as that way does, and ends
+    after the last: what training cannot move.
+    """
+
+    def __init__(self, thinking: Sequence[float], width: int, layers: int) -> None:
+        super().__init__()
+        self.thought = _Network(_SIZES[2:], width, layers, THOUGHTS)
+        kind, way, ended = torch.cartesian_prod(*map(torch.arange, (*_SIZES[2:], 2))).T
+        self._thought_of_C = kind * _SIZES[3] + way
+        chances = torch.full((len(kind), 1 + TOKENS - FIRST_THOUGHT), _IMPOSSIBLE)
+        opening, ways = way == WAYS, len(thinking)
+        first_way = 1 + THOUGHTS
+        chances[opening, first_way : first_way + ways] = 1 / ways
+        going_on = torch.tensor([*thinking, *[0.0] * (WAYS + 1 - ways)])[way]
+        chances[:, 0] = torch.where(opening | (ended == 1), _IMPOSSIBLE, 1 / (1 + going_on))
+        thinks = (~opening & (ended == 0))[:, None]
+        share = (going_on / (1 + going_on))[:, None].clamp(min=_IMPOSSIBLE)
+        chances[:, 1:first_way] = torch.where(thinks, share, chances[:, 1:first_way])
+        chances[~opening & (ended == 1), END - FIRST_THOUGHT + 1] = 1.0
+        self._chances = chances.log()
+        self._facts = torch.cartesian_prod(*map(torch.arange, _SIZES[2:])).T
+
+    def log_table(self) -> Tensor:
+        """(combinations, forms) log-probs; of what cannot be, that of `_IMPOSSIBLE`."""
+        thoughts = self.thought(self._facts).log_softmax(-1).index_select(0, self._thought_of_C)
+        chances = self._chances
+        chosen = chances[:, 1 : 1 + THOUGHTS] + thoughts
+        return torch.cat([chances[:, :1], chosen, chances[:, 1 + THOUGHTS :]], dim=1)
+
+
 class ContextTable(nn.Module):
     """See above.
 
@@ -82,15 +116,27 @@ class ContextTable(nn.Module):
         width: of the hidden layers.
         layers: how many of them.
         max_response_tokens: A at most.
+        thinking: of each way the mean number of thoughts before a digit, if that is fixed; None:
+            how long it thinks is learnt, too.
     """
 
-    def __init__(self, width: int = 64, layers: int = 2, max_response_tokens: int = 256) -> None:
+    def __init__(
+        self,
+        width: int = 64,
+        layers: int = 2,
+        max_response_tokens: int = 256,
+        thinking: Sequence[float] | None = None,
+    ) -> None:
         super().__init__()
         self.max_response_tokens = max_response_tokens
         term, digit, kind, way = _SIZES
         self.digit = _Network((term, digit), width, layers, FIRST_THOUGHT)
         # What is no digit, each by itself, and before them that it is one.
-        self.form = _Network((kind, way, 2), width, layers, 1 + TOKENS - FIRST_THOUGHT)
+        self.form: _Network | _FixedForm
+        if thinking is None:
+            self.form = _Network((kind, way, 2), width, layers, 1 + TOKENS - FIRST_THOUGHT)
+        else:
+            self.form = _FixedForm(thinking, width, layers)
         self._digits = torch.cartesian_prod(*map(torch.arange, (term, digit))).T
         self._forms = torch.cartesian_prod(*map(torch.arange, (kind, way, 2))).T
         every = torch.cartesian_prod(*map(torch.arange, _SIZES)).T
@@ -100,7 +146,11 @@ class ContextTable(nn.Module):
     def log_table(self) -> Tensor:
         """(C, V) log-probs."""
         digits = self.digit(self._digits).log_softmax(-1).index_select(0, self._digit_of_C)
-        forms = self.form(self._forms).log_softmax(-1).index_select(0, self._form_of_C)
+        if isinstance(self.form, _FixedForm):
+            table = self.form.log_table()
+        else:
+            table = self.form(self._forms).log_softmax(-1)
+        forms = table.index_select(0, self._form_of_C)
         return torch.cat([forms[:, :1] + digits, forms[:, 1:]], dim=1)
 
     def contexts(self, ids_BT: Tensor) -> Tensor:

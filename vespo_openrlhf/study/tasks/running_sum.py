@@ -39,7 +39,10 @@ class RunningSum(Task):
 
     Attributes:
         thinking: of each way to think, the mean number of tokens before a digit.
+        fixed: whether training cannot change how long a response thinks and where it ends.
     """
+
+    fixed: ClassVar[bool] = False
 
     learning_rate = 3e-3
     prompt_tokens = TERMS
@@ -62,7 +65,7 @@ class RunningSum(Task):
         return self.encode_prompts(problems).sum(dim=1) % 10
 
     def demonstrations(self, problems: Sequence[tuple[int, ...]], slip: float, seed: int) -> Tensor:
-        source = torch.Generator().manual_seed(seed + 1)
+        source = torch.Generator(torch.get_default_device()).manual_seed(seed + 1)
         terms_BN = self.encode_prompts(problems)
         batch, places = len(problems), self.max_response_tokens
         ways_B = torch.randint(len(self.thinking), (batch,), generator=source)
@@ -101,7 +104,8 @@ class RunningSum(Task):
         )
 
     def policy(self, width: int, layers: int, heads: int) -> Any:
-        return ContextTable(width, layers, self.max_response_tokens)
+        thinking = self.thinking if self.fixed else None
+        return ContextTable(width, layers, self.max_response_tokens, thinking)
 
 
 class Uneven(RunningSum):
@@ -113,9 +117,14 @@ class Uneven(RunningSum):
 
 
 class Long(RunningSum):
-    """Responses of some 1,000 tokens, all but ten of them free."""
+    """Responses of some 1,000 tokens, all but ten of them free.
+
+    How long they are is fixed. Where it is learnt, it wanders until every response is cut off, or
+    none is long any more, whatever the loss.
+    """
 
     name = "long"
-    thinking = (110.0,)
-    max_response_tokens = 1792
+    thinking = (112.0,)
+    fixed = True
+    max_response_tokens = 2304
     recipe = MappingProxyType({"warm_steps": 200, "evaluate_every": 32, "last_evaluations": 2})
