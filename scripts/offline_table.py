@@ -186,7 +186,7 @@ def print_table(options: argparse.Namespace) -> None:
     print("| --- " * (len(epochs) + 3) + "|")
     names = sorted(
         {line["loss"] for line in trained},
-        key=lambda name: -_mean(trained, name, epochs[-1], "accuracy")[0],
+        key=lambda name: (-_mean(trained, name, epochs[-1], "accuracy")[0], name),
     )
     for name in names:
         cells = []
