@@ -109,6 +109,8 @@ def _offline(flags: dict[str, Any]) -> list[str]:
     if not flags["eval.dataset"]:
         if flags["reward.remote_url"]:
             notes.append("--reward.remote_url is not asked (rewards are recorded)")
+        if flags["train.agent_func_path"]:
+            notes.append("--train.agent_func_path is not called (episodes are recorded)")
         if not _is_scored(flags):
             flags["reward.remote_url"] = "recorded"  # or OpenRLHF makes place for a reward model
         if flags["vllm.num_engines"]:

@@ -77,6 +77,13 @@ def test_a_recording_stands_for_engines_prompts_and_a_reward(
     assert "2 recorded samples, 1 groups" in capsys.readouterr().out
 
 
+def test_an_agent_that_is_not_called_is_told(offline: dict[str, Any]) -> None:
+    flags = offline | {"train.agent_func_path": "agent.py"}
+    assert any("--train.agent_func_path is not called" in note for note in complete(flags))
+    flags = offline | {"train.agent_func_path": "agent.py", "eval.dataset": "some/data"}
+    assert not any("--train.agent_func_path" in note for note in complete(flags))
+
+
 def test_engines_stay_where_there_is_something_to_evaluate(offline: dict[str, Any]) -> None:
     flags = offline | {"eval.dataset": "some/data", "vllm.num_engines": 2}
     complete(flags)
