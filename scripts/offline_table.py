@@ -48,6 +48,7 @@ class Data:
         ids, mask, mu, advantages: (S, T), (S, T - 1), (S, T - 1), (S,); mask and mu are of the
             token that comes next. A group's samples stand together.
         groups: how many.
+        digest: of the shards.
         right: share of the samples with a reward of 1.
     """
 
@@ -56,7 +57,7 @@ class Data:
         samples = [sample for group in recording for sample in group if sample is not None]
         if len(samples) != size * len(recording):
             raise ValueError(f"{run} has groups that are not whole. {recording.account()}")
-        self.groups = len(recording)
+        self.groups, self.digest = len(recording), recording.digest
         self.ids = _padded([sample.tokens for sample in samples])
         self.mask = _padded([sample.action_mask for sample in samples])[:, 1:].bool()
         self.mu = _padded([sample.log_probs for sample in samples])[:, 1:]
@@ -151,6 +152,16 @@ def run(options: argparse.Namespace) -> None:
 
     lines = read_json_lines(options.out) if options.out.exists() else []
     done = {(line["loss"], line["seed"]) for line in lines}
+    own = {
+        "digest": data.digest,
+        "learning_rate": options.learning_rate,
+        "epochs": options.epochs,
+        "group": options.group,
+    }
+    if lines and lines[0].get("of") != own:
+        sys.exit(
+            f"{options.out} holds trainings of {lines[0].get('of')}, not of {own}: name another"
+        )
     cells = [(seed, name) for seed in range(options.seeds) for name in options.losses]
     shard, shards = map(int, options.shard.split("/"))
     with open(options.out, "a", encoding="utf-8") as file:
@@ -160,7 +171,8 @@ def run(options: argparse.Namespace) -> None:
             file.flush()
 
         if not done:
-            write({"loss": "start", "seed": 0, "right": data.right, "accuracy": measure(fresh())})
+            start = {"loss": "start", "seed": 0, "of": own, "right": data.right}
+            write(start | {"accuracy": measure(fresh())})
         for seed, name in tqdm(cells[shard::shards], "trainings"):
             if (name, seed) in done:
                 continue
@@ -179,8 +191,8 @@ def print_table(options: argparse.Namespace) -> None:
     start = next(line for line in lines if line["loss"] == "start")
     trained = [line for line in lines if line["loss"] != "start"]
     epochs = list(trained[0]["epochs"])
-    if options.verbose:
-        print(f"start: {start['accuracy']:.1%}; right samples: {start['right']:.1%}\n")
+    told = f"start: {start['accuracy']:.1%}; right samples: {start['right']:.1%}"
+    print(told, file=sys.stderr)
     heads = [f"after {epoch}, %" for epoch in epochs]
     print(f"| loss | {' | '.join(heads)} | mean \\|log W\\| at the end | ESS |")
     print("| --- " * (len(epochs) + 3) + "|")
@@ -224,7 +236,6 @@ def main() -> None:
     table = commands.add_parser("table", help="print the table")
     table.set_defaults(call=print_table)
     table.add_argument("files", nargs="+", type=Path)
-    table.add_argument("--verbose", action="store_true", help="with the start, and the data")
     options = parser.parse_args()
     options.call(options)
 
