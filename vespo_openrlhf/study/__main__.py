@@ -220,14 +220,16 @@ def run(
         until=until,
     )
     light(study.cells(), title=study.name)
-    if (tuning := study.tuning) is not None and not store.missing(study.cells()):
+    if store.missing(study.cells()):
+        return  # the time is up
+    if (tuning := study.tuning) is not None:
         from vespo_openrlhf.study.analysis import choose
 
         light(tuning.cells(), title="tuning")
         if store.missing(tuning.cells()):
             return
         light(tuning.report(choose(study, store)), title="tuned")
-    if full_stack:
+    if full_stack and time.time() < until:
         from vespo_openrlhf.study import full_stack as stack
 
         stack.run_missing(study.full_stack.cells(), stack.full_stack_store(store))
@@ -302,11 +304,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("no run but of the control is finished: nothing to report", file=sys.stderr)
         return 130 if interrupted else 1
 
-    if missing := [name for name in ("matplotlib", "scipy") if find_spec(name) is None]:
+    if left := len(store.missing(cells)):
+        print(
+            f"{left} of {len(cells)} runs are not finished; the same command goes on",
+            file=sys.stderr,
+        )
+    if absent := [name for name in ("matplotlib", "scipy") if find_spec(name) is None]:
         from vespo_openrlhf.study.plain import write_table
 
         print(write_table(study, store))
-        print(f"without {' and '.join(missing)} there are no tests, figures and report")
+        print(f"without {' and '.join(absent)} there are no tests, figures and report")
         return 130 if interrupted else 0
 
     from vespo_openrlhf.study.analysis import Analysis

@@ -2,7 +2,7 @@
 
     python -m vespo_openrlhf.study primary docs/study/primary
 
-reads TASK/runs.csv there and prints the tables in Markdown. Standard library and scipy alone.
+reads TASK/runs.csv there and prints the tables in Markdown.
 """
 
 from __future__ import annotations
@@ -17,12 +17,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import t
-
 from vespo_openrlhf.eval.metrics.paired import holm
 from vespo_openrlhf.study.cells import Cell
 from vespo_openrlhf.study.presets import CONTROL, PRESETS
-from vespo_openrlhf.study.statistics import LEVEL, Comparison, compare, estimate, paired
+from vespo_openrlhf.study.statistics import (
+    LEVEL,
+    Comparison,
+    compare,
+    estimate,
+    not_worse_test,
+    paired,
+)
 from vespo_openrlhf.study.tables import markdown, percent, probability
 from vespo_openrlhf.study.tasks import get_task
 
@@ -53,7 +58,7 @@ class Contrast:
         task, ours, rival: which.
         found: of the two-sided test.
         not_worse: p of the one-sided test that ours is not `MARGIN` or more below, corrected.
-        collapses: how many runs of ours collapsed, and of the rival's.
+        collapses: how many runs of ours collapsed.
     """
 
     task: str
@@ -61,16 +66,16 @@ class Contrast:
     rival: str
     found: Comparison
     not_worse: float
-    collapses: tuple[int, int]
+    collapses: int
 
     def verdict(self) -> str:
-        """ "above", "below", "not worse" or "open".
+        """One of above, below, not worse, open.
 
         Not worse is only said where no run of ours collapsed: a mean over 64 seeds says little of
         what happens once in sixty, and the t test of it too often says too much.
         """
         said = self.found.verdict()
-        if said == "open" and self.not_worse < LEVEL and not self.collapses[0]:
+        if said == "open" and self.not_worse < LEVEL and not self.collapses:
             return "not worse"
         return said
 
@@ -133,16 +138,6 @@ def _pairs() -> Iterator[tuple[str, str]]:
     yield from ((ours, "VESPO") for ours in OURS[1:])
 
 
-def p_not_worse(differences: Sequence[float], margin: float = MARGIN) -> float:
-    """One-sided p, by Student's t, of a mean difference of -margin or less."""
-    found = estimate(differences)
-    freedom = found.count - 1
-    error = found.half_width / float(t.ppf(0.975, freedom))
-    if error == 0:
-        return 0.0 if found.mean > -margin else 1.0
-    return float(t.sf((found.mean + margin) / error, freedom))
-
-
 def contrasts(outcomes: Mapping[str, Outcomes]) -> list[Contrast]:
     """Every primary comparison, corrected for all of them.
 
@@ -157,20 +152,11 @@ def contrasts(outcomes: Mapping[str, Outcomes]) -> list[Contrast]:
             for loss in (ours, rival)
         )
         differences.append(paired(left, right))
-    not_worse = holm([p_not_worse(list(by_seed.values())) for by_seed in differences])
+    not_worse = holm([not_worse_test(list(by_seed.values()), MARGIN) for by_seed in differences])
     return [
-        Contrast(
-            *name,
-            found,
-            p,
-            (_collapses(outcomes, *name[:2]), _collapses(outcomes, name[0], name[2])),
-        )
+        Contrast(*name, found, p, sum(o.collapsed for o in outcomes[name[0]][name[1]].values()))
         for name, found, p in zip(names, compare(differences), not_worse, strict=True)
     ]
-
-
-def _collapses(outcomes: Mapping[str, Outcomes], task: str, loss: str) -> int:
-    return sum(outcome.collapsed for outcome in outcomes[task][loss].values())
 
 
 def losses_table(outcomes: Outcomes) -> str:
@@ -190,7 +176,7 @@ def losses_table(outcomes: Outcomes) -> str:
                 ],
             )
         )
-    rows.sort(key=lambda row: -row[0] if not math.isnan(row[0]) else math.inf)
+    rows.sort(key=lambda row: -row[0])
     headings = ("loss", "final accuracy, %", "below its own best", "collapsed")
     return markdown(headings, [cells for _, cells in rows])
 

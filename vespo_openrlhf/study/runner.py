@@ -7,7 +7,7 @@ import multiprocessing
 import signal
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -78,9 +78,7 @@ def _shown(futures: Sequence[Future[None]], title: str, progress: bool) -> Itera
     try:
         from tqdm import tqdm
     except ModuleNotFoundError:  # a machine that has torch alone, and a GPU
-        if progress:
-            print(f"{title}: {len(futures)} to do", file=sys.stderr, flush=True)
-        return done
+        return _counted(done, len(futures), title) if progress else done
     bar: Iterable[Future[None]] = tqdm(
         done,
         total=len(futures),
@@ -92,6 +90,12 @@ def _shown(futures: Sequence[Future[None]], title: str, progress: bool) -> Itera
         mininterval=0.2 if sys.stderr.isatty() else 30.0,
     )
     return bar
+
+
+def _counted(futures: Iterable[Future[None]], total: int, title: str) -> Iterator[Future[None]]:
+    for number, future in enumerate(futures, start=1):
+        print(f"{title}: {number} of {total}", file=sys.stderr, flush=True)
+        yield future
 
 
 def _initialise(device: str) -> None:

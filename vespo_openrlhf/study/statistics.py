@@ -143,10 +143,21 @@ def t_test(values: Sequence[float]) -> float:
     found = estimate(values)
     if found.count == 1 or found.mean == 0:
         return 1.0
+    return 2 * _upper_tail(found, abs(found.mean))
+
+
+def not_worse_test(values: Sequence[float], margin: float) -> float:
+    """One-sided p of a mean of -margin or less, by Student's t, of two values or more."""
+    found = estimate(values)
+    return _upper_tail(found, found.mean + margin)
+
+
+def _upper_tail(found: Estimate, distance: float) -> float:
+    """How likely a mean is so far above that of its distribution; its values' spread is given."""
     error = found.half_width / _t_quantile(found.count - 1)
     if error == 0:
-        return 0.0
-    return 2 * float(t.sf(abs(found.mean) / error, found.count - 1))
+        return 0.0 if distance > 0 else 1.0
+    return float(t.sf(distance / error, found.count - 1))
 
 
 def _t_quantile(freedom: int) -> float:

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from vespo_openrlhf.study import runner
 from vespo_openrlhf.study.__main__ import build_parser, build_study, main
-from vespo_openrlhf.study.presets import PRESETS
+from vespo_openrlhf.study.presets import CONTROL, PRESETS
 from vespo_openrlhf.study.runner import run_missing
 from vespo_openrlhf.study.store import Store
 from vespo_openrlhf.study.tasks import get_task, response_mask
@@ -22,6 +23,8 @@ ROOT = Path(__file__).parents[3]
 
 class Small(Columns):
     digits = 3
+    prompt_tokens = 2 * digits + 2
+    max_response_tokens = 9 * digits + digits + 4
 
 
 TASK = Small()
@@ -76,6 +79,28 @@ def test_after_its_time_no_run_is_begun(tmp_path) -> None:
     cells = study.cells()[:2]
     run_missing(cells, store, 1, title="late", progress=False, until=time.time() - 1)
     assert store.missing(cells) == cells
+
+
+def test_a_study_that_has_only_its_controls_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As --minutes may leave it; a report without a comparison could not be drawn."""
+
+    def only_controls(cells, store, *_, **__) -> None:
+        for cell in cells:
+            if cell.loss == CONTROL:
+                store.save(cell, {})
+
+    monkeypatch.setattr(runner, "run_missing", only_controls)
+    assert main(["--preset", "quick", "--minutes", "1", "--out", str(tmp_path)]) == 1
+    assert "no run but of the control is finished" in capsys.readouterr().err
+
+
+def test_a_study_is_run_seed_by_seed_its_control_with_each() -> None:
+    cells = PRESETS["gpu"].cells()
+    assert [cell.seed for cell in cells] == sorted(cell.seed for cell in cells)
+    of_first = [cell for cell in cells if cell.seed == cells[0].seed]
+    assert {cell.updates_per_batch for cell in of_first} == {1, 64}
 
 
 def test_torch_alone_is_enough(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from vespo_openrlhf.study.statistics import (
     compare,
     estimate,
     mean_curve,
+    not_worse_test,
     paired,
     sign_flip_test,
     summarise_run,
@@ -93,3 +94,11 @@ def test_a_curve_has_the_standard_error_of_each_point() -> None:
     means, errors = mean_curve([[1.0, 0.0], [3.0, 0.0, 7.0]])
     assert means == [2.0, 0.0]
     assert errors == [pytest.approx(1.0), 0.0]
+
+
+def test_not_worse_is_a_one_sided_test_against_the_margin() -> None:
+    differences = [-0.004, 0.01, 0.002, -0.012, 0.006]
+    expected = stats.ttest_1samp(differences, -0.01, alternative="greater").pvalue
+    assert not_worse_test(differences, 0.01) == pytest.approx(expected)
+    assert not_worse_test([0.0, 0.0], 0.01) == 0
+    assert not_worse_test([-0.01, -0.01], 0.01) == 1

@@ -9,14 +9,15 @@ from __future__ import annotations
 import functools
 import importlib
 import pkgutil
+import random
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def response_mask(responses_BA: Tensor, end: int) -> Tensor:
@@ -57,13 +58,14 @@ class Samples:
         return Samples(self.ids[rows], self.mask[rows], self.log_probs[rows], self.entropy[rows])
 
 
-class Policy(Protocol):
-    """A `torch.nn.Module` that reads and writes a task's tokens."""
+class Policy(nn.Module, ABC):
+    """Reads and writes a task's tokens."""
 
+    @abstractmethod
     def log_probs(self, ids_BT: Tensor) -> Tensor:
-        """(B, A) log pi of the response tokens, with the gradient; 0 or anything after the end."""
-        ...
+        """(B, A) log pi of the response tokens, with the gradient; anything after the end."""
 
+    @abstractmethod
     def sample(
         self, prompts_BP: Tensor, generator: torch.Generator, *, logit_noise: float = 0.0
     ) -> Samples:
@@ -75,7 +77,6 @@ class Policy(Protocol):
             logit_noise: standard deviation of Gaussian noise on each logit. It is drawn from, and
                 reported, what comes out: an engine that does not compute what the trainer does.
         """
-        ...
 
 
 class Task(ABC):
@@ -134,8 +135,19 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def policy(self, width: int, layers: int, heads: int) -> Any:
-        """An untrained policy, a `torch.nn.Module` and a `Policy`; not all take all sizes."""
+    def policy(self, width: int, layers: int, heads: int) -> Policy:
+        """An untrained one; not all take all sizes."""
+
+
+def digit_problems(
+    rng: random.Random, digits: int, sizes: Sequence[int]
+) -> list[list[tuple[int, ...]]]:
+    """Lists of these sizes of problems of so many random digits, all of them different."""
+    problems: dict[tuple[int, ...], None] = {}
+    while len(problems) < sum(sizes):
+        problems[tuple(rng.randrange(10) for _ in range(digits))] = None
+    every = iter(problems)
+    return [[next(every) for _ in range(size)] for size in sizes]
 
 
 @functools.cache

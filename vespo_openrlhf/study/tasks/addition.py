@@ -13,14 +13,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from vespo_openrlhf.embedded.arithmetic import Problem, split_problems, worked_solution
-from vespo_openrlhf.study.tasks import Task, response_mask
-from vespo_openrlhf.study.tasks.decoder import Decoder
+from vespo_openrlhf.study.tasks.decoder import DecoderTask
 
 BOX = "\\boxed{"
 VOCABULARY = (*"0123456789+=\n}", BOX, "<end>", "<pad>")
@@ -44,13 +42,15 @@ def encode(text: str) -> list[int]:
     return ids
 
 
-class Addition(Task):
+class Addition(DecoderTask):
     """Sums of two numbers of three digits, see `embedded.arithmetic`."""
 
     name = "addition"
     prompt_tokens = PROMPT_TOKENS
     max_response_tokens = MAX_RESPONSE_TOKENS
+    vocabulary = VOCABULARY
     end = END
+    pad = PAD
 
     def split(self, seed: int, sizes: Sequence[int]) -> list[list[Problem]]:
         return split_problems(seed, sizes)
@@ -77,24 +77,3 @@ class Addition(Task):
             row = [*encode(problem.prompt), *solution, END]
             rows.append(row + [PAD] * (MAX_TOKENS - len(row)))
         return torch.tensor(rows)
-
-    def is_right(self, responses_BA: Tensor, answers: Tensor) -> Tensor:
-        """The response ends in the right boxed sum, whatever the work before it says."""
-        size = answers.shape[1]
-        length_B1 = response_mask(responses_BA, END).sum(dim=1, keepdim=True)
-        place_BS = length_B1 - size + torch.arange(size)
-        tail_BS = responses_BA.gather(1, place_BS.clamp(min=0))
-        matches = (tail_BS == answers) & (place_BS >= 0)
-        return (matches | (answers < 0)).all(dim=1)
-
-    def policy(self, width: int, layers: int, heads: int) -> Any:
-        return Decoder(
-            width,
-            layers,
-            heads,
-            vocabulary=len(VOCABULARY),
-            prompt_tokens=PROMPT_TOKENS,
-            max_tokens=MAX_TOKENS,
-            end=END,
-            pad=PAD,
-        )

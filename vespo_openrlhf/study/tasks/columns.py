@@ -13,19 +13,18 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from vespo_openrlhf.study.tasks import Task, response_mask
-from vespo_openrlhf.study.tasks.decoder import Decoder
+from vespo_openrlhf.study.tasks import digit_problems
+from vespo_openrlhf.study.tasks.decoder import DecoderTask
 
 VOCABULARY = (*"0123456789+=;[]", "<end>", "<pad>")
 _PLUS, _EQUALS, _NEXT, _OPEN, _CLOSE, END, PAD = range(10, len(VOCABULARY))
 
 
-class Columns(Task):
+class Columns(DecoderTask):
     """Sums of two numbers of `digits` digits, (digits of one, digits of the other) a problem."""
 
     name = "columns"
@@ -33,24 +32,15 @@ class Columns(Task):
     recipe = MappingProxyType(
         {"width": 512, "layers": 6, "heads": 8, "warm_steps": 2000, "warm_lr": 1e-3, "slip": 0.02}
     )
+    vocabulary = VOCABULARY
     end = END
+    pad = PAD
     digits = 40
-
-    @property
-    def prompt_tokens(self) -> int:  # type: ignore[override]
-        return 2 * self.digits + 2
-
-    @property
-    def max_response_tokens(self) -> int:  # type: ignore[override]
-        return 9 * self.digits + self.digits + 1 + 3
+    prompt_tokens = 2 * digits + 2
+    max_response_tokens = 9 * digits + digits + 4
 
     def split(self, seed: int, sizes: Sequence[int]) -> list[list[tuple[int, ...]]]:
-        rng = random.Random(f"columns-{seed}")
-        problems: dict[tuple[int, ...], None] = {}
-        while len(problems) < sum(sizes):
-            problems[tuple(rng.choices(range(10), k=2 * self.digits))] = None
-        every = iter(problems)
-        return [[next(every) for _ in range(size)] for size in sizes]
+        return digit_problems(random.Random(f"columns-{seed}"), 2 * self.digits, sizes)
 
     def encode_prompts(self, problems: Sequence[tuple[int, ...]]) -> Tensor:
         one_BN, other_BN = torch.tensor(list(problems)).split(self.digits, dim=1)
@@ -68,25 +58,6 @@ class Columns(Task):
         drawn = torch.randint(10, solutions_BA.shape, generator=source)
         slipped_BA = torch.where(slips & (solutions_BA < 10), drawn, solutions_BA)
         return torch.cat([self.encode_prompts(problems), slipped_BA], dim=1)
-
-    def is_right(self, responses_BA: Tensor, answers: Tensor) -> Tensor:
-        """The response ends in the right number in its brackets, whatever the columns say."""
-        size = answers.shape[1]
-        length_B1 = response_mask(responses_BA, END).sum(dim=1, keepdim=True)
-        place_BS = (length_B1 - size + torch.arange(size)).clamp(min=0)
-        return (responses_BA.gather(1, place_BS) == answers).all(dim=1) & (length_B1[:, 0] >= size)
-
-    def policy(self, width: int, layers: int, heads: int) -> Any:
-        return Decoder(
-            width,
-            layers,
-            heads,
-            vocabulary=len(VOCABULARY),
-            prompt_tokens=self.prompt_tokens,
-            max_tokens=self.max_tokens,
-            end=END,
-            pad=PAD,
-        )
 
     def _solutions(self, problems: Sequence[tuple[int, ...]]) -> Tensor:
         """(B, A) int64, without slips."""

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vespo_openrlhf.study.tasks import Samples, response_mask
+from vespo_openrlhf.study.tasks import Policy, Samples, response_mask
 
 #: Digits 0 to 9, then what thinking is written in, then the ways to think.
 THOUGHTS = 4
@@ -109,7 +109,7 @@ class _FixedForm(nn.Module):
         return torch.cat([chances[:, :1], chosen, chances[:, 1 + THOUGHTS :]], dim=1)
 
 
-class ContextTable(nn.Module):
+class ContextTable(Policy):
     """See above.
 
     Args:
@@ -183,7 +183,7 @@ class ContextTable(nn.Module):
         table = self.log_table().float().log_softmax(-1)  # whatever the weights are, as engines do
         due = functional.pad(prompts_BP, (0, 1), value=_NO_DIGIT) * math.prod(_SIZES[1:])
         ids = torch.full((self.max_response_tokens, len(prompts_BP)), PAD)
-        noisy_log_probs, noisy_entropy = torch.zeros(2, *ids.shape) if logit_noise else (None, None)
+        reported = torch.zeros(2 if logit_noise else 0, *ids.shape)  # log-probs and entropies
         cumulated = table.exp().cumsum(-1)
         rows = torch.arange(len(ids[0]))  # those whose tokens are drawn, a few more than go on
         running = torch.ones(len(rows), dtype=torch.bool)
@@ -193,15 +193,14 @@ class ContextTable(nn.Module):
         for place, row in enumerate(ids):
             index = due.gather(1, written)[:, 0] + digit * (_SIZES[2] * _SIZES[3]) + rest
             draw = torch.rand(len(rows), 1, generator=generator)
-            if noisy_log_probs is None or noisy_entropy is None:
-                token = torch.searchsorted(cumulated.index_select(0, index), draw)[:, 0]
-            else:
+            if logit_noise:
                 noise = torch.randn(len(rows), TOKENS, generator=generator)
                 noisy = (table.index_select(0, index) + logit_noise * noise).log_softmax(-1)
-                token = torch.searchsorted(noisy.exp().cumsum(-1), draw)[:, 0]
-                noisy_log_probs[place, rows] = noisy.gather(1, token.clamp(max=PAD)[:, None])[:, 0]
-                noisy_entropy[place, rows] = -(noisy.exp() * noisy).sum(-1)
-            token.clamp_(max=PAD)  # the last sum may be a little below 1
+                token = _first_above(noisy.exp().cumsum(-1), draw)
+                reported[0, place, rows] = noisy.gather(1, token[:, None])[:, 0]
+                reported[1, place, rows] = -(noisy.exp() * noisy).sum(-1)
+            else:
+                token = _first_above(cumulated.index_select(0, index), draw)
             row[rows] = token
             running &= token != END
             is_digit = token < FIRST_THOUGHT
@@ -219,14 +218,25 @@ class ContextTable(nn.Module):
         responses = ids.T.contiguous()
         mask = response_mask(responses, END)
         whole = torch.cat([prompts_BP, responses.masked_fill(~mask, PAD)], dim=1)
-        if noisy_log_probs is None or noisy_entropy is None:
-            entropies = -(table.exp() * table).sum(-1)
-            parts = []
-            for ids_BT in whole.split(_LOOKED_UP_AT_ONCE):
-                contexts = self.contexts(ids_BT)
-                chosen = contexts * TOKENS + ids_BT[:, TERMS:]
-                parts.append((table.take(chosen), entropies.take(contexts)))
-            log_probs, entropy = (torch.cat(found) for found in zip(*parts, strict=True))
-        else:
-            log_probs, entropy = noisy_log_probs.T, noisy_entropy.T
+        log_probs, entropy = (
+            reported.transpose(1, 2) if logit_noise else self._looked_up(whole, table)
+        )
         return Samples(whole, mask, log_probs.where(mask, 0.0), entropy.where(mask, 0.0))
+
+    def _looked_up(self, ids_BT: Tensor, table: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, A) log-probs of the response tokens, and entropies of where each was drawn from."""
+        entropies = -(table.exp() * table).sum(-1)
+        parts = []
+        for part in ids_BT.split(_LOOKED_UP_AT_ONCE):
+            contexts = self.contexts(part)
+            parts.append(
+                (table.take(contexts * TOKENS + part[:, TERMS:]), entropies.take(contexts))
+            )
+        log_probs, entropy = zip(*parts, strict=True)
+        return torch.cat(log_probs), torch.cat(entropy)
+
+
+def _first_above(cumulated_BV: Tensor, draw_B1: Tensor) -> Tensor:
+    """(B,) int64: the first token whose cumulated chance is not below the draw; the last one where
+    even its is, by rounding."""
+    return torch.searchsorted(cumulated_BV, draw_B1)[:, 0].clamp(max=TOKENS - 1)

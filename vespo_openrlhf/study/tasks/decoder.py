@@ -10,11 +10,14 @@ Shapes: B sequences, T tokens, D width, H heads, K = D / H, V vocabulary, A resp
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from vespo_openrlhf.study.tasks import Samples, response_mask
+from vespo_openrlhf.study.tasks import Policy, Samples, Task, response_mask
 
 # Sequences sampled at once. The key-value cache of the first stays in a core's cache.
 _SAMPLED_AT_ONCE, _SAMPLED_AT_ONCE_GPU = 256, 2048
@@ -43,7 +46,7 @@ class _Layer(nn.Module):
         return x_BTD + self.down(functional.relu(self.up(self.mlp_norm(x_BTD))))
 
 
-class Decoder(nn.Module):
+class Decoder(Policy):
     """A causal transformer of OPT's architecture, without biases in its linear maps.
 
     Args:
@@ -77,9 +80,11 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(self._layers)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, vocabulary, bias=False)
+        inner = {id(parameter) for parameter in self.layers.parameters()}
         for parameter in self.parameters():
             if parameter.dim() == 2:
-                nn.init.normal_(parameter, std=0.02 if len(parameter) <= max_tokens else 0.08)
+                std = 0.64 / math.sqrt(width) if id(parameter) in inner else 0.02
+                nn.init.normal_(parameter, std=std)
 
     def hidden(self, ids_BT: Tensor) -> Tensor:
         """(B, T, D) last hidden states."""
@@ -151,3 +156,42 @@ class Decoder(nn.Module):
                     ),
                 )
         return Samples(ids, response_mask(ids[:, prompt:], self._end), log_probs, entropy)
+
+
+class DecoderTask(Task):
+    """A task whose policy is a `Decoder`, and whose responses are right by how they end.
+
+    Attributes:
+        vocabulary: a token an id.
+        pad: id of the padding.
+    """
+
+    vocabulary: Sequence[str]
+    pad: int
+
+    def is_right(self, responses_BA: Tensor, answers: Tensor) -> Tensor:
+        """(B,) bool: the response ends in its answer, whatever the work before it says.
+
+        Args:
+            responses_BA: see `Task`.
+            answers: (B, S) int64, the last tokens of a right response, its end among them; -1 in
+                front of one that is shorter.
+        """
+        size = answers.shape[1]
+        length_B1 = response_mask(responses_BA, self.end).sum(dim=1, keepdim=True)
+        place_BS = length_B1 - size + torch.arange(size)
+        tail_BS = responses_BA.gather(1, place_BS.clamp(min=0))
+        matches = (tail_BS == answers) & (place_BS >= 0)
+        return (matches | (answers < 0)).all(dim=1)
+
+    def policy(self, width: int, layers: int, heads: int) -> Decoder:
+        return Decoder(
+            width,
+            layers,
+            heads,
+            vocabulary=len(self.vocabulary),
+            prompt_tokens=self.prompt_tokens,
+            max_tokens=self.max_tokens,
+            end=self.end,
+            pad=self.pad,
+        )

@@ -6,9 +6,9 @@ tokens that say nothing, and writes the sum so far, modulo ten, nine times:
     4 7 1 ...    ->    ~ b a d 4 c 1 a a d b 2 ... <end>
 
 One slip of the pen and every digit after it is wrong, so all nine have to be reliable. How much it
-thinks is drawn by the policy (in the warm start evenly among the ways there are), and is no help:
-the chance of a slip is the same. So lengths within a group differ by what the reward does not
-look at, and log W adds up over tokens that it does not look at either.
+thinks is drawn (in the warm start evenly among the ways there are), and the chance of a slip is the
+same. So lengths within a group differ by what the reward does not look at, but for responses that
+are cut off, or end too soon; and log W adds up over tokens that it does not look at either.
 
 The policy is as cheap as a table, see `ContextTable`, so that a thousand tokens cost little.
 """
@@ -18,12 +18,12 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from vespo_openrlhf.study.tasks import Task, response_mask
+from vespo_openrlhf.study.tasks import Task, digit_problems, response_mask
 from vespo_openrlhf.study.tasks.context_table import (
     END,
     FIRST_THOUGHT,
@@ -50,12 +50,7 @@ class RunningSum(Task):
     thinking: ClassVar[tuple[float, ...]]
 
     def split(self, seed: int, sizes: Sequence[int]) -> list[list[tuple[int, ...]]]:
-        rng = random.Random(f"running-sum-{seed}")
-        problems: dict[tuple[int, ...], None] = {}
-        while len(problems) < sum(sizes):
-            problems[tuple(rng.randrange(10) for _ in range(TERMS))] = None
-        every = iter(problems)
-        return [[next(every) for _ in range(size)] for size in sizes]
+        return digit_problems(random.Random(f"running-sum-{seed}"), TERMS, sizes)
 
     def encode_prompts(self, problems: Sequence[tuple[int, ...]]) -> Tensor:
         return torch.tensor(list(problems))
@@ -103,7 +98,7 @@ class RunningSum(Task):
             & (responses_BA.gather(1, last_B1)[:, 0] == answers)
         )
 
-    def policy(self, width: int, layers: int, heads: int) -> Any:
+    def policy(self, width: int, layers: int, heads: int) -> ContextTable:
         thinking = self.thinking if self.fixed else None
         return ContextTable(width, layers, self.max_response_tokens, thinking)
 
