@@ -39,6 +39,8 @@ _IMPOSSIBLE = 1e-30  # and not 0, whose logarithm times 0 is no number
 #: Kinds of the last token: one for each thought, then a digit, then whatever else it is.
 _DIGIT, _OTHER = THOUGHTS, THOUGHTS + 1
 _SIZES = (_NO_DIGIT + 1, _NO_DIGIT + 1, _OTHER + 1, WAYS + 1)
+#: Before the first token, see `_transitions`.
+_START = _NO_DIGIT * _SIZES[2] * _SIZES[3] + _OTHER * _SIZES[3] + WAYS
 
 
 def _rest(kind: Tensor | int, way: Tensor | int) -> Any:
@@ -185,13 +187,14 @@ class ContextTable(Policy):
         ids = torch.full((self.max_response_tokens, len(prompts_BP)), PAD)
         reported = torch.zeros(2 if logit_noise else 0, *ids.shape)  # log-probs and entropies
         cumulated = table.exp().cumsum(-1)
+        after, is_digit = _transitions(), (torch.arange(TOKENS) < FIRST_THOUGHT).long()
         rows = torch.arange(len(ids[0]))  # those whose tokens are drawn, a few more than go on
         running = torch.ones(len(rows), dtype=torch.bool)
-        written = torch.zeros(len(rows), 1, dtype=torch.int64)
-        digit = torch.full((len(rows),), _NO_DIGIT)
-        rest = torch.full((len(rows),), _rest(_OTHER, WAYS))
+        written = torch.zeros(len(rows), dtype=torch.int64)
+        # What of a combination hangs on the response: all but the term that is due.
+        state = torch.full((len(rows),), _START)
         for place, row in enumerate(ids):
-            index = due.gather(1, written)[:, 0] + digit * (_SIZES[2] * _SIZES[3]) + rest
+            index = due.gather(1, written[:, None])[:, 0].add_(state)
             draw = torch.rand(len(rows), 1, generator=generator)
             if logit_noise:
                 noise = torch.randn(len(rows), TOKENS, generator=generator)
@@ -201,18 +204,19 @@ class ContextTable(Policy):
                 reported[1, place, rows] = -(noisy.exp() * noisy).sum(-1)
             else:
                 token = _first_above(cumulated.index_select(0, index), draw)
-            row[rows] = token
+            if len(rows) == len(row):
+                row.copy_(token)
+            else:
+                row[rows] = token
             running &= token != END
-            is_digit = token < FIRST_THOUGHT
-            written = (written + is_digit[:, None]).clamp_(max=TERMS)
-            digit = torch.where(is_digit, token, digit)
+            written.add_(is_digit.take(token)).clamp_(max=TERMS)
             if place == 0:
-                way = _way(token)
-            rest = _rest(_kind(token), way)
-            if 2 * int(running.sum()) <= len(rows):
+                state = state - WAYS + _way(token)
+            state = after.take(state.mul_(TOKENS).add_(token))
+            if 2 * int(running.count_nonzero()) <= len(rows):
                 kept = running.nonzero()[:, 0]
                 rows, running, due = rows[kept], running[kept], due[kept]
-                written, digit, rest, way = written[kept], digit[kept], rest[kept], way[kept]
+                written, state = written[kept], state[kept]
                 if not len(rows):
                     break
         responses = ids.T.contiguous()
@@ -234,6 +238,15 @@ class ContextTable(Policy):
             )
         log_probs, entropy = zip(*parts, strict=True)
         return torch.cat(log_probs), torch.cat(entropy)
+
+
+def _transitions() -> Tensor:
+    """(states * V,) int64: the state that follows each state with each token; a state is the index
+    of a combination of last digit, kind and way."""
+    digit, _, way = torch.cartesian_prod(*map(torch.arange, _SIZES[1:])).T[..., None]
+    token = torch.arange(TOKENS)
+    digit = torch.where(token < FIRST_THOUGHT, token, digit)
+    return (digit * (_SIZES[2] * _SIZES[3]) + _rest(_kind(token), way)).flatten()
 
 
 def _first_above(cumulated_BV: Tensor, draw_B1: Tensor) -> Tensor:
