@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from vespo_openrlhf.agents.options import AgentOptions
 from vespo_openrlhf.losses.distillation import DistillOptions
-from vespo_openrlhf.losses.kernel import KernelCoefficients
+from vespo_openrlhf.losses.kernel import KernelOptions
 from vespo_openrlhf.losses.registry import POLICY_LOSS_NAMES, option_defaults
 from vespo_openrlhf.options import Options, fields, option
 from vespo_openrlhf.recorded.options import OfflineOptions
@@ -34,7 +34,7 @@ LOSS_OPTION_FLAGS = {
     "clip_low": "--actor.eps_clip_low_high LOW HIGH",
     "clip_high": "--actor.eps_clip_low_high LOW HIGH",
     "dual_clip": "--actor.dual_clip",
-} | {spec.name: f"--vespo.{spec.name}" for spec in dataclasses.fields(KernelCoefficients)}
+} | {spec.name: f"--vespo.{spec.name}" for spec in dataclasses.fields(KernelOptions)}
 
 
 def _own_loss_options() -> str:
@@ -195,7 +195,7 @@ GROUPS = (
     FlagGroup(
         "vespo",
         "VESPO: phi(W) = W^c1 exp(c2 (1 - W)), with --actor.policy_loss_type vespo",
-        KernelCoefficients,
+        KernelOptions,
     ),
     FlagGroup("vespo", "policy losses: VESPO and its rivals", LossOptions),
     FlagGroup(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
 import operator
 import types
@@ -106,3 +107,22 @@ def fields(options: type) -> list[tuple[dataclasses.Field[Any], Any, Collection[
             hint = Mapping
         found.append((field, hint, choices))
     return found
+
+
+def split_options(text: str) -> tuple[str, dict[str, Any]]:
+    """NAME,OPTION=VALUE,... as it is written on a command line; a value that is no JSON is text.
+
+    Raises:
+        ValueError: an option without a value.
+    """
+    name, *parts = text.split(",")
+    options: dict[str, Any] = {}
+    for part in parts:
+        option, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError(f"{text}: write {option}=VALUE after the comma")
+        try:
+            options[option] = json.loads(value)
+        except json.JSONDecodeError:
+            options[option] = value
+    return name, options

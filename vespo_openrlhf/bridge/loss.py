@@ -8,7 +8,7 @@ from typing import Any
 from vespo_openrlhf import config
 from vespo_openrlhf.bridge.roles import teacher_model
 from vespo_openrlhf.losses.distillation import DistillOptions
-from vespo_openrlhf.losses.kernel import KernelCoefficients
+from vespo_openrlhf.losses.kernel import KernelOptions
 from vespo_openrlhf.losses.registry import PolicyLoss, get_policy_loss, option_defaults
 
 #: Losses that OpenRLHF brings itself.
@@ -36,7 +36,7 @@ def build_loss(flags: Mapping[str, Any]) -> PolicyLoss:
     if ":" in name:
         return get_policy_loss(name, **options)
     if name == "vespo":
-        options |= vars(config.read(KernelCoefficients, flags))
+        options |= vars(config.read(KernelOptions, flags))
     elif flags["vespo.length_normalisation"] != "none" and "length_normalisation" not in known:
         raise ValueError(
             f"--vespo.length_normalisation {flags['vespo.length_normalisation']} is for vespo and "

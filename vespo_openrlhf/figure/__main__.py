@@ -18,6 +18,7 @@ EXAMPLES = """\
 examples:
   vespo figure weights                          # writes weights.svg: VESPO, SAPO, GSPO, hard clip
   vespo figure weights vespo topr my_loss.py:capped --tokens 1000
+  vespo figure weights vespo vespo,shape=pessimistic topr
   vespo figure training runs/vespo runs/grpo --benchmarks aime24 aime25 --out panel.png
 """
 
@@ -41,7 +42,8 @@ def build_parser() -> argparse.ArgumentParser:
         "losses",
         nargs="*",
         metavar="LOSS",
-        help="a loss by name, or FILE.py:FUNCTION (default: vespo sapo gspo ppo)",
+        help="a loss by name, or FILE.py:FUNCTION, and ,OPTION=VALUE for each option (default: "
+        "vespo sapo gspo ppo)",
     )
     weights.add_argument(
         "--tokens",

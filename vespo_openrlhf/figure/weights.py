@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from vespo_openrlhf.losses import LossInputs, PolicyLoss, get_policy_loss
+from vespo_openrlhf.options import split_options
 from vespo_openrlhf.pages import line_style, plotting
 
 if TYPE_CHECKING:
@@ -68,25 +69,29 @@ def draw(names: Sequence[str] = LOSSES, tokens: int = 1) -> Figure:
     """f above and phi below, for both signs of the advantage, a line per loss.
 
     Args:
-        names: of losses, or where a user's own are found; with their default options.
+        names: of losses, or where a user's own are found, each with what options it is to have,
+            see `options.split_options`.
         tokens: see `phi`.
 
     Raises:
-        ValueError: no such loss.
+        ValueError: no such loss, or no such option of it.
     """
     from matplotlib.figure import Figure
 
-    losses = [get_policy_loss(name) for name in names]
+    losses = []
+    for text in names:
+        name, options = split_options(text)
+        label = ", ".join([name.rpartition(":")[2], *text.split(",")[1:]])
+        losses.append((label, get_policy_loss(name, **options)))
     with plotting():
         drawing = Figure(figsize=(7.2, 5.4))
         panels = drawing.subplots(2, 2, sharex=True, sharey="row")
         for column, (sign, text) in enumerate(((1, "A > 0"), (-1, "A < 0"))):
             above, below = panels[0][column], panels[1][column]
-            for index, loss in enumerate(losses):
+            for index, (label, loss) in enumerate(losses):
                 w, coefficient, surrogate = curves(loss, sign, tokens)
-                label = loss.name.rpartition(":")[2] if column == 0 else None
                 style = line_style(index) | {"zorder": 3 - index / len(losses)}
-                above.plot(w, surrogate, label=label, **style)
+                above.plot(w, surrogate, label=label if column == 0 else None, **style)
                 below.plot(w, coefficient, **style)
             above.set_title(f"f(W), {text}")
             below.set_title(f"φ(W) = W f′(W), {text}")

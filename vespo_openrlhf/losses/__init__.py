@@ -9,13 +9,13 @@ logs. A paper's formula stands in one place, here.
 
 from .diagnostics import sequence_metrics, summarise
 from .inputs import LossInputs, aggregate
-from .kernel import KernelCoefficients, kernel_bound, vespo_kernel
+from .kernel import KernelOptions, kernel_bound, vespo_kernel
 from .registry import POLICY_LOSS_NAMES, PolicyLoss, get_policy_loss, option_defaults
 from .turns import split_turns
 
 __all__ = [
     "POLICY_LOSS_NAMES",
-    "KernelCoefficients",
+    "KernelOptions",
     "LossInputs",
     "PolicyLoss",
     "aggregate",

@@ -1,14 +1,15 @@
 """VESPO's kernel phi(W): how much a sequence with importance weight W counts in the gradient.
 
 arXiv 2602.10693: phi(W) = W^c1 exp(c2 (1 - W)), phi(1) = 1, with one (c1, c2) for advantages
->= 0 and another for advantages < 0.
+>= 0 and another for advantages < 0. And phi of one side of W alone, which is this project's own.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -33,14 +34,15 @@ _decay = functools.partial(
 
 
 @dataclass(frozen=True)
-class KernelCoefficients(Options):
-    """The four exponents of phi, checked. Defaults: the paper's.
+class KernelOptions(Options):
+    """The shape of phi and its four exponents, checked. Defaults: the paper's.
 
     phi, and with it E_mu[phi^2], is bounded for every c1 >= 0 and c2 > 0 (`kernel_bound`). What
     c1 >= 1 adds is a bound on phi/W near W = 0, which the paper's Theorem 3.1 needs. The gradient
     E_mu[phi A grad log pi] is E_pi[(phi/W) A grad log pi]: below 1 the responses that the policy
     has all but given up weigh without bound against what it samples itself. At c1 = 0 they weigh
-    more in the update, too, than fresh ones: phi falls from exp(c2) at W = 0 to 1 at W = 1.
+    more in the update, too, than fresh ones: phi falls from exp(c2) at W = 0 to 1 at W = 1. The
+    pessimistic shape has no such bound where A >= 0, whatever c1: it keeps those responses.
 
     Raises:
         ValueError: a coefficient is not finite, c1 < 0 (phi is then unbounded near W = 0) or
@@ -55,6 +57,12 @@ class KernelCoefficients(Options):
     c2_pos: float = _decay(3.0, "decay in W where the advantage is >= 0; above 0")
     c1_neg: float = _power(3.0, "power of W where the advantage is < 0; as c1_pos")
     c2_neg: float = _decay(2.0, "decay in W where the advantage is < 0; above 0")
+    shape: Literal["published", "pessimistic"] = option(
+        "published",
+        "of phi: published (the paper's), or pessimistic (phi(max(W, 1)) where the advantage is "
+        ">= 0 and phi(min(W, 1)) where it is < 0: a response is held back only where the policy "
+        "has gone where the advantage sends it, as with PPO's min; see docs/study/README.md)",
+    )
 
 
 @torch.no_grad()
@@ -65,8 +73,17 @@ def vespo_kernel(
     c2_pos: float = 3.0,
     c1_neg: float = 3.0,
     c2_neg: float = 2.0,
+    shape: str = "published",
 ) -> Tensor:
     """phi(W) = exp(c1 log W + c2 (1 - W)), the paper's kernel, from log W.
+
+    Of the shape "pessimistic" it is phi(max(W, 1)) where the advantage is >= 0 and phi(min(W, 1))
+    where it is < 0. A weight other than 1 says that the policy has moved. Where it has moved as
+    the advantage asks, the rest of the step is damped, as PPO's min stops it; where it has moved
+    the other way, the gradient would bring it back, and counts whole. It is REINFORCE's on-policy
+    as ever; with c1_pos <= c2_pos and c1_neg >= c2_neg, as published, it never exceeds 1 and falls
+    with every step away. It is no solution of the paper's variational problem: its reason is the
+    one above, and runs.
 
     Finite for every log W, infinite ones included, and within 1e-6 of the true value wherever
     that is a normal float32. It never carries a gradient: phi is a coefficient.
@@ -76,18 +93,21 @@ def vespo_kernel(
         advantages: (B,) sequence advantages; only the sign is used, and 0 counts as positive.
         c1_pos, c2_pos: exponents where the advantage is >= 0.
         c1_neg, c2_neg: exponents where it is < 0.
+        shape: "published" or "pessimistic".
 
     Returns:
         (B,) phi, float64 for a float64 `log_w`, else float32.
 
     Raises:
-        ValueError: a coefficient out of range, see `KernelCoefficients`.
+        ValueError: a coefficient out of range, or another shape; see `KernelOptions`.
     """
-    c1_pos, c2_pos, c1_neg, c2_neg = astuple(KernelCoefficients(c1_pos, c2_pos, c1_neg, c2_neg))
+    KernelOptions(c1_pos, c2_pos, c1_neg, c2_neg, shape)  # type: ignore[arg-type]  # it is checked
     # The exponent reaches about 90 in magnitude before phi leaves float32: float32 arithmetic
     # would round it by 1e-5, which is then phi's relative error. (B,) numbers in float64 are free.
     log_w64 = log_w.double().clamp(*_LOG_W_LIMITS)
     positive = advantages >= 0
+    if shape == "pessimistic":
+        log_w64 = torch.where(positive, log_w64.clamp(min=0), log_w64.clamp(max=0))
     c1 = torch.full_like(log_w64, c1_neg).masked_fill_(positive, c1_pos)
     c2 = torch.full_like(log_w64, c2_neg).masked_fill_(positive, c2_pos)
     # expm1 keeps the digits of W - 1 near W = 1, where exp(log_w) - 1 cancels.

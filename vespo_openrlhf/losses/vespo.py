@@ -18,6 +18,7 @@ def vespo_loss(
     c2_pos: float = 3.0,
     c1_neg: float = 3.0,
     c2_neg: float = 2.0,
+    shape: str = "published",
     length_normalisation: str = "none",
     anchor: str = "rollout",
     tis_cap: float | None = None,
@@ -33,6 +34,8 @@ def vespo_loss(
         inputs: the micro-batch.
         c1_pos, c2_pos: the kernel's exponents where A >= 0. c1 >= 0 and c2 > 0.
         c1_neg, c2_neg: the same where A < 0. Ablations: (2, 3) or (3, 2) for both signs.
+        shape: "published", or "pessimistic": phi(max(W, 1)) where A >= 0 and phi(min(W, 1)) where
+            A < 0, see `vespo_kernel`.
         length_normalisation: "none", or the ablations "sqrt" (log W / sqrt(T)) and "full"
             (log W / T).
         anchor: what stands for the behaviour policy: "rollout" (the engine's log-probs), or
@@ -51,7 +54,7 @@ def vespo_loss(
 
     def phi(log_w: Tensor, advantage: Tensor) -> Tensor:
         normalised = normalise_log_weight(log_w, inputs.num_tokens, length_normalisation)
-        return vespo_kernel(normalised, advantage, c1_pos, c2_pos, c1_neg, c2_neg)
+        return vespo_kernel(normalised, advantage, c1_pos, c2_pos, c1_neg, c2_neg, shape)
 
     return sequence_weighted_loss(
         inputs, phi, anchor=anchor, tis_cap=tis_cap, loss_agg_mode=loss_agg_mode

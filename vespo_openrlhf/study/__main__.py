@@ -17,8 +17,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from vespo_openrlhf.study.cells import LossSetting, Recipe
-from vespo_openrlhf.study.presets import CONTROL, PRESETS, PUBLISHED, Grid, Study
+from vespo_openrlhf.options import split_options
+from vespo_openrlhf.study.cells import BASE_RATE, LossSetting, Recipe
+from vespo_openrlhf.study.presets import CONTROL, KNOWN, PRESETS, Grid, Study
 from vespo_openrlhf.study.store import Store
 
 DESCRIPTION = """\
@@ -32,11 +33,12 @@ seconds on one core, on the other tasks two to seven.
 
 Presets:
   quick     VESPO, GRPO, SAPO and REINFORCE at N = 8 and 64: ten minutes on two cores
-  paper     every loss at its published setting, then each tuned with the same small budget
+  paper     every loss at N = 4 to 64, some with extra lag or twice the learning rate
   ablation  length normalisation, and kernels that treat both signs alike
-  mismatch  noise on the engine's log-probs, and a sampler in bfloat16
-  variants  candidates for a better VESPO: weights and kernels set from the data
+  mismatch  noise on the engine's logits or on its log-probs, and a sampler in bfloat16
+  variants  other shapes, and weights and kernels that are set from the data
   kernel    a sweep of (c1, c2)
+  tuned     each loss tuned with the same budget, learning rate included, then on fresh seeds
   gpu       the like with a decoder of 13 million parameters on some 400 tokens, for one GPU; it
             needs torch alone: --minutes 10
   primary   what docs/study/protocol.md lays down: candidates and rivals on 64 fresh seeds
@@ -48,14 +50,15 @@ own is a file in study/tasks.
 Finished runs are kept in --out and skipped the next time: interrupt and go on as you like. It
 leaves report.html (one file, no network), figures as PNG and SVG, tables as CSV and Markdown.
 
-`python -m vespo_openrlhf.study claims docs/study` works out the tables of that page, and
-`... primary docs/study/primary` those that the protocol asks for.
+`python -m vespo_openrlhf.study claims docs/study` works the tables of the pages there out from
+the runs beside them.
 """
 
 EXAMPLES = """\
 examples:
   python -m vespo_openrlhf.study --preset quick
-  python -m vespo_openrlhf.study --preset paper --n 4 8 16 32 64 --seeds 1 2 3 4
+  python -m vespo_openrlhf.study --preset ablation --n 4 16 --seeds 1 2 3 4
+  python -m vespo_openrlhf.study --preset paper --task uneven
   python -m vespo_openrlhf.study --preset quick --backend openrlhf
   python -m vespo_openrlhf.study --loss vespo gspo,clip_low=0.03,clip_high=0.04 --n 64 --lag 0 64
   python -m vespo_openrlhf.study --loss VESPO my_loss.py:my_loss --n 8 64 --learning-rate 3e-4 6e-4
@@ -63,28 +66,19 @@ examples:
 
 
 def parse_loss(text: str) -> LossSetting:
-    """A loss from the command line: GRPO, or ppo, or my.py:f, then ,option=value for each option.
+    """A loss from the command line: GRPO, or ppo, or my.py:f, then ,option=value for each option,
+    as `split_options` has it.
 
     Raises:
         ValueError: an option without a value.
     """
-    name, *parts = text.split(",")
-    options: dict[str, Any] = {}
-    for part in parts:
-        option, equals, value = part.partition("=")
-        if not equals:
-            raise ValueError(f"--loss {text}: write {option}=VALUE after the comma")
-        try:
-            options[option] = json.loads(value)
-        except json.JSONDecodeError:
-            options[option] = value
-    for label, setting in PUBLISHED.items():
+    name, options = split_options(text)
+    short, *rest = text.split(",")
+    for label, setting in KNOWN.items():
         if name.lower() in (label.lower(), setting.name):
             name, short, options = setting.name, label, dict(setting.options) | options
             break
-    else:
-        short = name
-    return LossSetting(", ".join([short, *parts]), name, options)
+    return LossSetting(", ".join([short, *rest]), name, options)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -114,7 +108,8 @@ def build_parser() -> argparse.ArgumentParser:
         default="light",
         help="openrlhf: then a few of the cells on the full stack too (OpenRLHF, Ray, vLLM, "
         "DeepSpeed; some 5 minutes each on two cores), beside the light trainer's runs. They are "
-        "VESPO and GRPO at N = 8 and 64 on the first seed, or what --loss and --n say",
+        "VESPO and GRPO at N = 8 and 64 on the first seed (of primary: VESPO, pessimistic, TOPR "
+        "and GRPO at N = 64 on three), or what --loss and --n say",
     )
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), help="default: cpu, but for the preset gpu cuda"
@@ -127,9 +122,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print the tables as JSON")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
-    grid = parser.add_argument_group(
-        "axes that replace those of the preset's grids (its tuning is then left out)"
-    )
+    grid = parser.add_argument_group("axes that replace those of the preset's grids")
     grid.add_argument("--loss", nargs="+", metavar="LOSS", help="NAME[,OPTION=VALUE...]")
     grid.add_argument("--n", nargs="+", type=int, metavar="N", help="updates per rollout batch")
     grid.add_argument("--lag", nargs="+", type=int, help="updates before a batch starts to train")
@@ -161,6 +154,8 @@ def build_study(options: argparse.Namespace) -> Study:
         shared["seeds"] = tuple(options.seeds)
     if not changes and not shared and options.updates is None:
         return study
+    if not study.grids:
+        raise ValueError(f"the preset {study.name} has no axes to replace: leave them out")
     full_stack = replace(
         study.full_stack,
         **{name: values for name, values in (shared | changes).items() if name != "seeds"},
@@ -185,13 +180,18 @@ def _on_task(study: Study, name: str) -> Study:
 
     task = get_task(name)
     recipe = replace(study.recipe, task=name, **task.recipe)
-    rates = (task.learning_rate,)
-    grids = tuple(replace(grid, learning_rates=rates) for grid in study.grids)
-    tuning = study.tuning and replace(
-        study.tuning, grid=replace(study.tuning.grid, learning_rates=rates)
+
+    def with_its_rates(grid: Grid) -> Grid:
+        rates = (rate / BASE_RATE * task.learning_rate for rate in grid.learning_rates)
+        return replace(grid, learning_rates=tuple(float(f"{rate:.6g}") for rate in rates))
+
+    return replace(
+        study,
+        grids=tuple(map(with_its_rates, study.grids)),
+        tuning=study.tuning and replace(study.tuning, learning_rate=task.learning_rate),
+        full_stack=with_its_rates(study.full_stack),
+        recipe=recipe,
     )
-    full_stack = replace(study.full_stack, learning_rates=rates)
-    return replace(study, grids=grids, tuning=tuning, full_stack=full_stack, recipe=recipe)
 
 
 def _unless_control(grid: Grid, changes: dict[str, Any]) -> dict[str, Any]:
@@ -220,15 +220,13 @@ def run(
         until=until,
     )
     light(study.cells(), title=study.name)
-    if store.missing(study.cells()):
-        return  # the time is up
-    if (tuning := study.tuning) is not None:
-        from vespo_openrlhf.study.analysis import choose
-
-        light(tuning.cells(), title="tuning")
-        if store.missing(tuning.cells()):
-            return
-        light(tuning.report(choose(study, store)), title="tuned")
+    if study.tuning is not None:
+        while missing := store.missing(study.tuning.progress(store.final).cells):
+            if time.time() > until:
+                return
+            light(missing, title="tuning")
+        chosen = study.tuning.progress(store.final).chosen
+        light(study.tuning.report(chosen), title="tuned")
     if full_stack and time.time() < until:
         from vespo_openrlhf.study import full_stack as stack
 
@@ -251,10 +249,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from vespo_openrlhf.study import claims
 
         return claims.main(words[1:])
-    if words[:1] == ["primary"]:
-        from vespo_openrlhf.study import primary
-
-        return primary.main(words[1:])
     parser = build_parser()
     options = parser.parse_args(words)
     name = "-".join(filter(None, ("study", options.preset, options.task)))
@@ -298,6 +292,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except RuntimeError as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
+    cells = study.all_cells(store.final)
     finished = {cell.key(study.recipe) for cell in cells}
     finished -= {cell.key(study.recipe) for cell in store.missing(cells)}
     if all(cell.loss == CONTROL for cell in cells if cell.key(study.recipe) in finished):
@@ -306,7 +301,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     if left := len(store.missing(cells)):
         print(
-            f"{left} of {len(cells)} runs are not finished; the same command goes on",
+            f"{left} of {len(cells)} runs are not finished"
+            + (" (a tuning asks for more as it goes)" if study.tuning else "")
+            + "; the same command goes on",
             file=sys.stderr,
         )
     if absent := [name for name in ("matplotlib", "scipy") if find_spec(name) is None]:
@@ -344,9 +341,7 @@ def _check_device(device: str) -> None:
 def _check_losses(study: Study) -> None:
     from vespo_openrlhf.losses import get_policy_loss
 
-    for name, options in {
-        (cell.loss.name, tuple(cell.loss.options.items())) for cell in study.cells()
-    }:
+    for name, options in {(s.name, tuple(s.options.items())) for s in study.settings()}:
         get_policy_loss(name, **dict(options))
 
 

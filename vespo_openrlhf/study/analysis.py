@@ -8,7 +8,7 @@ from functools import cached_property
 from statistics import fmean, median
 from typing import Any
 
-from vespo_openrlhf.study.cells import Cell, LossSetting
+from vespo_openrlhf.study.cells import Cell
 from vespo_openrlhf.study.full_stack import full_stack_store
 from vespo_openrlhf.study.presets import CONTROL, Study
 from vespo_openrlhf.study.statistics import (
@@ -68,7 +68,7 @@ class Analysis:
     def __init__(self, study: Study, store: Store) -> None:
         self.study, self._store = study, store
         cells = study.cells()
-        self.missing = len(store.missing(cells))
+        self.missing = len(store.missing(study.all_cells(store.final)))
         self._controls: dict[tuple[float, int], float] = {}
         for cell in self._present(cells):
             if cell.updates_per_batch == 1 and cell.loss.name == CONTROL.name and not cell.lag:
@@ -210,37 +210,36 @@ class Analysis:
         ]
 
     def tuned(self) -> list[Row]:
-        """Each family's choice, and the tuned VESPO's lead over it; empty before the choice."""
+        """Each family's choice and each untuned loss on the seeds of the report; empty before
+        every family has one. Comparisons, over all tasks together, are those of `tuned`."""
         tuning = self.study.tuning
         if tuning is None:
             return []
-        chosen = choose(self.study, self._store)
-        reported = self._grouped(tuning.report(chosen))
-        groups = {group.label: group for group in reported}
-        scores = tuning_scores(self.study, self._store)
-        own = groups.get(chosen["VESPO"].label) if "VESPO" in chosen else None
-        compared = _compared(own, reported) if own is not None else {}
+        chosen = tuning.progress(self._store.final).chosen
+        reported = tuning.reported(chosen).items()
+        labels = {(setting.label, rate): label for label, (setting, rate) in reported}
         rows = []
-        for family, setting in chosen.items():
-            group = groups.get(setting.label)
-            if group is None:
-                continue
-            row = _condition(group.cell) | {
-                "loss": family,
-                "chosen": setting.label,
-                "tuning_scores": scores[family],
-                "seeds": len(group.runs),
-                "final": group.final.mean,
-                "final_half_width": group.final.half_width,
-            }
-            rows.append(row | compared.get(setting.label, {}))
+        for group in self._grouped(tuning.report(chosen)):
+            label = labels[group.label, group.cell.learning_rate]
+            choice = chosen.get(label)
+            rows.append(
+                {
+                    "loss": label,
+                    "chosen": group.cell.loss.label,
+                    "learning_rate": group.cell.learning_rate,
+                    "tried": choice.tried if choice else None,
+                    "at_edge": choice.at_edge if choice else None,
+                    "tuning_score": choice.score if choice else None,
+                    "seeds": len(group.runs),
+                    "final": group.final.mean,
+                    "final_half_width": group.final.half_width,
+                }
+            )
         return rows
 
     def runs(self) -> list[Finished]:
         """Every run that is finished, those of the tuning included, each once."""
-        cells = self.study.cells()
-        if (tuning := self.study.tuning) is not None:
-            cells += [*tuning.cells(), *tuning.report(choose(self.study, self._store))]
+        cells = self.study.all_cells(self._store.final)
         distinct = {cell.key(self.study.recipe): cell for cell in reversed(cells)}
         return [self._finish(cell) for cell in self._present(list(distinct.values())[::-1])]
 
@@ -290,39 +289,3 @@ def _last_quarter(group: Group) -> Any:
         return sum(values) / len(values) if values else None
 
     return mean
-
-
-def tuning_scores(study: Study, store: Store) -> dict[str, dict[str, float]]:
-    """Family -> setting -> mean final accuracy over the tuning seeds.
-
-    Over those seeds on which every setting of the family has been run, so that an unfinished
-    study compares like with like; a family without such a seed is left out.
-    """
-    tuning = study.tuning
-    assert tuning is not None
-    finals: dict[str, dict[int, float]] = {}
-    cells = tuning.cells()
-    missing = set(map(id, store.missing(cells)))
-    for cell in cells:
-        if id(cell) not in missing:
-            run = summarise_run(store.load(cell)["evaluations"], study.recipe.last_evaluations)
-            finals.setdefault(cell.loss.label, {})[cell.seed] = run.final
-    scores = {}
-    for family, settings in tuning.candidates.items():
-        by_setting = {setting.label: finals.get(setting.label, {}) for setting in settings}
-        seeds = [s for s in tuning.seeds if all(s in found for found in by_setting.values())]
-        if seeds:
-            scores[family] = {
-                label: estimate([found[s] for s in seeds]).mean
-                for label, found in by_setting.items()
-            }
-    return scores
-
-
-def choose(study: Study, store: Store) -> dict[str, LossSetting]:
-    """The best of each family's settings on the tuning seeds, as far as those have been run."""
-    assert study.tuning is not None
-    return {
-        family: max(study.tuning.candidates[family], key=lambda setting: of_family[setting.label])
-        for family, of_family in tuning_scores(study, store).items()
-    }

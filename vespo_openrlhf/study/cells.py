@@ -12,6 +12,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 SAMPLER_DTYPES = ("float32", "bfloat16")
+#: Of the task `addition`.
+BASE_RATE = 3e-4
 
 # Raise it with any change to what the same cell and recipe compute, so that old runs are redone.
 VERSION = 5
@@ -106,7 +108,7 @@ class Cell:
     updates_per_batch: int
     seed: int
     lag: int = 0
-    learning_rate: float = 3e-4
+    learning_rate: float = BASE_RATE
     mu_noise: float = 0.0
     engine_noise: float = 0.0
     sampler_dtype: str = "float32"

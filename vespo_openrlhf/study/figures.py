@@ -95,16 +95,22 @@ def _band(
 
 
 def final_accuracy(analysis: Analysis) -> Figure:
-    """Final accuracy against what varies, with 95 % intervals over seeds."""
+    """Final accuracy against the first axis that varies, with 95 % intervals over seeds; whatever
+    else varies is as in the first condition."""
     name = varying_axes(analysis.compared)[0]
     place = _AXES.index(name)
-    values = sorted({group.cell.condition()[place] for group in analysis.compared})
+
+    def elsewhere(group: Group) -> tuple[Any, ...]:
+        condition = group.cell.condition()
+        return (*condition[:place], *condition[place + 1 :])
+
+    shown = [g for g in analysis.compared if elsewhere(g) == elsewhere(analysis.compared[0])]
+    values = sorted({group.cell.condition()[place] for group in shown})
     figure, axes = _one_panel()
     for control in analysis.controls:
         axes.axhline(control.final.mean, label=f"{control.label}", **_CONTROL_STYLE)
     for number, label in enumerate(analysis.labels):
-        # Where several conditions share a value of this axis, the last stands for them.
-        own = {g.cell.condition()[place]: g for g in analysis.compared if g.label == label}
+        own = {g.cell.condition()[place]: g for g in shown if g.label == label}
         shift = 0.5 * ((number + 0.5) / len(analysis.labels) - 0.5)
         places = [values.index(value) + shift for value in own]
         axes.errorbar(

@@ -168,7 +168,9 @@ class _Drawing:
 
 
 def _drawings(analysis: Analysis) -> dict[str, list[_Drawing]]:
-    """Section of the page -> its figures."""
+    """Section of the page -> its figures; none of a study that only tunes."""
+    if not analysis.compared:
+        return {}
     varying = figures.varying_axes(analysis.compared)
     accuracy = []
     for number, groups in enumerate(analysis.conditions().values(), start=1):
@@ -243,14 +245,17 @@ def _page(
     note = paragraph(_HOW_TO_READ)
     if analysis.missing:
         note = paragraph(f"Not finished: {analysis.missing} runs are missing.\n\n{_HOW_TO_READ}")
-    page.section("Accuracy", *drawings["Accuracy"])
+    if drawings:
+        page.section("Accuracy", *drawings["Accuracy"])
     for made in tables:
         if made.rows:
             headings, cells = made.make(made.rows)
-            # The tuned table's cells are sentences.
-            numeric = () if made.make is tuned_table else range(1, len(headings))
+            # What was chosen is a sentence.
+            first = 2 if made.make is tuned_table else 1
+            numeric = range(first, len(headings))
             page.section(made.title, table(headings, cells, numeric=numeric))
-    page.section("Importance weights", *drawings["Importance weights"])
+    if drawings:
+        page.section("Importance weights", *drawings["Importance weights"])
     recipe = {name: str(value) for name, value in vars(study.recipe).items()}
     page.section(
         "How it was made", note, facts(provenance), details("Recipe of every run", facts(recipe))

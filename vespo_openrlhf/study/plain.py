@@ -9,29 +9,32 @@ from typing import Any
 from vespo_openrlhf.files import write_text
 from vespo_openrlhf.study.presets import Study
 from vespo_openrlhf.study.store import Store
-from vespo_openrlhf.study.tables import markdown, percent
+from vespo_openrlhf.study.tables import CONDITIONS, markdown, percent, shown_conditions
 
 _HEADINGS = (
-    *("loss", "N", "seeds", "start, %", "final, % (standard error)", "best, %"),
+    *("seeds", "start, %", "final, % (standard error)", "best, %"),
     *("mean abs. log W", "ESS", "seconds a run"),
 )
 
 
 def write_table(study: Study, store: Store) -> str:
-    """Means over the finished runs of each loss; `table.md` of the store's folder has them, too.
+    """Means over the finished runs of each loss under each condition, those of a tuning included;
+    `table.md` of the store's folder has them, too.
 
     The final accuracy is the mean of a run's last evaluations, as elsewhere; the weights are means
     over all its updates.
     """
-    missing = {cell.key(study.recipe) for cell in store.missing(study.cells())}
-    runs: dict[tuple[str, int], list[dict[str, Any]]] = {}
-    for cell in study.cells():
+    cells = study.all_cells(store.final)
+    missing = {cell.key(study.recipe) for cell in store.missing(cells)}
+    runs: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for cell in cells:
         if cell.key(study.recipe) not in missing:
-            found = runs.setdefault((cell.loss.label, cell.updates_per_batch), [])
-            found.append(store.load(cell))
+            runs.setdefault((*cell.condition(), cell.loss.label), []).append(store.load(cell))
+    shown = shown_conditions([dict(zip(CONDITIONS, key, strict=False)) for key in runs])
     last = study.recipe.last_evaluations
     rows = []
-    for (label, n), results in runs.items():
+    for key, results in runs.items():
+        condition = dict(zip(CONDITIONS, key, strict=False))
         curves = [[accuracy for _, accuracy in r["evaluations"]] for r in results]
         finals = [fmean(curve[-last:]) for curve in curves]
         error = stdev(finals) / len(finals) ** 0.5 if len(finals) > 1 else math.nan
@@ -41,8 +44,8 @@ def write_table(study: Study, store: Store) -> str:
         ]
         rows.append(
             [
-                label,
-                str(n),
+                key[-1],
+                *(str(condition[name]) for name in shown),
                 str(len(results)),
                 percent(fmean(curve[0] for curve in curves)),
                 percent(fmean(finals), error),
@@ -51,6 +54,6 @@ def write_table(study: Study, store: Store) -> str:
                 f"{fmean(r['seconds'] for r in results):.0f}",
             ]
         )
-    table = markdown(_HEADINGS, rows)
+    table = markdown(["loss", *shown.values(), *_HEADINGS], rows)
     write_text(store.folder / "table.md", table)
     return table

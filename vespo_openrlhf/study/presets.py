@@ -7,45 +7,18 @@ chosen on (`Tuning.seeds`) is never what it is reported on.
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from types import MappingProxyType
 
-from vespo_openrlhf.study.cells import Cell, LossSetting, Recipe
+from vespo_openrlhf.study.cells import BASE_RATE, Cell, LossSetting, Recipe
+from vespo_openrlhf.study.tuning import Family, Final, Tuning
 
-#: SAPO and GRPO as the committed runs had them. The settings of the paper, the defaults by now, are
-#: the mean over sequences for SAPO and a dual clip of 3 for GRPO; responses of this task are of
-#: nearly one length, and the dual clip is for ratios above 3.
-_TOKEN_MEAN = {"loss_agg_mode": "token-mean"}
-_NO_DUAL_CLIP = {"dual_clip": math.inf}
-
-#: Every loss as its paper sets it, but for the two above; TOPR is the canonical one, which the
-#: VESPO paper divides by the length. decoupled_ppo is PPO with a narrower clip wherever the trainer
-#: recomputes with the weights that sampled, as here at lag 0: it is left to --loss.
-PUBLISHED: dict[str, LossSetting] = {
-    setting.label: setting
-    for setting in (
-        LossSetting("VESPO", "vespo"),
-        LossSetting("GRPO", "ppo", _NO_DUAL_CLIP),
-        LossSetting("GSPO", "gspo"),
-        LossSetting("SAPO", "sapo", _TOKEN_MEAN),
-        LossSetting("REINFORCE", "reinforce"),
-        LossSetting("CISPO", "cispo"),
-        LossSetting("TOPR", "topr"),
-        LossSetting("GMPO", "gmpo"),
-        LossSetting("TIS", "tis"),
-    )
-}
-
-#: On-policy, W = 1 and all token-mean losses have one gradient, so one of them is the control.
-CONTROL = LossSetting("on-policy", "reinforce")
+_VARIANT = "vespo_openrlhf.study.variants:"
 
 
-def _set(published: str, change: str, **options: Any) -> LossSetting:
-    """A published setting with other options."""
-    setting = PUBLISHED[published]
-    return replace(setting, label=f"{published}, {change}", options=dict(setting.options) | options)
+def _of(*settings: LossSetting) -> Mapping[str, LossSetting]:
+    return MappingProxyType({setting.label: setting for setting in settings})
 
 
 def _kernel(label: str, c1_pos: float, c2_pos: float, c1_neg: float, c2_neg: float) -> LossSetting:
@@ -53,47 +26,101 @@ def _kernel(label: str, c1_pos: float, c2_pos: float, c1_neg: float, c2_neg: flo
     return LossSetting(label, "vespo", options)
 
 
-def _clip(published: str, low: float, high: float) -> LossSetting:
-    return _set(published, f"clip {low:g}/{high:g}", clip_low=low, clip_high=high)
+PESSIMISTIC = LossSetting("pessimistic", "vespo", {"shape": "pessimistic"})
+TAPER = LossSetting("taper", _VARIANT + "taper")
+WIDE_GSPO = LossSetting("GSPO, wide", "gspo", {"clip_low": 0.03, "clip_high": 0.04})
+
+#: The losses by their defaults, which are what their papers set. TOPR is the canonical one, which
+#: the VESPO paper divides by the length. decoupled_ppo is PPO with a narrower clip wherever the
+#: trainer recomputes with the weights that sampled, as here at lag 0: it is left to --loss.
+PUBLISHED = _of(
+    LossSetting("VESPO", "vespo"),
+    LossSetting("GRPO", "ppo"),
+    LossSetting("GSPO", "gspo"),
+    LossSetting("SAPO", "sapo"),
+    LossSetting("REINFORCE", "reinforce"),
+    LossSetting("CISPO", "cispo"),
+    LossSetting("TOPR", "topr"),
+    LossSetting("GMPO", "gmpo"),
+    LossSetting("TIS", "tis"),
+)
+#: Of later papers, the same way.
+LATER = _of(
+    LossSetting("DPPO", "dppo"),
+    LossSetting("M2PO", "m2po"),
+    LossSetting("BAPO", "bapo"),
+    LossSetting("VCPO", "vcpo"),
+    LossSetting("ASPO", "aspo"),
+    LossSetting("MinPRO", "minpro"),
+    LossSetting("off-policy mask", "off_policy_mask"),
+    LossSetting("sequence mask", "seq_mis"),
+    LossSetting("geometric mask", "geo_mask"),
+)
+
+#: What may be called by its label alone.
+KNOWN = {**PUBLISHED, **LATER, PESSIMISTIC.label: PESSIMISTIC, TAPER.label: TAPER}
+
+#: On-policy, W = 1 and all token-mean losses have one gradient, so one of them is the control.
+CONTROL = LossSetting("on-policy", "reinforce")
 
 
-#: Three settings each, the published one among them; TOPR and REINFORCE have nothing to tune.
-CANDIDATES: dict[str, tuple[LossSetting, ...]] = {
-    "VESPO": (
-        PUBLISHED["VESPO"],
-        _kernel("VESPO, kernel wide (1, 1.5) (1.5, 1)", 1, 1.5, 1.5, 1),
-        _kernel("VESPO, kernel narrow (4, 6) (6, 4)", 4, 6, 6, 4),
+def _rounded(value: float) -> float:
+    return float(f"{value:.6g}")
+
+
+def _family(
+    setting: LossSetting, what: str, factor: float, steps: range, **published: float
+) -> Family:
+    """A loss of which some options are scaled together, by a factor a step."""
+    scales = {step: factor**step for step in steps}
+    return Family(
+        setting.label,
+        {
+            step: replace(
+                setting,
+                label=f"{setting.label}, {what} x {_rounded(scale):g}" if step else setting.label,
+                options={
+                    **setting.options,
+                    **{k: _rounded(v * scale) for k, v in published.items()},
+                },
+            )
+            for step, scale in scales.items()
+        },
+    )
+
+
+_COEFFICIENTS = {"c1_pos": 2.0, "c2_pos": 3.0, "c1_neg": 3.0, "c2_neg": 2.0}
+#: What is tuned, beside the learning rate: a kernel's sharpness, a clip's width, a temperature;
+#: of TOPR its normalisation by length. Clips have an end above: clip_low is at most 1.
+FAMILIES = (
+    _family(PUBLISHED["VESPO"], "kernel", 2, range(-6, 7), **_COEFFICIENTS),
+    _family(PESSIMISTIC, "kernel", 2, range(-6, 7), **_COEFFICIENTS),
+    _family(TAPER, "power", 2, range(-6, 7), power=1.0),
+    _family(PUBLISHED["GRPO"], "clip", 2, range(-6, 3), clip_low=0.2, clip_high=0.28),
+    _family(PUBLISHED["GSPO"], "clip", 10, range(-4, 4), clip_low=3e-4, clip_high=4e-4),
+    _family(PUBLISHED["SAPO"], "tau", 3, range(-6, 7), tau_pos=1.0, tau_neg=1.05),
+    Family(
+        "TOPR",
+        {
+            0: PUBLISHED["TOPR"],
+            1: LossSetting("TOPR, log W / sqrt(T)", "topr", {"length_normalisation": "sqrt"}),
+            2: LossSetting("TOPR, log W / T", "topr", {"length_normalisation": "full"}),
+        },
+        ordered=False,
     ),
-    "GRPO": (PUBLISHED["GRPO"], _clip("GRPO", 0.1, 0.14), _clip("GRPO", 0.4, 0.56)),
-    "GSPO": (PUBLISHED["GSPO"], _clip("GSPO", 0.003, 0.004), _clip("GSPO", 0.03, 0.04)),
-    "SAPO": (
-        PUBLISHED["SAPO"],
-        _set("SAPO", "tau 3/3.15", tau_pos=3.0, tau_neg=3.15),
-        _set("SAPO", "tau 10/10.5", tau_pos=10.0, tau_neg=10.5),
-    ),
-    "CISPO": (
-        PUBLISHED["CISPO"],
-        _set("CISPO", "weight at most 2", weight_high=2.0),
-        _set("CISPO", "weight at most 1.2", weight_high=1.2),
-    ),
-    "GMPO": (PUBLISHED["GMPO"], _clip("GMPO", 0.2, 0.2), _clip("GMPO", 0.8, 0.8)),
-    "TIS": (
-        PUBLISHED["TIS"],
-        _set("TIS", "sequence weight at most 1", level="sequence", cap=1.0),
-        _set("TIS", "sequence weight at most 5", level="sequence", cap=5.0),
-    ),
-}
+)
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Every combination of its axes."""
+    """Every combination of its axes. A learning rate of BASE_RATE stands for the task's own, and
+    others are to it as they are to that."""
 
     losses: tuple[LossSetting, ...]
     updates_per_batch: tuple[int, ...]
     seeds: tuple[int, ...]
     lags: tuple[int, ...] = (0,)
-    learning_rates: tuple[float, ...] = (3e-4,)
+    learning_rates: tuple[float, ...] = (BASE_RATE,)
     mu_noises: tuple[float, ...] = (0.0,)
     engine_noises: tuple[float, ...] = (0.0,)
     sampler_dtypes: tuple[str, ...] = ("float32",)
@@ -119,30 +146,6 @@ class Grid:
 
 
 @dataclass(frozen=True)
-class Tuning:
-    """Choose one of each family's settings on seeds of its own, then report it on others.
-
-    Attributes:
-        grid: where the choice is reported; its losses are not used.
-        seeds: those of the choice.
-        candidates: family -> its settings, as many for each.
-    """
-
-    grid: Grid
-    seeds: tuple[int, ...]
-    candidates: Mapping[str, tuple[LossSetting, ...]] = field(default_factory=lambda: CANDIDATES)
-
-    def cells(self) -> list[Cell]:
-        """What the choice is made on."""
-        settings = tuple(itertools.chain.from_iterable(self.candidates.values()))
-        return replace(self.grid, losses=settings, seeds=self.seeds).cells()
-
-    def report(self, chosen: Mapping[str, LossSetting]) -> list[Cell]:
-        """What the choice is reported on."""
-        return replace(self.grid, losses=tuple(chosen.values())).cells()
-
-
-@dataclass(frozen=True)
 class Study:
     """What one command runs.
 
@@ -164,6 +167,23 @@ class Study:
     )
     recipe: Recipe = field(default_factory=Recipe)
 
+    def all_cells(self, final: Final) -> list[Cell]:
+        """The cells of its grids, then those that its tuning asks for as far as it has come.
+
+        Args:
+            final: see `Tuning.progress`.
+        """
+        if self.tuning is None:
+            return self.cells()
+        progress = self.tuning.progress(final)
+        every = [*self.cells(), *progress.cells, *self.tuning.report(progress.chosen)]
+        return list({cell.key(self.recipe): cell for cell in every}.values())
+
+    def settings(self) -> list[LossSetting]:
+        """Every loss that it may train with."""
+        grids = (loss for grid in self.grids for loss in grid.losses)
+        return [*grids, *(self.tuning.settings() if self.tuning else ())]
+
     def cells(self) -> list[Cell]:
         """The cells of its grids, each once, seed by seed: cut short, it compares losses."""
         cells = [cell for grid in self.grids for cell in grid.cells()]
@@ -180,33 +200,44 @@ def _with_control(grid: Grid) -> tuple[Grid, Grid]:
     return control, grid
 
 
-_ALL = tuple(PUBLISHED.values())
 _QUICK = _settings("VESPO", "GRPO", "SAPO", "REINFORCE")
-_SEEDS = (1, 2, 3, 4)
-_MORE_SEEDS = (*_SEEDS, 5, 6, 7, 8)
-_N = (4, 8, 16, 32, 64)
+_SEEDS = (1, 2, 3, 4, 5, 6, 7, 8)
 _VESPO = PUBLISHED["VESPO"]
-_VARIANTS = (
-    LossSetting("tempered to ESS 0.5", "vespo_openrlhf.study.variants:tempered"),
-    LossSetting("kernel by ESS 0.5", "vespo_openrlhf.study.variants:adaptive_kernel"),
-    LossSetting("one-sided where A >= 0", "vespo_openrlhf.study.variants:one_sided"),
-    PUBLISHED["TOPR"],
-)
 #: Of docs/study/protocol.md: not looked at before it.
-_FRESH_SEEDS = tuple(range(1001, 1065))
+_FRESH_SEEDS, _REPORT_SEEDS = tuple(range(1001, 1065)), tuple(range(2001, 2065))
 _PRIMARY = (
     _VESPO,
-    LossSetting("pessimistic", "vespo_openrlhf.study.variants:pessimistic"),
-    LossSetting("taper", "vespo_openrlhf.study.variants:taper"),
+    replace(PESSIMISTIC, name=_VARIANT + "pessimistic", options={}),  # as it ran: no option yet
+    TAPER,
     *_settings("TOPR", "GSPO"),
-    LossSetting("GSPO, wide", "gspo", {"clip_low": 0.03, "clip_high": 0.04}),
-    LossSetting("GRPO", "ppo"),
-    LossSetting("SAPO", "sapo"),
+    WIDE_GSPO,
+    *_settings("GRPO", "SAPO"),
 )
-_GPU = tuple(s for s in _PRIMARY if s.label not in ("taper", "GSPO"))
-_SHRUNK = LossSetting(
-    "shrunk by the mismatch", "vespo_openrlhf.study.variants:shrunk", {"mismatch_std": 0.2}
+_GRID = (*PUBLISHED.values(), PESSIMISTIC, TAPER, WIDE_GSPO, *LATER.values())
+_MISMATCHED = (_VESPO, PESSIMISTIC, WIDE_GSPO, *_settings("GRPO", "GSPO", "SAPO", "TOPR"))
+#: (c1, c2) without tuning, each beside the tuned kernel of its shape.
+MEASURED = (
+    LossSetting("VESPO, kernel by ESS", _VARIANT + "measured_kernel"),
+    LossSetting(
+        "pessimistic, kernel by ESS", _VARIANT + "measured_kernel", {"shape": "pessimistic"}
+    ),
 )
+_VARIANTS = (
+    LossSetting("tempered to ESS 0.5", _VARIANT + "tempered"),
+    *MEASURED,
+    LossSetting("one-sided where A >= 0", _VARIANT + "one_sided"),
+    PESSIMISTIC,
+    TAPER,
+)
+
+
+def _anchored(*losses: LossSetting) -> tuple[LossSetting, ...]:
+    """The same on the trainer's own log-probs, the usual cure of a mismatch."""
+    return tuple(
+        replace(loss, label=f"{loss.label}, old", options=dict(loss.options) | {"anchor": "old"})
+        for loss in losses
+    )
+
 
 PRESETS: dict[str, Study] = {
     study.name: study
@@ -214,19 +245,30 @@ PRESETS: dict[str, Study] = {
         Study(
             "quick",
             "Does staleness bring down REINFORCE, SAPO and GRPO, and leave VESPO up?",
-            (
-                *_with_control(Grid(_QUICK, (64,), _MORE_SEEDS)),
-                Grid(_QUICK, (8,), (1, 2, 3)),
+            (*_with_control(Grid(_QUICK, (64,), _SEEDS)), Grid(_QUICK, (8,), (1, 2, 3))),
+        ),
+        Study(
+            "primary",
+            "Published VESPO and two candidates against their rivals, on 64 fresh seeds.",
+            _with_control(Grid(_PRIMARY, (64,), _FRESH_SEEDS)),
+            full_stack=Grid(
+                (_VESPO, PESSIMISTIC, *_settings("TOPR", "GRPO")), (64,), _FRESH_SEEDS[:3]
             ),
         ),
         Study(
+            "tuned",
+            "Every loss tuned with the same budget, learning rate included, then on fresh seeds.",
+            (),
+            Tuning(FAMILIES, 64, tuple(range(101, 109)), _REPORT_SEEDS, untuned=MEASURED),
+        ),
+        Study(
             "paper",
-            "Every loss at its published setting, then each tuned with the same small budget.",
+            "The grid of the paper, and more: every loss at each N, with lag, at two rates.",
             (
-                *_with_control(Grid(_ALL, (64,), _MORE_SEEDS)),
-                Grid(_ALL, (8,), _SEEDS),
+                *_with_control(Grid(_GRID, (4, 8, 16, 32, 64), _SEEDS)),
+                Grid(_GRID, (8, 64), _SEEDS, lags=(64,)),
+                *_with_control(Grid(_GRID, (8, 64), _SEEDS, learning_rates=(2 * BASE_RATE,))),
             ),
-            Tuning(Grid((), (64,), _MORE_SEEDS), (101, 102)),
         ),
         Study(
             "ablation",
@@ -247,42 +289,24 @@ PRESETS: dict[str, Study] = {
         ),
         Study(
             "mismatch",
-            "What if the engine's log-probs are not those of the policy that sampled?",
+            "What if the engine's log-probs are not the trainer's at the same weights?",
             (
-                *_with_control(
-                    Grid(
-                        _settings("VESPO", "GRPO", "GSPO"),
-                        (8,),
-                        _SEEDS,
-                        mu_noises=(0.0, 0.1, 0.2),
+                *_with_control(Grid(_MISMATCHED, (8,), _SEEDS)),
+                *(
+                    Grid(losses, (8,), _SEEDS, **noises)
+                    for losses in (_MISMATCHED, _anchored(*_MISMATCHED))
+                    for noises in (
+                        {"engine_noises": (0.05, 0.2)},
+                        {"mu_noises": (0.05, 0.2)},
+                        {"sampler_dtypes": ("bfloat16",)},
                     )
                 ),
-                Grid(
-                    _settings("VESPO", "GRPO", "GSPO"),
-                    (8,),
-                    _SEEDS,
-                    sampler_dtypes=("bfloat16",),
-                ),
             ),
-        ),
-        Study(
-            "primary",
-            "Published VESPO and two candidates against their rivals, on 64 fresh seeds.",
-            _with_control(Grid(_PRIMARY, (64,), _FRESH_SEEDS)),
-        ),
-        Study(
-            "gpu",
-            "The same with a decoder of 13 million parameters and some 400 tokens a response.",
-            _with_control(Grid(_GPU, (64,), (1, 2, 3, 4))),
-            recipe=Recipe(task="columns"),
         ),
         Study(
             "variants",
             "Does VESPO get better with a weight or a kernel that is set from the data?",
-            (
-                *_with_control(Grid((_VESPO, *_VARIANTS), (64,), _MORE_SEEDS)),
-                Grid((_VESPO, *_VARIANTS, _SHRUNK), (8,), _MORE_SEEDS, mu_noises=(0.2,)),
-            ),
+            _with_control(Grid((_VESPO, *_VARIANTS), (8, 64), _SEEDS)),
         ),
         Study(
             "kernel",
@@ -297,6 +321,18 @@ PRESETS: dict[str, Study] = {
                     _SEEDS,
                 )
             ),
+        ),
+        Study(
+            "gpu",
+            "The same with a decoder of 13 million parameters and some 400 tokens a response.",
+            _with_control(
+                Grid(
+                    (_VESPO, PESSIMISTIC, PUBLISHED["TOPR"], WIDE_GSPO, *_settings("GRPO", "SAPO")),
+                    (64,),
+                    (1, 2, 3, 4),
+                )
+            ),
+            recipe=Recipe(task="columns"),
         ),
     )
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from vespo_openrlhf.files import write_text
@@ -37,3 +38,10 @@ class Store:
         """The result of a cell that was run."""
         result: dict[str, Any] = json.loads(self._path(cell).read_text(encoding="utf-8"))
         return result
+
+    def final(self, cell: Cell) -> float | None:
+        """Mean accuracy of the last evaluations; None of a cell that has not been run."""
+        if self.missing([cell]):
+            return None
+        last = self.load(cell)["evaluations"][-self.recipe.last_evaluations :]
+        return fmean(accuracy for _, accuracy in last)

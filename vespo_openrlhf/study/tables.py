@@ -109,28 +109,22 @@ def _tests(row: Row) -> list[str]:
 def tuned_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Headings and cells of `Analysis.tuned`."""
     headings = [
-        "loss",
-        "chosen of three",
-        "on the tuning seeds, %",
-        "seeds",
-        "final accuracy, %",
-        "tuned VESPO's lead, points",
-        *_TESTS,
+        *("loss", "chosen", "lr", "settings tried", "at an edge", "on the tuning seeds, %"),
+        *("seeds", "final accuracy, %"),
     ]
-    cells = []
-    for row in rows:
-        scores = "; ".join(f"{name}: {percent(s)}" for name, s in row["tuning_scores"].items())
-        cells.append(
-            [
-                row["loss"],
-                row["chosen"],
-                scores,
-                str(row["seeds"]),
-                percent(row["final"], row["final_half_width"]),
-                percent(row.get("difference"), row.get("difference_half_width")),
-                *_tests(row),
-            ]
-        )
+    cells = [
+        [
+            row["loss"],
+            row["chosen"],
+            f"{row['learning_rate']:g}",
+            "–" if row["tried"] is None else str(row["tried"]),
+            {None: "–", True: "yes", False: "no"}[row["at_edge"]],
+            percent(row["tuning_score"]),
+            str(row["seeds"]),
+            percent(row["final"], row["final_half_width"]),
+        ]
+        for row in rows
+    ]
     return headings, cells
 
 

@@ -1,5 +1,4 @@
-"""Candidates for a better VESPO, as the losses of the preset `variants`. What came of them:
-docs/study/README.md.
+"""Candidates for a better VESPO. What came of them: docs/study/README.md.
 
 Each is called as a user's own loss is, `vespo_openrlhf.study.variants:NAME`, and differs from VESPO
 in the weight that goes into the kernel, or in the kernel's sharpness; both are set from the
@@ -14,19 +13,25 @@ from torch import Tensor
 from vespo_openrlhf.losses import LossInputs, vespo_kernel
 from vespo_openrlhf.losses.diagnostics import Metrics
 from vespo_openrlhf.losses.vcpo import effective_share
+from vespo_openrlhf.losses.vespo import vespo_loss
 from vespo_openrlhf.losses.weighted import sequence_weighted_loss
 
 
-def largest_power(log_weights: Tensor, target: float, low: float, high: float) -> float:
-    """The largest power in [low, high] at which w^power has an effective share of `target`.
+def largest_power(
+    log_weights: Tensor, target: float, low: float, high: float, beside: Tensor | float = 0.0
+) -> float:
+    """The largest power in [low, high] at which w^power has an effective share of `target`, by
+    bisection: the share falls as the power grows. `low` where even that has too little.
 
-    The share falls as the power grows; `low` where even that has too little.
+    Args:
+        beside: log of a factor of each weight that is left as it is. With one the share may rise a
+            little first, and what is found then is a power from which on it falls.
     """
-    if effective_share(high * log_weights) >= target:
+    if effective_share(high * log_weights + beside) >= target:
         return high
     for _ in range(20):
         middle = (low + high) / 2
-        enough = bool(effective_share(middle * log_weights) >= target)
+        enough = bool(effective_share(middle * log_weights + beside) >= target)
         low, high = (middle, high) if enough else (low, middle)
     return low
 
@@ -79,25 +84,10 @@ def one_sided(inputs: LossInputs) -> tuple[Tensor, Metrics]:
     return sequence_weighted_loss(inputs, phi_of)
 
 
-def _gone(log_w: Tensor, advantage: Tensor) -> Tensor:
-    """How far the policy has gone where the advantage sends it, in nats: s max(0, s log W), s = 1
-    where A >= 0 and -1 where A < 0. 0 where it has gone the other way."""
-    return torch.where(advantage >= 0, log_w.clamp(min=0), log_w.clamp(max=0))
-
-
 def pessimistic(inputs: LossInputs) -> tuple[Tensor, Metrics]:
-    """phi(max(W, 1)) where A >= 0, phi(min(W, 1)) where A < 0, with the published kernel.
-
-    `one_sided` for both signs. A weight other than 1 only says that the policy has moved. Where it
-    has moved as the advantage asks, the rest of the step is damped, as PPO's min stops it; where it
-    has moved the other way, the gradient would bring it back, and is kept whole. The weight is at
-    most 1, falls from there on one side, and is VESPO's on that side.
-    """
-
-    def phi_of(log_w: Tensor, advantage: Tensor) -> Tensor:
-        return vespo_kernel(_gone(log_w, advantage), advantage)
-
-    return sequence_weighted_loss(inputs, phi_of)
+    """`one_sided` for both signs, as it was when the second study ran it: by now `vespo` with the
+    shape "pessimistic", see `vespo_kernel`."""
+    return vespo_loss(inputs, shape="pessimistic")
 
 
 def taper(inputs: LossInputs, *, power: float = 1.0) -> tuple[Tensor, Metrics]:
@@ -110,18 +100,33 @@ def taper(inputs: LossInputs, *, power: float = 1.0) -> tuple[Tensor, Metrics]:
     """
 
     def phi_of(log_w: Tensor, advantage: Tensor) -> Tensor:
-        return (-power * _gone(log_w, advantage).abs()).exp()
+        gone = torch.where(advantage >= 0, log_w.clamp(min=0), -log_w.clamp(max=0))
+        return (-power * gone).exp()
 
     return sequence_weighted_loss(inputs, phi_of)
 
 
-def adaptive_kernel(inputs: LossInputs, *, target: float = 0.5) -> tuple[Tensor, Metrics]:
-    """phi(W)^s, that is (s c1, s c2), s in [1/2, 2] the largest with which phi^s keeps the
-    effective sample size `target`; at s = 1/2, c1 is 1, the least with phi/W bounded near 0."""
+def measured_kernel(
+    inputs: LossInputs, *, shape: str = "published", target: float = 0.5
+) -> tuple[Tensor, Metrics]:
+    """(c1, c2) with nothing to tune: phi(W)^s, that is (s c1, s c2), s from what is measured.
+
+    s is the largest in [1/2, 4] with which phi |A| has at least the share `target` of the effective
+    sample size that |A| has by itself, over the responses that the kernel weighs (those it leaves
+    at 1 say nothing of its sharpness): as sharp as the batch can pay for. At s = 1/2, c1 is 1, the
+    least with phi/W bounded near 0.
+
+    Args:
+        shape: of the kernel, see `vespo_kernel`.
+        target: a share, in (0, 1].
+    """
 
     def phi_of(log_w: Tensor, advantage: Tensor) -> Tensor:
-        phi = vespo_kernel(log_w, advantage)
-        sharpness = largest_power(phi.double().clamp(min=1e-30).log(), target, 0.5, 2.0)
-        return phi**sharpness
+        phi = vespo_kernel(log_w, advantage, shape=shape)
+        weighed = phi != 1
+        log_size = advantage[weighed].double().abs().clamp(min=1e-30).log()
+        wanted = target * float(effective_share(log_size))
+        log_phi = phi[weighed].double().clamp(min=1e-300).log()
+        return phi ** largest_power(log_phi, wanted, 0.5, 4.0, beside=log_size)
 
     return sequence_weighted_loss(inputs, phi_of)

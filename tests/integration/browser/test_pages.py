@@ -17,8 +17,9 @@ from vespo_openrlhf.study.__main__ import run as run_study
 from vespo_openrlhf.study.analysis import Analysis
 from vespo_openrlhf.study.cells import Recipe
 from vespo_openrlhf.study.page import write_report
-from vespo_openrlhf.study.presets import CANDIDATES, CONTROL, PUBLISHED, Grid, Study, Tuning
+from vespo_openrlhf.study.presets import CONTROL, FAMILIES, PUBLISHED, Grid, Study
 from vespo_openrlhf.study.store import Store
+from vespo_openrlhf.study.tuning import Tuning
 
 PHONE, DESKTOP = (390, 844), (1400, 900)
 NASTY = (
@@ -82,9 +83,8 @@ def _make_study(out: Path) -> None:
         warm_batch=8,
     )
     losses, seeds = (PUBLISHED["VESPO"], PUBLISHED["GRPO"]), (1, 2)
-    tuning = Tuning(
-        Grid((), (8,), seeds), (9,), {name: CANDIDATES[name] for name in ("VESPO", "GRPO")}
-    )
+    families = tuple(family for family in FAMILIES if family.label in ("VESPO", "GRPO"))
+    tuning = Tuning(families, 8, (9,), seeds)
     grids = (Grid((CONTROL,), (1,), seeds), Grid(losses, (2, 8), seeds))
     study, store = Study("tiny", "Does it show?", grids, tuning, recipe=recipe), Store(out, recipe)
     run_study(study, store, 1, full_stack=False, progress=False)

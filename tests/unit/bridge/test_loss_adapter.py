@@ -20,6 +20,7 @@ VESPO = {
     "vespo.anchor": "rollout",
     "vespo.length_normalisation": "none",
     "vespo.loss_options": [],
+    "vespo.shape": "published",
     "vespo.c1_pos": 2.0,
     "vespo.c2_pos": 3.0,
     "vespo.c1_neg": 3.0,
@@ -291,6 +292,7 @@ def test_ablations_reach_vespo() -> None:
     loss = build_loss(VESPO | {"vespo.length_normalisation": "sqrt", "vespo.anchor": "old"})
     assert loss.options["length_normalisation"] == "sqrt"
     assert loss.reads_old_log_probs
+    assert build_loss(VESPO | {"vespo.shape": "pessimistic"}).options["shape"] == "pessimistic"
 
 
 def test_a_sample_whose_rollout_log_probs_are_not_finite_is_dropped_and_counted() -> None:

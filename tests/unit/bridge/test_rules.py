@@ -205,6 +205,10 @@ LORA = {"ds.lora.rank": 4}
             {"actor.policy_loss_type": "sapo", "vespo.c1_pos": 1.5},
             r"--vespo\.c1_pos 1\.5 has no effect on --actor\.policy_loss_type sapo",
         ),
+        (
+            {"actor.policy_loss_type": "topr", "vespo.shape": "pessimistic"},
+            r"--vespo\.shape pessimistic has no effect on --actor\.policy_loss_type topr",
+        ),
         ({"critic.model_name_or_path": "m"}, "group_norm has no critic"),
         ({"reward.model_name_or_path": "m"}, r"--reward\.remote_url or .* scores the responses"),
         ({"algo.advantage.gamma": 0.9}, "group_norm does not discount"),

@@ -76,11 +76,11 @@ def test_the_command_writes_the_same_file_twice(
     texts = []
     for name in ("a.svg", "b.svg"):
         out = tmp_path / "new" / name
-        assert main(["weights", "vespo", f"{own}:plain", "--out", str(out)]) == 0
+        assert main(["weights", "vespo,shape=pessimistic", f"{own}:plain", "--out", str(out)]) == 0
         assert capsys.readouterr().out == f"{out}\n"
         texts.append(out.read_text())
     assert texts[0] == texts[1]
-    assert ">vespo<" in texts[0]
+    assert ">vespo, shape=pessimistic<" in texts[0]
     assert ">plain<" in texts[0]
 
 
@@ -88,6 +88,7 @@ def test_the_command_writes_the_same_file_twice(
     ("words", "message"),
     [
         (["weights", "vesbo"], "unknown policy loss 'vesbo'"),
+        (["weights", "vespo,shape"], "write shape=VALUE after the comma"),
         (["weights", "--tokens", "0"], "at least one"),
         (["weights", "vespo", "--out", "x.jpgg"], "jpgg"),
         (["training", "nowhere"], "there is no such folder"),

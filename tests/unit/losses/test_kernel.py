@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vespo_openrlhf.losses import KernelCoefficients, kernel_bound, vespo_kernel
+from vespo_openrlhf.losses import KernelOptions, kernel_bound, vespo_kernel
 
 mpmath.mp.dps = 50
 SMALLEST_NORMAL = torch.finfo(torch.float32).tiny
@@ -91,6 +91,49 @@ def test_one_on_policy(c1_pos, c2_pos, c1_neg, c2_neg, advantage):
     assert phi.item() == 1.0  # exactly: on-policy VESPO is REINFORCE
 
 
+@given(st.floats(-200, 200, width=32), c1s, c2s, c1s, c2s, st.sampled_from([-1.0, 0.0, 1.0]))
+def test_pessimistic_is_phi_where_the_step_was_asked_for_and_one_elsewhere(
+    log_w, c1_pos, c2_pos, c1_neg, c2_neg, advantage
+):
+    coefficients = c1_pos, c2_pos, c1_neg, c2_neg
+    log_w, advantage = torch.tensor([log_w]), torch.tensor([advantage])
+    phi = vespo_kernel(log_w, advantage, *coefficients, shape="pessimistic").item()
+    if log_w < 0 if advantage >= 0 else log_w > 0:
+        assert phi == 1.0
+    else:
+        assert phi == vespo_kernel(log_w, advantage, *coefficients).item()
+
+
+@given(
+    st.lists(st.floats(-300, 300), min_size=2, max_size=2),
+    *[c1s, st.floats(0, 10), st.floats(0.05, 10), st.floats(0, 10)],
+    st.sampled_from([-1.0, 1.0]),
+)
+def test_pessimistic_is_at_most_one_and_falls_with_every_step_away(
+    log_ws, c1_pos, more_pos, c2_neg, more_neg, advantage
+):
+    """As published: c1_pos <= c2_pos and c1_neg >= c2_neg."""
+    c2_pos, c1_neg = max(0.05, c1_pos + more_pos), c2_neg + more_neg
+    nearer, further = sorted(log_ws, key=lambda log_w: advantage * log_w)
+    phi = vespo_kernel(
+        torch.tensor([nearer, further], dtype=torch.float64),
+        torch.full((2,), advantage),
+        *(c1_pos, c2_pos, c1_neg, c2_neg),
+        shape="pessimistic",
+    )
+    assert 0 <= phi[1] <= phi[0] <= 1
+
+
+def test_pessimistic_by_hand():
+    log_w = torch.tensor([2.0, 0.5, 0.5, 2.0, torch.inf, 0.0, 0.0, torch.inf]).log()
+    advantages = torch.tensor([1.0, 1.0, -1.0, -1.0, 1.0, 1.0, -1.0, -1.0])
+    phi = vespo_kernel(log_w, advantages, shape="pessimistic")
+    by_hand = [4 * math.exp(-3), 1, 0.125 * math.e, 1, 0, 1, 0, 1]
+    torch.testing.assert_close(phi, torch.tensor(by_hand))
+    with pytest.raises(ValueError, match="shape must be one of published, pessimistic, not 'mild'"):
+        vespo_kernel(log_w, advantages, shape="mild")
+
+
 @settings(max_examples=20)
 @given(st.floats(-5, 5, width=32))
 def test_no_gradient(log_w):
@@ -129,6 +172,6 @@ def test_what_c1_below_one_means(c1):
 )
 def test_coefficients_out_of_range_name_the_flag(name, value):
     with pytest.raises(ValueError, match=rf"^{name} must be .*{value}"):
-        KernelCoefficients(**{name: value})
+        KernelOptions(**{name: value})
     with pytest.raises(ValueError, match=rf"^{name}"):
         vespo_kernel(torch.zeros(1), torch.zeros(1), **{name: value})

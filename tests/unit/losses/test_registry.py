@@ -26,6 +26,7 @@ def test_names():
 def test_published_defaults():
     published = {
         "vespo": {"c1_pos": 2.0, "c2_pos": 3.0, "c1_neg": 3.0, "c2_neg": 2.0,
+                  "shape": "published",
                   "length_normalisation": "none", "anchor": "rollout",
                   "loss_agg_mode": "token-mean"},
         "ppo": {"clip_low": 0.2, "clip_high": 0.28, "dual_clip": 3.0, "tis": "off",

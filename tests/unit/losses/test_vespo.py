@@ -231,6 +231,20 @@ def test_ablations():
     torch.testing.assert_close(metrics["phi"], torch.tensor([math.exp(2 + 3 * (1 - math.e))]))
 
 
+def test_pessimistic_keeps_the_gradient_that_brings_a_response_back():
+    """W = 1.4 and 0.5, A of either sign: by hand."""
+    log_pi = torch.tensor([[0.5, 0.28], [0.1, 1.0]] * 2).log().requires_grad_()
+    log_mu = torch.tensor([[0.25, 0.4], [0.2, 1.0]] * 2).log()
+    advantages = torch.tensor([[1.0], [1.0], [-1.0], [-1.0]]).expand(4, 2)
+    loss = get_policy_loss("vespo", shape="pessimistic")
+    value, metrics = loss(made(log_pi, advantages, torch.ones(4, 2), log_mu))
+    phi = [1.4**2 * math.exp(3 * (1 - 1.4)), 1, 1, 0.5**3 * math.exp(2 * (1 - 0.5))]
+    torch.testing.assert_close(metrics["phi"], torch.tensor(phi))
+    value.backward()
+    expected = -torch.tensor(phi)[:, None] * advantages / 8
+    torch.testing.assert_close(log_pi.grad, expected)
+
+
 def test_anchor(random_inputs):
     inputs = random_inputs(6)
     as_rollout = dataclasses.replace(inputs, rollout_log_probs=inputs.old_log_probs)
@@ -313,6 +327,8 @@ def test_a_sum_over_tokens_is_equation_20_to_the_letter():
 def test_options_out_of_range_stop_before_the_run():
     with pytest.raises(ValueError, match=r"^c1_pos must be at least 0"):
         get_policy_loss("vespo", c1_pos=-0.5)
+    with pytest.raises(ValueError, match=r"^shape must be one of published, pessimistic"):
+        get_policy_loss("vespo", shape="optimistic")
     with pytest.raises(ValueError, match="length_normalisation"):
         get_policy_loss("vespo", length_normalisation="half")
     with pytest.raises(ValueError, match="anchor"):

@@ -1,4 +1,4 @@
-"""The study's page says what its committed runs say."""
+"""The study's pages say what its committed runs say."""
 
 import csv
 import re
@@ -8,27 +8,31 @@ from pathlib import Path
 import pytest
 
 from vespo_openrlhf.study.__main__ import main
-from vespo_openrlhf.study.claims import PAGE, fill, tables
+from vespo_openrlhf.study.claims import PAGES, remade
 
 STUDY = Path(__file__).parents[3] / "docs" / "study"
 BLOCK = re.compile(r"<!-- claims: ([\w-]+) -->\n(.*?)<!-- /claims -->", re.S)
 
 
-@pytest.fixture(scope="module")
-def page() -> str:
-    return (STUDY / PAGE).read_text(encoding="utf-8")
+FIRST = "first.md"
 
 
-def test_the_page_has_the_numbers_of_its_runs(page: str) -> None:
-    remade = fill(page, tables(STUDY))
-    assert remade == page, "run: python -m vespo_openrlhf.study claims docs/study"
+def read(page: str) -> str:
+    return (STUDY / page).read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_a_page_has_the_numbers_of_its_runs(page: str) -> None:
+    text = remade(STUDY, page)
+    assert text == read(page), "run: python -m vespo_openrlhf.study claims docs/study"
+
+
+@pytest.mark.parametrize("page", PAGES)
 def test_no_interval_stands_outside_the_tables(page: str) -> None:
-    assert "±" not in BLOCK.sub("", page)
+    assert "±" not in BLOCK.sub("", read(page))
 
 
-def test_a_row_worked_out_another_way(page: str) -> None:
+def test_a_row_worked_out_another_way() -> None:
     stats = pytest.importorskip("scipy.stats")
     finals: dict[str, dict[int, float]] = {}
     with open(STUDY / "paper" / "runs.csv", encoding="utf-8") as file:
@@ -45,7 +49,7 @@ def test_a_row_worked_out_another_way(page: str) -> None:
     ps = sorted(test.pvalue for test in tests.values())
     assert ps.index(tests["GSPO"].pvalue) == 4
     assert ps.index(tests["GRPO"].pvalue) == 5
-    (table,) = [body for name, body in BLOCK.findall(page) if name == "published-64"]
+    (table,) = [body for name, body in BLOCK.findall(read(FIRST)) if name == "published-64"]
     (row,) = [line.split(" | ") for line in table.splitlines() if line.startswith("| GRPO")]
     interval = tests["GRPO"].confidence_interval()
     middle, half = (interval.high + interval.low) / 2, (interval.high - interval.low) / 2
@@ -55,7 +59,7 @@ def test_a_row_worked_out_another_way(page: str) -> None:
     assert row[8].startswith("open")
 
 
-def test_the_command_writes_the_page(tmp_path: Path, page: str, capsys) -> None:
+def test_the_command_writes_the_pages(tmp_path: Path, capsys) -> None:
     folder = tmp_path / "study"
     shutil.copytree(STUDY, folder, ignore=shutil.ignore_patterns("figures"))
     runs = folder / "paper" / "runs.csv"
@@ -65,13 +69,14 @@ def test_the_command_writes_the_page(tmp_path: Path, page: str, capsys) -> None:
     lines[place] = lines[place].replace(cells[10], "0.999")
     runs.write_text("".join(lines), encoding="utf-8")
     assert main(["claims", str(folder)]) == 0
-    changed = dict(BLOCK.findall((folder / PAGE).read_text(encoding="utf-8")))
-    same = dict(BLOCK.findall(page))
+    changed = dict(BLOCK.findall((folder / FIRST).read_text(encoding="utf-8")))
+    same = dict(BLOCK.findall(read(FIRST)))
     assert [name for name in same if same[name] != changed[name]] == ["published-64"]
 
-    (folder / PAGE).write_text(page.replace("claims: topr", "claims: topper"), encoding="utf-8")
+    renamed = read(FIRST).replace("claims: topr", "claims: topper")
+    (folder / FIRST).write_text(renamed, encoding="utf-8")
     assert main(["claims", str(folder)]) == 2
-    assert "markers for" in capsys.readouterr().err
+    assert "first.md: the page has markers for" in capsys.readouterr().err
     runs.unlink()
     assert main(["claims", str(folder)]) == 2
     assert "cannot read" in capsys.readouterr().err

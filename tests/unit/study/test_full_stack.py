@@ -12,7 +12,7 @@ from vespo_openrlhf.study.analysis import Analysis
 from vespo_openrlhf.study.cells import Cell, LossSetting, Recipe
 from vespo_openrlhf.study.checkpoint import build_tokenizer, policy_model, save_checkpoint
 from vespo_openrlhf.study.full_stack import check_cells, flags, full_stack_store
-from vespo_openrlhf.study.presets import PUBLISHED, Grid, Study
+from vespo_openrlhf.study.presets import PESSIMISTIC, PUBLISHED, Grid, Study
 from vespo_openrlhf.study.store import Store
 from vespo_openrlhf.study.tables import agreement_table
 from vespo_openrlhf.study.tasks.addition import MAX_TOKENS, PROMPT_TOKENS, Addition, encode
@@ -80,8 +80,11 @@ def test_the_tokenizer_splits_as_the_task_does(start, tmp_path) -> None:
             LossSetting("soft", "sapo", {"tau_pos": 3.0}),
             {"vespo.loss_options": ["tau_pos=3.0"]},
         ),
-        (PUBLISHED["SAPO"], {"actor.loss_agg_mode": "token-mean"}),
-        (PUBLISHED["GRPO"], {"actor.policy_loss_type": "ppo", "actor.dual_clip": math.inf}),
+        (PESSIMISTIC, {"actor.policy_loss_type": "vespo", "vespo.shape": "pessimistic"}),
+        (
+            LossSetting("open", "ppo", {"dual_clip": math.inf, "loss_agg_mode": "token-mean"}),
+            {"actor.dual_clip": math.inf, "actor.loss_agg_mode": "token-mean"},
+        ),
     ],
 )
 def test_the_flags_say_what_the_cell_says(loss, expected, tmp_path) -> None:

@@ -8,12 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from vespo_openrlhf.study.__main__ import main
+from vespo_openrlhf.study.contrasts import TASKS, contrasts
 from vespo_openrlhf.study.presets import PRESETS
 from vespo_openrlhf.study.primary import (
-    TASKS,
-    contrasts,
+    PAIRS,
+    all_contrasts,
+    draw,
+    drawn_from,
+    read_all,
     read_outcomes,
+    tables,
 )
 from vespo_openrlhf.study.tasks import get_task
 
@@ -49,10 +53,14 @@ def write_runs(path: Path, means: dict[str, float], *, leave_out: int = 0) -> No
             writer.writerow(facts | own | row | ends)
 
 
-def test_the_protocol_has_51_comparisons_corrected_as_one_family(tmp_path, capsys) -> None:
+def write_tasks(folder: Path, means: dict[str, float], *, leave_out: int = 0) -> None:
     for task in TASKS:
-        write_runs(tmp_path / task / "runs.csv", {"pessimistic": 0.83, "SAPO": 0.4})
-    found = contrasts({task: read_outcomes(tmp_path / task / "runs.csv", task) for task in TASKS})
+        write_runs(folder / "primary" / task / "runs.csv", means, leave_out=leave_out)
+
+
+def test_the_protocol_has_51_comparisons_corrected_as_one_family(tmp_path) -> None:
+    write_tasks(tmp_path, {"pessimistic": 0.83, "SAPO": 0.4})
+    found = contrasts(read_all(tmp_path), PAIRS)
     assert len(found) == 51
     by_name = {(c.task, c.ours, c.rival): c for c in found}
     assert by_name["long", "pessimistic", "VESPO"].found.verdict() == "above"
@@ -61,17 +69,27 @@ def test_the_protocol_has_51_comparisons_corrected_as_one_family(tmp_path, capsy
     assert level.found.verdict() == "open"
     assert level.found.holm_p >= min(1, 2 * level.found.p)
     assert by_name["uneven", "pessimistic", "TOPR"].not_worse < 0.001
-    assert main(["primary", str(tmp_path)]) == 0
-    printed = capsys.readouterr().out
-    assert printed.count("| long | pessimistic |") == 6
+    assert all_contrasts(tmp_path)["contrasts"].count("| long | pessimistic |") == 6
+    short = tables(tmp_path)
+    assert short["leads"].count(", above") == sum(c.found.verdict() == "above" for c in found)
+    assert short["finals"].splitlines()[2].startswith("| on-policy | 80.")
+    assert short["finals"].splitlines()[3].startswith("| pessimistic | 8")
 
 
-def test_runs_that_are_not_complete_are_no_evidence(tmp_path, capsys) -> None:
-    for task in TASKS:
-        write_runs(tmp_path / task / "runs.csv", {}, leave_out=3)
-    assert main(["primary", str(tmp_path)]) == 2
-    assert "3 of the protocol's runs are missing" in capsys.readouterr().err
-    assert main(["primary", str(tmp_path / "nowhere")]) == 2
+def test_the_figure_says_what_it_shows(tmp_path) -> None:
+    write_tasks(tmp_path, {"SAPO": 0.4})
+    draw(tmp_path, tmp_path / "finals.svg")
+    drawn = (tmp_path / "finals.svg").read_text()
+    assert "; long: on-policy " in drawn
+    assert drawn_from(read_all(tmp_path)) in drawn
+
+
+def test_runs_that_are_not_complete_are_no_evidence(tmp_path) -> None:
+    write_tasks(tmp_path, {}, leave_out=3)
+    with pytest.raises(ValueError, match="3 of the protocol's runs are missing"):
+        read_all(tmp_path)
+    with pytest.raises(ValueError, match="cannot read"):
+        read_all(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
@@ -115,11 +133,12 @@ def test_not_worse_is_not_said_of_a_loss_that_has_collapsed(tmp_path) -> None:
     for task in TASKS:
         write_runs(tmp_path / task / "runs.csv", {"taper": 0.807})
     outcomes = {task: read_outcomes(tmp_path / task / "runs.csv", task) for task in TASKS}
-    before = {(c.task, c.ours, c.rival): c.verdict() for c in contrasts(outcomes)}
+    before = {(c.task, c.ours, c.rival): c.verdict() for c in contrasts(outcomes, PAIRS)}
     assert before["long", "taper", "TOPR"] == "not worse"
     taper = dict(outcomes["long"]["taper"])
     taper[SEEDS[0]] = replace(taper[SEEDS[0]], collapsed=True)
-    after = contrasts(outcomes | {"long": dict(outcomes["long"]) | {"taper": taper}})
+    changed = outcomes | {"long": dict(outcomes["long"]) | {"taper": taper}}
+    after = contrasts(changed, PAIRS)
     assert {
         c.verdict() for c in after if (c.task, c.ours, c.rival) == ("long", "taper", "TOPR")
     } == {"open"}

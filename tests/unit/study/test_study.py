@@ -2,29 +2,30 @@
 
 import csv
 import json
-import math
 from dataclasses import replace
 
 import pytest
 import torch
 
 from vespo_openrlhf.losses import LossInputs, get_policy_loss
-from vespo_openrlhf.study.__main__ import build_parser, build_study, main, parse_loss
-from vespo_openrlhf.study.analysis import Analysis, choose
+from vespo_openrlhf.study.__main__ import build_parser, build_study, main, parse_loss, run
+from vespo_openrlhf.study.analysis import Analysis
 from vespo_openrlhf.study.cells import Cell, LossSetting, Recipe
 from vespo_openrlhf.study.page import write_report
+from vespo_openrlhf.study.plain import write_table
 from vespo_openrlhf.study.presets import (
-    CANDIDATES,
     CONTROL,
+    FAMILIES,
     PRESETS,
     PUBLISHED,
     Grid,
     Study,
-    Tuning,
 )
 from vespo_openrlhf.study.runner import run_missing
 from vespo_openrlhf.study.store import Store
+from vespo_openrlhf.study.tasks import get_task
 from vespo_openrlhf.study.trainer import LOG_W_BINS, run_cell
+from vespo_openrlhf.study.tuning import Tuning
 from vespo_openrlhf.study.warm_start import warm_start
 
 RECIPE = Recipe(
@@ -90,19 +91,11 @@ def test_a_loss_that_reads_old_log_probs_gets_them(start) -> None:
     assert run_cell(cell, RECIPE, start)["evaluations"]
 
 
-def test_the_presets_say_what_the_committed_runs_were() -> None:
-    """Token-mean SAPO and GRPO without a dual clip, whatever the losses' defaults are by now."""
-    tuned = (setting for settings in CANDIDATES.values() for setting in settings)
-    for setting in (*PUBLISHED.values(), *tuned):
-        options = get_policy_loss(setting.name, **setting.options).options
-        assert options.get("loss_agg_mode", "token-mean") == "token-mean"
-        assert options.get("dual_clip", math.inf) == math.inf
-        assert options.get("length_normalisation", "none") == "none"
-
-
-@pytest.mark.parametrize("label", [name for name in PUBLISHED if name not in ("GSPO", "GMPO")])
+@pytest.mark.parametrize(
+    "label", [name for name in PUBLISHED if name not in ("GSPO", "GMPO", "SAPO")]
+)
 def test_one_control_serves_all_token_mean_losses(label: str) -> None:
-    """On-policy, W = 1, and their gradients are that of REINFORCE: so it is with SAPO as it ran."""
+    """On-policy, W = 1, and their gradients are that of REINFORCE."""
     torch.manual_seed(0)
     log_probs = -torch.rand(6, 5, dtype=torch.float64)
     advantages = torch.randn(6, 1, dtype=torch.float64).expand(6, 5)
@@ -128,7 +121,7 @@ def tiny_study() -> Study:
         "tiny",
         "Does it run?",
         (Grid((CONTROL,), (1,), seeds), Grid((VESPO, GRPO), (2, 8), seeds)),
-        Tuning(Grid((), (8,), seeds), (9,), {name: CANDIDATES[name] for name in ("VESPO", "GRPO")}),
+        Tuning(tuple(f for f in FAMILIES if f.label in ("VESPO", "TOPR")), 8, (9,), seeds),
         recipe=RECIPE,
     )
 
@@ -140,14 +133,11 @@ def test_a_study_resumes_and_reports(tmp_path) -> None:
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
     assert len(before) == 3
     partial = Analysis(study, store)
-    assert partial.missing == len(cells) - 3
+    assert partial.missing == len(cells) - 3 + 2 * 9  # and the tuning's
     assert partial.tuned() == []
 
-    tuning = study.tuning
-    assert tuning is not None
-    run_missing([*cells, *tuning.cells()], store, 1, title="rest", progress=False)
+    run(study, store, 1, full_stack=False, progress=False)
     assert all(path.stat().st_mtime_ns == time for path, time in before.items())
-    run_missing(tuning.report(choose(study, store)), store, 1, title="tuned", progress=False)
 
     summary = write_report(Analysis(study, store), tmp_path / "out", {"command": "none"})
     assert summary["missing_runs"] == 0
@@ -156,7 +146,7 @@ def test_a_study_resumes_and_reports(tmp_path) -> None:
         *((label, n) for label in ("VESPO", "GRPO") for n in (2, 8)),
     }
     assert [row["claim"] for row in summary["claims"]] == ["VESPO above GRPO"] * 2
-    assert [row["loss"] for row in summary["tuned"]] == ["VESPO", "GRPO"]
+    assert [row["loss"] for row in summary["tuned"]] == ["VESPO", "TOPR"]
     written = {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()}
     assert written >= {"report.html", "summary.json", "tables.md", "table.csv", "claims.csv"}
     assert written >= {f"{name}.{kind}" for name in FIGURES for kind in ("png", "svg")}
@@ -196,49 +186,97 @@ def test_a_key_names_what_is_computed_and_not_what_it_is_called() -> None:
     assert cell.key(RECIPE) != cell.key(replace(RECIPE, slip=0.2))
 
 
-def test_the_presets_are_sound() -> None:
-    for study in PRESETS.values():
-        assert len({(*c.condition(), c.loss.label, c.seed) for c in study.cells()}) == len(
-            study.cells()
-        )
-    tuning = PRESETS["paper"].tuning
+@pytest.mark.parametrize("name", PRESETS)
+def test_the_presets_are_sound(name: str) -> None:
+    study = PRESETS[name]
+    facts = {(*c.condition(), c.loss.label, c.seed) for c in study.cells()}
+    assert len(facts) == len(study.cells())
+    assert study.settings()
+    for setting in study.settings():
+        get_policy_loss(setting.name, **setting.options)
+
+
+def test_the_grids_are_those_of_the_protocol() -> None:
+    def losses(name: str) -> set[str]:
+        return {cell.loss.label for cell in PRESETS[name].cells()} - {"on-policy"}
+
+    primary = {"VESPO", "pessimistic", "taper", "TOPR", "GSPO", "GSPO, wide", "GRPO", "SAPO"}
+    assert losses("primary") == primary
+    later = {"DPPO", "M2PO", "BAPO", "VCPO", "off-policy mask", "sequence mask", "geometric mask"}
+    assert losses("paper") >= primary | later
+    assert losses("mismatch") == {
+        *(rivals := primary - {"taper"}),
+        *(f"{rival}, old" for rival in rivals),
+    }
+    paper = [cell for cell in PRESETS["paper"].cells() if cell.loss.label == "VESPO"]
+    assert {cell.updates_per_batch for cell in paper} == {4, 8, 16, 32, 64}
+    assert {cell.lag for cell in paper} == {0, 64}
+    assert {cell.learning_rate for cell in paper} == {3e-4, 6e-4}
+    mismatch = PRESETS["mismatch"].cells()
+    assert {cell.mu_noise for cell in mismatch} == {0, 0.05, 0.2}
+    assert {cell.engine_noise for cell in mismatch} == {0, 0.05, 0.2}
+    assert all(cell.updates_per_batch in (1, 8) for cell in mismatch)
+    full = PRESETS["primary"].full_stack.cells()
+    assert len(full) == 12
+    assert {cell.loss.label for cell in full} == {"VESPO", "pessimistic", "TOPR", "GRPO"}
+
+
+def test_a_tuning_widens_and_reports_by_way_of_the_store(tmp_path, monkeypatch) -> None:
+    """Accuracy is planted: the better, the wider the kernel, to a point; nothing is trained."""
+    families = tuple(family for family in FAMILIES if family.label in ("VESPO", "TOPR"))
+    tuning = Tuning(families, 8, (9,), (1, 2), untuned=(CONTROL,))
+    study, store = (
+        Study("tiny", "Does it tune?", (), tuning, recipe=RECIPE),
+        Store(tmp_path, RECIPE),
+    )
+    stages: list[tuple[str, int]] = []
+
+    def plant(cells, store, processes, *, title, **_) -> None:
+        stages.append((title, len(store.missing(cells))))
+        for cell in store.missing(cells):
+            right = 0.9 - abs(cell.loss.options.get("c1_pos", 2) - 0.5) / 10
+            updates = {name: [1.0] * 8 for name in ("length", "log_w_abs_mean", "ess")}
+            store.save(
+                cell,
+                {
+                    "evaluations": [(update, right) for update in range(0, 10, 2)],
+                    "updates": updates,
+                    "lag": {"max": 7, "mean": 3.5},
+                    "skipped": 0,
+                    "seconds": 1.0,
+                },
+            )
+
+    monkeypatch.setattr("vespo_openrlhf.study.runner.run_missing", plant)
+    for _ in range(2):  # the second time there is nothing to do
+        run(study, store, 1, full_stack=False, progress=False)
+    # Steps -1 to 1 of both, then -2 and -3 of VESPO's, three learning rates each.
+    assert [count for _, count in stages if count] == [18, 3, 3, 6]
+    summary = write_report(Analysis(study, store), tmp_path / "out", {"command": "none"})
+    by_loss = {row["loss"]: row for row in summary["tuned"]}
+    assert by_loss["VESPO"]["chosen"] == "VESPO, kernel x 0.25"
+    assert (by_loss["VESPO"]["tried"], by_loss["VESPO"]["at_edge"]) == (15, False)
+    assert by_loss["on-policy"]["tried"] is None
+    table = write_table(study, store)
+    assert "| VESPO, kernel x 0.25 | 8 | 0.0003 | 3 |" in table
+    with open(tmp_path / "out" / "runs.csv") as file:
+        assert len(list(csv.DictReader(file))) == 30
+
+
+@pytest.mark.parametrize("task", ["uneven", "long"])
+def test_another_task_has_its_own_rates(task: str) -> None:
+    parsed = build_parser().parse_args(["--preset", "paper", "--task", task])
+    rate = get_task(task).learning_rate
+    assert {cell.learning_rate for cell in build_study(parsed).cells()} == {rate, 2 * rate}
+    parsed = build_parser().parse_args(["--preset", "tuned", "--task", task])
+    tuning = build_study(parsed).tuning
     assert tuning is not None
-    assert not set(tuning.seeds) & set(tuning.grid.seeds)
-    assert {len(settings) for settings in tuning.candidates.values()} == {3}
-    for settings in tuning.candidates.values():
-        for setting in settings:
-            get_policy_loss(setting.name, **setting.options)
-
-
-AS_RUN = {
-    "VESPO": {"c1_pos": 2.0, "c2_pos": 3.0, "c1_neg": 3.0, "c2_neg": 2.0, "anchor": "rollout"},
-    "GRPO": {
-        "clip_low": 0.2,
-        "clip_high": 0.28,
-        "dual_clip": math.inf,
-        "loss_agg_mode": "token-mean",
-    },
-    "GSPO": {"clip_low": 3e-4, "clip_high": 4e-4},
-    "SAPO": {"tau_pos": 1.0, "tau_neg": 1.05, "loss_agg_mode": "token-mean"},
-    "REINFORCE": {"loss_agg_mode": "token-mean"},
-    "CISPO": {"weight_low": 0.0, "weight_high": 5.0},
-    "TOPR": {"anchor": "rollout", "loss_agg_mode": "token-mean"},
-    "GMPO": {"clip_low": 0.4, "clip_high": 0.4},
-    "TIS": {"level": "token", "cap": 2.0},
-}
-
-
-@pytest.mark.parametrize("label", PUBLISHED)
-def test_the_settings_are_those_of_the_committed_runs(label: str) -> None:
-    """docs/study was run with these: another default of a loss must not rename its results."""
-    setting = PUBLISHED[label]
-    resolved = get_policy_loss(setting.name, **setting.options).options
-    assert {name: resolved[name] for name in AS_RUN[label]} == AS_RUN[label]
+    assert tuning.learning_rate == rate
 
 
 def test_the_command_line_replaces_axes() -> None:
     options = build_parser().parse_args(
-        "--preset paper --loss gspo,clip_low=0.03,clip_high=0.04 VESPO --n 16 --seeds 7 --lag 5 "
+        "--preset ablation --loss gspo,clip_low=0.03,clip_high=0.04 VESPO --n 16 --seeds 7 --lag 5 "
         "--updates 64".split()
     )
     study = build_study(options)
@@ -249,7 +287,7 @@ def test_the_command_line_replaces_axes() -> None:
     assert (control.updates_per_batch, control.lag) == (1, 0)
     assert {(c.updates_per_batch, c.lag) for c in compared} == {(16, 5)}
     assert {c.loss.label for c in compared} == {"GSPO, clip_low=0.03, clip_high=0.04", "VESPO"}
-    assert parse_loss("GRPO,clip_low=0.1").options == {"dual_clip": math.inf, "clip_low": 0.1}
+    assert parse_loss("GRPO,clip_low=0.1").options == {"clip_low": 0.1}
     assert parse_loss("my.py:f") == LossSetting("my.py:f", "my.py:f")
     assert build_study(build_parser().parse_args(["--preset", "kernel"])) is PRESETS["kernel"]
 
@@ -261,6 +299,7 @@ def test_the_command_line_replaces_axes() -> None:
         (["--loss", "vespo,c1_pos=-0.5"], "c1_pos must be at least 0"),
         (["--loss", "vespo,c1_pos"], "write c1_pos=VALUE"),
         (["--n", "0"], "N must be at least 1"),
+        (["--preset", "tuned", "--n", "8"], "tuned has no axes to replace"),
         (["--learning-rate", "-1"], "learning rate must be positive"),
         (["--updates", "20"], "multiple of the 16 updates"),
         (["--updates", "16"], "fewer than the last 4"),

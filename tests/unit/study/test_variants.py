@@ -60,30 +60,46 @@ def test_one_sided_keeps_the_good_responses_that_the_policy_has_left() -> None:
     assert torch.equal(one_sided[~left], published[~left])
 
 
-def test_the_adaptive_kernel_keeps_its_effective_sample_size() -> None:
-    weights = phi(batch(0.3), NAME + "adaptive_kernel")
-    assert effective_share(weights.double().log()).item() >= 0.49
+@pytest.mark.parametrize("shape", ["published", "pessimistic"])
+def test_the_measured_kernel_is_as_sharp_as_the_batch_can_pay_for(shape: str) -> None:
+    inputs = batch(0.4)
+    kernel = phi(inputs, "vespo", shape=shape).log()
+    found = phi(inputs, NAME + "measured_kernel", shape=shape, target=0.6).log()
+    assert torch.equal(found == 0, kernel == 0)
+    weighed = kernel != 0
+    size, found, kernel = inputs.advantages[weighed, 0].abs().log(), found[weighed], kernel[weighed]
+    sharpness = found.sum() / kernel.sum()
+    torch.testing.assert_close(found, sharpness * kernel)
+    assert 0.5 < sharpness < 4
+    wanted = 0.6 * effective_share(size)
+    assert effective_share(found + size).item() == pytest.approx(wanted.item(), abs=1e-3)
+    assert effective_share(1.01 * found + size) < wanted
+    # On-policy phi is 1 whatever its sharpness.
+    assert (phi(batch(0.0), NAME + "measured_kernel", shape=shape) == 1).all()
 
 
-@pytest.mark.parametrize("loss", [variants.pessimistic, variants.taper])
-def test_only_a_step_that_was_asked_for_is_damped(loss) -> None:
+def test_pessimistic_as_it_was_run_is_the_option() -> None:
+    inputs = batch(0.3)
+    log_w = inputs.log_probs.sub(inputs.rollout_log_probs).sum(1).detach()
+    advantages = inputs.advantages[:, 0]
+    gone = torch.where(advantages >= 0, log_w.clamp(min=0), log_w.clamp(max=0))
+    expected = vespo_kernel(gone, advantages).float()
+    assert (expected == 1).any()
+    for name, options in ((NAME + "pessimistic", {}), ("vespo", {"shape": "pessimistic"})):
+        torch.testing.assert_close(phi(inputs, name, **options), expected)
+
+
+def test_taper_damps_only_a_step_that_was_asked_for() -> None:
     """On-policy and where the policy has gone the other way, the gradient is REINFORCE's."""
     log_w = torch.tensor([-2.0, -0.1, 0.0, 0.1, 2.0, -2.0, -0.1, 0.0, 0.1, 2.0])
     advantages = torch.tensor([1.0] * 5 + [-1.0] * 5)
     current = torch.zeros(10, 1)
-    _, metrics = loss(
-        LossInputs(
-            log_probs=current,
-            advantages=advantages,
-            action_mask=torch.ones(10, 1),
-            rollout_log_probs=current - log_w[:, None],
-        )
+    inputs = LossInputs(
+        log_probs=current,
+        advantages=advantages,
+        action_mask=torch.ones(10, 1),
+        rollout_log_probs=current - log_w[:, None],
     )
-    phi = metrics["phi"].float()
-    whole = torch.ones(3)
-    torch.testing.assert_close(phi[:3], whole)
-    torch.testing.assert_close(phi[7:], whole)
-    for damped in (phi[2:5], phi[5:8].flip(0)):
-        assert 1 == damped[0] > damped[1] > damped[2] > 0
-    if loss is variants.pessimistic:
-        torch.testing.assert_close(phi[4:6], vespo_kernel(log_w, advantages)[4:6])
+    _, metrics = variants.taper(inputs)
+    gone = torch.tensor([0, 0, 0, 0.1, 2.0, 2.0, 0.1, 0, 0, 0])
+    torch.testing.assert_close(metrics["phi"].float(), (-gone).exp())

@@ -7,7 +7,7 @@ from typing import Any
 from vespo_openrlhf import config
 from vespo_openrlhf.bridge.loss import build_loss, uses_our_loss
 from vespo_openrlhf.bridge.roles import Flags
-from vespo_openrlhf.losses.kernel import KernelCoefficients
+from vespo_openrlhf.losses.kernel import KernelOptions
 from vespo_openrlhf.losses.registry import option_defaults
 
 #: OpenRLHF's defaults of flags that default to None here, so that what nobody gave can follow the
@@ -47,7 +47,7 @@ def check_loss_flags(flags: Flags) -> None:
         "actor.loss_agg_mode": ("loss_agg_mode", _differs(flags, "actor.loss_agg_mode")),
         "vespo.anchor": ("anchor", flags["vespo.anchor"] != "rollout"),
     }
-    kernel = {} if name == "vespo" else vars(config.read(KernelCoefficients, flags))
+    kernel = {} if name == "vespo" else vars(config.read(KernelOptions, flags))
     for coefficient, default in option_defaults("vespo").items():
         if coefficient in kernel:
             given[f"vespo.{coefficient}"] = (coefficient, kernel[coefficient] != default)

@@ -1,0 +1,184 @@
+"""Comparisons that are corrected together, over several tasks, and their tables.
+
+What docs/study/protocol.md asks for: the two-sided paired t test, the one-sided test that a loss is
+not worse by a margin, both corrected by Holm over all of them.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vespo_openrlhf.eval.metrics.paired import holm
+from vespo_openrlhf.study.statistics import (
+    LEVEL,
+    Comparison,
+    Estimate,
+    compare,
+    estimate,
+    not_worse_test,
+    paired,
+)
+from vespo_openrlhf.study.tables import markdown, percent, probability
+
+TASKS = ("addition", "uneven", "long")
+#: How much worse a loss may be and still not be called worse.
+MARGIN = 0.01
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one run: final accuracy, how far below its own best that is, and whether it collapsed."""
+
+    final: float
+    drop: float
+    collapsed: bool
+
+
+Outcomes = Mapping[str, Mapping[int, Outcome]]
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """One of the comparisons that are corrected together.
+
+    Attributes:
+        task, ours, rival: which.
+        found: of the two-sided test.
+        not_worse: p of the one-sided test that ours is not `MARGIN` or more below, corrected.
+        collapses: how many runs of ours collapsed.
+    """
+
+    task: str
+    ours: str
+    rival: str
+    found: Comparison
+    not_worse: float
+    collapses: int
+
+    def verdict(self) -> str:
+        """One of above, below, not worse, open.
+
+        Not worse is only said where no run of ours collapsed: a mean over 64 seeds says little of
+        what happens once in sixty, and the t test of it too often says too much.
+        """
+        said = self.found.verdict()
+        if said == "open" and self.not_worse < LEVEL and not self.collapses:
+            return "not worse"
+        return said
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a runs.csv.
+
+    Raises:
+        ValueError: it cannot be read.
+    """
+    try:
+        return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+
+
+def outcome_of(row: Mapping[str, str]) -> Outcome:
+    """Of a row; a run that failed, whose `final` is empty, has nothing right.
+
+    Raises:
+        ValueError: an accuracy is not finite.
+    """
+    final, best = (float(row[name]) if row[name] else 0.0 for name in ("final", "best"))
+    if not math.isfinite(final + best):
+        raise ValueError("an accuracy is not finite")
+    return Outcome(final, best - final, row["collapsed"] == "True" or not row["final"])
+
+
+def contrasts(outcomes: Mapping[str, Outcomes], pairs: Sequence[tuple[str, str]]) -> list[Contrast]:
+    """Every comparison, corrected for all of them.
+
+    Args:
+        outcomes: of each task.
+        pairs: ours and a rival, on every task.
+    """
+    names = [(task, *pair) for task in outcomes for pair in pairs]
+    differences = []
+    for task, ours, rival in names:
+        left, right = (
+            {seed: outcome.final for seed, outcome in outcomes[task][loss].items()}
+            for loss in (ours, rival)
+        )
+        differences.append(paired(left, right))
+    not_worse = holm([not_worse_test(list(by_seed.values()), MARGIN) for by_seed in differences])
+    return [
+        Contrast(*name, found, p, sum(o.collapsed for o in outcomes[name[0]][name[1]].values()))
+        for name, found, p in zip(names, compare(differences), not_worse, strict=True)
+    ]
+
+
+def finals(outcomes: Outcomes, loss: str) -> Estimate:
+    """Final accuracy over seeds."""
+    return estimate([outcome.final for outcome in outcomes[loss].values()])
+
+
+def ranked(outcomes: Mapping[str, Outcomes], first: str = "") -> list[str]:
+    """The losses by their mean over the tasks, the best first; before them that named `first`."""
+    losses = next(iter(outcomes.values()))
+    return sorted(
+        losses,
+        key=lambda loss: (
+            loss != first,
+            -sum(finals(of_task, loss).mean for of_task in outcomes.values()),
+        ),
+    )
+
+
+def shown(found: Estimate) -> str:
+    return percent(found.mean, found.half_width)
+
+
+def finals_table(outcomes: Mapping[str, Outcomes], first: str = "") -> str:
+    """A row a loss: how it ends on each task, and how often it collapsed."""
+    rows = []
+    for loss in ranked(outcomes, first):
+        row = [loss]
+        for of_task in outcomes.values():
+            collapsed = sum(outcome.collapsed for outcome in of_task[loss].values())
+            row.append(shown(finals(of_task, loss)) + (f" ({collapsed})" if collapsed else ""))
+        rows.append(row)
+    return markdown(["loss", *outcomes], rows)
+
+
+def leads_table(found: Sequence[Contrast]) -> str:
+    """A row a comparison: its lead and verdict on each task."""
+    tasks = dict.fromkeys(contrast.task for contrast in found)
+    by_pair: dict[tuple[str, str], list[str]] = {}
+    for contrast in found:
+        lead = f"{shown(contrast.found.difference)}, {contrast.verdict()}"
+        by_pair.setdefault((contrast.ours, contrast.rival), []).append(lead)
+    return markdown(["loss", "rival", *tasks], [[*pair, *cells] for pair, cells in by_pair.items()])
+
+
+def ends_table(outcomes: Outcomes, first: str = "") -> str:
+    """How each loss ends on a task."""
+    rows = []
+    for loss in ranked({"": outcomes}, first):
+        ends = list(outcomes[loss].values())
+        drop = percent(estimate([end.drop for end in ends]).mean)
+        collapsed = f"{sum(end.collapsed for end in ends)} of {len(ends)}"
+        rows.append([loss, shown(finals(outcomes, loss)), drop, collapsed])
+    return markdown(("loss", "final accuracy, %", "below its own best", "collapsed"), rows)
+
+
+def contrasts_table(found: Sequence[Contrast]) -> str:
+    headings = ("task", "loss", "rival", "lead, points", "p", "Holm's p", "not worse, Holm's p")
+    rows = [
+        [
+            *(contrast.task, contrast.ours, contrast.rival, shown(contrast.found.difference)),
+            *(probability(contrast.found.p), probability(contrast.found.holm_p)),
+            *(probability(contrast.not_worse), contrast.verdict()),
+        ]
+        for contrast in found
+    ]
+    return markdown((*headings, "verdict"), rows)

@@ -1,0 +1,127 @@
+"""The tuned losses of docs/study/protocol.md, worked out from the runs of the preset `tuned`.
+
+The choice is made again here, from the runs on the tuning seeds, by the rule that asked for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from vespo_openrlhf.study.cells import Cell
+from vespo_openrlhf.study.contrasts import (
+    TASKS,
+    Outcome,
+    Outcomes,
+    contrasts,
+    contrasts_table,
+    finals_table,
+    leads_table,
+    outcome_of,
+    read_rows,
+)
+from vespo_openrlhf.study.presets import MEASURED, PRESETS
+from vespo_openrlhf.study.tables import markdown, percent
+from vespo_openrlhf.study.tasks import get_task
+from vespo_openrlhf.study.tuning import Choice
+
+_OURS = ("VESPO", "pessimistic", "taper")
+PAIRS = (
+    *((ours, rival) for ours in _OURS for rival in ("GRPO", "GSPO", "SAPO", "TOPR")),
+    *((ours, "VESPO") for ours in _OURS[1:]),
+    *((measured.label, tuned) for measured, tuned in zip(MEASURED, _OURS, strict=False)),
+)
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a task's tuning came to.
+
+    Attributes:
+        chosen: by family.
+        outcomes: of the chosen and of the untuned, on the seeds of the report.
+    """
+
+    chosen: Mapping[str, Choice]
+    outcomes: Outcomes
+
+
+def read_tuned(path: Path, task: str) -> Tuned:
+    """The choice and its report, from a runs.csv.
+
+    Raises:
+        ValueError: no such file, a run twice, one of another task, or one that is missing.
+    """
+    tuning = PRESETS["tuned"].tuning
+    assert tuning is not None
+    tuning = replace(tuning, learning_rate=get_task(task).learning_rate)
+    found: dict[tuple[str, float, int], Outcome] = {}
+    for number, row in enumerate(read_rows(path), start=2):
+        try:
+            key = (row["loss"], float(row["learning_rate"]), int(row["seed"]))
+            if row["task"] != task or int(row["N"]) != tuning.updates_per_batch or key in found:
+                raise ValueError(f"{key[0]} on seed {key[2]} is of another study, or there twice")
+            found[key] = outcome_of(row)
+        except KeyError as error:
+            raise ValueError(f"{path}:{number}: no column {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{path}:{number}: {error}") from error
+
+    def outcome(cell: Cell) -> Outcome | None:
+        return found.get((cell.loss.label, cell.learning_rate, cell.seed))
+
+    def final(cell: Cell) -> float | None:
+        return None if (known := outcome(cell)) is None else known.final
+
+    progress = tuning.progress(final)
+    report = tuning.report(progress.chosen)
+    missing = [cell for cell in (*progress.cells, *report) if outcome(cell) is None]
+    if missing:
+        raise ValueError(
+            f"{path}: {len(missing)} runs are missing, {missing[0].loss.label} on seed "
+            f"{missing[0].seed} among them: run the preset tuned to its end"
+        )
+    reported = tuning.reported(progress.chosen).items()
+    labels = {(setting.label, rate): label for label, (setting, rate) in reported}
+    outcomes: dict[str, dict[int, Outcome]] = {}
+    for cell in report:
+        label = labels[cell.loss.label, cell.learning_rate]
+        known = outcome(cell)
+        assert known is not None
+        outcomes.setdefault(label, {})[cell.seed] = known
+    return Tuned(progress.chosen, outcomes)
+
+
+def tables(folder: Path) -> dict[str, str]:
+    """Name of a marker on the page -> what belongs there, in Markdown.
+
+    Args:
+        folder: docs/study; its tuned/TASK/runs.csv are read.
+
+    Raises:
+        ValueError: see `read_tuned`.
+    """
+    tuned = {task: read_tuned(folder / "tuned" / task / "runs.csv", task) for task in TASKS}
+    outcomes = {task: of_task.outcomes for task, of_task in tuned.items()}
+    found = contrasts(outcomes, PAIRS)
+    return {
+        "choices": _choices(tuned),
+        "finals": finals_table(outcomes),
+        "leads": leads_table(found),
+        "contrasts": contrasts_table(found),
+    }
+
+
+def _choices(tuned: Mapping[str, Tuned]) -> str:
+    rows = [
+        [
+            *(task, choice.setting.label, f"{choice.learning_rate:g}", str(choice.tried)),
+            "yes" if choice.at_edge else "no",
+            percent(choice.score),
+        ]
+        for task, of_task in tuned.items()
+        for choice in of_task.chosen.values()
+    ]
+    headings = ("task", "chosen", "learning rate", "settings tried", "at an edge", "mean, %")
+    return markdown(headings, rows)
