@@ -6,7 +6,6 @@ arXiv 2602.10693: phi(W) = W^c1 exp(c2 (1 - W)), phi(1) = 1, with one (c1, c2) f
 
 from __future__ import annotations
 
-import functools
 import math
 from dataclasses import dataclass
 from typing import Literal
@@ -21,48 +20,73 @@ from ..options import Options, option
 _LOG_W_LIMITS = (-torch.finfo(torch.float64).max, 700.0)
 
 
-_power = functools.partial(
-    option,
-    at_least=0,
-    below=math.inf,
-    because="below it a response counts the more, without bound, the less likely the policy has "
-    "made it",
-)
-_decay = functools.partial(
-    option, above=0, below=math.inf, because="it is what holds back large importance weights"
-)
-
-
 @dataclass(frozen=True)
 class KernelOptions(Options):
     """The shape of phi and its four exponents, checked. Defaults: the paper's.
 
-    phi, and with it E_mu[phi^2], is bounded for every c1 >= 0 and c2 > 0 (`kernel_bound`). What
-    c1 >= 1 adds is a bound on phi/W near W = 0, which the paper's Theorem 3.1 needs. The gradient
-    E_mu[phi A grad log pi] is E_pi[(phi/W) A grad log pi]: below 1 the responses that the policy
-    has all but given up weigh without bound against what it samples itself. At c1 = 0 they weigh
-    more in the update, too, than fresh ones: phi falls from exp(c2) at W = 0 to 1 at W = 1. The
-    pessimistic shape has no such bound where A >= 0, whatever c1: it keeps those responses.
+    Published: phi, and with it E_mu[phi^2], is bounded for every c1 >= 0 and c2 > 0
+    (`kernel_bound`). What c1 >= 1 adds is a bound on phi/W near W = 0, which the paper's Theorem
+    3.1 needs. The gradient E_mu[phi A grad log pi] is E_pi[(phi/W) A grad log pi]: below 1 the
+    responses that the policy has all but given up weigh without bound against what it samples
+    itself. At c1 = 0 they weigh more in the update, too, than fresh ones: phi falls from exp(c2)
+    at W = 0 to 1 at W = 1.
+
+    Pessimistic: phi is at most 1 and falls with every step away where c1_pos <= c2_pos and
+    c1_neg >= c2_neg, c2 >= 0. Among these are min(1, 1/W) and min(1, W), the taper of
+    docs/study/README.md, with (-1, 0) and (1, 0); TOPR with (0, 0) and (1, 0); and REINFORCE with
+    zeros. phi/W is not bounded where A >= 0, whatever c1: it keeps those responses.
 
     Raises:
-        ValueError: a coefficient is not finite, c1 < 0 (phi is then unbounded near W = 0) or
-            c2 <= 0 (unbounded for large W). The message begins with its name.
+        ValueError: a coefficient is not finite, or out of the range of the shape. Published: c1 < 0
+            (phi is then unbounded near W = 0) or c2 <= 0 (unbounded for large W). Pessimistic: as
+            above. The message begins with its name.
     """
 
-    c1_pos: float = _power(
+    c1_pos: float = option(
         2.0,
         "power of W where the advantage is >= 0; 0 or more, and below 1 what the policy has given "
-        "up weighs without bound against what it samples itself",
+        "up weighs without bound against what it samples itself. Pessimistic: at most c2_pos",
+        below=math.inf,
     )
-    c2_pos: float = _decay(3.0, "decay in W where the advantage is >= 0; above 0")
-    c1_neg: float = _power(3.0, "power of W where the advantage is < 0; as c1_pos")
-    c2_neg: float = _decay(2.0, "decay in W where the advantage is < 0; above 0")
+    c2_pos: float = option(
+        3.0,
+        "decay in W where the advantage is >= 0; above 0. Pessimistic: 0 or more",
+        below=math.inf,
+    )
+    c1_neg: float = option(
+        3.0,
+        "power of W where the advantage is < 0; as c1_pos. Pessimistic: at least c2_neg",
+        below=math.inf,
+    )
+    c2_neg: float = option(2.0, "decay in W where the advantage is < 0; as c2_pos", below=math.inf)
     shape: Literal["published", "pessimistic"] = option(
         "published",
         "of phi: published (the paper's), or pessimistic (phi(max(W, 1)) where the advantage is "
         ">= 0 and phi(min(W, 1)) where it is < 0: a response is held back only where the policy "
         "has gone where the advantage sends it, as with PPO's min; see docs/study/README.md)",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.shape == "published":
+            power = (
+                "below it a response counts the more, without bound, the less likely the policy "
+                "has made it"
+            )
+            decay = "it is what holds back large importance weights"
+            for c1, c2 in (("c1_pos", "c2_pos"), ("c1_neg", "c2_neg")):
+                self._require(c1, getattr(self, c1) >= 0, "at least 0", power)
+                self._require(c2, getattr(self, c2) > 0, "above 0", decay)
+            return
+        rises = "or phi rises above 1 where the policy has gone where the advantage sends it"
+        self._require("c1_pos", math.isfinite(self.c1_pos), "finite", "it is a power")
+        self._require("c2_pos", self.c2_pos >= max(0, self.c1_pos), "at least 0 and c1_pos", rises)
+        self._require("c2_neg", self.c2_neg >= 0, "at least 0", "it holds back")
+        self._require("c1_neg", self.c1_neg >= self.c2_neg, "at least c2_neg", rises)
+
+    def _require(self, name: str, holds: bool, what: str, because: str) -> None:
+        if not holds:
+            raise ValueError(f"{name} must be {what}, not {getattr(self, name)}: {because}")
 
 
 @torch.no_grad()
@@ -80,10 +104,8 @@ def vespo_kernel(
     Of the shape "pessimistic" it is phi(max(W, 1)) where the advantage is >= 0 and phi(min(W, 1))
     where it is < 0. A weight other than 1 says that the policy has moved. Where it has moved as
     the advantage asks, the rest of the step is damped, as PPO's min stops it; where it has moved
-    the other way, the gradient would bring it back, and counts whole. It is REINFORCE's on-policy
-    as ever; with c1_pos <= c2_pos and c1_neg >= c2_neg, as published, it never exceeds 1 and falls
-    with every step away. It is no solution of the paper's variational problem: its reason is the
-    one above, and runs.
+    the other way, the gradient would bring it back, and counts whole. It is no solution of the
+    paper's variational problem: its reason is the one above, and runs.
 
     Finite for every log W, infinite ones included, and within 1e-6 of the true value wherever
     that is a normal float32. It never carries a gradient: phi is a coefficient.

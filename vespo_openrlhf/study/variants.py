@@ -93,17 +93,15 @@ def pessimistic(inputs: LossInputs) -> tuple[Tensor, Metrics]:
 def taper(inputs: LossInputs, *, power: float = 1.0) -> tuple[Tensor, Metrics]:
     """min(1, 1/W) where A >= 0, min(1, W) where A < 0, to a power: TOPR's taper on both signs.
 
-    As `pessimistic`, but what is damped falls as a power of W and not as its exponential.
+    As `pessimistic`, but what is damped falls as a power of W and not as its exponential: the same
+    shape with other coefficients.
 
     Args:
         power: of W; 0 is REINFORCE.
     """
-
-    def phi_of(log_w: Tensor, advantage: Tensor) -> Tensor:
-        gone = torch.where(advantage >= 0, log_w.clamp(min=0), -log_w.clamp(max=0))
-        return (-power * gone).exp()
-
-    return sequence_weighted_loss(inputs, phi_of)
+    return vespo_loss(
+        inputs, shape="pessimistic", c1_pos=-power, c2_pos=0.0, c1_neg=power, c2_neg=0.0
+    )
 
 
 def measured_kernel(

@@ -95,7 +95,7 @@ def test_one_on_policy(c1_pos, c2_pos, c1_neg, c2_neg, advantage):
 def test_pessimistic_is_phi_where_the_step_was_asked_for_and_one_elsewhere(
     log_w, c1_pos, c2_pos, c1_neg, c2_neg, advantage
 ):
-    coefficients = c1_pos, c2_pos, c1_neg, c2_neg
+    coefficients = c1_pos, max(c1_pos, c2_pos), max(c1_neg, c2_neg), c2_neg
     log_w, advantage = torch.tensor([log_w]), torch.tensor([advantage])
     phi = vespo_kernel(log_w, advantage, *coefficients, shape="pessimistic").item()
     if log_w < 0 if advantage >= 0 else log_w > 0:
@@ -106,14 +106,13 @@ def test_pessimistic_is_phi_where_the_step_was_asked_for_and_one_elsewhere(
 
 @given(
     st.lists(st.floats(-300, 300), min_size=2, max_size=2),
-    *[c1s, st.floats(0, 10), st.floats(0.05, 10), st.floats(0, 10)],
+    *[st.floats(-10, 10), st.floats(0, 10), st.floats(0, 10), st.floats(0, 10)],
     st.sampled_from([-1.0, 1.0]),
 )
 def test_pessimistic_is_at_most_one_and_falls_with_every_step_away(
     log_ws, c1_pos, more_pos, c2_neg, more_neg, advantage
 ):
-    """As published: c1_pos <= c2_pos and c1_neg >= c2_neg."""
-    c2_pos, c1_neg = max(0.05, c1_pos + more_pos), c2_neg + more_neg
+    c2_pos, c1_neg = max(0.0, c1_pos + more_pos), c2_neg + more_neg
     nearer, further = sorted(log_ws, key=lambda log_w: advantage * log_w)
     phi = vespo_kernel(
         torch.tensor([nearer, further], dtype=torch.float64),
@@ -132,6 +131,20 @@ def test_pessimistic_by_hand():
     torch.testing.assert_close(phi, torch.tensor(by_hand))
     with pytest.raises(ValueError, match="shape must be one of published, pessimistic, not 'mild'"):
         vespo_kernel(log_w, advantages, shape="mild")
+
+
+@given(st.lists(st.floats(-300, 300), min_size=1), st.sampled_from([-1.0, 1.0]))
+def test_pessimistic_has_the_tapers_among_its_coefficients(log_ws, advantage):
+    log_w = torch.tensor([*log_ws, torch.inf, -torch.inf], dtype=torch.float64)
+    w, advantages = log_w.exp(), torch.full(log_w.shape, advantage)
+
+    def phi(*coefficients):
+        return vespo_kernel(log_w, advantages, *coefficients, shape="pessimistic")
+
+    tapered = (1 / w if advantage > 0 else w).clamp(max=1)
+    torch.testing.assert_close(phi(-1, 0, 1, 0), tapered)
+    torch.testing.assert_close(phi(0, 0, 1, 0), torch.ones_like(w) if advantage > 0 else tapered)
+    assert (phi(0, 0, 0, 0) == 1).all()
 
 
 @settings(max_examples=20)
@@ -157,6 +170,22 @@ def test_what_c1_below_one_means(c1):
     largest = (phi / log_w.exp()).max()
     assert (largest > 2 * math.exp(1.5)) == (c1 < 1)
     assert kernel_bound(0.5, 1.5) == pytest.approx(1.569, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("coefficients", "message"),
+    [
+        ({"c1_pos": 3.5}, "c2_pos must be at least 0 and c1_pos, not 3.0: or phi rises above 1"),
+        ({"c1_neg": 1.5}, "c1_neg must be at least c2_neg, not 1.5: or phi rises above 1"),
+        ({"c1_pos": -2.0, "c2_pos": -1.0}, "c2_pos must be at least 0 and c1_pos, not -1.0"),
+        ({"c2_neg": -1.0}, "c2_neg must be at least 0, not -1.0"),
+        ({"c2_neg": math.nan}, "c2_neg must be finite"),
+        ({"c1_pos": -math.inf}, "c1_pos must be finite"),
+    ],
+)
+def test_what_the_pessimistic_shape_refuses(coefficients, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        KernelOptions(**coefficients, shape="pessimistic")
 
 
 @pytest.mark.parametrize(
