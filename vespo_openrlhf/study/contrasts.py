@@ -139,13 +139,17 @@ def shown(found: Estimate) -> str:
 
 
 def finals_table(outcomes: Mapping[str, Outcomes], first: str = "") -> str:
-    """A row a loss: how it ends on each task, and how often it collapsed."""
+    """A row a loss: how it ends on each task, on how many seeds if not on all, and how often it
+    collapsed."""
+    seeds = max(len(ends) for of_task in outcomes.values() for ends in of_task.values())
     rows = []
     for loss in ranked(outcomes, first):
         row = [loss]
         for of_task in outcomes.values():
             collapsed = sum(outcome.collapsed for outcome in of_task[loss].values())
-            row.append(shown(finals(of_task, loss)) + (f" ({collapsed})" if collapsed else ""))
+            cell = shown(finals(of_task, loss)) + (f" ({collapsed})" if collapsed else "")
+            count = len(of_task[loss])
+            row.append(cell if count == seeds else f"{cell}, {count} seeds")
         rows.append(row)
     return markdown(["loss", *outcomes], rows)
 
