@@ -2,7 +2,8 @@
 
     python -m vespo_openrlhf.study claims docs/study
 
-writes each table between its markers; tests/unit/study/test_claims.py holds the pages to it.
+writes each table between its markers and draws the figure; tests/unit/study/test_claims.py holds
+the pages to it.
 """
 
 from __future__ import annotations
@@ -13,12 +14,15 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from vespo_openrlhf.study import first_study
+from vespo_openrlhf.study import first_study, primary
 
 #: Page -> name of a marker -> what belongs there, from the folder of them all.
 PAGES: Mapping[str, Callable[[Path], Mapping[str, str]]] = {
+    "README.md": primary.tables,
+    "primary.md": primary.all_contrasts,
     "first.md": first_study.tables,
 }
+FIGURE = Path("primary", "finals.svg")
 
 _MARKED = re.compile(r"(<!-- claims: ([\w-]+) -->\n).*?(<!-- /claims -->)", re.S)
 
@@ -49,7 +53,7 @@ def remade(folder: Path, page: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the tables into the pages.
+    """Write the tables into the pages, and draw the figure.
 
     Returns:
         0, or 2 with the reason on standard error.
@@ -57,7 +61,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m vespo_openrlhf.study claims",
         description=f"Work the tables of {', '.join(PAGES)} in DIR out from the runs in its "
-        "folders.",
+        "folders, and draw the figure.",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="docs/study")
     folder = parser.parse_args(arguments).folder
@@ -65,6 +69,7 @@ def main(arguments: Sequence[str]) -> int:
         filled = {page: remade(folder, page) for page in PAGES}
         for page, text in filled.items():
             (folder / page).write_text(text, encoding="utf-8")
+        primary.draw(folder, folder / FIGURE)
     except (OSError, ValueError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from vespo_openrlhf.study.__main__ import main
-from vespo_openrlhf.study.claims import PAGES, remade
+from vespo_openrlhf.study.claims import FIGURE, PAGES, remade
+from vespo_openrlhf.study.primary import drawn_from, read_all
 
 STUDY = Path(__file__).parents[3] / "docs" / "study"
 BLOCK = re.compile(r"<!-- claims: ([\w-]+) -->\n(.*?)<!-- /claims -->", re.S)
@@ -25,6 +26,11 @@ def read(page: str) -> str:
 def test_a_page_has_the_numbers_of_its_runs(page: str) -> None:
     text = remade(STUDY, page)
     assert text == read(page), "run: python -m vespo_openrlhf.study claims docs/study"
+
+
+def test_the_figure_was_drawn_from_the_runs() -> None:
+    drawn = (STUDY / FIGURE).read_text(encoding="utf-8")
+    assert f"<dc:title>{drawn_from(read_all(STUDY))}</dc:title>" in drawn
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -62,6 +68,10 @@ def test_a_row_worked_out_another_way() -> None:
 def test_the_command_writes_the_pages(tmp_path: Path, capsys) -> None:
     folder = tmp_path / "study"
     shutil.copytree(STUDY, folder, ignore=shutil.ignore_patterns("figures"))
+    (folder / FIGURE).unlink()
+    for page in ("README.md", "primary.md"):
+        emptied = BLOCK.sub(r"<!-- claims: \1 -->\n<!-- /claims -->", read(page))
+        (folder / page).write_text(emptied, encoding="utf-8")
     runs = folder / "paper" / "runs.csv"
     lines = runs.read_text(encoding="utf-8").splitlines(keepends=True)
     place = next(i for i, line in enumerate(lines) if line.startswith("GRPO,") and ",64," in line)
@@ -72,6 +82,10 @@ def test_the_command_writes_the_pages(tmp_path: Path, capsys) -> None:
     changed = dict(BLOCK.findall((folder / FIRST).read_text(encoding="utf-8")))
     same = dict(BLOCK.findall(read(FIRST)))
     assert [name for name in same if same[name] != changed[name]] == ["published-64"]
+
+    for page in ("README.md", "primary.md"):
+        assert (folder / page).read_text(encoding="utf-8") == read(page)
+    assert (folder / FIGURE).read_bytes() == (STUDY / FIGURE).read_bytes()
 
     renamed = read(FIRST).replace("claims: topr", "claims: topper")
     (folder / FIRST).write_text(renamed, encoding="utf-8")
