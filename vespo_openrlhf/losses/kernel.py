@@ -63,7 +63,8 @@ class KernelOptions(Options):
         "published",
         "of phi: published (the paper's), or pessimistic (phi(max(W, 1)) where the advantage is "
         ">= 0 and phi(min(W, 1)) where it is < 0: a response is held back only where the policy "
-        "has gone where the advantage sends it, as with PPO's min; see docs/study/README.md)",
+        "has gone where the advantage sends it, as with PPO's min; with c1 -1 and 1 and c2 0 and 0 "
+        "it is the taper of docs/study/README.md)",
     )
 
     def __post_init__(self) -> None:

@@ -29,7 +29,7 @@ A rollout batch is sampled with one set of weights and then trained on for N upd
 mini-batch is N - 1 updates old; --lag makes all of it older still. The losses are the very
 functions that the full stack trains with. The task is addition with worked columns; a policy that
 was taught by somebody whose pen slips has to make every digit reliable. 256 updates take some ten
-seconds on one core, on the other tasks two to seven.
+to twenty seconds on one core, of uneven some four and of long ten.
 
 Presets:
   quick     VESPO, GRPO, SAPO and REINFORCE at N = 8 and 64: ten minutes on two cores
@@ -107,9 +107,9 @@ def build_parser() -> argparse.ArgumentParser:
         choices=("light", "openrlhf"),
         default="light",
         help="openrlhf: then a few of the cells on the full stack too (OpenRLHF, Ray, vLLM, "
-        "DeepSpeed; some 5 minutes each on two cores), beside the light trainer's runs. They are "
-        "VESPO and GRPO at N = 8 and 64 on the first seed (of primary: VESPO, pessimistic, TOPR "
-        "and GRPO at N = 64 on three), or what --loss and --n say",
+        "DeepSpeed; two to five minutes each on two cores), beside the light trainer's runs. They "
+        "are VESPO and GRPO at N = 8 and 64 on the first seed (of primary: VESPO, pessimistic, "
+        "TOPR and GRPO at N = 64 on three), or what --loss and --n say",
     )
     parser.add_argument(
         "--device", choices=("cpu", "cuda"), help="default: cpu, but for the preset gpu cuda"
@@ -240,9 +240,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line; those of the process if None.
 
     Returns:
-        0; 2 for options that do not fit and 1 if a process was killed or no run came to its end,
-        with the reason on standard error; 130 if interrupted, after a report on the runs that were
-        finished.
+        0; 2 for options that do not fit and 1 if a process was killed, a run failed or none came
+        to its end, with the reason on standard error; 130 if interrupted, after a report on the
+        runs that were finished.
     """
     words = _arguments(arguments)
     if words[:1] == ["claims"]:

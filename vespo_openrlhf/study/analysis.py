@@ -239,9 +239,7 @@ class Analysis:
 
     def runs(self) -> list[Finished]:
         """Every run that is finished, those of the tuning included, each once."""
-        cells = self.study.all_cells(self._store.final)
-        distinct = {cell.key(self.study.recipe): cell for cell in reversed(cells)}
-        return [self._finish(cell) for cell in self._present(list(distinct.values())[::-1])]
+        return [self._finish(c) for c in self._present(self.study.all_cells(self._store.final))]
 
 
 def _same_but_seed(a: Cell, b: Cell) -> bool:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from vespo_openrlhf.files import write_text
 from vespo_openrlhf.study import first_study, primary
 
 #: Page -> name of a marker -> what belongs there, from the folder of them all.
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         filled = {page: remade(folder, page) for page in PAGES}
         for page, text in filled.items():
-            (folder / page).write_text(text, encoding="utf-8")
+            write_text(folder / page, text)
         primary.draw(folder, folder / FIGURE)
     except (OSError, ValueError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,16 +71,24 @@ class Contrast:
         return said
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a runs.csv.
+def read_rows(path: Path, take: Callable[[Mapping[str, str]], None]) -> None:
+    """Hand the rows of a runs.csv to `take`, one by one.
 
     Raises:
-        ValueError: it cannot be read.
+        ValueError: it cannot be read, a column is missing, or `take` raises it; the message begins
+            with the file, and the line.
     """
     try:
-        return list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
     except OSError as error:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    for line, row in enumerate(rows, start=2):
+        try:
+            take(row)
+        except KeyError as error:
+            raise ValueError(f"{path}:{line}: no column {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{path}:{line}: {error}") from error
 
 
 def outcome_of(row: Mapping[str, str]) -> Outcome:
@@ -135,6 +143,7 @@ def ranked(outcomes: Mapping[str, Outcomes], first: str = "") -> list[str]:
 
 
 def shown(found: Estimate) -> str:
+    """In per cent, with its interval."""
     return percent(found.mean, found.half_width)
 
 
@@ -176,6 +185,7 @@ def ends_table(outcomes: Outcomes, first: str = "") -> str:
 
 
 def contrasts_table(found: Sequence[Contrast]) -> str:
+    """A row a comparison and task, with every p."""
     headings = ("task", "loss", "rival", "lead, points", "p", "Holm's p", "not worse, Holm's p")
     rows = [
         [
@@ -186,3 +196,21 @@ def contrasts_table(found: Sequence[Contrast]) -> str:
         for contrast in found
     ]
     return markdown((*headings, "verdict"), rows)
+
+
+def full_stack_table(path: Path) -> str:
+    """Runs of the full stack beside the light trainer's, from an agreement.csv.
+
+    Raises:
+        ValueError: see `read_rows`.
+    """
+    cells: list[list[str]] = []
+    shares = ("full_stack", "light_same_seed", "light")
+
+    def take(row: Mapping[str, str]) -> None:
+        own = [percent(float(row[name])) for name in shares]
+        cells.append([row["loss"], row["N"], row["seed"], *own])
+
+    read_rows(path, take)
+    light = ("light trainer, same seed", "light trainer, all its seeds")
+    return markdown(("loss", "N", "seed", "full stack, %", *light), cells)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+from vespo_openrlhf.study.contrasts import full_stack_table
 from vespo_openrlhf.study.statistics import (
     LEVEL,
     LEVEL_OF_TWO_LOOKS,
@@ -220,16 +221,6 @@ def _topr(variants: Study) -> str:
     )
 
 
-def _full_stack(path: Path) -> str:
-    """A run of the full stack beside the light trainer's."""
-    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-    shares = ("full_stack", "light_same_seed", "light")
-    return markdown(
-        ("loss", "N", "full stack, %", "light trainer, same seed", "light trainer, all its seeds"),
-        [[row["loss"], row["N"], *(percent(float(row[name])) for name in shares)] for row in rows],
-    )
-
-
 def tables(folder: Path) -> dict[str, str]:
     """Name of a marker -> what belongs there, in Markdown.
 
@@ -251,5 +242,5 @@ def tables(folder: Path) -> dict[str, str]:
         "mismatch-cost": _mismatch_cost(mismatch),
         "variants": _variants(variants),
         "topr": _topr(variants),
-        "full-stack": _full_stack(folder / "paper" / "agreement.csv"),
+        "full-stack": full_stack_table(folder / "paper" / "agreement.csv"),
     }

@@ -20,6 +20,7 @@ from vespo_openrlhf.study.contrasts import (
     ends_table,
     finals,
     finals_table,
+    full_stack_table,
     leads_table,
     outcome_of,
     ranked,
@@ -54,20 +55,18 @@ def read_outcomes(path: Path, task: str) -> Outcomes:
         for cell in replace(grid, learning_rates=(rate,)).cells()
     }
     found: dict[str, dict[int, Outcome]] = {}
-    for number, row in enumerate(read_rows(path), start=2):
-        try:
-            loss, seed = row["loss"], int(row["seed"])
-            cell = wanted.pop((loss, seed), None)
-            if cell is None or _facts(row) != _facts_of(cell, task):
-                raise ValueError(
-                    f"{loss} on seed {seed} is no run of the protocol, or is there twice: keep "
-                    "the preset's runs alone"
-                )
-            found.setdefault(loss, {})[seed] = outcome_of(row)
-        except KeyError as error:
-            raise ValueError(f"{path}:{number}: no column {error}") from error
-        except ValueError as error:
-            raise ValueError(f"{path}:{number}: {error}") from error
+
+    def take(row: Mapping[str, str]) -> None:
+        loss, seed = row["loss"], int(row["seed"])
+        cell = wanted.pop((loss, seed), None)
+        if cell is None or _facts(row) != _facts_of(cell, task):
+            raise ValueError(
+                f"{loss} on seed {seed} is no run of the protocol, or is there twice: keep the "
+                "preset's runs alone"
+            )
+        found.setdefault(loss, {})[seed] = outcome_of(row)
+
+    read_rows(path, take)
     missing = [key for key in wanted if key[0] != CONTROL.label or CONTROL.label not in found]
     if missing:
         loss, seed = min(missing)
@@ -116,7 +115,10 @@ def all_contrasts(folder: Path) -> dict[str, str]:
     made = {
         f"ends-{task}": ends_table(of_task, CONTROL.label) for task, of_task in outcomes.items()
     }
-    return made | {"contrasts": contrasts_table(contrasts(outcomes, PAIRS))}
+    return made | {
+        "contrasts": contrasts_table(contrasts(outcomes, PAIRS)),
+        "full-stack": full_stack_table(folder / "primary" / "agreement.csv"),
+    }
 
 
 def draw(folder: Path, path: Path) -> None:

@@ -124,4 +124,11 @@ def _work(task: _Task) -> None:
         return
     store = Store(folder, recipe)
     if store.missing([cell]):  # or another command has run it meanwhile
-        store.save(cell, run_cell(cell, recipe, warm_start(cell.seed, recipe, cache)))
+        try:
+            result = run_cell(cell, recipe, warm_start(cell.seed, recipe, cache))
+        except Exception as error:
+            raise RuntimeError(
+                f"the run of {cell.loss.label} at N = {cell.updates_per_batch}, learning rate "
+                f"{cell.learning_rate:g}, seed {cell.seed} failed: {type(error).__name__}: {error}"
+            ) from error
+        store.save(cell, result)

@@ -57,16 +57,14 @@ def read_tuned(path: Path, task: str) -> Tuned:
     assert tuning is not None
     tuning = replace(tuning, learning_rate=get_task(task).learning_rate)
     found: dict[tuple[str, float, int], Outcome] = {}
-    for number, row in enumerate(read_rows(path), start=2):
-        try:
-            key = (row["loss"], float(row["learning_rate"]), int(row["seed"]))
-            if row["task"] != task or int(row["N"]) != tuning.updates_per_batch or key in found:
-                raise ValueError(f"{key[0]} on seed {key[2]} is of another study, or there twice")
-            found[key] = outcome_of(row)
-        except KeyError as error:
-            raise ValueError(f"{path}:{number}: no column {error}") from error
-        except ValueError as error:
-            raise ValueError(f"{path}:{number}: {error}") from error
+
+    def take(row: Mapping[str, str]) -> None:
+        key = (row["loss"], float(row["learning_rate"]), int(row["seed"]))
+        if row["task"] != task or int(row["N"]) != tuning.updates_per_batch or key in found:
+            raise ValueError(f"{key[0]} on seed {key[2]} is of another study, or there twice")
+        found[key] = outcome_of(row)
+
+    read_rows(path, take)
 
     def outcome(cell: Cell) -> Outcome | None:
         return found.get((cell.loss.label, cell.learning_rate, cell.seed))

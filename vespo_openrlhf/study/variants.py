@@ -49,26 +49,6 @@ def tempered(inputs: LossInputs, *, target: float = 0.5) -> tuple[Tensor, Metric
     return sequence_weighted_loss(inputs, phi_of)
 
 
-def shrunk(inputs: LossInputs, *, mismatch_std: float) -> tuple[Tensor, Metrics]:
-    """phi(W^b), b = 1 - (what the mismatch adds to the spread of log W) / (its whole spread).
-
-    If each reported log mu is off by independent noise of standard deviation `mismatch_std`,
-    log W of T tokens is off by a variance T mismatch_std^2, and this b gives the best linear
-    guess of the true log W from the observed one (empirical Bayes). The noise is what |log W|
-    shows at lag 0, where the true W is 1.
-
-    Args:
-        mismatch_std: nats per token.
-    """
-
-    def phi_of(log_w: Tensor, advantage: Tensor) -> Tensor:
-        noise = inputs.num_tokens.double().mean() * mismatch_std**2
-        share = noise / log_w.square().mean().clamp(min=1e-12)
-        return vespo_kernel((1 - share).clamp(min=0) * log_w, advantage)
-
-    return sequence_weighted_loss(inputs, phi_of)
-
-
 def one_sided(inputs: LossInputs) -> tuple[Tensor, Metrics]:
     """phi(max(W, 1)) where A >= 0, phi(W) where A < 0: a good response is not let go.
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vespo_openrlhf.figure.__main__ import main
-from vespo_openrlhf.figure.weights import curves, phi
+from vespo_openrlhf.figure.weights import curves, draw, phi
 from vespo_openrlhf.losses import get_policy_loss, vespo_kernel
 
 
@@ -82,6 +82,14 @@ def test_the_command_writes_the_same_file_twice(
     assert texts[0] == texts[1]
     assert ">vespo, shape=pessimistic<" in texts[0]
     assert ">plain<" in texts[0]
+
+
+def test_two_losses_of_one_name_are_two_lines(tmp_path: Path) -> None:
+    for name, factor in (("a", 1), ("b", 2)):
+        text = f"def f(inputs):\n    return -{factor} * inputs.log_probs.sum(), {{}}\n"
+        (tmp_path / f"{name}.py").write_text(text)
+    drawing = draw([f"{tmp_path / 'a.py'}:f", f"{tmp_path / 'b.py'}:f"])
+    assert [len(axes.lines) for axes in drawing.axes] == [2, 2, 2, 2]
 
 
 @pytest.mark.parametrize(

@@ -91,6 +91,14 @@ def test_the_command_writes_the_pages(tmp_path: Path, capsys) -> None:
     (folder / FIRST).write_text(renamed, encoding="utf-8")
     assert main(["claims", str(folder)]) == 2
     assert "first.md: the page has markers for" in capsys.readouterr().err
+    # All pages or none: the second page was not yet written when the third could not be made.
+    (folder / "README.md").write_text(
+        stale := "<!-- claims: finals -->\n<!-- /claims -->\n"
+        "<!-- claims: leads -->\n<!-- /claims -->\n"
+    )
+    assert main(["claims", str(folder)]) == 2
+    assert (folder / "README.md").read_text(encoding="utf-8") == stale
+    capsys.readouterr()
     runs.unlink()
     assert main(["claims", str(folder)]) == 2
     assert "cannot read" in capsys.readouterr().err

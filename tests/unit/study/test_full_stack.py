@@ -19,6 +19,7 @@ from vespo_openrlhf.study.tasks.addition import MAX_TOKENS, PROMPT_TOKENS, Addit
 from vespo_openrlhf.study.warm_start import warm_start
 
 VESPO = PUBLISHED["VESPO"]
+TAPERED = {"c1_pos": -1.0, "c2_pos": 0.0, "c1_neg": 1.0, "c2_neg": 0.0}
 RECIPE = Recipe(
     updates=8,
     groups_per_update=2,
@@ -81,6 +82,10 @@ def test_the_tokenizer_splits_as_the_task_does(start, tmp_path) -> None:
             {"vespo.loss_options": ["tau_pos=3.0"]},
         ),
         (PESSIMISTIC, {"actor.policy_loss_type": "vespo", "vespo.shape": "pessimistic"}),
+        (
+            LossSetting("taper", "vespo", TAPERED | {"shape": "pessimistic"}),
+            {f"vespo.{name}": value for name, value in TAPERED.items()},
+        ),
         (
             LossSetting("open", "ppo", {"dual_clip": math.inf, "loss_agg_mode": "token-mean"}),
             {"actor.dual_clip": math.inf, "actor.loss_agg_mode": "token-mean"},

@@ -11,6 +11,7 @@ from vespo_openrlhf.losses import LossInputs, get_policy_loss
 from vespo_openrlhf.study.__main__ import build_parser, build_study, main, parse_loss, run
 from vespo_openrlhf.study.analysis import Analysis
 from vespo_openrlhf.study.cells import Cell, LossSetting, Recipe
+from vespo_openrlhf.study.figures import final_accuracy
 from vespo_openrlhf.study.page import write_report
 from vespo_openrlhf.study.plain import write_table
 from vespo_openrlhf.study.presets import (
@@ -159,6 +160,17 @@ def test_a_study_resumes_and_reports(tmp_path) -> None:
     assert {row["seed"] for row in runs} == {"1", "2", "9"}
 
 
+def test_a_run_that_fails_is_named(tmp_path) -> None:
+    (tmp_path / "wrong.py").write_text(
+        "def loss(inputs):\n    raise ArithmeticError('no such number')\n", encoding="utf-8"
+    )
+    loss = LossSetting("wrong", f"{tmp_path / 'wrong.py'}:loss")
+    store = Store(tmp_path, RECIPE)
+    named = r"the run of wrong at N = 2, learning rate 0\.0003, seed 1 failed: ArithmeticError: no"
+    with pytest.raises(RuntimeError, match=named):
+        run_missing([Cell(loss, 2, seed=1)], store, 1, title="wrong", progress=False)
+
+
 def test_a_killed_process_is_an_error_and_not_a_wait(tmp_path) -> None:
     """multiprocessing.Pool would wait for ever for what its dead worker was running."""
     (tmp_path / "deadly.py").write_text(
@@ -171,6 +183,18 @@ def test_a_killed_process_is_an_error_and_not_a_wait(tmp_path) -> None:
 
 
 FIGURES = ("accuracy-1", "accuracy-2", "final", "log-w", "ess", "kernel")
+
+
+def test_the_final_figure_shows_one_condition_a_point(tmp_path) -> None:
+    """Of N and lag both, N alone, at the least lag; the last of each N stood for all before."""
+    study = Study("two axes", "", (Grid((VESPO,), (2, 8), (1,), lags=(0, 4)),), recipe=RECIPE)
+    store = Store(tmp_path, RECIPE)
+    for cell in study.cells():
+        right = 0.9 if cell.lag == 0 else 0.1
+        evaluations = [(update, right) for update in range(0, 10, 2)]
+        store.save(cell, {"evaluations": evaluations, "updates": {}})
+    (line,) = final_accuracy(Analysis(study, store)).axes[0].lines[:1]
+    assert list(line.get_ydata()) == [0.9, 0.9]
 
 
 def test_a_key_names_what_is_computed_and_not_what_it_is_called() -> None:

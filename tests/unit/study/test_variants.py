@@ -36,17 +36,10 @@ def test_effective_share_by_hand() -> None:
     assert largest_power(weights.log(), 0.5, 0.0, 1.0) == 1.0
 
 
-@pytest.mark.parametrize(("name", "options"), [("tempered", {}), ("shrunk", {"mismatch_std": 0.0})])
-def test_with_nothing_to_correct_it_is_vespo(name: str, options: dict[str, float]) -> None:
+def test_tempered_is_vespo_where_there_is_little_to_correct_and_milder_elsewhere() -> None:
     inputs = batch(0.05)
-    torch.testing.assert_close(phi(inputs, NAME + name, **options), phi(inputs, "vespo"))
-
-
-def test_a_noisy_mu_is_seen_through() -> None:
-    """Where log W is all noise, every weight goes back to what it would be on-policy, 1."""
+    torch.testing.assert_close(phi(inputs, NAME + "tempered"), phi(inputs, "vespo"))
     inputs = batch(0.5)
-    assert phi(inputs, "vespo").std() > 0.2
-    assert (phi(inputs, NAME + "shrunk", mismatch_std=0.6) - 1).abs().max() < 1e-6
     assert phi(inputs, NAME + "tempered").std() < phi(inputs, "vespo").std()
 
 
