@@ -102,6 +102,14 @@ def test_how_long_it_thinks_has_no_part_in_which_digit_it_writes(taught) -> None
     torch.testing.assert_close(chances, chances[:, :, :1, :1].expand_as(chances))
 
 
+def test_the_sampler_is_in_the_very_contexts_that_the_policy_finds(taught, problems) -> None:
+    """With noise it reports what it drew from; with next to none, that is the policy's own."""
+    prompts = TASK.encode_prompts(problems).repeat(8, 1)
+    drawn = taught.sample(prompts, torch.Generator().manual_seed(0), logit_noise=1e-6)
+    own = taught.log_probs(drawn.ids).where(drawn.mask, 0.0).detach()
+    torch.testing.assert_close(drawn.log_probs, own, rtol=0, atol=1e-4)
+
+
 def test_an_engine_with_noise_draws_from_what_it_reports(taught, problems) -> None:
     """So the mean importance weight is 1, which noise on reported log-probs would move."""
     prompts = TASK.encode_prompts(problems).repeat(8, 1)
