@@ -289,7 +289,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         interrupted = True
         print("interrupted; the same command goes on from here", file=sys.stderr)
-    except RuntimeError as error:
+    except (OSError, RuntimeError) as error:  # a full disk among them
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 1
     cells = study.all_cells(store.final)

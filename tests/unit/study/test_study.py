@@ -171,6 +171,15 @@ def test_a_run_that_fails_is_named(tmp_path) -> None:
         run_missing([Cell(loss, 2, seed=1)], store, 1, title="wrong", progress=False)
 
 
+def test_a_full_disk_ends_the_study_with_a_word(tmp_path, monkeypatch, capsys) -> None:
+    def full(*_, **__) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("vespo_openrlhf.study.runner.run_missing", full)
+    assert main(["--out", str(tmp_path)]) == 1
+    assert "No space left on device" in capsys.readouterr().err
+
+
 def test_a_killed_process_is_an_error_and_not_a_wait(tmp_path) -> None:
     """multiprocessing.Pool would wait for ever for what its dead worker was running."""
     (tmp_path / "deadly.py").write_text(
