@@ -6,13 +6,12 @@ not worse by a margin, both corrected by Holm over all of them.
 
 from __future__ import annotations
 
-import csv
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from vespo_openrlhf.eval.metrics.paired import holm
+from vespo_openrlhf.study.outcomes import Outcomes, read_rows
 from vespo_openrlhf.study.statistics import (
     LEVEL,
     Comparison,
@@ -24,21 +23,8 @@ from vespo_openrlhf.study.statistics import (
 )
 from vespo_openrlhf.study.tables import markdown, percent, probability
 
-TASKS = ("addition", "uneven", "long")
 #: How much worse a loss may be and still not be called worse.
 MARGIN = 0.01
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Of one run: final accuracy, how far below its own best that is, and whether it collapsed."""
-
-    final: float
-    drop: float
-    collapsed: bool
-
-
-Outcomes = Mapping[str, Mapping[int, Outcome]]
 
 
 @dataclass(frozen=True)
@@ -69,38 +55,6 @@ class Contrast:
         if said == "open" and self.not_worse < LEVEL and not self.collapses:
             return "not worse"
         return said
-
-
-def read_rows(path: Path, take: Callable[[Mapping[str, str]], None]) -> None:
-    """Hand the rows of a runs.csv to `take`, one by one.
-
-    Raises:
-        ValueError: it cannot be read, a column is missing, or `take` raises it; the message begins
-            with the file, and the line.
-    """
-    try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    for line, row in enumerate(rows, start=2):
-        try:
-            take(row)
-        except KeyError as error:
-            raise ValueError(f"{path}:{line}: no column {error}") from error
-        except ValueError as error:
-            raise ValueError(f"{path}:{line}: {error}") from error
-
-
-def outcome_of(row: Mapping[str, str]) -> Outcome:
-    """Of a row; a run that failed, whose `final` is empty, has nothing right.
-
-    Raises:
-        ValueError: an accuracy is not finite.
-    """
-    final, best = (float(row[name]) if row[name] else 0.0 for name in ("final", "best"))
-    if not math.isfinite(final + best):
-        raise ValueError("an accuracy is not finite")
-    return Outcome(final, best - final, row["collapsed"] == "True" or not row["final"])
 
 
 def contrasts(outcomes: Mapping[str, Outcomes], pairs: Sequence[tuple[str, str]]) -> list[Contrast]:

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from vespo_openrlhf.pages import SERIES, plotting
 from vespo_openrlhf.pages.figures import MUTED
-from vespo_openrlhf.study.cells import Cell
 from vespo_openrlhf.study.contrasts import (
-    TASKS,
-    Outcome,
-    Outcomes,
     contrasts,
     contrasts_table,
     ends_table,
@@ -22,10 +16,16 @@ from vespo_openrlhf.study.contrasts import (
     finals_table,
     full_stack_table,
     leads_table,
-    outcome_of,
     ranked,
-    read_rows,
     shown,
+)
+from vespo_openrlhf.study.outcomes import (
+    TASKS,
+    Outcome,
+    Outcomes,
+    check_planned,
+    key_of,
+    read_runs,
 )
 from vespo_openrlhf.study.presets import CONTROL, PRESETS
 from vespo_openrlhf.study.tasks import get_task
@@ -39,53 +39,26 @@ PAIRS = (
 
 
 def read_outcomes(path: Path, task: str) -> Outcomes:
-    """Loss -> seed -> outcome, of a runs.csv. A run that failed is a row whose `final` is empty.
+    """How the runs of a runs.csv ended.
 
     The control, with which nothing is compared, may have been run on some of the seeds alone.
 
     Raises:
-        ValueError: no such file, or not exactly the runs of the protocol: each loss on each of its
-            seeds once, under its condition, on this task.
+        ValueError: see `read_runs` and `check_planned`.
     """
-    grids = PRESETS["primary"].grids
     rate = get_task(task).learning_rate
-    wanted = {
-        (cell.loss.label, cell.seed): cell
-        for grid in grids
+    planned = [
+        cell
+        for grid in PRESETS["primary"].grids
         for cell in replace(grid, learning_rates=(rate,)).cells()
-    }
+    ]
+    runs = read_runs(path, task)
+    check_planned(path, runs, planned, "primary", optional=CONTROL.label)
     found: dict[str, dict[int, Outcome]] = {}
-
-    def take(row: Mapping[str, str]) -> None:
-        loss, seed = row["loss"], int(row["seed"])
-        cell = wanted.pop((loss, seed), None)
-        if cell is None or _facts(row) != _facts_of(cell, task):
-            raise ValueError(
-                f"{loss} on seed {seed} is no run of the protocol, or is there twice: keep the "
-                "preset's runs alone"
-            )
-        found.setdefault(loss, {})[seed] = outcome_of(row)
-
-    read_rows(path, take)
-    missing = [key for key in wanted if key[0] != CONTROL.label or CONTROL.label not in found]
-    if missing:
-        loss, seed = min(missing)
-        raise ValueError(
-            f"{path}: {len(missing)} of the protocol's runs are missing, {loss} on seed {seed} "
-            "among them: run the preset primary to its end"
-        )
+    for cell in planned:
+        if (outcome := runs.get(key_of(cell))) is not None:
+            found.setdefault(cell.loss.label, {})[cell.seed] = outcome
     return found
-
-
-def _facts(row: Mapping[str, str]) -> tuple[Any, ...]:
-    numbers = (float(row[name]) for name in ("lag", "learning_rate", "mu_noise", "engine_noise"))
-    return (row["task"], int(row["N"]), json.loads(row["options"]), row["sampler"], *numbers)
-
-
-def _facts_of(cell: Cell, task: str) -> tuple[Any, ...]:
-    numbers = (cell.lag, cell.learning_rate, cell.mu_noise, cell.engine_noise)
-    options = dict(cell.loss.options)
-    return (task, cell.updates_per_batch, options, cell.sampler_dtype, *numbers)
 
 
 def read_all(folder: Path) -> dict[str, Outcomes]:

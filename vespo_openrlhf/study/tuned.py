@@ -11,15 +11,18 @@ from pathlib import Path
 
 from vespo_openrlhf.study.cells import Cell
 from vespo_openrlhf.study.contrasts import (
-    TASKS,
-    Outcome,
-    Outcomes,
     contrasts,
     contrasts_table,
     finals_table,
     leads_table,
-    outcome_of,
-    read_rows,
+)
+from vespo_openrlhf.study.outcomes import (
+    TASKS,
+    Outcome,
+    Outcomes,
+    check_planned,
+    key_of,
+    read_runs,
 )
 from vespo_openrlhf.study.presets import MEASURED, PRESETS
 from vespo_openrlhf.study.tables import markdown, percent
@@ -51,43 +54,25 @@ def read_tuned(path: Path, task: str) -> Tuned:
     """The choice and its report, from a runs.csv.
 
     Raises:
-        ValueError: no such file, a run twice, one of another task, or one that is missing.
+        ValueError: see `read_runs` and `check_planned`.
     """
     tuning = PRESETS["tuned"].tuning
     assert tuning is not None
     tuning = replace(tuning, learning_rate=get_task(task).learning_rate)
-    found: dict[tuple[str, float, int], Outcome] = {}
-
-    def take(row: Mapping[str, str]) -> None:
-        key = (row["loss"], float(row["learning_rate"]), int(row["seed"]))
-        if row["task"] != task or int(row["N"]) != tuning.updates_per_batch or key in found:
-            raise ValueError(f"{key[0]} on seed {key[2]} is of another study, or there twice")
-        found[key] = outcome_of(row)
-
-    read_rows(path, take)
-
-    def outcome(cell: Cell) -> Outcome | None:
-        return found.get((cell.loss.label, cell.learning_rate, cell.seed))
+    runs = read_runs(path, task)
 
     def final(cell: Cell) -> float | None:
-        return None if (known := outcome(cell)) is None else known.final
+        return None if (known := runs.get(key_of(cell))) is None else known.final
 
     progress = tuning.progress(final)
     report = tuning.report(progress.chosen)
-    missing = [cell for cell in (*progress.cells, *report) if outcome(cell) is None]
-    if missing:
-        raise ValueError(
-            f"{path}: {len(missing)} runs are missing, {missing[0].loss.label} on seed "
-            f"{missing[0].seed} among them: run the preset tuned to its end"
-        )
+    check_planned(path, runs, (*progress.cells, *report), "tuned")
     reported = tuning.reported(progress.chosen).items()
     labels = {(setting.label, rate): label for label, (setting, rate) in reported}
     outcomes: dict[str, dict[int, Outcome]] = {}
     for cell in report:
         label = labels[cell.loss.label, cell.learning_rate]
-        known = outcome(cell)
-        assert known is not None
-        outcomes.setdefault(label, {})[cell.seed] = known
+        outcomes.setdefault(label, {})[cell.seed] = runs[key_of(cell)]
     return Tuned(progress.chosen, outcomes)
 
 

@@ -1,5 +1,29 @@
+import csv
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
 import pytest
 import torch
+
+from vespo_openrlhf.study.cells import Cell
+
+COLUMNS = (
+    *("task", "loss", "options", "N", "lag", "learning_rate", "mu_noise", "engine_noise"),
+    *("sampler", "seed", "best", "final", "collapsed"),
+)
+
+
+def write_runs(path: Path, task: str, finals: Iterable[tuple[Cell, float]]) -> None:
+    """A runs.csv as a study writes it, as far as it is read back."""
+    path.parent.mkdir(parents=True)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        for cell, final in finals:
+            loss = (cell.loss.label, json.dumps(dict(cell.loss.options)))
+            ends = (final + 0.01, final, False)
+            writer.writerow([task, *loss, *cell.condition(), cell.seed, *ends])
 
 
 @pytest.fixture(autouse=True, scope="package")

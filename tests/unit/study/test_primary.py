@@ -1,14 +1,14 @@
 """The primary comparisons: complete or not at all, and corrected together."""
 
 import csv
-import json
 import random
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from vespo_openrlhf.study.contrasts import TASKS, contrasts
+from vespo_openrlhf.study.contrasts import contrasts
+from vespo_openrlhf.study.outcomes import TASKS
 from vespo_openrlhf.study.presets import PRESETS
 from vespo_openrlhf.study.primary import (
     PAIRS,
@@ -21,42 +21,26 @@ from vespo_openrlhf.study.primary import (
 )
 from vespo_openrlhf.study.tasks import get_task
 
+from .conftest import COLUMNS, write_runs
+
 GRIDS = PRESETS["primary"].grids
 LOSSES = [loss.label for grid in GRIDS for loss in grid.losses]
 SEEDS = GRIDS[0].seeds
-COLUMNS = (
-    *("task", "loss", "options", "N", "lag", "learning_rate", "mu_noise", "engine_noise"),
-    *("sampler", "seed", "best", "final", "collapsed"),
-)
 
 
-def write_runs(path: Path, means: dict[str, float], *, leave_out: str = "") -> None:
+def write_task(path: Path, means: dict[str, float], *, leave_out: str = "") -> None:
     """Runs that end at these means, give or take two points; without three of a loss."""
-    path.parent.mkdir(parents=True)
-    rng = random.Random(path.parent.name)
-    rows = [
-        {"loss": loss, "seed": seed, "final": means.get(loss, 0.8) + rng.gauss(0, 0.02)}
-        for loss in LOSSES
-        for seed in SEEDS
-    ]
-    task, cells = path.parent.name, {c.loss.label: c for grid in GRIDS for c in grid.cells()}
-    rate = get_task(task).learning_rate
-    facts = {"task": task, "lag": 0, "learning_rate": rate, "mu_noise": 0.0, "engine_noise": 0.0}
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, [*COLUMNS])
-        writer.writeheader()
-        left_out = [row for row in rows if row["loss"] == leave_out][:3]
-        for row in (row for row in rows if row not in left_out):
-            cell = cells[row["loss"]]
-            options = json.dumps(dict(cell.loss.options))
-            own = {"N": cell.updates_per_batch, "options": options, "sampler": "float32"}
-            ends = {"best": row["final"] + 0.01, "collapsed": False}
-            writer.writerow(facts | own | row | ends)
+    task = path.parent.name
+    rng, rate = random.Random(task), get_task(task).learning_rate
+    cells = [cell for grid in GRIDS for cell in replace(grid, learning_rates=(rate,)).cells()]
+    left_out = [cell for cell in cells if cell.loss.label == leave_out][:3]
+    finals = [(c, means.get(c.loss.label, 0.8) + rng.gauss(0, 0.02)) for c in cells]
+    write_runs(path, task, [(cell, final) for cell, final in finals if cell not in left_out])
 
 
 def write_tasks(folder: Path, means: dict[str, float], *, leave_out: str = "") -> None:
     for task in TASKS:
-        write_runs(folder / "primary" / task / "runs.csv", means, leave_out=leave_out)
+        write_task(folder / "primary" / task / "runs.csv", means, leave_out=leave_out)
     (folder / "primary" / "agreement.csv").write_text("no run of the full stack\n")
 
 
@@ -88,7 +72,7 @@ def test_the_figure_says_what_it_shows(tmp_path) -> None:
 
 def test_runs_that_are_not_complete_are_no_evidence(tmp_path) -> None:
     write_tasks(tmp_path, {}, leave_out="TOPR")
-    with pytest.raises(ValueError, match="3 of the protocol's runs are missing"):
+    with pytest.raises(ValueError, match="3 runs are missing, TOPR at N = 64 on seed 1001"):
         read_all(tmp_path)
     with pytest.raises(ValueError, match="cannot read"):
         read_all(tmp_path / "nowhere")
@@ -102,17 +86,17 @@ def test_the_control_may_have_fewer_seeds_and_says_so(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("column", "value", "message"),
     [
-        ("seed", "5000", "no run of the protocol"),
-        ("N", "8", "no run of the protocol"),
-        ("task", "addition", "no run of the protocol"),
-        ("learning_rate", "0.1", "no run of the protocol"),
-        ("options", '{"c1_pos": 1}', "no run of the protocol"),
+        ("seed", "5000", "1 runs are not of it"),
+        ("N", "8", "1 runs are not of it"),
+        ("task", "addition", "of another task"),
+        ("learning_rate", "0.1", "1 runs are not of it"),
+        ("options", '{"c1_pos": 1}', "1 runs are not of it"),
         ("final", "nan", "not finite"),
     ],
 )
 def test_other_runs_than_the_protocols_are_refused(tmp_path, column, value, message) -> None:
     path = tmp_path / "long" / "runs.csv"
-    write_runs(path, {})
+    write_task(path, {})
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     rows[-1][column] = value
@@ -126,7 +110,7 @@ def test_other_runs_than_the_protocols_are_refused(tmp_path, column, value, mess
 
 def test_a_run_that_failed_counts_as_nothing_right(tmp_path) -> None:
     path = tmp_path / "long" / "runs.csv"
-    write_runs(path, {})
+    write_task(path, {})
     *lines, last = path.read_text().splitlines()
     words = last.split(",")
     words[-2] = ""
@@ -138,7 +122,7 @@ def test_a_run_that_failed_counts_as_nothing_right(tmp_path) -> None:
 
 def test_not_worse_is_not_said_of_a_loss_that_has_collapsed(tmp_path) -> None:
     for task in TASKS:
-        write_runs(tmp_path / task / "runs.csv", {"taper": 0.807})
+        write_task(tmp_path / task / "runs.csv", {"taper": 0.807})
     outcomes = {task: read_outcomes(tmp_path / task / "runs.csv", task) for task in TASKS}
     before = {(c.task, c.ours, c.rival): c.verdict() for c in contrasts(outcomes, PAIRS)}
     assert before["long", "taper", "TOPR"] == "not worse"

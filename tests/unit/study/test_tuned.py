@@ -1,18 +1,18 @@
 """What the tuned runs say: chosen again by their own rule, compared over all tasks together."""
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from vespo_openrlhf.study.cells import Cell
-from vespo_openrlhf.study.contrasts import TASKS, contrasts
+from vespo_openrlhf.study.contrasts import contrasts
+from vespo_openrlhf.study.outcomes import TASKS
 from vespo_openrlhf.study.presets import PRESETS
 from vespo_openrlhf.study.tasks import get_task
 from vespo_openrlhf.study.tuned import PAIRS, read_tuned, tables
 
-COLUMNS = ("task", "loss", "N", "learning_rate", "seed", "best", "final", "collapsed")
+from .conftest import write_runs
 
 
 def right(cell: Cell) -> float:
@@ -23,27 +23,20 @@ def right(cell: Cell) -> float:
     return 0.8 + better - abs(sharpness - 4) / 100 + tilt
 
 
-def write_runs(path: Path, task: str, *, leave_out: int = 0) -> None:
+def write_tuning(path: Path, task: str, *, leave_out: int = 0) -> None:
     tuning = PRESETS["tuned"].tuning
     assert tuning is not None
     tuning = replace(tuning, learning_rate=get_task(task).learning_rate)
     progress = tuning.progress(right)
     cells = [*progress.cells, *tuning.report(progress.chosen)]
-    path.parent.mkdir(parents=True)
-    with open(path, "w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        for cell in cells[leave_out:]:
-            final = right(cell)
-            facts = (task, cell.loss.label, cell.updates_per_batch, cell.learning_rate, cell.seed)
-            writer.writerow([*facts, final + 0.01, final, False])
+    write_runs(path, task, [(cell, right(cell)) for cell in cells[leave_out:]])
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     for task in TASKS:
-        write_runs(folder / "tuned" / task / "runs.csv", task)
+        write_tuning(folder / "tuned" / task / "runs.csv", task)
     return folder
 
 
@@ -75,9 +68,9 @@ def test_48_comparisons_are_corrected_together(folder: Path) -> None:
 
 
 def test_what_is_missing_is_no_evidence(tmp_path: Path) -> None:
-    write_runs(tmp_path / "few" / "runs.csv", "uneven", leave_out=3)
-    with pytest.raises(ValueError, match=r"runs are missing, .* run the preset tuned to its end"):
+    write_tuning(tmp_path / "few" / "runs.csv", "uneven", leave_out=3)
+    with pytest.raises(ValueError, match=r"preset tuned: 3 runs are missing"):
         read_tuned(tmp_path / "few" / "runs.csv", "uneven")
-    write_runs(tmp_path / "all" / "runs.csv", "uneven")
-    with pytest.raises(ValueError, match="of another study, or there twice"):
+    write_tuning(tmp_path / "all" / "runs.csv", "uneven")
+    with pytest.raises(ValueError, match="of another task than long, or is there twice"):
         read_tuned(tmp_path / "all" / "runs.csv", "long")

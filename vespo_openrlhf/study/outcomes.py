@@ -1,0 +1,118 @@
+"""The committed runs read back: how each ended, and whether they are the ones that were planned."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from vespo_openrlhf.study.cells import Cell
+
+TASKS = ("addition", "uneven", "long")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Of one run: final accuracy, how far below its own best that is, and whether it collapsed."""
+
+    final: float
+    drop: float
+    collapsed: bool
+
+
+#: Loss -> seed -> outcome, under one condition.
+Outcomes = Mapping[str, Mapping[int, Outcome]]
+#: Label and options of the loss, the condition, the seed.
+Key = tuple[Any, ...]
+
+
+def key_of(cell: Cell) -> Key:
+    """What tells a run apart from the others of a runs.csv."""
+    options = json.dumps(dict(cell.loss.options), sort_keys=True)
+    return (cell.loss.label, options, *cell.condition(), cell.seed)
+
+
+def read_runs(path: Path, task: str) -> dict[Key, Outcome]:
+    """The outcomes in a runs.csv, by `key_of`. A run that failed is a row whose `final` is empty:
+    it has nothing right.
+
+    Raises:
+        ValueError: see `read_rows`; a run of another task, one twice, an accuracy not finite.
+    """
+    found: dict[Key, Outcome] = {}
+
+    def take(row: Mapping[str, str]) -> None:
+        condition = (
+            *(int(row["N"]), int(row["lag"]), float(row["learning_rate"])),
+            *(float(row["mu_noise"]), float(row["engine_noise"]), row["sampler"]),
+        )
+        options = json.dumps(json.loads(row["options"]), sort_keys=True)
+        key = (row["loss"], options, *condition, int(row["seed"]))
+        if row["task"] != task or key in found:
+            raise ValueError(f"{_named(key)} is of another task than {task}, or is there twice")
+        final, best = (float(row[name]) if row[name] else 0.0 for name in ("final", "best"))
+        if not math.isfinite(final + best):
+            raise ValueError("an accuracy is not finite")
+        found[key] = Outcome(final, best - final, row["collapsed"] == "True" or not row["final"])
+
+    read_rows(path, take)
+    return found
+
+
+def check_planned(
+    path: Path, found: Collection[Key], planned: Iterable[Cell], preset: str, optional: str = ""
+) -> None:
+    """Nothing was left out and nothing added.
+
+    Args:
+        path: of the runs, for the message.
+        found: keys of them.
+        planned: exactly these.
+        preset: which makes them, for the message.
+        optional: label of a loss that may lack seeds, if it has any.
+
+    Raises:
+        ValueError: a run that was not planned, or one that is missing.
+    """
+    wanted = {key_of(cell) for cell in planned}
+    others = set(found) - wanted
+    some = any(key[0] == optional for key in found)
+    missing = {key for key in wanted - set(found) if not (some and key[0] == optional)}
+    wrong = [
+        f"{len(keys)} runs {what}, {_named(min(keys, key=str))} among them"
+        for keys, what in ((missing, "are missing"), (others, "are not of it"))
+        if keys
+    ]
+    if wrong:
+        raise ValueError(
+            f"{path}: not the runs of the preset {preset}: {'; '.join(wrong)}: run it to its end, "
+            "and keep its runs alone"
+        )
+
+
+def _named(key: Key) -> str:
+    return f"{key[0]} at N = {key[2]} on seed {key[-1]}"
+
+
+def read_rows(path: Path, take: Callable[[Mapping[str, str]], None]) -> None:
+    """Hand the rows of a CSV file to `take`, one by one.
+
+    Raises:
+        ValueError: it cannot be read, a column is missing, or `take` raises it; the message begins
+            with the file, and the line.
+    """
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    for line, row in enumerate(rows, start=2):
+        try:
+            take(row)
+        except KeyError as error:
+            raise ValueError(f"{path}:{line}: no column {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{path}:{line}: {error}") from error
