@@ -51,7 +51,8 @@ Finished runs are kept in --out and skipped the next time: interrupt and go on a
 leaves report.html (one file, no network), figures as PNG and SVG, tables as CSV and Markdown.
 
 `python -m vespo_openrlhf.study claims docs/study` works the tables of the pages there out from
-the runs beside them.
+the runs beside them; `python -m vespo_openrlhf.study routing` trains a mixture of experts with and
+without routing replay, on the full stack.
 """
 
 EXAMPLES = """\
@@ -249,6 +250,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from vespo_openrlhf.study import claims
 
         return claims.main(words[1:])
+    if words[:1] == ["routing"]:
+        from vespo_openrlhf.study import routing
+
+        return routing.main(words[1:])
     parser = build_parser()
     options = parser.parse_args(words)
     name = "-".join(filter(None, ("study", options.preset, options.task)))

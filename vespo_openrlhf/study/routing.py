@@ -1,0 +1,219 @@
+"""With and without routing replay: the embedded mixture of experts on the full stack.
+
+    python -m vespo_openrlhf.study routing --out runs/study-routing
+
+The light trainer has no mixture, so every run is a submitted job, synchronous, with the same number
+of responses and updates whatever N is. docs/mixture-of-experts.md says what is replayed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from vespo_openrlhf.embedded.arithmetic import DATASOURCE
+from vespo_openrlhf.embedded.build import build
+from vespo_openrlhf.embedded.options import BuildOptions
+from vespo_openrlhf.files import read_json_lines, write_text
+from vespo_openrlhf.quickstart.job import run_job, to_arguments
+from vespo_openrlhf.quickstart.local_ray import LocalCluster
+from vespo_openrlhf.quickstart.pipeline import MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS
+from vespo_openrlhf.study.outcomes import read_rows
+from vespo_openrlhf.study.statistics import estimate
+from vespo_openrlhf.study.tables import markdown, percent
+
+SEEDS = (1, 2, 3)
+UPDATES_PER_BATCH = (8, 64)
+REPLAYS = ("off", "engine")
+#: Updates of a run, and responses in a mini-batch, eight to a prompt.
+UPDATES, MINI_BATCH, GROUP = 128, 64, 8
+_EVALUATED = 4  # responses to each held-out problem
+_COLUMNS = ("seed", "N", "replay", "final", "log_w_abs_mean", "experts_differ")
+_REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+@dataclass(frozen=True)
+class RoutingRun:
+    """One run: VESPO on the mixture of a seed.
+
+    Attributes:
+        seed: of the model, the problems and the draws.
+        updates_per_batch: N.
+        replay: of `--moe.routing_replay`.
+    """
+
+    seed: int
+    updates_per_batch: int
+    replay: str
+
+    @property
+    def name(self) -> str:
+        return f"N{self.updates_per_batch}-{self.replay}-seed{self.seed}"
+
+
+def runs() -> list[RoutingRun]:
+    """All of them, seed by seed."""
+    axes = itertools.product(SEEDS, UPDATES_PER_BATCH, REPLAYS)
+    return [RoutingRun(seed, n, replay) for seed, n, replay in axes]
+
+
+def flags(run: RoutingRun, built: Path, out: Path) -> dict[str, Any]:
+    """The arguments of `vespo_openrlhf.train`.
+
+    Args:
+        run: which one.
+        built: the embedded model and its data.
+        out: folder of the run.
+    """
+    prompts = run.updates_per_batch * MINI_BATCH // GROUP
+    return {
+        "actor.model_name_or_path": built / "model",
+        "data.prompt_dataset": built / "train.jsonl",
+        "data.input_key": "prompt",
+        "data.label_key": "label",
+        "data.apply_chat_template": True,
+        "data.max_samples": UPDATES * MINI_BATCH // GROUP,
+        "data.max_len": MAX_PROMPT_TOKENS + MAX_RESPONSE_TOKENS,
+        "rollout.max_new_tokens": MAX_RESPONSE_TOKENS,
+        "reward.remote_url": _REPOSITORY / "reward" / "math_reward.py",
+        "moe.routing_replay": run.replay,
+        "actor.policy_loss_type": "vespo",
+        "algo.advantage.estimator": "group_norm",
+        "algo.kl.init_coef": 0,
+        "rollout.batch_size": prompts,
+        "rollout.n_samples_per_prompt": GROUP,
+        "train.batch_size": MINI_BATCH,
+        "train.micro_batch_size": MINI_BATCH,
+        "rollout.micro_batch_size": MINI_BATCH,
+        "actor.adam.lr": "4e-4",
+        "actor.lr_scheduler": "constant",
+        "actor.lr_warmup_ratio": 0,
+        "actor.num_gpus_per_node": 1,
+        "vllm.num_engines": 1,
+        "eval.dataset": built / "heldout.jsonl",
+        "eval.steps": UPDATES // run.updates_per_batch,
+        "eval.temperature": 1,
+        "eval.n_samples_per_prompt": _EVALUATED,
+        "train.seed": run.seed,
+        "run.dir": out,
+    }
+
+
+def run_all(out: Path) -> None:
+    """Run what is missing, one job after the other; a row of runs.csv for each that is finished.
+
+    Raises:
+        RuntimeError: a job failed; the message holds the end of its log.
+    """
+    done = _finished(out / "runs.csv")
+    rows = [[str(value) for value in row.values()] for row in done.values()]
+    for number, run in enumerate(every := runs(), start=1):
+        if run in done:
+            continue
+        print(f"{number} of {len(every)}: {run.name}", flush=True)
+        rows.append(_cells(run, _run(run, out)))
+        lines = [",".join(row) for row in (_COLUMNS, *rows)]
+        write_text(out / "runs.csv", "\n".join(lines) + "\n")
+
+
+def _run(run: RoutingRun, out: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl."""
+    built, folder = out / f"model-seed{run.seed}", out / run.name
+    build(built, BuildOptions(seed=run.seed, moe=True))
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    with LocalCluster(folder / "ray.log") as cluster:
+        run_job(
+            cluster,
+            to_arguments(flags(run, built, folder / "run")),
+            log=folder / "job.log",
+            metrics=folder / "run" / "metrics.jsonl",
+            total_steps=UPDATES // run.updates_per_batch,
+        )
+    return read_json_lines(folder / "run" / "metrics.jsonl")
+
+
+def _cells(run: RoutingRun, lines: Sequence[dict[str, Any]]) -> list[str]:
+    trained = [line for line in lines if line["kind"] == "train"]
+    accuracy = f"eval_{DATASOURCE}_pass1"
+    (*_, final) = (line[accuracy] for line in lines if accuracy in line)
+    means = [
+        fmean(values) if (values := [line[name] for line in trained if name in line]) else None
+        for name in ("vespo/log_w_abs_mean", "vespo/experts_differ")
+    ]
+    numbers = ("" if value is None else f"{value:.5g}" for value in (final, *means))
+    return [str(run.seed), str(run.updates_per_batch), run.replay, *numbers]
+
+
+def _finished(path: Path) -> dict[RoutingRun, dict[str, str]]:
+    found: dict[RoutingRun, dict[str, str]] = {}
+    if path.exists():
+        read_rows(path, lambda row: found.update({_run_of(row): {c: row[c] for c in _COLUMNS}}))
+    return found
+
+
+def _run_of(row: Any) -> RoutingRun:
+    return RoutingRun(int(row["seed"]), int(row["N"]), row["replay"])
+
+
+def table(path: Path) -> str:
+    """A row a condition: how it ends over seeds, and what replay changes, paired by seed.
+
+    Raises:
+        ValueError: a run is missing; see `read_rows`.
+    """
+    found = _finished(path)
+    if missing := [run.name for run in runs() if run not in found]:
+        raise ValueError(f"{path}: {', '.join(missing)} missing: run study routing to its end")
+    rows = []
+    for n, replay in itertools.product(UPDATES_PER_BATCH, REPLAYS):
+        own = [found[RoutingRun(seed, n, replay)] for seed in SEEDS]
+        without = [found[RoutingRun(seed, n, REPLAYS[0])] for seed in SEEDS]
+        finals = [float(row["final"]) for row in own]
+        change = [f - float(row["final"]) for f, row in zip(finals, without, strict=True)]
+        over_seeds, changed = estimate(finals), estimate(change)
+        differ = [float(row["experts_differ"]) for row in own if row["experts_differ"]]
+        rows.append(
+            [
+                *(str(n), replay, percent(over_seeds.mean, over_seeds.half_width)),
+                "" if replay == REPLAYS[0] else percent(changed.mean, changed.half_width),
+                f"{fmean(float(row['log_w_abs_mean']) for row in own):.2f}",
+                percent(fmean(differ)) if differ else "–",
+            ]
+        )
+    headings = ("N", "replay", "final accuracy, %", "change, points", "mean abs. log W")
+    return markdown((*headings, "experts that differ, %"), rows)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run them and print the table.
+
+    Returns:
+        0; 1 if a run failed and 130 if interrupted, with the reason on standard error.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m vespo_openrlhf.study routing",
+        description="VESPO on the embedded mixture of experts, with and without routing replay, "
+        f"at N = {' and '.join(map(str, UPDATES_PER_BATCH))} on {len(SEEDS)} seeds: "
+        f"{len(runs())} jobs on the full stack, two to four minutes each on two cores. Finished "
+        "ones are kept and skipped the next time.",
+    )
+    parser.add_argument("--out", type=Path, default=Path("runs/study-routing"), metavar="DIR")
+    out = parser.parse_args(arguments).out
+    try:
+        run_all(out)
+        print(table(out / "runs.csv"))
+    except (OSError, RuntimeError, ValueError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    return 0
