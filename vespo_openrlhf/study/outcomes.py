@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from vespo_openrlhf.study.cells import Cell
+from vespo_openrlhf.study.tables import CONDITIONS
 
 TASKS = ("addition", "uneven", "long")
 
@@ -79,23 +80,25 @@ def check_planned(
         ValueError: a run that was not planned, or one that is missing.
     """
     wanted = {key_of(cell) for cell in planned}
-    others = set(found) - wanted
     some = any(key[0] == optional for key in found)
     missing = {key for key in wanted - set(found) if not (some and key[0] == optional)}
-    wrong = [
-        f"{len(keys)} runs {what}, {_named(min(keys, key=str))} among them"
-        for keys, what in ((missing, "are missing"), (others, "are not of it"))
-        if keys
-    ]
-    if wrong:
+    if missing:
         raise ValueError(
-            f"{path}: not the runs of the preset {preset}: {'; '.join(wrong)}: run it to its end, "
-            "and keep its runs alone"
+            f"{path}: {len(missing)} runs of the preset {preset} are missing, among them "
+            f"{_named(min(missing, key=str))}: run it to its end"
+        )
+    if others := set(found) - wanted:
+        raise ValueError(
+            f"{path}: {len(others)} runs are not of the preset {preset}, among them "
+            f"{_named(min(others, key=str))}: keep its own alone"
         )
 
 
 def _named(key: Key) -> str:
-    return f"{key[0]} at N = {key[2]} on seed {key[-1]}"
+    label, options, *condition, seed = key
+    conditions = zip(CONDITIONS.values(), condition, strict=True)
+    said = ", ".join(f"{name} {value}" for name, value in conditions)
+    return f"{label} {options} at {said} on seed {seed}"
 
 
 def read_rows(path: Path, take: Callable[[Mapping[str, str]], None]) -> None:
@@ -111,6 +114,8 @@ def read_rows(path: Path, take: Callable[[Mapping[str, str]], None]) -> None:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
     for line, row in enumerate(rows, start=2):
         try:
+            if None in row.values() or None in row:
+                raise ValueError("the row has more or fewer cells than the first line")
             take(row)
         except KeyError as error:
             raise ValueError(f"{path}:{line}: no column {error}") from error

@@ -9,10 +9,13 @@ of responses and updates whatever N is. docs/mixture-of-experts.md says what is 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
+import json
+import math
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -27,7 +30,7 @@ from vespo_openrlhf.quickstart.local_ray import LocalCluster
 from vespo_openrlhf.quickstart.pipeline import MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS
 from vespo_openrlhf.study.outcomes import read_rows
 from vespo_openrlhf.study.statistics import estimate
-from vespo_openrlhf.study.tables import markdown, percent
+from vespo_openrlhf.study.tables import markdown, percent, write_csv
 
 SEEDS = (1, 2, 3)
 UPDATES_PER_BATCH = (8, 64)
@@ -35,7 +38,8 @@ REPLAYS = ("off", "engine")
 #: Updates of a run, and responses in a mini-batch, eight to a prompt.
 UPDATES, MINI_BATCH, GROUP = 128, 64, 8
 _EVALUATED = 4  # responses to each held-out problem
-_COLUMNS = ("seed", "N", "replay", "final", "log_w_abs_mean", "experts_differ")
+_ACCURACY = f"eval_{DATASOURCE}_pass1"  # for each response, whatever their number
+_WEIGHTS = ("log_w_abs_mean", "experts_differ")
 _REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -44,7 +48,7 @@ class RoutingRun:
     """One run: VESPO on the mixture of a seed.
 
     Attributes:
-        seed: of the model, the problems and the draws.
+        seed: of the demonstrations, the problems and the draws.
         updates_per_batch: N.
         replay: of `--moe.routing_replay`.
     """
@@ -101,32 +105,48 @@ def flags(run: RoutingRun, built: Path, out: Path) -> dict[str, Any]:
         "eval.steps": UPDATES // run.updates_per_batch,
         "eval.temperature": 1,
         "eval.n_samples_per_prompt": _EVALUATED,
+        "ckpt.best_metric_key": "none",
         "train.seed": run.seed,
         "run.dir": out,
     }
 
 
 def run_all(out: Path) -> None:
-    """Run what is missing, one job after the other; a row of runs.csv for each that is finished.
+    """Run what is missing, one job after the other; runs.csv has a row for each that is finished.
 
     Raises:
-        RuntimeError: a job failed; the message holds the end of its log.
+        RuntimeError: a job failed, or left no evaluation; the message says which run, and holds the
+            end of its log.
     """
-    done = _finished(out / "runs.csv")
-    rows = [[str(value) for value in row.values()] for row in done.values()]
+    rows = []
     for number, run in enumerate(every := runs(), start=1):
-        if run in done:
-            continue
-        print(f"{number} of {len(every)}: {run.name}", flush=True)
-        rows.append(_cells(run, _run(run, out)))
-        lines = [",".join(row) for row in (_COLUMNS, *rows)]
-        write_text(out / "runs.csv", "\n".join(lines) + "\n")
+        folder = out / f"{run.name}-{_digest(run)}"
+        result = folder / "result.json"
+        if not result.exists():
+            print(f"{number} of {len(every)}: {run.name}", flush=True)
+            try:
+                row = _row(run, _run(run, out, folder))
+            except RuntimeError as error:
+                raise RuntimeError(f"the run {run.name} failed: {error}") from error
+            write_text(result, json.dumps(row))
+        rows.append(json.loads(result.read_text(encoding="utf-8")))
+        write_csv(out / "runs.csv", rows)
 
 
-def _run(run: RoutingRun, out: Path) -> list[dict[str, Any]]:
+def _digest(run: RoutingRun) -> str:
+    """Of all that the run computes with, but for where it lies."""
+    facts = {"flags": flags(run, Path("model"), Path("run")), "model": _model(run).as_manifest()}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:10]
+
+
+def _model(run: RoutingRun) -> BuildOptions:
+    return BuildOptions(seed=run.seed, moe=True)
+
+
+def _run(run: RoutingRun, out: Path, folder: Path) -> list[dict[str, Any]]:
     """The lines of metrics.jsonl."""
-    built, folder = out / f"model-seed{run.seed}", out / run.name
-    build(built, BuildOptions(seed=run.seed, moe=True))
+    built = out / f"model-seed{run.seed}"
+    build(built, _model(run))
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     with LocalCluster(folder / "ray.log") as cluster:
@@ -140,52 +160,56 @@ def _run(run: RoutingRun, out: Path) -> list[dict[str, Any]]:
     return read_json_lines(folder / "run" / "metrics.jsonl")
 
 
-def _cells(run: RoutingRun, lines: Sequence[dict[str, Any]]) -> list[str]:
-    trained = [line for line in lines if line["kind"] == "train"]
-    accuracy = f"eval_{DATASOURCE}_pass1"
-    (*_, final) = (line[accuracy] for line in lines if accuracy in line)
-    means = [
-        fmean(values) if (values := [line[name] for line in trained if name in line]) else None
-        for name in ("vespo/log_w_abs_mean", "vespo/experts_differ")
-    ]
-    numbers = ("" if value is None else f"{value:.5g}" for value in (final, *means))
-    return [str(run.seed), str(run.updates_per_batch), run.replay, *numbers]
-
-
-def _finished(path: Path) -> dict[RoutingRun, dict[str, str]]:
-    found: dict[RoutingRun, dict[str, str]] = {}
-    if path.exists():
-        read_rows(path, lambda row: found.update({_run_of(row): {c: row[c] for c in _COLUMNS}}))
-    return found
-
-
-def _run_of(row: Any) -> RoutingRun:
-    return RoutingRun(int(row["seed"]), int(row["N"]), row["replay"])
+def _row(run: RoutingRun, lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """A row of runs.csv: accuracy after the last update; of the weights the mean over batches."""
+    finals = [line[_ACCURACY] for line in lines if line.get(_ACCURACY) is not None]
+    if not finals:
+        raise RuntimeError("its job left no evaluation of the held-out problems")
+    row: dict[str, Any] = {"seed": run.seed, "N": run.updates_per_batch, "replay": run.replay}
+    row["final"] = finals[-1]
+    for name in _WEIGHTS:
+        values = [line[f"vespo/{name}"] for line in lines if line.get(f"vespo/{name}") is not None]
+        row[name] = float(f"{fmean(values):.5g}") if values else None
+    return row
 
 
 def table(path: Path) -> str:
-    """A row a condition: how it ends over seeds, and what replay changes, paired by seed.
+    """A row a condition: how it ends over seeds, and what replay changes, paired by seed. A run
+    that failed is a row whose `final` is empty.
 
     Raises:
-        ValueError: a run is missing; see `read_rows`.
+        ValueError: not exactly the runs of `runs`; see `read_rows`.
     """
-    found = _finished(path)
-    if missing := [run.name for run in runs() if run not in found]:
-        raise ValueError(f"{path}: {', '.join(missing)} missing: run study routing to its end")
+    found: dict[RoutingRun, dict[str, float]] = {}
+    planned = runs()
+
+    def take(row: Mapping[str, str]) -> None:
+        run = RoutingRun(int(row["seed"]), int(row["N"]), row["replay"])
+        if run in found or run not in planned:
+            raise ValueError(f"{run.name} is no run of it, or is there twice")
+        found[run] = {name: float(row[name] or "nan") for name in _WEIGHTS}
+        found[run]["final"] = final = float(row["final"] or 0)
+        if not math.isfinite(final):
+            raise ValueError("an accuracy is not finite")
+
+    read_rows(path, take)
+    if missing := [run.name for run in planned if run not in found]:
+        raise ValueError(
+            f"{path}: {len(missing)} of {len(planned)} runs are missing, {missing[0]} among them: "
+            "run `python -m vespo_openrlhf.study routing` to its end"
+        )
     rows = []
     for n, replay in itertools.product(UPDATES_PER_BATCH, REPLAYS):
         own = [found[RoutingRun(seed, n, replay)] for seed in SEEDS]
         without = [found[RoutingRun(seed, n, REPLAYS[0])] for seed in SEEDS]
-        finals = [float(row["final"]) for row in own]
-        change = [f - float(row["final"]) for f, row in zip(finals, without, strict=True)]
-        over_seeds, changed = estimate(finals), estimate(change)
-        differ = [float(row["experts_differ"]) for row in own if row["experts_differ"]]
+        over_seeds = estimate([row["final"] for row in own])
+        change = estimate([a["final"] - b["final"] for a, b in zip(own, without, strict=True)])
+        log_w, differ = (fmean(row[name] for row in own) for name in _WEIGHTS)
         rows.append(
             [
                 *(str(n), replay, percent(over_seeds.mean, over_seeds.half_width)),
-                "" if replay == REPLAYS[0] else percent(changed.mean, changed.half_width),
-                f"{fmean(float(row['log_w_abs_mean']) for row in own):.2f}",
-                percent(fmean(differ)) if differ else "–",
+                "–" if replay == REPLAYS[0] else percent(change.mean, change.half_width),
+                *(f"{log_w:.2f}", percent(differ)),
             ]
         )
     headings = ("N", "replay", "final accuracy, %", "change, points", "mean abs. log W")
@@ -202,7 +226,7 @@ def main(arguments: Sequence[str]) -> int:
         prog="python -m vespo_openrlhf.study routing",
         description="VESPO on the embedded mixture of experts, with and without routing replay, "
         f"at N = {' and '.join(map(str, UPDATES_PER_BATCH))} on {len(SEEDS)} seeds: "
-        f"{len(runs())} jobs on the full stack, two to four minutes each on two cores. Finished "
+        f"{len(runs())} jobs on the full stack, some minutes each on two cores. Finished "
         "ones are kept and skipped the next time.",
     )
     parser.add_argument("--out", type=Path, default=Path("runs/study-routing"), metavar="DIR")

@@ -15,14 +15,14 @@ COLUMNS = (
 
 
 def write_runs(path: Path, task: str, finals: Iterable[tuple[Cell, float]]) -> None:
-    """A runs.csv as a study writes it, as far as it is read back."""
+    """A runs.csv as a study writes it, as far as it is read back; below 5 % a run has collapsed."""
     path.parent.mkdir(parents=True)
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         for cell, final in finals:
             loss = (cell.loss.label, json.dumps(dict(cell.loss.options)))
-            ends = (final + 0.01, final, False)
+            ends = (final + 0.01, final, final < 0.05)
             writer.writerow([task, *loss, *cell.condition(), cell.seed, *ends])
 
 

@@ -69,7 +69,7 @@ def test_48_comparisons_are_corrected_together(folder: Path) -> None:
 
 def test_what_is_missing_is_no_evidence(tmp_path: Path) -> None:
     write_tuning(tmp_path / "few" / "runs.csv", "uneven", leave_out=3)
-    with pytest.raises(ValueError, match=r"preset tuned: 3 runs are missing"):
+    with pytest.raises(ValueError, match=r"3 runs of the preset tuned are missing"):
         read_tuned(tmp_path / "few" / "runs.csv", "uneven")
     write_tuning(tmp_path / "all" / "runs.csv", "uneven")
     with pytest.raises(ValueError, match="of another task than long, or is there twice"):
