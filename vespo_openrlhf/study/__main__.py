@@ -247,9 +247,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = _arguments(arguments)
     if words[:1] == ["claims"]:
-        from vespo_openrlhf.study import claims
+        from vespo_openrlhf.study.claims import pages
 
-        return claims.main(words[1:])
+        return pages.main(words[1:])
     if words[:1] == ["routing"]:
         from vespo_openrlhf.study import routing
 

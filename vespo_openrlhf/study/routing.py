@@ -28,9 +28,8 @@ from vespo_openrlhf.files import read_json_lines, write_text
 from vespo_openrlhf.quickstart.job import run_job, to_arguments
 from vespo_openrlhf.quickstart.local_ray import LocalCluster
 from vespo_openrlhf.quickstart.pipeline import MAX_PROMPT_TOKENS, MAX_RESPONSE_TOKENS
-from vespo_openrlhf.study.outcomes import read_rows
 from vespo_openrlhf.study.statistics import estimate
-from vespo_openrlhf.study.tables import markdown, percent, write_csv
+from vespo_openrlhf.study.tables import markdown, percent, read_rows, write_csv
 
 SEEDS = (1, 2, 3)
 UPDATES_PER_BATCH = (8, 64)

@@ -22,9 +22,6 @@ COLLAPSE_SHARE = 0.5
 LEVEL_SHARE = 0.95
 #: A comparison is settled where its corrected p is below this.
 LEVEL = 0.05
-#: The same where seeds were added after a look at as many: Pocock's bound for two equal looks
-#: (Biometrika 64, 1977, 191-199), at which both together are wrong 5 % of the time.
-LEVEL_OF_TWO_LOOKS = 0.0294
 #: Above so many seeds the sign-flip test is left out: it sums 2^(n - 1) ways, and t does by then.
 SIGN_FLIP_SEEDS = 16
 
@@ -60,9 +57,9 @@ class Comparison:
     sign_flip_p: float
     holm_p: float
 
-    def verdict(self, level: float = LEVEL) -> str:
-        """Whether ours is "above" or "below", or the question is "open", at that `holm_p`."""
-        if not self.holm_p < level:
+    def verdict(self) -> str:
+        """Whether ours is "above" or "below", or the question is "open"."""
+        if not self.holm_p < LEVEL:
             return "open"
         return "above" if self.difference.mean > 0 else "below"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,3 +167,25 @@ def write_csv(path: Path, rows: Sequence[Row]) -> None:
         writer = csv.DictWriter(file, names, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
+
+
+def read_rows(path: Path, take: Callable[[Mapping[str, str]], None]) -> None:
+    """Hand the rows of a CSV file to `take`, one by one.
+
+    Raises:
+        ValueError: it cannot be read, a column is missing, or `take` raises it; the message begins
+            with the file, and the line.
+    """
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+    for line, row in enumerate(rows, start=2):
+        try:
+            if None in row.values() or None in row:
+                raise ValueError("the row has more or fewer cells than the first line")
+            take(row)
+        except KeyError as error:
+            raise ValueError(f"{path}:{line}: no column {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{path}:{line}: {error}") from error

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from vespo_openrlhf.study.contrasts import contrasts
-from vespo_openrlhf.study.outcomes import TASKS
-from vespo_openrlhf.study.presets import PRESETS
-from vespo_openrlhf.study.primary import (
+from vespo_openrlhf.study.claims.contrasts import contrasts
+from vespo_openrlhf.study.claims.outcomes import TASKS
+from vespo_openrlhf.study.claims.primary import (
     PAIRS,
     all_contrasts,
     draw,
@@ -19,6 +18,7 @@ from vespo_openrlhf.study.primary import (
     read_outcomes,
     tables,
 )
+from vespo_openrlhf.study.presets import PRESETS
 from vespo_openrlhf.study.tasks import get_task
 
 from .conftest import COLUMNS, write_runs

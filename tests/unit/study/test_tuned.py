@@ -1,16 +1,17 @@
 """What the tuned runs say: chosen again by their own rule, compared over all tasks together."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from vespo_openrlhf.study.cells import Cell
-from vespo_openrlhf.study.contrasts import contrasts
-from vespo_openrlhf.study.outcomes import TASKS
+from vespo_openrlhf.study.claims.contrasts import contrasts
+from vespo_openrlhf.study.claims.outcomes import TASKS
+from vespo_openrlhf.study.claims.tuned import PAIRS, read_tuned, tables
 from vespo_openrlhf.study.presets import PRESETS
 from vespo_openrlhf.study.tasks import get_task
-from vespo_openrlhf.study.tuned import PAIRS, read_tuned, tables
 
 from .conftest import write_runs
 
@@ -63,8 +64,15 @@ def test_48_comparisons_are_corrected_together(folder: Path) -> None:
     assert min(contrast.found.holm_p for contrast in found.values()) == pytest.approx(48 * ps[0])
     made = tables(folder)
     assert made["choices"].count("| VESPO, kernel x 2 |") == 3
-    assert made["leads"].count("| pessimistic, kernel by ESS | pessimistic |") == 1
-    assert made["contrasts"].count("\n") == 2 + 48
+    assert made["tuned-leads"].count("| pessimistic, kernel by ESS | pessimistic |") == 1
+    assert made["tuned-contrasts"].count("\n") == 2 + 48
+
+
+def test_there_are_no_comparisons_before_all_tasks_are_run(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="cannot find a task"):
+        tables(tmp_path)
+    shutil.copytree(folder / "tuned" / "long", tmp_path / "tuned" / "long")
+    assert list(tables(tmp_path)) == ["choices", "tuned-finals"]
 
 
 def test_what_is_missing_is_no_evidence(tmp_path: Path) -> None:

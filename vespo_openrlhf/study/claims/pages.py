@@ -2,7 +2,7 @@
 
     python -m vespo_openrlhf.study claims docs/study
 
-writes each table between its markers and draws the figure; tests/unit/study/test_claims.py holds
+writes each table between its markers and draws the figures; tests/unit/study/test_claims.py holds
 the pages to it.
 """
 
@@ -15,15 +15,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from vespo_openrlhf.files import write_text
-from vespo_openrlhf.study import first_study, primary
+from vespo_openrlhf.study.claims import grids, primary, tuned
 
 #: Page -> name of a marker -> what belongs there, from the folder of them all.
 PAGES: Mapping[str, Callable[[Path], Mapping[str, str]]] = {
     "README.md": primary.tables,
     "primary.md": primary.all_contrasts,
-    "first.md": first_study.tables,
+    "tuned.md": tuned.tables,
+    "grid.md": grids.tables,
 }
-FIGURE = Path("primary", "finals.svg")
+#: Figure -> what draws it, from the folder of them all, into a path.
+FIGURES: Mapping[Path, Callable[[Path, Path], None]] = {
+    Path("primary", "finals.svg"): primary.draw,
+    Path("paper", "staleness.svg"): grids.draw,
+}
 
 _MARKED = re.compile(r"(<!-- claims: ([\w-]+) -->\n).*?(<!-- /claims -->)", re.S)
 
@@ -54,7 +59,7 @@ def remade(folder: Path, page: str) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Write the tables into the pages, and draw the figure.
+    """Write the tables into the pages, and draw the figures.
 
     Returns:
         0, or 2 with the reason on standard error.
@@ -62,7 +67,7 @@ def main(arguments: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m vespo_openrlhf.study claims",
         description=f"Work the tables of {', '.join(PAGES)} in DIR out from the runs in its "
-        "folders, and draw the figure.",
+        "folders, and draw the figures.",
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="docs/study")
     folder = parser.parse_args(arguments).folder
@@ -70,7 +75,8 @@ def main(arguments: Sequence[str]) -> int:
         filled = {page: remade(folder, page) for page in PAGES}
         for page, text in filled.items():
             write_text(folder / page, text)
-        primary.draw(folder, folder / FIGURE)
+        for figure, draw in FIGURES.items():
+            draw(folder, folder / figure)
     except (OSError, ValueError) as error:
         print(f"{parser.prog}: {error}", file=sys.stderr)
         return 2

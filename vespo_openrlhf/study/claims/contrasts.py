@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vespo_openrlhf.eval.metrics.paired import holm
-from vespo_openrlhf.study.outcomes import Outcomes, read_rows
+from vespo_openrlhf.study.claims.outcomes import Outcomes
 from vespo_openrlhf.study.statistics import (
     LEVEL,
     Comparison,
@@ -21,7 +21,7 @@ from vespo_openrlhf.study.statistics import (
     not_worse_test,
     paired,
 )
-from vespo_openrlhf.study.tables import markdown, percent, probability
+from vespo_openrlhf.study.tables import markdown, percent, probability, read_rows
 
 #: How much worse a loss may be and still not be called worse.
 MARGIN = 0.01

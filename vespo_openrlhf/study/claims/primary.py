@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vespo_openrlhf.pages import SERIES, plotting
 from vespo_openrlhf.pages.figures import MUTED
-from vespo_openrlhf.study.contrasts import (
+from vespo_openrlhf.study.claims.contrasts import (
     contrasts,
     contrasts_table,
     ends_table,
@@ -19,7 +19,7 @@ from vespo_openrlhf.study.contrasts import (
     ranked,
     shown,
 )
-from vespo_openrlhf.study.outcomes import (
+from vespo_openrlhf.study.claims.outcomes import (
     TASKS,
     Outcome,
     Outcomes,

@@ -10,13 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vespo_openrlhf.study.cells import Cell
-from vespo_openrlhf.study.contrasts import (
+from vespo_openrlhf.study.claims.contrasts import (
     contrasts,
     contrasts_table,
     finals_table,
     leads_table,
 )
-from vespo_openrlhf.study.outcomes import (
+from vespo_openrlhf.study.claims.outcomes import (
     TASKS,
     Outcome,
     Outcomes,
@@ -77,7 +77,8 @@ def read_tuned(path: Path, task: str) -> Tuned:
 
 
 def tables(folder: Path) -> dict[str, str]:
-    """Name of a marker on the page -> what belongs there, in Markdown.
+    """Name of a marker on the page -> what belongs there, in Markdown: of the tasks that were run,
+    and the comparisons once all were, as they are corrected together.
 
     Args:
         folder: docs/study; its tuned/TASK/runs.csv are read.
@@ -85,15 +86,16 @@ def tables(folder: Path) -> dict[str, str]:
     Raises:
         ValueError: see `read_tuned`.
     """
-    tuned = {task: read_tuned(folder / "tuned" / task / "runs.csv", task) for task in TASKS}
+    paths = {task: folder / "tuned" / task / "runs.csv" for task in TASKS}
+    tuned = {task: read_tuned(path, task) for task, path in paths.items() if path.exists()}
+    if not tuned:
+        raise ValueError(f"cannot find a task's runs.csv in {folder / 'tuned'}")
     outcomes = {task: of_task.outcomes for task, of_task in tuned.items()}
+    made = {"choices": _choices(tuned), "tuned-finals": finals_table(outcomes)}
+    if len(tuned) < len(TASKS):
+        return made
     found = contrasts(outcomes, PAIRS)
-    return {
-        "choices": _choices(tuned),
-        "finals": finals_table(outcomes),
-        "leads": leads_table(found),
-        "contrasts": contrasts_table(found),
-    }
+    return made | {"tuned-leads": leads_table(found), "tuned-contrasts": contrasts_table(found)}
 
 
 def _choices(tuned: Mapping[str, Tuned]) -> str:

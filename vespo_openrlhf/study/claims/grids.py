@@ -9,16 +9,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vespo_openrlhf.pages import SERIES, plotting
 from vespo_openrlhf.pages.figures import MUTED
+from vespo_openrlhf.study import routing
 from vespo_openrlhf.study.cells import BASE_RATE, Cell
-from vespo_openrlhf.study.outcomes import TASKS, Outcome, check_planned, key_of, read_runs
+from vespo_openrlhf.study.claims.outcomes import Outcome, check_planned, key_of, read_runs
 from vespo_openrlhf.study.presets import CONTROL, PRESETS
 from vespo_openrlhf.study.statistics import estimate
 from vespo_openrlhf.study.tables import markdown, percent
 from vespo_openrlhf.study.tasks import get_task
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 #: Lines of the figure that have a colour; the others are grey.
 NAMED = ("VESPO", "pessimistic", "TOPR", "GSPO", "GRPO", "SAPO")
@@ -67,7 +71,7 @@ _MISMATCHES = {
 SECTIONS = {
     "staleness": Section("paper", "uneven", _BY_N),
     "lag-and-rate": Section("paper", "uneven", _STALE | _FURTHER),
-    **{f"mismatch-{task}": Section("mismatch", task, _MISMATCHES) for task in TASKS},
+    "mismatch": Section("mismatch", "uneven", _MISMATCHES),
     "kernel": Section("kernel", "uneven", {"N = 64": _stale(64)}),
     "ablation": Section("ablation", "uneven", _STALE),
     "variants": Section("variants", "uneven", _STALE),
@@ -75,7 +79,7 @@ SECTIONS = {
 
 
 @dataclass(frozen=True)
-class Grid:
+class GridRuns:
     """A preset's cells as they stand in it, and how they ended, in the same order.
 
     The learning rates are the preset's, where BASE_RATE stands for the task's own.
@@ -90,7 +94,7 @@ class Grid:
         return [outcome for cell, outcome in pairs if cell.loss.label == loss and of(cell)]
 
 
-def read_grid(folder: Path, preset: str, task: str) -> Grid:
+def read_grid(folder: Path, preset: str, task: str) -> GridRuns:
     """The runs of a preset on a task.
 
     Args:
@@ -107,16 +111,17 @@ def read_grid(folder: Path, preset: str, task: str) -> Grid:
     ]
     runs = read_runs(path, task)
     check_planned(path, runs, planned, preset)
-    return Grid(cells, [runs[key_of(cell)] for cell in planned])
+    return GridRuns(cells, [runs[key_of(cell)] for cell in planned])
 
 
 def tables(folder: Path) -> dict[str, str]:
     """Name of a marker on the page -> what belongs there, in Markdown.
 
     Raises:
-        ValueError: see `read_grid`.
+        ValueError: see `read_grid` and `routing.table`.
     """
-    made, read = {}, {}
+    made = {"routing": routing.table(folder / "routing" / "runs.csv")}
+    read: dict[tuple[str, str], GridRuns] = {}
     for name, section in SECTIONS.items():
         source = (section.preset, section.task)
         if source not in read:
@@ -125,21 +130,20 @@ def tables(folder: Path) -> dict[str, str]:
     return made
 
 
-def _table(grid: Grid, section: Section) -> str:
-    """The control has one value for each learning rate, which stands in all of its columns."""
+def _table(grid: GridRuns, section: Section) -> str:
     rows = []
     for loss in dict.fromkeys(cell.loss.label for cell in grid.cells):
-        of_columns = section.columns.values()
-        columns = (
-            [_same_rate(grid, of) for of in of_columns] if loss == CONTROL.label else of_columns
-        )
+        columns = list(section.columns.values())
+        if loss == CONTROL.label:
+            columns = [_control(grid, of) for of in columns]
         rows.append([loss, *(_shown(grid.found(loss, of)) for of in columns)])
     return markdown(["loss", *section.columns], rows)
 
 
-def _same_rate(grid: Grid, of: Callable[[Cell], bool]) -> Callable[[Cell], bool]:
-    rates = {cell.learning_rate for cell in grid.cells if of(cell)}
-    return lambda cell: cell.learning_rate in rates
+def _control(grid: GridRuns, of: Callable[[Cell], bool]) -> Callable[[Cell], bool]:
+    """Which cell the control of a column is: that which differs in N alone, if it was run."""
+    conditions = {cell.condition()[1:] for cell in grid.cells if of(cell)}
+    return lambda cell: cell.condition()[1:] in conditions
 
 
 def _shown(found: Sequence[Outcome]) -> str:
@@ -150,34 +154,47 @@ def _shown(found: Sequence[Outcome]) -> str:
     return percent(of_seeds.mean, of_seeds.half_width) + (f" ({collapsed})" if collapsed else "")
 
 
+def staleness(folder: Path) -> dict[str, list[float]]:
+    """Loss -> mean final accuracy at each N, as the figure shows it.
+
+    Raises:
+        ValueError: see `read_grid`.
+    """
+    grid = read_grid(folder, "paper", "uneven")
+    return {
+        loss: [estimate([o.final for o in grid.found(loss, of)]).mean for of in _BY_N.values()]
+        for loss in dict.fromkeys(cell.loss.label for cell in grid.cells)
+        if loss != CONTROL.label
+    }
+
+
+def staleness_figure(means: Mapping[str, Sequence[float]]) -> Figure:
+    """Final accuracy against N: a line a loss, those of NAMED in colour."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6.4, 3.4))
+    axes = figure.subplots()
+    others = [loss for loss in means if loss not in NAMED]
+    for loss in others:
+        label = "others" if loss == others[0] else None
+        axes.plot(list(_BY_N), means[loss], color=MUTED, alpha=0.3, linewidth=1, label=label)
+    for place, loss in enumerate(NAMED):
+        axes.plot(list(_BY_N), means[loss], color=SERIES[place], marker="o", label=loss)
+    axes.set(ylim=(0, 1.02), ylabel="final accuracy")
+    figure.legend(loc="outside right upper")
+    return figure
+
+
 def draw(folder: Path, path: Path) -> None:
-    """Final accuracy against N, as SVG: a line a loss, those of NAMED in colour.
+    """The figure as SVG; its title holds the numbers that it was drawn from.
 
     Raises:
         ValueError: see `read_grid`.
     """
     import matplotlib
-    from matplotlib.figure import Figure
 
-    grid = read_grid(folder, "paper", "uneven")
-    means = {
-        loss: [
-            100 * estimate([o.final for o in grid.found(loss, of)]).mean for of in _BY_N.values()
-        ]
-        for loss in dict.fromkeys(cell.loss.label for cell in grid.cells)
-        if loss != CONTROL.label
-    }
+    means = staleness(folder)
     with plotting(), matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "study"}):
-        figure = Figure(figsize=(6.4, 3.4))
-        axes = figure.subplots()
-        others = [loss for loss in means if loss not in NAMED]
-        for loss in others:
-            label = "others" if loss == others[0] else None
-            axes.plot(list(_BY_N), means[loss], color=MUTED, alpha=0.3, linewidth=1, label=label)
-        for place, loss in enumerate(NAMED):
-            axes.plot(list(_BY_N), means[loss], color=SERIES[place], marker="o", label=loss)
-        axes.set(ylim=(0, 102), ylabel="final accuracy, %")
-        figure.legend(loc="outside right upper")
-        title = "; ".join(f"{loss} {means[loss][-1]:.1f}" for loss in means)
-        metadata = {"Date": None, "Title": f"Final accuracy at N = 64, %: {title}"}
-        figure.savefig(path, metadata=metadata, transparent=False)
+        shown = "; ".join(f"{loss} {', '.join(map(percent, means[loss]))}" for loss in means)
+        metadata = {"Date": None, "Title": f"Final accuracy, %, at {', '.join(_BY_N)}: {shown}"}
+        staleness_figure(means).savefig(path, metadata=metadata, transparent=False)

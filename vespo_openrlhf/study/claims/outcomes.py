@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vespo_openrlhf.study.cells import Cell
-from vespo_openrlhf.study.tables import CONDITIONS
+from vespo_openrlhf.study.tables import CONDITIONS, read_rows
 
 TASKS = ("addition", "uneven", "long")
 
@@ -99,25 +98,3 @@ def _named(key: Key) -> str:
     conditions = zip(CONDITIONS.values(), condition, strict=True)
     said = ", ".join(f"{name} {value}" for name, value in conditions)
     return f"{label} {options} at {said} on seed {seed}"
-
-
-def read_rows(path: Path, take: Callable[[Mapping[str, str]], None]) -> None:
-    """Hand the rows of a CSV file to `take`, one by one.
-
-    Raises:
-        ValueError: it cannot be read, a column is missing, or `take` raises it; the message begins
-            with the file, and the line.
-    """
-    try:
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror}") from error
-    for line, row in enumerate(rows, start=2):
-        try:
-            if None in row.values() or None in row:
-                raise ValueError("the row has more or fewer cells than the first line")
-            take(row)
-        except KeyError as error:
-            raise ValueError(f"{path}:{line}: no column {error}") from error
-        except ValueError as error:
-            raise ValueError(f"{path}:{line}: {error}") from error

@@ -1,0 +1,1 @@
+"""What docs/study says, from the committed runs to the tables and figures of its pages."""
