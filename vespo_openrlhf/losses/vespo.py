@@ -32,7 +32,8 @@ def vespo_loss(
 
     Args:
         inputs: the micro-batch.
-        c1_pos, c2_pos: the kernel's exponents where A >= 0. c1 >= 0 and c2 > 0.
+        c1_pos, c2_pos: the kernel's exponents where A >= 0; their ranges are those of
+            `KernelOptions`.
         c1_neg, c2_neg: the same where A < 0. Ablations: (2, 3) or (3, 2) for both signs.
         shape: "published", or "pessimistic": phi(max(W, 1)) where A >= 0 and phi(min(W, 1)) where
             A < 0, see `vespo_kernel`.
