@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from vespo_openrlhf.options import split_options
-from vespo_openrlhf.study.cells import BASE_RATE, LossSetting, Recipe
+from vespo_openrlhf.study.cells import LossSetting, Recipe
 from vespo_openrlhf.study.presets import CONTROL, KNOWN, PRESETS, Grid, Study
 from vespo_openrlhf.study.store import Store
 
@@ -181,18 +181,7 @@ def _on_task(study: Study, name: str) -> Study:
 
     task = get_task(name)
     recipe = replace(study.recipe, task=name, **task.recipe)
-
-    def with_its_rates(grid: Grid) -> Grid:
-        rates = (rate / BASE_RATE * task.learning_rate for rate in grid.learning_rates)
-        return replace(grid, learning_rates=tuple(float(f"{rate:.6g}") for rate in rates))
-
-    return replace(
-        study,
-        grids=tuple(map(with_its_rates, study.grids)),
-        tuning=study.tuning and replace(study.tuning, learning_rate=task.learning_rate),
-        full_stack=with_its_rates(study.full_stack),
-        recipe=recipe,
-    )
+    return replace(study.at_rate(task.learning_rate), recipe=recipe)
 
 
 def _unless_control(grid: Grid, changes: dict[str, Any]) -> dict[str, Any]:

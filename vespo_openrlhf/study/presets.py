@@ -125,6 +125,11 @@ class Grid:
     engine_noises: tuple[float, ...] = (0.0,)
     sampler_dtypes: tuple[str, ...] = ("float32",)
 
+    def at_rate(self, learning_rate: float) -> Grid:
+        """The same for a task of this learning rate."""
+        rates = (learning_rate / BASE_RATE * rate for rate in self.learning_rates)
+        return replace(self, learning_rates=tuple(_rounded(rate) for rate in rates))
+
     def cells(self) -> list[Cell]:
         """Seed by seed, so that a study that is cut short compares all its losses."""
         axes = (
@@ -166,6 +171,15 @@ class Study:
         default_factory=lambda: Grid(_settings("VESPO", "GRPO"), (8, 64), (1,))
     )
     recipe: Recipe = field(default_factory=Recipe)
+
+    def at_rate(self, learning_rate: float) -> Study:
+        """The same for a task of this learning rate."""
+        return replace(
+            self,
+            grids=tuple(grid.at_rate(learning_rate) for grid in self.grids),
+            tuning=self.tuning and replace(self.tuning, learning_rate=learning_rate),
+            full_stack=self.full_stack.at_rate(learning_rate),
+        )
 
     def all_cells(self, final: Final) -> list[Cell]:
         """The cells of its grids, then those that its tuning asks for as far as it has come.

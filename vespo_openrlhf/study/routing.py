@@ -133,9 +133,13 @@ def run_all(out: Path) -> None:
 
 
 def _digest(run: RoutingRun) -> str:
-    """Of all that the run computes with, but for where it lies."""
-    facts = {"flags": flags(run, Path("model"), Path("run")), "model": _model(run).as_manifest()}
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:10]
+    """Of all that the run computes with, wherever that lies."""
+    its_flags = {
+        name: value.name if isinstance(value, Path) else value
+        for name, value in flags(run, Path("model"), Path("run")).items()
+    }
+    facts = {"flags": its_flags, "model": _model(run).as_manifest()}
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def _model(run: RoutingRun) -> BuildOptions:
@@ -208,7 +212,7 @@ def table(path: Path) -> str:
             [
                 *(str(n), replay, percent(over_seeds.mean, over_seeds.half_width)),
                 "–" if replay == REPLAYS[0] else percent(change.mean, change.half_width),
-                *(f"{log_w:.2f}", percent(differ)),
+                *("–" if math.isnan(log_w) else f"{log_w:.2f}", percent(differ)),
             ]
         )
     headings = ("N", "replay", "final accuracy, %", "change, points", "mean abs. log W")

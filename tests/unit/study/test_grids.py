@@ -1,12 +1,11 @@
 """The secondary grids: each preset's runs and no others, a mean in its own row and column."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from vespo_openrlhf.study import routing
-from vespo_openrlhf.study.cells import BASE_RATE, Cell
+from vespo_openrlhf.study.cells import Cell
 from vespo_openrlhf.study.claims.grids import (
     SECTIONS,
     draw,
@@ -34,11 +33,7 @@ def right(cell: Cell) -> float:
 def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("study")
     for preset, task in {(section.preset, section.task) for section in SECTIONS.values()}:
-        scale = get_task(task).learning_rate / BASE_RATE
-        cells = [
-            replace(cell, learning_rate=float(f"{scale * cell.learning_rate:.6g}"))
-            for cell in PRESETS[preset].cells()
-        ]
+        cells = PRESETS[preset].at_rate(get_task(task).learning_rate).cells()
         finals = [(cell, right(cell)) for cell in cells]
         write_runs(folder / preset / task / "runs.csv", task, finals)
     rows = ["seed,N,replay,final,log_w_abs_mean,experts_differ"]

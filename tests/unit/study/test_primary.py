@@ -31,8 +31,8 @@ SEEDS = GRIDS[0].seeds
 def write_task(path: Path, means: dict[str, float], *, leave_out: str = "") -> None:
     """Runs that end at these means, give or take two points; without three of a loss."""
     task = path.parent.name
-    rng, rate = random.Random(task), get_task(task).learning_rate
-    cells = [cell for grid in GRIDS for cell in replace(grid, learning_rates=(rate,)).cells()]
+    rng = random.Random(task)
+    cells = PRESETS["primary"].at_rate(get_task(task).learning_rate).cells()
     left_out = [cell for cell in cells if cell.loss.label == leave_out][:3]
     finals = [(c, means.get(c.loss.label, 0.8) + rng.gauss(0, 0.02)) for c in cells]
     write_runs(path, task, [(cell, final) for cell, final in finals if cell not in left_out])

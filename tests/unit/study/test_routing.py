@@ -41,6 +41,9 @@ def test_what_failed_is_run_again_and_what_is_done_is_not(jobs, tmp_path, monkey
     assert jobs[8:] == runs()[7:]
     run_all(tmp_path)
     assert len(jobs) == 13
+    monkeypatch.setattr(routing, "_REPOSITORY", tmp_path)  # the same of another checkout
+    run_all(tmp_path)
+    assert len(jobs) == 13
     monkeypatch.setattr(routing, "UPDATES", 64)  # other runs, whatever their names are
     run_all(tmp_path)
     assert len(jobs) == 25
@@ -89,4 +92,5 @@ def test_other_runs_are_refused(jobs, tmp_path, row, message) -> None:
     with pytest.raises(ValueError, match=message):
         table(path)
     path.write_text("\n".join([*path.read_text().splitlines()[:-1], "3,64,engine,,,"]))
-    assert "| 64 | engine | 54." in table(path)  # what failed has nothing right
+    assert "| 64 | engine | 54." in (made := table(path))  # what failed has nothing right
+    assert made.endswith("| – | – |\n")

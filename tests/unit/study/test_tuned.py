@@ -1,7 +1,6 @@
 """What the tuned runs say: chosen again by their own rule, compared over all tasks together."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -25,9 +24,8 @@ def right(cell: Cell) -> float:
 
 
 def write_tuning(path: Path, task: str, *, leave_out: int = 0) -> None:
-    tuning = PRESETS["tuned"].tuning
+    tuning = PRESETS["tuned"].at_rate(get_task(task).learning_rate).tuning
     assert tuning is not None
-    tuning = replace(tuning, learning_rate=get_task(task).learning_rate)
     progress = tuning.progress(right)
     cells = [*progress.cells, *tuning.report(progress.chosen)]
     write_runs(path, task, [(cell, right(cell)) for cell in cells[leave_out:]])

@@ -7,7 +7,7 @@ loss and a column a condition.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,10 +105,7 @@ def read_grid(folder: Path, preset: str, task: str) -> GridRuns:
     """
     path = folder / preset / task / "runs.csv"
     cells = PRESETS[preset].cells()
-    scale = get_task(task).learning_rate / BASE_RATE
-    planned = [
-        replace(cell, learning_rate=float(f"{scale * cell.learning_rate:.6g}")) for cell in cells
-    ]
+    planned = PRESETS[preset].at_rate(get_task(task).learning_rate).cells()  # in the same order
     runs = read_runs(path, task)
     check_planned(path, runs, planned, preset)
     return GridRuns(cells, [runs[key_of(cell)] for cell in planned])

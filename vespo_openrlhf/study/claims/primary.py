@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 from vespo_openrlhf.pages import SERIES, plotting
@@ -46,12 +45,7 @@ def read_outcomes(path: Path, task: str) -> Outcomes:
     Raises:
         ValueError: see `read_runs` and `check_planned`.
     """
-    rate = get_task(task).learning_rate
-    planned = [
-        cell
-        for grid in PRESETS["primary"].grids
-        for cell in replace(grid, learning_rates=(rate,)).cells()
-    ]
+    planned = PRESETS["primary"].at_rate(get_task(task).learning_rate).cells()
     runs = read_runs(path, task)
     check_planned(path, runs, planned, "primary", optional=CONTROL.label)
     found: dict[str, dict[int, Outcome]] = {}

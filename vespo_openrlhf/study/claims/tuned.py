@@ -6,7 +6,7 @@ The choice is made again here, from the runs on the tuning seeds, by the rule th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from vespo_openrlhf.study.cells import Cell
@@ -56,9 +56,8 @@ def read_tuned(path: Path, task: str) -> Tuned:
     Raises:
         ValueError: see `read_runs` and `check_planned`.
     """
-    tuning = PRESETS["tuned"].tuning
+    tuning = PRESETS["tuned"].at_rate(get_task(task).learning_rate).tuning
     assert tuning is not None
-    tuning = replace(tuning, learning_rate=get_task(task).learning_rate)
     runs = read_runs(path, task)
 
     def final(cell: Cell) -> float | None:
