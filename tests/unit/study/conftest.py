@@ -10,7 +10,7 @@ from vespo_openrlhf.study.cells import Cell
 
 COLUMNS = (
     *("task", "loss", "options", "N", "lag", "learning_rate", "mu_noise", "engine_noise"),
-    *("sampler", "seed", "best", "final", "collapsed"),
+    *("sampler", "seed", "start", "best", "final", "collapsed"),
 )
 
 
@@ -22,7 +22,7 @@ def write_runs(path: Path, task: str, finals: Iterable[tuple[Cell, float]]) -> N
         writer.writerow(COLUMNS)
         for cell, final in finals:
             loss = (cell.loss.label, json.dumps(dict(cell.loss.options)))
-            ends = (final + 0.01, final, final < 0.05)
+            ends = (0.1, final + 0.01, final, final < 0.05)
             writer.writerow([task, *loss, *cell.condition(), cell.seed, *ends])
 
 

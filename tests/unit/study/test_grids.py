@@ -6,6 +6,7 @@ import pytest
 
 from vespo_openrlhf.study import routing
 from vespo_openrlhf.study.cells import Cell
+from vespo_openrlhf.study.claims import larger_model
 from vespo_openrlhf.study.claims.grids import (
     SECTIONS,
     draw,
@@ -39,6 +40,8 @@ def folder(tmp_path_factory) -> Path:
     rows = ["seed,N,replay,final,log_w_abs_mean,experts_differ"]
     for run in routing.runs():
         rows.append(f"{run.seed},{run.updates_per_batch},{run.replay},0.9,0.5,")
+    gpu = PRESETS["gpu"].at_rate(get_task("columns").learning_rate).cells()
+    write_runs(folder / "gpu" / "columns" / "runs.csv", "columns", [(gpu[2], 0.5), (gpu[0], 0.7)])
     (folder / "routing").mkdir()
     (folder / "routing" / "runs.csv").write_text("\n".join(rows) + "\n")
     return folder
@@ -52,7 +55,7 @@ def rows(table: str) -> dict[str, list[str]]:
 
 def test_each_condition_is_in_its_column_and_each_loss_in_its_row(folder: Path) -> None:
     made = tables(folder)
-    assert set(made) == {*SECTIONS, "routing"}
+    assert set(made) == {*SECTIONS, "routing", "larger-model"}
     staleness = rows(made["staleness"])
     assert len(staleness) == 1 + 1 + len(PRESETS["paper"].grids[1].losses)
     assert staleness["VESPO"] == ["1.7", "3.3", "6.5", "12.9", "25.7"]
@@ -70,6 +73,17 @@ def test_each_condition_is_in_its_column_and_each_loss_in_its_row(folder: Path) 
     assert len(kernel) == 1 + 1 + 9
     assert kernel["(2, 3) (2, 3)"] == ["35.7"]
     assert rows(made["variants"])["taper"] == rows(made["ablation"])["VESPO"] == ["3.3", "25.7"]
+
+
+def test_of_the_larger_model_there_are_those_runs_that_were_made(
+    folder: Path, tmp_path: Path
+) -> None:
+    made = tables(folder)["larger-model"].splitlines()[2:]
+    assert made == ["| TOPR | 64 | 1 | 10.0 | 50.0 |", "| VESPO | 64 | 1 | 10.0 | 70.0 |"]
+    (other,) = PRESETS["gpu"].cells()[:1]  # at another task's learning rate
+    write_runs(path := tmp_path / "columns" / "runs.csv", "columns", [(other, 0.5)])
+    with pytest.raises(ValueError, match=r"1 runs are not of the preset gpu, .* lr 0\.0003"):
+        larger_model.table(path)
 
 
 def test_other_runs_than_the_presets_are_refused(folder: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from vespo_openrlhf.pages import SERIES, plotting
 from vespo_openrlhf.pages.figures import MUTED
 from vespo_openrlhf.study import routing
 from vespo_openrlhf.study.cells import BASE_RATE, Cell
+from vespo_openrlhf.study.claims import larger_model
 from vespo_openrlhf.study.claims.outcomes import Outcome, check_planned, key_of, read_runs
 from vespo_openrlhf.study.presets import CONTROL, PRESETS
 from vespo_openrlhf.study.statistics import estimate
@@ -115,9 +116,12 @@ def tables(folder: Path) -> dict[str, str]:
     """Name of a marker on the page -> what belongs there, in Markdown.
 
     Raises:
-        ValueError: see `read_grid` and `routing.table`.
+        ValueError: see `read_grid`, `routing.table` and `larger_model.table`.
     """
-    made = {"routing": routing.table(folder / "routing" / "runs.csv")}
+    made = {
+        "routing": routing.table(folder / "routing" / "runs.csv"),
+        "larger-model": larger_model.table(folder / "gpu" / "columns" / "runs.csv"),
+    }
     read: dict[tuple[str, str], GridRuns] = {}
     for name, section in SECTIONS.items():
         source = (section.preset, section.task)
