@@ -18,7 +18,7 @@ import psutil
 import pytest
 
 from vespo_openrlhf.recorded.checks import Limits
-from vespo_openrlhf.recorded.reading import Recording, find_shards
+from vespo_openrlhf.recorded.reading import FOLDER, Recording, find_shards
 
 BATCHES = 16
 SAVE_EVERY = 3
@@ -45,6 +45,11 @@ class Training:
         path = self.folder / "metrics.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
         return json.loads(lines[-1])["step"] if lines else 0
+
+    def recorded_past_its_checkpoint(self) -> bool:
+        saved = self.step // SAVE_EVERY * SAVE_EVERY
+        shards = (self.folder / FOLDER).glob("*.parquet")
+        return any(int(shard.name.partition("-")[0]) > saved for shard in shards)
 
     def wait_until(self, condition: Callable[[], bool], what: str) -> None:
         deadline = time.monotonic() + WAIT_S
@@ -123,7 +128,10 @@ def story(
         run.wait_until(lambda k=killed_at: run.step > k + 1, "batches after the engine's death")
         assert f"is back as engine-0.{life}" in log.read_text()
     killed_at = run.step
-    run.wait_until(lambda: run.step >= killed_at + SAVE_EVERY, "another checkpoint")
+    run.wait_until(
+        lambda: run.step >= killed_at + SAVE_EVERY and run.recorded_past_its_checkpoint(),
+        "another checkpoint, and a recorded batch after it",
+    )
     assert len(alive()) > 2, "the run's own process, and Ray's"
     run.process.kill()
     run.process.wait()

@@ -198,10 +198,11 @@ def test_a_score_whose_verifier_is_gone_is_not_trained_on(own_server: Path, tmp_
 
 
 def test_a_barred_verifier_gives_no_reward(
-    own_server: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    own_server: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", "/nowhere")
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+    # Short: /tmp is used in the place of a folder whose name a socket's path has no room for.
+    monkeypatch.setattr(tempfile, "tempdir", "/nowhere")
     from vespo_openrlhf.reward.math_reward import reward_func
 
     result = reward_func([r"\boxed{x^2-1}"], [""], ["(x-1)(x+1)"])
