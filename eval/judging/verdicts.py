@@ -6,10 +6,7 @@ import functools
 import hashlib
 import importlib.metadata
 import multiprocessing
-import multiprocessing.connection
-import os
 import signal
-import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
@@ -26,6 +23,7 @@ from vespo_openrlhf.reward.options import RewardOptions
 from vespo_openrlhf.reward.reading.formats import final_text
 from vespo_openrlhf.reward.reading.query import split_query
 from vespo_openrlhf.reward.scoring import judge_label
+from vespo_openrlhf.workers import end_with_parent
 
 THREADS = 8
 #: What decides verdicts under the verifier's own source.
@@ -179,14 +177,7 @@ class Judge:
 def _start_judge() -> None:
     for signum in (signal.SIGINT, signal.SIGTERM):  # the parent has it judge what came back
         signal.signal(signum, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-
-    def follow() -> None:
-        multiprocessing.connection.wait([parent.sentinel])
-        os._exit(1)  # it was killed, and would not have been told
-
-    threading.Thread(target=follow, daemon=True).start()
+    end_with_parent()
 
 
 def _judge_block(

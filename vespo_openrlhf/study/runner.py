@@ -14,6 +14,7 @@ from pathlib import Path
 
 from vespo_openrlhf.study.cells import Cell, Recipe
 from vespo_openrlhf.study.store import Store
+from vespo_openrlhf.workers import end_with_parent
 
 _Task = tuple[Cell | int, Recipe, Path, float]
 
@@ -99,6 +100,7 @@ def _counted(futures: Iterable[Future[None]], total: int, title: str) -> Iterato
 
 
 def _initialise(device: str) -> None:
+    end_with_parent()
     import torch
 
     torch.set_default_device(device)

@@ -2,8 +2,12 @@
 
 import csv
 import json
+import signal
+import sys
+import time
 from dataclasses import replace
 
+import psutil
 import pytest
 import torch
 
@@ -189,6 +193,30 @@ def test_a_killed_process_is_an_error_and_not_a_wait(tmp_path) -> None:
     store = Store(tmp_path, RECIPE)
     with pytest.raises(RuntimeError, match="give the same command again"):
         run_missing([Cell(loss, 2, seed=1)], store, 1, title="deadly", progress=False)
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_nothing_runs_on_where_the_study_itself_is_killed(tmp_path, how: signal.Signals) -> None:
+    """As by a time limit: its workers finished their run and then waited, with a GPU's memory."""
+    (tmp_path / "slow.py").write_text(
+        "import pathlib, time\n\n\ndef loss(inputs):\n"
+        f"    pathlib.Path({str(tmp_path / 'training')!r}).touch()\n    time.sleep(600)\n",
+        encoding="utf-8",
+    )
+    words = ["--loss", f"{tmp_path / 'slow.py'}:loss", "--task", "uneven", "--n", "2"]
+    words += ["--seeds", "1", "--processes", "2", "--quiet", "--out", str(tmp_path / "out")]
+    study = psutil.Popen([sys.executable, "-m", "vespo_openrlhf.study", *words])
+    deadline = time.monotonic() + 300
+    while not (tmp_path / "training").exists() and time.monotonic() < deadline:
+        assert study.poll() is None
+        time.sleep(0.1)
+    workers = study.children(recursive=True)
+    study.send_signal(how)
+    _, alive = psutil.wait_procs([study, *workers], timeout=60)
+    for process in alive:
+        process.kill()
+    assert len(workers) >= 2
+    assert not alive
 
 
 FIGURES = ("accuracy-1", "accuracy-2", "final", "log-w", "ess", "kernel")
