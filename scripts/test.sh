@@ -20,7 +20,7 @@ $bin/mypy
 [ $# -eq 0 ] || exec $bin/python -m pytest "$@"
 scripts/resolve.sh
 $bin/python scripts/docs_site.py
-# The unit tests side by side, one to a core. The others two at a time: most start the whole stack,
-# which waits for a third of its time.
+# The unit tests side by side, one to a core. The others two at a time, as most start the whole stack,
+# and one alone leaves a third of two cores idle.
 OMP_NUM_THREADS=1 $bin/python -m pytest tests/unit -n logical --maxprocesses 8 --dist loadfile
 exec $bin/python -m pytest tests/integration tests/e2e -n 2 --dist loadfile --durations 40
