@@ -73,6 +73,7 @@ SECTIONS = {
     "staleness": Section("paper", "uneven", _BY_N),
     "lag-and-rate": Section("paper", "uneven", _STALE | _FURTHER),
     "mismatch": Section("mismatch", "uneven", _MISMATCHES),
+    "mismatch-long": Section("mismatch", "long", _MISMATCHES),
     "kernel": Section("kernel", "uneven", {"N = 64": _stale(64)}),
     "ablation": Section("ablation", "uneven", _STALE),
     "variants": Section("variants", "uneven", _STALE),
