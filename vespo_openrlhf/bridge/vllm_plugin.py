@@ -8,20 +8,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import threading
-import time
+
+from vespo_openrlhf.workers import end_with_parent
 
 VARIABLE = "VESPO_EXIT_WITH_PARENT"
-_LOOK_SECONDS = 1.0
 
 
 def register() -> None:
     """Entry point `vllm.general_plugins`; vLLM calls it once in each of its processes."""
     if os.environ.get(VARIABLE) and multiprocessing.parent_process() is not None:
-        threading.Thread(target=_watch, args=(os.getppid(),), daemon=True).start()
-
-
-def _watch(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(_LOOK_SECONDS)
-    os._exit(1)  # without clean-up: all of it would wait for the parent
+        end_with_parent()

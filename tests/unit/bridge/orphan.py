@@ -10,12 +10,14 @@ import os
 import sys
 import time
 
+from vespo_openrlhf import workers
+
 
 def live() -> None:
     spec = importlib.util.spec_from_file_location("plugin", sys.argv[1])
     plugin = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(plugin)
-    plugin._LOOK_SECONDS = 0.05
+    workers._LOOK_SECONDS = 0.05
     plugin.register()
     print(f"ready {os.getpid()}", flush=True)
     time.sleep(60)

@@ -210,6 +210,7 @@ def test_nothing_runs_on_where_the_study_itself_is_killed(tmp_path, how: signal.
     while not (tmp_path / "training").exists() and time.monotonic() < deadline:
         assert study.poll() is None
         time.sleep(0.1)
+    assert (tmp_path / "training").exists()
     workers = study.children(recursive=True)
     study.send_signal(how)
     _, alive = psutil.wait_procs([study, *workers], timeout=60)
