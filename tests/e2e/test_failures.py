@@ -107,7 +107,7 @@ def story(
         "ckpt__save_steps": SAVE_EVERY,
         "data__max_samples": 16 * BATCHES - 5,  # the last batch is a short one
         "actor__adam__lr": "1e-5",
-        "rollout__engine_timeout": 15,
+        "rollout__engine_timeout": 30,
         "run__record": True,
     }
     log = folder / "log"
@@ -230,9 +230,14 @@ def test_experts_are_known_of_every_sample_that_was_trained(story: dict[str, Any
 
 
 def test_an_engine_that_came_back_samples_again(story: dict[str, Any]) -> None:
-    assert story["log"].count("groups are sent again") == 2
-    assert {"engine-0", "engine-0.1", "engine-0.2"} >= {g["engine"] for g in story["samples"]}
-    assert any(group["engine"] == "engine-0.1" for group in story["samples"])
+    # A machine that is busy enough may have a third engine stand still for long.
+    failed = re.findall(r"engine (\S+) failed: \d+ groups are sent again", story["log"])
+    assert failed[:2] == ["engine-0", "engine-0.1"]
+    back = set(re.findall(r"is back as (\S+)", story["log"]))
+    assert back >= {"engine-0.1", "engine-0.2"}
+    sampled = {group["engine"] for group in story["samples"]}
+    assert "engine-0.1" in sampled
+    assert sampled <= {"engine-0"} | back
 
 
 def test_the_weights_of_every_engine_are_checked_where_they_arrive(story: dict[str, Any]) -> None:
