@@ -235,7 +235,9 @@ def test_an_engine_that_came_back_samples_again(story: dict[str, Any]) -> None:
     # One was killed, one fell silent. On a busy machine a third may, too, but none may die.
     reasons = re.findall(r"engine-[\d.]+ failed: (?!\d+ groups)(.*)", story["log"])
     assert len(reasons) == len(failed)
-    silent = [reason.rstrip().endswith((" for 30 s", " within 30 s")) for reason in reasons]
+    # In the middle of a sync it is gloo that loses patience.
+    silence = re.compile(r"no new token for|no answer (within|for)|Timed out waiting")
+    silent = [silence.search(reason) is not None for reason in reasons]
     assert silent == [False] + [True] * (len(failed) - 1), reasons
     back = set(re.findall(r"is back as (\S+)", story["log"]))
     assert back >= {"engine-0.1", "engine-0.2"}

@@ -15,6 +15,19 @@ UPDATE = 32  # samples, half a batch: the first half is trained at lag 0, the ot
 Run = Any  # conftest's
 
 
+def assert_level(call: dict[str, torch.Tensor], of: str) -> None:
+    """The trainer's log-probs are the engine's, to what float32 has.
+
+    Of every sample, as without replay two experts that are level to the last bits may be taken for
+    each other. The same model in float64 is 3e-6 away for 99 tokens of 100, and up to 7e-5 for one
+    in ten thousand; weights that are one update old are 2 and more away.
+    """
+    gap = (call[of] - call["rollout_log_probs"]).abs()
+    of_tokens = gap[call["action_mask"].bool()]
+    assert of_tokens.quantile(0.99) < 1e-5, gap.amax(-1)
+    assert of_tokens.max() < 5e-4, gap.amax(-1)
+
+
 def test_engine_and_trainer_agree_at_lag_0_after_every_sync(
     train: Callable[..., Run], mixture: Path, tmp_path: Path
 ) -> None:
@@ -35,13 +48,9 @@ def test_engine_and_trainer_agree_at_lag_0_after_every_sync(
     calls = [torch.load(path) for path in sorted(tmp_path.glob("*.pt"))]
     assert [len(call["log_probs"]) for call in calls] == [UPDATE] * 2 * BATCHES
     for call in calls[::2]:
-        gap = (call["log_probs"] - call["rollout_log_probs"]).abs()
-        # Of every sample: where two experts are level to the last bits, the two sides would take
-        # different ones.
-        assert gap[call["action_mask"].bool()].max() < 1e-5, gap.amax(-1)
+        assert_level(call, "log_probs")
     for call in calls:
-        recomputed = (call["old_log_probs"] - call["rollout_log_probs"]).abs()
-        assert recomputed[call["action_mask"].bool()].max() < 1e-5
+        assert_level(call, "old_log_probs")
     for line in run.metrics:
         assert line["lag/max"] == 1
         assert line["capture/lag_0/experts_differ"] < 1e-3
