@@ -35,7 +35,8 @@ Presets:
   quick     VESPO, GRPO, SAPO and REINFORCE at N = 8 and 64: ten minutes on two cores
   paper     every loss at N = 4 to 64, some with extra lag or twice the learning rate
   ablation  length normalisation, and kernels that treat both signs alike
-  mismatch  noise on the engine's logits or on its log-probs, and a sampler in bfloat16
+  mismatch  noise on the engine's logits or on its log-probs, and a sampler in bfloat16;
+            mismatch-others: the same for the losses that it leaves out
   variants  other shapes, and weights and kernels that are set from the data
   kernel    a sweep of (c1, c2)
   tuned     each loss tuned with the same budget, learning rate included, then on fresh seeds

@@ -229,6 +229,7 @@ _PRIMARY = (
 )
 _GRID = (*PUBLISHED.values(), PESSIMISTIC, TAPER, WIDE_GSPO, *LATER.values())
 _MISMATCHED = (_VESPO, PESSIMISTIC, WIDE_GSPO, *_settings("GRPO", "GSPO", "SAPO", "TOPR"))
+_OTHERS = tuple(loss for loss in _GRID if loss not in _MISMATCHED)
 #: (c1, c2) without tuning, each beside the tuned kernel of its shape.
 MEASURED = (
     LossSetting("VESPO, kernel by ESS", _VARIANT + "measured_kernel"),
@@ -250,6 +251,24 @@ def _anchored(*losses: LossSetting) -> tuple[LossSetting, ...]:
     return tuple(
         replace(loss, label=f"{loss.label}, old", options=dict(loss.options) | {"anchor": "old"})
         for loss in losses
+    )
+
+
+def _mismatches(
+    losses: tuple[LossSetting, ...], anchored: tuple[LossSetting, ...]
+) -> tuple[Grid, ...]:
+    """Losses under each kind of mismatch and under none, and some of them on the anchor `old`."""
+    return (
+        *_with_control(Grid(losses, (8,), _SEEDS)),
+        *(
+            Grid(some, (8,), _SEEDS, **noises)
+            for some in (losses, _anchored(*anchored))
+            for noises in (
+                {"engine_noises": (0.05, 0.2)},
+                {"mu_noises": (0.05, 0.2)},
+                {"sampler_dtypes": ("bfloat16",)},
+            )
+        ),
     )
 
 
@@ -304,17 +323,14 @@ PRESETS: dict[str, Study] = {
         Study(
             "mismatch",
             "What if the engine's log-probs are not the trainer's at the same weights?",
-            (
-                *_with_control(Grid(_MISMATCHED, (8,), _SEEDS)),
-                *(
-                    Grid(losses, (8,), _SEEDS, **noises)
-                    for losses in (_MISMATCHED, _anchored(*_MISMATCHED))
-                    for noises in (
-                        {"engine_noises": (0.05, 0.2)},
-                        {"mu_noises": (0.05, 0.2)},
-                        {"sampler_dtypes": ("bfloat16",)},
-                    )
-                ),
+            _mismatches(_MISMATCHED, anchored=_MISMATCHED),
+        ),
+        Study(
+            "mismatch-others",
+            "The same for the other losses of the grid.",
+            # REINFORCE has no W to anchor, taper no option for it.
+            _mismatches(
+                _OTHERS, tuple(loss for loss in _OTHERS if loss.label not in ("REINFORCE", "taper"))
             ),
         ),
         Study(

@@ -270,14 +270,19 @@ def test_the_grids_are_those_of_the_protocol() -> None:
         *(rivals := primary - {"taper"}),
         *(f"{rival}, old" for rival in rivals),
     }
+    others = losses("paper") - losses("mismatch")
+    assert others > {"taper", "REINFORCE", *later}
+    anchored = {f"{other}, old" for other in others - {"taper", "REINFORCE"}}
+    assert losses("mismatch-others") == others | anchored
     paper = [cell for cell in PRESETS["paper"].cells() if cell.loss.label == "VESPO"]
     assert {cell.updates_per_batch for cell in paper} == {4, 8, 16, 32, 64}
     assert {cell.lag for cell in paper} == {0, 64}
     assert {cell.learning_rate for cell in paper} == {3e-4, 6e-4}
-    mismatch = PRESETS["mismatch"].cells()
-    assert {cell.mu_noise for cell in mismatch} == {0, 0.05, 0.2}
-    assert {cell.engine_noise for cell in mismatch} == {0, 0.05, 0.2}
-    assert all(cell.updates_per_batch in (1, 8) for cell in mismatch)
+    for name in ("mismatch", "mismatch-others"):
+        cells = PRESETS[name].cells()
+        assert {cell.mu_noise for cell in cells} == {0, 0.05, 0.2}
+        assert {cell.engine_noise for cell in cells} == {0, 0.05, 0.2}
+        assert all(cell.updates_per_batch in (1, 8) for cell in cells)
     full = PRESETS["primary"].full_stack.cells()
     assert len(full) == 12
     assert {cell.loss.label for cell in full} == {"VESPO", "pessimistic", "TOPR", "GRPO"}
