@@ -229,7 +229,6 @@ _PRIMARY = (
 )
 _GRID = (*PUBLISHED.values(), PESSIMISTIC, TAPER, WIDE_GSPO, *LATER.values())
 _MISMATCHED = (_VESPO, PESSIMISTIC, WIDE_GSPO, *_settings("GRPO", "GSPO", "SAPO", "TOPR"))
-_OTHERS = tuple(loss for loss in _GRID if loss not in _MISMATCHED)
 #: (c1, c2) without tuning, each beside the tuned kernel of its shape.
 MEASURED = (
     LossSetting("VESPO, kernel by ESS", _VARIANT + "measured_kernel"),
@@ -246,23 +245,26 @@ _VARIANTS = (
 )
 
 
-def _anchored(*losses: LossSetting) -> tuple[LossSetting, ...]:
-    """The same on the trainer's own log-probs, the usual cure of a mismatch."""
+#: REINFORCE has no W, and taper no option for its denominator.
+_WITHOUT_ANCHOR = ("REINFORCE", "taper")
+
+
+def _anchored(losses: tuple[LossSetting, ...]) -> tuple[LossSetting, ...]:
+    """The same on the trainer's own log-probs, the usual cure of a mismatch, where they can be."""
     return tuple(
         replace(loss, label=f"{loss.label}, old", options=dict(loss.options) | {"anchor": "old"})
         for loss in losses
+        if loss.label not in _WITHOUT_ANCHOR
     )
 
 
-def _mismatches(
-    losses: tuple[LossSetting, ...], anchored: tuple[LossSetting, ...]
-) -> tuple[Grid, ...]:
-    """Losses under each kind of mismatch and under none, and some of them on the anchor `old`."""
+def _mismatches(losses: tuple[LossSetting, ...]) -> tuple[Grid, ...]:
+    """Losses without a mismatch, and under each kind of it on both anchors."""
     return (
         *_with_control(Grid(losses, (8,), _SEEDS)),
         *(
             Grid(some, (8,), _SEEDS, **noises)
-            for some in (losses, _anchored(*anchored))
+            for some in (losses, _anchored(losses))
             for noises in (
                 {"engine_noises": (0.05, 0.2)},
                 {"mu_noises": (0.05, 0.2)},
@@ -323,15 +325,12 @@ PRESETS: dict[str, Study] = {
         Study(
             "mismatch",
             "What if the engine's log-probs are not the trainer's at the same weights?",
-            _mismatches(_MISMATCHED, anchored=_MISMATCHED),
+            _mismatches(_MISMATCHED),
         ),
         Study(
             "mismatch-others",
             "The same for the other losses of the grid.",
-            # REINFORCE has no W to anchor, taper no option for it.
-            _mismatches(
-                _OTHERS, tuple(loss for loss in _OTHERS if loss.label not in ("REINFORCE", "taper"))
-            ),
+            _mismatches(tuple(loss for loss in _GRID if loss not in _MISMATCHED)),
         ),
         Study(
             "variants",
